@@ -1,0 +1,431 @@
+"""The `fer` command: each subcommand parses, calls one function, and prints.
+
+The only module that knows exit codes and streams: results go to stdout, progress and errors to stderr. A
+stage is imported inside its command, so that help and usage errors are quick.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fer_cli import __version__
+from fer_cli.errors import FerError, UsageError
+
+app = typer.Typer(
+    name="fer",
+    help="Explains how a 3D convolutional network recognises a shape, and why it fails.",
+    epilog="A run: fer voxelize modelnet10.zip → fer train → fer cluster → fer evaluate → fer explain chair_0891",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
+_INTERRUPTED_MESSAGE = "interrupted; nothing half-written was left behind."
+
+RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
+Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
+Model = Annotated[Path | None, typer.Option(help="Model to use instead of the run's model.h5.")]
+CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
+SampleName = Annotated[
+    str,
+    typer.Argument(metavar="SAMPLE", help="A file (OFF, binvox, .mat, .npy), or the name of a sample in the voxels."),
+]
+_DEFAULT_RUN = Path("fer-run")
+
+
+@app.command(epilog="Example: fer voxelize modelnet10-binvox.zip --run my-run")
+def voxelize(
+    source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of OFF, binvox, .mat or .npy shapes.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/voxels.h5.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
+    padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
+    fill: Annotated[str, typer.Option(help="What of a mesh is occupied: surface or solid.")] = "surface",
+    per_class: Annotated[int | None, typer.Option(min=1, help="At most so many shapes a class and split.")] = None,
+    workers: Workers = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
+    from fer_cli.terminal import CountView, progress_bar
+    from fer_cli.voxelize import VoxelSettings, voxelize_source
+
+    settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
+    with progress_bar() as bar:
+        summary = voxelize_source(
+            source,
+            output or run / "voxels.h5",
+            settings,
+            per_class=per_class,
+            workers=workers,
+            strict=strict,
+            force=force,
+            progress=CountView(bar, "voxelizing"),
+        )
+    if as_json:
+        _print_json(
+            {
+                "output": str(summary.path),
+                "samples": summary.n_samples,
+                "classes": summary.counts,
+                "skipped": [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped],
+                "seconds": summary.seconds,
+            }
+        )
+        return
+    for skip in summary.skipped[:10]:
+        typer.echo(f"skipped {skip.path}: {skip.reason}", err=True)
+    if len(summary.skipped) > 10:
+        typer.echo(f"… and {len(summary.skipped) - 10} more; 'fer info {summary.path}' lists them.", err=True)
+    typer.echo(
+        f"{summary.path}: {summary.n_samples} shapes in {len(summary.counts)} classes, {len(summary.skipped)} skipped, "
+        f"{summary.seconds:.1f} s"
+    )
+
+
+@app.command(epilog="Example: fer train --preset compact --run my-run")
+def train(
+    voxels: Voxels = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/model.h5.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    preset: Annotated[str, typer.Option(help="Network size: paper, compact or smoke.")] = "compact",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
+    feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the classifier, then the feedback network on it: voxels.h5 → model.h5."""
+    from fer_cli.run import choose_device
+    from fer_cli.terminal import TrainingView, progress_bar
+    from fer_cli.training import preset_settings
+    from fer_cli.training import train as train_networks
+
+    settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
+    with progress_bar() as bar:
+        summary = train_networks(
+            voxels or run / "voxels.h5",
+            output or run / "model.h5",
+            settings,
+            device=choose_device(device),
+            resume=resume,
+            force=force,
+            report=TrainingView(bar),
+        )
+    if as_json:
+        _print_json({**vars(summary), "path": str(summary.path)})
+        return
+    typer.echo(
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
+        f"voxel IoU {summary.voxel_iou:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
+    )
+
+
+@app.command(epilog="Example: fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run")
+def cluster(
+    voxels: Voxels = None,
+    model: Model = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/codebook.h5.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    k: Annotated[str, typer.Option(help="Codes of conv1 … fc7; the output has one a class.")] = "60,50,40,30,30,20,20",
+    memory: Annotated[str, typer.Option(help="Features held at once, such as 500MB or 2GB.")] = "2GB",
+    workers: Workers = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster every location of every layer, in both paths: model.h5 → codebook.h5."""
+    from fer_cli.clustering import cluster_network
+    from fer_cli.run import choose_device
+    from fer_cli.terminal import ClusteringView, progress_bar
+
+    with progress_bar() as bar:
+        summary = cluster_network(
+            voxels or run / "voxels.h5",
+            model or run / "model.h5",
+            output or run / "codebook.h5",
+            k=_numbers(k, "--k"),
+            memory=_bytes(memory),
+            workers=workers,
+            seed=seed,
+            device=choose_device(device),
+            force=force,
+            report=ClusteringView(bar),
+        )
+    if as_json:
+        layers = [vars(layer) for layer in summary.layers]
+        _print_json({**vars(summary), "path": str(summary.path), "layers": layers})
+        return
+    locations = sum(layer.locations for layer in summary.layers)
+    typer.echo(
+        f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
+        f"training samples, {summary.seconds:.0f} s"
+    )
+
+
+@app.command(epilog="Example: fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run")
+def probe(
+    sample: SampleName,
+    layer: Annotated[str, typer.Option(help="Layer of the location: conv1 … conv5, fc6, fc7.")],
+    location: Annotated[str, typer.Option(help="x,y,z in the layer's feature map, from 0.")] = "0,0,0",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the pictures.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what one location of one layer stands for (Algorithm 1)."""
+    from fer_cli.probe import probe as probe_location
+    from fer_cli.report import write_probe
+    from fer_cli.run import Run, RunPaths, choose_device
+
+    x, y, z = _location(location)
+    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model), device=choose_device(device))
+    chosen = opened.sample(sample)
+    result = probe_location(opened.network, chosen.grid, layer, (x, y, z))
+    folder = output or run / "probe" / f"{_file_name(chosen.name)}-{layer}-{x}-{y}-{z}"
+    written = write_probe(result, chosen.grid, folder)
+    answer = {
+        "sample": chosen.name,
+        "layer": layer,
+        "location": [x, y, z],
+        "receptive_field": [list(span) for span in result.receptive_field],
+        "response_field": [list(place) for place in result.response_field],
+        "reconstruction": str(written.reconstruction),
+        "images": [str(written.picture)],
+    }
+    if as_json:
+        _print_json(answer)
+        return
+    box = " × ".join(f"[{low}, {high})" for low, high in result.receptive_field)
+    typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {len(result.response_field)} locations share some of them.")
+    typer.echo(f"picture: {written.picture}")
+
+
+@app.command(epilog="Example: fer explain broken_chair.off --label chair --run my-run")
+def explain(
+    sample: SampleName,
+    label: Annotated[str | None, typer.Option(help="The true class, where the voxels do not tell it.")] = None,
+    local_layer: Annotated[str, typer.Option(help="Layer of the local reconstruction.")] = "conv3",
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/explain/SAMPLE.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Explain how one shape was recognised, or where the wrong class came in."""
+    from fer_cli.diagnosis import explain as explain_sample
+    from fer_cli.report import diagnosis_json, terminal_report, write_report
+    from fer_cli.run import Run, RunPaths, choose_device
+
+    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
+    opened = Run(paths, device=choose_device(device))
+    diagnosis = explain_sample(opened, opened.sample(sample, label=label), local_layer=local_layer)
+    folder = output or run / "explain" / _file_name(diagnosis.sample)
+    report = str(write_report(diagnosis, folder)) if images else None
+    if as_json:
+        _print_json(diagnosis_json(diagnosis, report=report))
+        return
+    _print_rich(terminal_report(diagnosis))
+    if report:
+        typer.echo(f"report: {report}")
+
+
+@app.command(epilog="Example: fer evaluate --split test --json --run my-run")
+def evaluate(
+    split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure accuracy, Table I's errors, and how well scores detect misclassification."""
+    from fer_cli.evaluate import evaluate as evaluate_run
+    from fer_cli.evaluate import write_evaluation
+    from fer_cli.report import evaluation_table
+    from fer_cli.run import Run, RunPaths, choose_device
+    from fer_cli.terminal import CountView, progress_bar
+
+    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
+    with progress_bar() as bar:
+        evaluation = evaluate_run(opened, split=split, report=CountView(bar, "evaluating"))
+    path = write_evaluation(evaluation, output or run / "evaluate")
+    if as_json:
+        _print_json(evaluation)
+        return
+    _print_rich(evaluation_table(evaluation))
+    typer.echo(f"written to {path}")
+
+
+@app.command(epilog="Example: fer info my-run/voxels.h5")
+def info(
+    file: Annotated[Path, typer.Argument(help="Any artifact: voxels.h5, model.h5, codebook.h5.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where an artifact comes from and what it holds."""
+    from fer_cli.info import describe
+    from fer_cli.report import info_table
+
+    answer = describe(file)
+    if as_json:
+        _print_json(answer)
+    else:
+        _print_rich(info_table(answer))
+
+
+@app.command(epilog="Example: fer demo --run fer-demo")
+def demo(
+    run: RunDir = Path("fer-demo"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Run the whole pipeline on synthetic furniture and explain one mistake."""
+    from fer_cli.demo import run_demo
+    from fer_cli.report import terminal_report, write_report
+    from fer_cli.run import choose_device
+    from fer_cli.terminal import TrainingView, console, progress_bar
+
+    with progress_bar() as bar:
+        result = run_demo(
+            run,
+            seed=seed,
+            device=choose_device(device),
+            force=force,
+            announce=lambda stage: console.print(f"[bold]{stage}[/bold]", soft_wrap=True),
+            training_report=TrainingView(bar),
+        )
+    report = write_report(result.diagnosis, run / "explain" / _file_name(result.diagnosis.sample))
+    _print_rich(terminal_report(result.diagnosis))
+    typer.echo(
+        f"accuracy on {result.evaluation['n']} test shapes {result.evaluation['accuracy']:.3f}, "
+        f"{result.evaluation['n_errors']} mistakes"
+    )
+    typer.echo(f"{result.diagnosis.label} taken for {result.diagnosis.predicted}; report: {report.resolve()}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Explains how a 3D convolutional network recognises a shape, and why it fails."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every error ends here, as one line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except FerError as error:
+        _fail(str(error), error.exit_code, error)
+    except typer.TyperException as error:  # unknown command or option, value that does not parse
+        message = getattr(error, "format_message", error.__str__)()
+        if "\n" in message:  # the help, for `fer` alone
+            typer.echo(message, err=True)
+            sys.exit(UsageError.exit_code)
+        _fail(f"{message.rstrip('.')}. Try 'fer --help'.", UsageError.exit_code, error)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED, error)
+    except MemoryError as error:
+        _fail("out of memory. Give a smaller --memory or --batch-size, or fewer --workers.", 5, error)
+    except BrokenPipeError:
+        # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # a defect of fer: no traceback for users, but a way to one
+        _fail(
+            f"internal error: {type(error).__name__}: {error}. Set FER_DEBUG=1 for the traceback and report it.",
+            _CRASHED,
+            error,
+        )
+    if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
+        print(f"fer: {_INTERRUPTED_MESSAGE}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(_TERMINATED)  # unwinds the stack, so that partial files are removed
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    if os.environ.get("FER_DEBUG") == "1":
+        traceback.print_exception(error)
+    one_line = " ".join(message.split())
+    print(f"fer: {one_line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_json(answer: Any) -> None:
+    print(json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_rich(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(renderable)
+
+
+def _file_name(sample: str) -> str:
+    """A sample's name as one safe component of a path."""
+    return re.sub(r"[^\w.+-]+", "_", sample).strip(".") or "sample"
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers with commas between them, got {text!r}.") from None
+
+
+def _location(text: str) -> tuple[int, int, int]:
+    numbers = _numbers(text, "--location")
+    if len(numbers) != 3:
+        raise UsageError(f"--location takes x,y,z, got {text!r}.")
+    return (numbers[0], numbers[1], numbers[2])
+
+
+def _bytes(text: str) -> int:
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    unit = match and (match[2] if match[2].endswith("B") or not match[2] else f"{match[2]}B")
+    if not match or unit not in units or float(match[1]) <= 0:
+        raise UsageError(f"--memory takes a size such as 500MB or 2GB, got {text!r}.")
+    return int(float(match[1]) * units[unit])

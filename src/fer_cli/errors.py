@@ -1,0 +1,39 @@
+"""What can go wrong for a user, by who has to act.
+
+Every error says what was wrong, the values, and what to do, in one line. `cli` alone turns them
+into exit codes; nothing here knows about the terminal.
+"""
+
+
+class FerError(Exception):
+    """Base of every error that `fer` raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UsageError(FerError):
+    """The command was asked for what does not exist or fit: a layer, a location, an option's value."""
+
+    exit_code = 2
+
+
+class InputError(FerError):
+    """A file or folder given by the user cannot be used: missing, damaged, empty or unfit."""
+
+    exit_code = 3
+
+
+class ArtifactError(FerError):
+    """An artifact (`voxels.h5`, `model.h5`, `codebook.h5`) is missing, damaged, or of another version or kind."""
+
+    exit_code = 4
+
+
+class LineageError(ArtifactError):
+    """Artifacts that do not stem from one another were given together."""
+
+
+class ResourceError(FerError):
+    """The machine would not give what was needed: memory, disk space, or leave to write."""
+
+    exit_code = 5

@@ -1,0 +1,101 @@
+"""A run directory and its artifacts, opened together and checked to stem from one another."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from fer_cli.artifact import Artifact, open_artifact
+from fer_cli.codebook import Codebook, open_codebook
+from fer_cli.dataset import Sample, VoxelSet, load_sample, open_voxels
+from fer_cli.errors import UsageError
+from fer_cli.model import FERNet, load_network
+from fer_cli.reading import Calibration, load_calibration
+from fer_cli.schema import MODEL
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the artifacts of a run are; all lie in one folder unless named otherwise."""
+
+    voxels: Path
+    model: Path
+    codebook: Path
+
+    @classmethod
+    def in_folder(
+        cls, folder: Path, *, voxels: Path | None = None, model: Path | None = None, codebook: Path | None = None
+    ) -> "RunPaths":
+        """The run in `folder`, with any artifact named explicitly taken from there instead."""
+        return cls(
+            voxels or folder / "voxels.h5",
+            model or folder / "model.h5",
+            codebook or folder / "codebook.h5",
+        )
+
+
+class Run:
+    """The artifacts of a run, each opened when first needed.
+
+    Every property raises ArtifactError where its file is missing or damaged, LineageError where it was not made from
+    the others.
+    """
+
+    def __init__(self, paths: RunPaths, *, device: torch.device) -> None:
+        self.paths = paths
+        self._device = device
+
+    @cached_property
+    def model(self) -> Artifact:
+        """The model artifact."""
+        return open_artifact(self.paths.model, MODEL)
+
+    @cached_property
+    def network(self) -> FERNet:
+        """The trained network, on the run's device."""
+        return load_network(self.model, device=self._device)
+
+    @cached_property
+    def _codebook(self) -> tuple[Codebook, Artifact]:
+        return open_codebook(self.paths.codebook, self.model, self.network.config)
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebooks of both paths."""
+        return self._codebook[0]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Confidence scores of the validation samples."""
+        return load_calibration(self._codebook[1])
+
+    @cached_property
+    def voxels(self) -> VoxelSet:
+        """The voxel set that the model was trained on."""
+        voxel_set = open_voxels(self.paths.voxels)
+        self.model.require_parent("voxels", voxel_set.artifact)
+        return voxel_set
+
+    def sample(self, sample: str, *, label: str | None = None) -> Sample:
+        """The shape that the user's SAMPLE names; see `dataset.load_sample`."""
+        return load_sample(
+            sample,
+            voxelization=self.model.config["voxelization"],
+            resolution=self.network.config.resolution,
+            classes=self.network.config.classes,
+            voxels=lambda: self.voxels,
+            label=label,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one. Raises UsageError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,188 @@
+"""What each artifact holds: every dataset with its axes, type and meaning, as plain declarations.
+
+`artifact` holds files to these declarations when it writes and when it reads, and `docs/schema.md`
+is held to them by a test. Nothing here touches a file.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+LAYERS_AXIS_NOTE = "locations are flattened in C order of (x, y, z), z fastest"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset, or a family of them where the name has a `{placeholder}`.
+
+    `axes` names every axis in order; axes of one name have one length within a file. `None` means
+    any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings.
+    """
+
+    name: str
+    axes: tuple[str, ...] | None
+    dtype: str
+    meaning: str
+    required: bool = True
+    compressed: bool = False
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches the dataset names of this family."""
+        return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(self.name)))
+
+    @property
+    def is_family(self) -> bool:
+        """Whether the name holds a placeholder."""
+        return "{" in self.name
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of artifact: its name and version, the stage that makes it, and its datasets."""
+
+    name: str
+    version: int
+    command: str
+    parents: tuple[str, ...]
+    datasets: tuple[DatasetSpec, ...]
+
+    def spec(self, name: str) -> DatasetSpec | None:
+        """The declaration that covers the dataset `name`, or None."""
+        return next((spec for spec in self.datasets if spec.pattern.fullmatch(name)), None)
+
+
+VOXELS = Format(
+    name="fer-voxels",
+    version=1,
+    command="fer voxelize",
+    parents=(),
+    datasets=(
+        DatasetSpec(
+            "occupancy",
+            ("sample", "x", "y", "z"),
+            "uint8",
+            "1 where the shape occupies the voxel, else 0; z is up",
+            compressed=True,
+        ),
+        DatasetSpec("name", ("sample",), "text", "unique name of the sample"),
+        DatasetSpec("label", ("sample",), "int64", "index into the attribute `classes`; −1 where unknown"),
+        DatasetSpec("split", ("sample",), "text", "`train`, `test` or `unlabelled`"),
+        DatasetSpec(
+            "index_to_world",
+            ("sample", "row", "column"),
+            "float64",
+            "4×4 affine map from voxel indices (voxel centres) to the source's own units",
+        ),
+        DatasetSpec("source", ("sample",), "text", "path of the shape inside the source"),
+        DatasetSpec("skipped/source", ("skipped",), "text", "path of a shape that could not be used"),
+        DatasetSpec("skipped/reason", ("skipped",), "text", "why it could not be used"),
+    ),
+)
+
+MODEL = Format(
+    name="fer-model",
+    version=1,
+    command="fer train",
+    parents=("voxels",),
+    datasets=(
+        DatasetSpec(
+            "encoder/{parameter}",
+            None,
+            "float32",
+            "weights and batch-norm statistics of the feedforward network",
+        ),
+        DatasetSpec(
+            "feedback/{parameter}",
+            None,
+            "float32",
+            "weights and batch-norm statistics of the feedback network",
+        ),
+        DatasetSpec(
+            "validation/index",
+            ("validation",),
+            "int64",
+            "samples of voxels.h5 held out of training for validation and calibration",
+        ),
+        DatasetSpec("history/phase", ("epoch",), "text", "`feedforward` or `feedback`"),
+        DatasetSpec("history/epoch", ("epoch",), "int64", "epoch within the phase, from 1"),
+        DatasetSpec("history/training_loss", ("epoch",), "float64", "mean loss over the epoch's samples"),
+        DatasetSpec("history/validation_loss", ("epoch",), "float64", "mean loss over the validation samples"),
+        DatasetSpec(
+            "history/validation_score",
+            ("epoch",),
+            "float64",
+            "on the validation samples: accuracy (feedforward) or voxel IoU of the local reconstruction (feedback)",
+        ),
+        DatasetSpec("history/seconds", ("epoch",), "float64", "wall time of the epoch, seconds"),
+    ),
+)
+
+CHECKPOINT = Format(
+    name="fer-checkpoint",
+    version=1,
+    command="fer train",
+    parents=("voxels",),
+    datasets=(
+        DatasetSpec("encoder/{parameter}", None, "float32", "the finished feedforward network, while feedback trains"),
+        DatasetSpec("weights/{parameter}", None, "float32", "the network in training"),
+        DatasetSpec("average/{parameter}", None, "float32", "its exponential moving average"),
+        DatasetSpec("moment1/{parameter}", None, "float32", "AdamW's running mean of the gradient"),
+        DatasetSpec("moment2/{parameter}", None, "float32", "AdamW's running mean of the squared gradient"),
+        *(spec for spec in MODEL.datasets if spec.name.startswith("history/")),
+    ),
+)
+
+_PATH_NOTE = "`{path}` is `feedforward` or `feedback`; " + LAYERS_AXIS_NOTE
+
+CODEBOOK = Format(
+    name="fer-codebook",
+    version=1,
+    command="fer cluster",
+    parents=("voxels", "model"),
+    datasets=(
+        DatasetSpec(
+            "{path}/{layer}/centroid",
+            ("{layer}.location", "{layer}.code", "{layer}.filter"),
+            "float32",
+            "k-means centroids; " + _PATH_NOTE,
+        ),
+        DatasetSpec(
+            "{path}/{layer}/histogram",
+            ("{layer}.location", "{layer}.code", "class"),
+            "int32",
+            "training samples of each class that a code holds; its sum over classes is the code's count",
+            compressed=True,
+        ),
+        DatasetSpec(
+            "{path}/{layer}/exemplar",
+            ("{layer}.location", "{layer}.code"),
+            "int32",
+            "sample of voxels.h5 nearest to the centroid among those it holds; −1 for an empty code",
+            compressed=True,
+        ),
+        DatasetSpec(
+            "{path}/{layer}/inertia",
+            ("{layer}.location",),
+            "float64",
+            "summed squared distance of the training samples to their centroids",
+        ),
+        DatasetSpec(
+            "{path}/{layer}/scatter",
+            ("{layer}.location",),
+            "float64",
+            "summed squared distance of the training samples to their mean",
+        ),
+        DatasetSpec("calibration/index", ("validation",), "int64", "validation samples, indices into voxels.h5"),
+        DatasetSpec("calibration/label", ("validation",), "int64", "their classes"),
+        DatasetSpec("calibration/predicted", ("validation",), "int64", "the classes the network gave them"),
+        DatasetSpec(
+            "calibration/score/{score}",
+            ("validation",),
+            "float64",
+            "a confidence score of each validation sample; high means trustworthy",
+        ),
+    ),
+)
+
+FORMATS = {form.name: form for form in (VOXELS, MODEL, CHECKPOINT, CODEBOOK)}

@@ -1,0 +1,104 @@
+"""Live progress of the long stages, on stderr: bars on a terminal, one line an epoch or a layer in a log."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from fer_cli.clustering import ClusteringProgress
+from fer_cli.training import TrainingProgress
+
+console = Console(stderr=True, highlight=False)
+
+
+class _RateColumn(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.0f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress display that shows nothing where stderr is not a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield progress
+
+
+class CountView:
+    """A bar over a known number of things, for stages that tell (done, total)."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+class TrainingView:
+    """A bar over all batches of a phase, with the loss; a line for each finished epoch stays."""
+
+    _scores: ClassVar = {"feedforward": "validation accuracy", "feedback": "validation IoU"}
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, int] = {}
+
+    def __call__(self, state: TrainingProgress) -> None:
+        """Show where the run is."""
+        if state.phase not in self._tasks:
+            self._tasks[state.phase] = self._progress.add_task(state.phase, total=state.epochs * state.batches)
+        task = self._progress.tasks[self._tasks[state.phase]]
+        self._progress.update(
+            task.id,
+            completed=(state.epoch - 1) * state.batches + state.batch,
+            description=f"{state.phase} epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}",
+        )
+        if record := state.record:
+            console.print(
+                f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}  "
+                f"validation loss {record.validation_loss:.4f}  {self._scores[record.phase]} "
+                f"{record.validation_score:.4f}  {record.seconds:.1f} s",
+                soft_wrap=True,
+            )
+
+
+class ClusteringView:
+    """A bar over the locations of the layer in work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("extracting features", total=None)
+
+    def __call__(self, state: ClusteringProgress) -> None:
+        """Show where the stage is."""
+        self._progress.update(
+            self._task,
+            description=f"{state.path} {state.layer}",
+            completed=state.done,
+            total=state.locations,
+        )

@@ -1,0 +1,312 @@
+import io
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from fer_cli.errors import InputError
+from fer_cli.formats import MAX_VOXELS, SUFFIXES, Grid, Mesh, read_shape
+
+TRIANGLE = "OFF\n3 1 3\n0 0 0\n1 0 0\n0 2 0\n3 0 1 2\n"
+PYRAMID = b"OFF\n5 5 8\n0 0 0\n4 0 0\n4 2 0\n0 2 0\n2 1 3\n4 0 3 2 1\n3 0 1 4\n3 1 2 4\n3 2 3 4\n3 3 0 4\n"
+PYRAMID_FACES = [[0, 3, 2], [0, 2, 1], [0, 1, 4], [1, 2, 4], [2, 3, 4], [3, 0, 4]]
+
+
+def read_mesh(content: bytes | str) -> Mesh:
+    shape = read_shape(content.encode() if isinstance(content, str) else content, "shape.off")
+    assert isinstance(shape, Mesh)
+    return shape
+
+
+def read_grid(content: bytes, name: str) -> Grid:
+    shape = read_shape(content, name)
+    assert isinstance(shape, Grid)
+    return shape
+
+
+def binvox(occupancy: np.ndarray, *, translate: str = "0 0 0", scale: str = "1") -> bytes:
+    """Written from the format's description: x slowest, then z, y fastest; runs of at most 255."""
+    size_x, size_y, size_z = occupancy.shape
+    values = [occupancy[x, y, z] for x in range(size_x) for z in range(size_z) for y in range(size_y)]
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and runs[-1][0] == value and runs[-1][1] < 255:
+            runs[-1][1] += 1
+        else:
+            runs.append([int(value), 1])
+    header = f"#binvox 1\ndim {size_x} {size_z} {size_y}\ntranslate {translate}\nscale {scale}\ndata\n"
+    return header.encode() + bytes(number for run in runs for number in run)
+
+
+def mat(**variables: object) -> bytes:
+    stream = io.BytesIO()
+    savemat(stream, variables, do_compression=True)
+    return stream.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def occupancy() -> np.ndarray:
+    return (np.random.default_rng(3).random((8, 4, 2)) < 0.4).astype(np.uint8)
+
+
+def test_off_polygons_become_fans_in_file_order() -> None:
+    mesh = read_mesh(PYRAMID)
+    assert mesh.faces.tolist() == PYRAMID_FACES
+    assert mesh.vertices.tolist() == [[0, 0, 0], [4, 0, 0], [4, 2, 0], [0, 2, 0], [2, 1, 3]]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        PYRAMID.replace(b"OFF\n5", b"OFF5"),
+        PYRAMID.replace(b"OFF\n5", b"OFF 5"),
+        PYRAMID.replace(b"\n", b"\r\n"),
+        PYRAMID.replace(b"\n", b"\r"),
+        PYRAMID.replace(b" 8\n", b" 700\n"),
+        PYRAMID.replace(b" 8\n", b"\n"),
+        PYRAMID.replace(b"\n", b" # 1 2 3 OFF\n\n# another\n"),
+        b"# OFF 1 2 3\n\n  " + PYRAMID,
+        b"\xef\xbb\xbf" + PYRAMID,
+        PYRAMID.rstrip(b"\n"),
+        PYRAMID + b"1 2 3 4\n",
+        re.sub(rb"(\n[34] [^\n]+ \d)(?=\n)(?!\n[024] \d \d\n)", rb"\1", PYRAMID).replace(
+            b"3 0 1 4", b"3 0 1 4 255 0 0 0.5"
+        ),
+        re.sub(rb"(?m)^(\d \d \d)$", rb"\1 0.1 0.2 0.3 1", PYRAMID.replace(b"OFF", b"COFF").replace(b"5 5 8", b"5 5")),
+        PYRAMID.replace(b"OFF", b"STOFF").replace(b"4 2 0\n", b"+4.0 2e0 -0.0E1 0.5 0.5\n"),
+    ],
+)
+def test_off_faults_of_real_files_do_not_change_the_mesh(variant: bytes) -> None:
+    assert read_mesh(variant).faces.tolist() == PYRAMID_FACES
+    np.testing.assert_array_equal(read_mesh(variant).vertices, read_mesh(PYRAMID).vertices)
+
+
+def test_off_faces_of_one_and_two_corners_are_triangles_without_area() -> None:
+    assert read_mesh("OFF\n3 2 0\n0 0 0\n1 0 0\n0 2 0\n2 0 1\n1 2\n").faces.tolist() == [[0, 1, 1], [2, 2, 2]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
+def test_off_numbers_are_read_to_the_last_bit(numbers: list[float]) -> None:
+    for texts in ([repr(v) for v in numbers], [f"{v:.6g}" for v in numbers], [f"{v:.3f}" for v in numbers]):
+        mesh = read_mesh(f"OFF\n1 1 0\n{' '.join(texts)}\n1 0\n")
+        assert mesh.vertices.tolist() == [[float(text) for text in texts]]
+
+
+def test_off_agrees_with_trimesh() -> None:
+    sphere = trimesh.creation.icosphere(subdivisions=2)
+    content = trimesh.exchange.off.export_off(sphere, digits=12)
+    expected = trimesh.exchange.off.load_off(io.BytesIO(content.encode()))
+    mesh = read_mesh(content)
+    np.testing.assert_array_equal(mesh.vertices, expected["vertices"])
+    np.testing.assert_array_equal(mesh.faces, expected["faces"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "shape.off: the file is empty"),
+        ("hello", "not an OFF file; it begins with 'hello'"),
+        ("\0\1\2", "not an OFF file"),
+        ("# only a comment" * 400, "not an OFF file"),
+        ("OFF", "no line with the numbers of vertices and faces follows OFF"),
+        ("OFF\n3\n", "no line with the numbers of vertices and faces"),
+        ("OFF BINARY\n\0\0", "binary OFF is not supported"),
+        ("4OFF\n1 1 0\n0 0 0 1\n1 0", "4OFF is not supported"),
+        ("OFF\n3 1 3\n0 0 0\n1 0 0\n", "truncated: 3 vertices and 1 faces are promised, 2 lines follow"),
+        ("OFF\n1000000000 1000000000 0\n0 0 0\n", "1000000000 vertices and 1000000000 faces are promised, 1 lines"),
+        ("OFF\n1e300 1 0\n0 0 0\n", "truncated"),
+        ("OFF\n3 0 0\n0 0 0\n1 0 0\n0 2 0\n", "3 vertices and 0 faces make no shape"),
+        ("OFF\n0 1 0\n3 0 1 2\n", "0 vertices and 1 faces make no shape"),
+        ("OFF\n-1 1 0\n3 0 1 2\n", "-1 vertices and 1 faces make no shape"),
+        ("OFF\nnan 1 0\n3 0 1 2\n", "nan vertices and 1 faces make no shape"),
+        (TRIANGLE.replace("3 0 1 2", "3 0 1 3"), "face 0 names vertex 3, expected 0 to 2"),
+        (TRIANGLE.replace("3 0 1 2", "3 0 1 -1"), "face 0 names vertex -1, expected 0 to 2"),
+        (TRIANGLE.replace("3 0 1 2", "3 0 1 0.5"), "face 0 names vertex 0.5"),
+        (TRIANGLE.replace("3 0 1 2", "3 0 1"), "face 0 declares 3 corners, but 2 numbers follow"),
+        (TRIANGLE.replace("3 0 1 2", "1e9 0 1 2"), r"face 0 declares 1e\+09 corners, but 3 numbers follow"),
+        (TRIANGLE.replace("3 0 1 2", "0 0 1 2"), "face 0 declares 0 corners"),
+        (TRIANGLE.replace("1 0 0", "1 nan 0"), r"vertex 1 is at \(1, nan, 0\), expected finite"),
+        (TRIANGLE.replace("1 0 0", "1 0 -inf"), r"vertex 1 is at \(1, 0, -inf\)"),
+        (TRIANGLE.replace("1 0 0", "1 0 1e999"), r"vertex 1 is at \(1, 0, inf\)"),
+        (TRIANGLE.replace("1 0 0", "1 0"), "vertex 1 has 2 numbers, expected at least 3"),
+        (TRIANGLE.replace("1 0 0", "1 zero 0"), "'zero' at byte 18 is not a number"),
+        (TRIANGLE.replace("1 0 0", "1 1e 0"), "is not a number"),
+        (TRIANGLE.replace("1 0 0", "1 1_0 0"), "is not a number"),
+    ],
+)
+def test_damaged_off_is_named_with_what_was_found(content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_mesh(content)
+    assert str(caught.value).startswith("shape.off: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_binvox_is_read_in_its_own_voxel_order(occupancy: np.ndarray) -> None:
+    grid = read_grid(binvox(occupancy, translate="-1 2.5 10", scale="16"), "shape.binvox")
+    np.testing.assert_array_equal(grid.occupancy, occupancy)
+    # Eight voxels along the longest side, which measures 16: each measures 2, and the first is centred 1 inside.
+    np.testing.assert_array_equal(grid.index_to_world @ [0, 0, 0, 1], [0, 3.5, 11, 1])
+    np.testing.assert_array_equal(grid.index_to_world @ [7, 3, 1, 1], [14, 9.5, 13, 1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"#binvox", b"binvox", "not a binvox file; it begins with"),
+        (b"data\n", b"", "has no line 'data'"),
+        (b"dim 8 2 4", b"dim 8 2", "header does not parse"),
+        (b"dim 8 2 4", b"dim eight 2 4", "header does not parse: .*eight"),
+        (b"dim 8 2 4", b"dim 0 2 4", "a grid of 0×4×2 voxels"),
+        (b"dim 8 2 4", b"dim -8 -2 4", "a grid of -8×4×-2 voxels"),
+        (b"dim 8 2 4", b"dim 8 2 5", "the runs cover 64 voxels, but 8×5×2 are 80"),
+        (b"dim 8 2 4", b"dim 4 2 4", "the runs cover 64 voxels, but 4×4×2 are 32"),
+        (b"dim 8 2 4", b"dim 100000 100000 100000", f"expected 1 to {MAX_VOXELS}"),
+        (b"scale 1", b"scale 0", "scale 0 make no grid"),
+        (b"scale 1", b"scale nan", "scale nan make no grid"),
+        (b"translate 0 0 0", b"translate 0 inf 0", r"translate \(0, inf, 0\)"),
+        (b"translate 0 0 0", b"translate 0 0", "make no grid"),
+    ],
+)
+def test_damaged_binvox_header_is_named(occupancy: np.ndarray, old: bytes, new: bytes, message: str) -> None:
+    content = binvox(occupancy)
+    assert old in content
+    with pytest.raises(InputError, match=message):
+        read_shape(content.replace(old, new), "shape.binvox")
+
+
+def test_damaged_binvox_runs_are_named(occupancy: np.ndarray) -> None:
+    content = binvox(occupancy)
+    with pytest.raises(InputError, match="the last run is cut off"):
+        read_shape(content[:-1], "shape.binvox")
+    with pytest.raises(InputError, match="the runs cover 255 voxels, but 8×4×2 are 64"):
+        read_shape(content[: content.index(b"data\n") + 5] + b"\1\xff", "shape.binvox")
+    with pytest.raises(InputError, match="a voxel has the value 7"):
+        read_shape(content[: content.index(b"data\n") + 5] + b"\7\x40", "shape.binvox")
+    with pytest.raises(InputError, match="not one of 8×4×2 voxels is occupied"):
+        read_shape(content[: content.index(b"data\n") + 5] + b"\0\x40", "shape.binvox")
+    with pytest.raises(InputError, match="the runs cover 0 voxels"):
+        read_shape(content[: content.index(b"data\n") + 5], "shape.binvox")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float64", "bool"])
+def test_mat_and_npy_hold_the_grid(occupancy: np.ndarray, dtype: str) -> None:
+    array = occupancy.astype(dtype)
+    for content, name in (
+        (mat(instance=array), "a.mat"),
+        (npy(array), "a.npy"),
+        (npy(np.asfortranarray(array)), "A.NPY"),
+    ):
+        grid = read_grid(content, name)
+        np.testing.assert_array_equal(grid.occupancy, occupancy)
+        np.testing.assert_array_equal(grid.index_to_world, np.eye(4))
+
+
+def test_probabilities_are_occupied_beyond_a_half() -> None:
+    values = np.array([0.0, 0.5, 0.51, 1.0], dtype=np.float32).reshape(4, 1, 1)
+    assert read_grid(npy(values), "p.npy").occupancy.ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_damaged_mat_is_named(occupancy: np.ndarray) -> None:
+    for content, message in [
+        (b"garbage" * 40, "not a readable MATLAB 5 file"),
+        (mat(instance=occupancy)[:-20], "not a readable MATLAB 5 file"),
+        (mat(voxels=occupancy), "holds voxels, expected 'instance'"),
+        (mat(instance=occupancy[0]), "'instance' is uint8 4×2, expected numbers on three axes"),
+        (mat(instance=np.array([["a"]], dtype=object)), "'instance' is cell"),
+        (mat(instance=occupancy * np.nan), "a voxel is nan"),
+        (mat(instance=occupancy * 1j), "complex"),
+        (mat(instance=occupancy * 0), "not one of 8×4×2 voxels is occupied"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_shape(content, "shape.mat")
+
+
+def test_mat_that_inflates_is_refused(occupancy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_cli.formats.MAX_VOXELS", 1000)
+    with pytest.raises(InputError, match="grow to more than 8000; refused"):
+        read_shape(mat(instance=np.zeros((20, 40, 80), np.uint8)), "shape.mat")
+
+
+def test_damaged_npy_is_named(occupancy: np.ndarray) -> None:
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1, 1), np.uint8)) | {"shape": (10**6, 10**6, 10**6)}
+    promise = io.BytesIO()
+    np.lib.format.write_array_header_1_0(promise, header)
+    for content, message in [
+        (b"garbage", "not a readable .npy file"),
+        (npy(occupancy)[:-1], "holds 63 bytes of voxels, expected 64"),
+        (npy(occupancy[0]), "holds uint8 4×2, expected numbers on three axes"),
+        (npy(occupancy.astype("U1")), "holds <U1 8×4×2"),
+        (npy(occupancy.astype(complex)), "holds complex128"),
+        (npy(np.where(occupancy, np.inf, 0)), "a voxel is inf"),
+        (promise.getvalue(), "a grid of 1000000×1000000×1000000 voxels"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_shape(content, "shape.npy")
+    stream = io.BytesIO()
+    np.save(stream, np.array([[[{}]]], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="holds object 1×1×1"):
+        read_shape(stream.getvalue(), "shape.npy")
+
+
+def test_unknown_suffix_lists_the_known_ones() -> None:
+    for name in ("chair.txt", "chair", ".off"):
+        with pytest.raises(
+            InputError, match=re.escape(f"{name}: not a format that fer reads; known are {SUFFIXES[0]}, ")
+        ):
+            read_shape(b"OFF", name)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_mutated_files_are_read_or_refused(data: st.DataObject) -> None:
+    grid = np.arange(64).reshape(8, 4, 2).astype(np.uint8) % 3 == 0
+    originals = {"a.off": PYRAMID, "a.binvox": binvox(grid), "a.mat": mat(instance=grid), "a.npy": npy(grid)}
+    name = data.draw(st.sampled_from(sorted(originals)))
+    content = bytearray(originals[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content)))
+        length = data.draw(st.integers(0, 3))
+        content[place : place + length] = data.draw(
+            st.binary(max_size=4) | st.text("0123456789 -.e#\n", max_size=6).map(str.encode)
+        )
+    message = f"{name}: read"
+    try:
+        read_shape(bytes(content), name)
+    except InputError as error:
+        message = str(error)
+    assert message.startswith(f"{name}: ")
+    assert "\n" not in message
+
+
+@pytest.mark.real_data
+def test_every_real_archive_is_read_without_loss(shared_data) -> None:
+    """The files at hand have been seen to be sound: each must be read, and meshes as trimesh reads them."""
+    for archive, suffix, count in (
+        ("modelnet10-binvox", ".binvox", 40),
+        ("modelnet10-off", ".off", 12),
+        ("psb12-off", ".off", 12),
+    ):
+        with zipfile.ZipFile(shared_data / f"{archive}.zip") as opened:
+            members = sorted(
+                m.filename for m in opened.infolist() if m.filename.endswith(suffix) and m.file_size < 200_000
+            )
+            for member in members[:: max(1, len(members) // count)]:
+                shape = read_shape(opened.read(member), member)
+                if isinstance(shape, Mesh):
+                    expected = trimesh.exchange.off.load_off(io.BytesIO(opened.read(member)))
+                    np.testing.assert_array_equal(shape.vertices, expected["vertices"])
+                    np.testing.assert_array_equal(shape.faces, expected["faces"])
+                else:
+                    assert shape.occupancy.shape == (30, 30, 30)
