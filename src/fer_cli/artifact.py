@@ -32,6 +32,8 @@ _ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed
 _NO_SEED = -1
 _CHUNK_BYTES = 1 << 20
 _ID_LENGTH = 32
+# What h5py raises where the structure of a file is damaged depends on where the damage is.
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 
 
 @contextmanager
@@ -52,9 +54,9 @@ def claim_output(path: Path, *, force: bool) -> None:
     Creates the folder. Raises UsageError if the file exists and `force` is off, ResourceError if the
     folder cannot be written to.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already. Name another output, or give --force to replace it.")
     with _writing(path):
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already. Name another output, or give --force to replace it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
         probe.touch()
@@ -116,6 +118,12 @@ class ArtifactWriter:
             dataset.resize(start + array.shape[0], axis=0)
         self._store(name, spec, array, start)
 
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Set a root attribute of the stage to anything JSON holds; recorded when the block ends."""
+        if name in _ROOT_ATTRIBUTES:
+            raise ValueError(f"{name!r} is an attribute that every artifact has; the writer sets it")
+        self._attributes[name] = value
+
     def _spec(self, name: str) -> DatasetSpec:
         spec = self.form.spec(name)
         if spec is None:
@@ -143,7 +151,8 @@ class ArtifactWriter:
                     self._file[name][start : start + array.shape[0]] = array
                 else:
                     self._file[name][()] = array
-        self._digests[name].update(_content_bytes(array, spec))
+        if spec.identifying:
+            self._digests[name].update(_content_bytes(array, spec))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -300,7 +309,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
         raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{remedy}") from error
     try:
         return _checked(path, file, form)
-    except (RuntimeError, OSError) as error:
+    except _DAMAGE as error:
         file.close()
         raise ArtifactError(f"{path} is damaged: {str(error).splitlines()[0]}.{remedy}") from error
     except BaseException:

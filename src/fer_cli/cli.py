@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,12 @@ app = typer.Typer(
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
 _INTERRUPTED_MESSAGE = "interrupted; nothing half-written was left behind."
+_TERMINATED_MESSAGE = "terminated; nothing half-written was left behind."
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; unwinds the stack as Ctrl-C does, so that partial files are removed."""
+
 
 RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
 Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
@@ -65,8 +72,9 @@ def voxelize(
     as_json: AsJson = False,
 ) -> None:
     """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
+    from fer_cli.occupancy import VoxelSettings
     from fer_cli.terminal import CountView, progress_bar
-    from fer_cli.voxelize import VoxelSettings, voxelize_source
+    from fer_cli.voxelize import voxelize_source
 
     settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
     with progress_bar() as bar:
@@ -96,7 +104,7 @@ def voxelize(
     if len(summary.skipped) > 10:
         typer.echo(f"… and {len(summary.skipped) - 10} more; 'fer info {summary.path}' lists them.", err=True)
     typer.echo(
-        f"{summary.path}: {summary.n_samples} shapes in {len(summary.counts)} classes, {len(summary.skipped)} skipped, "
+        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(summary.skipped)} skipped, "
         f"{summary.seconds:.1f} s"
     )
 
@@ -198,8 +206,8 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Show what one location of one layer stands for (Algorithm 1)."""
+    from fer_cli.page import write_probe
     from fer_cli.probe import probe as probe_location
-    from fer_cli.report import write_probe
     from fer_cli.run import Run, RunPaths, choose_device
 
     x, y, z = _location(location)
@@ -241,7 +249,8 @@ def explain(
 ) -> None:
     """Explain how one shape was recognised, or where the wrong class came in."""
     from fer_cli.diagnosis import explain as explain_sample
-    from fer_cli.report import diagnosis_json, terminal_report, write_report
+    from fer_cli.page import write_report
+    from fer_cli.report import diagnosis_json, terminal_report
     from fer_cli.run import Run, RunPaths, choose_device
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
@@ -311,7 +320,8 @@ def demo(
 ) -> None:
     """Run the whole pipeline on synthetic furniture and explain one mistake."""
     from fer_cli.demo import run_demo
-    from fer_cli.report import terminal_report, write_report
+    from fer_cli.page import write_report
+    from fer_cli.report import terminal_report
     from fer_cli.run import choose_device
     from fer_cli.terminal import TrainingView, console, progress_bar
 
@@ -351,6 +361,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line; every error ends here, as one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    sys.unraisablehook = _interrupt_again
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -358,12 +369,14 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code, error)
     except typer.TyperException as error:  # unknown command or option, value that does not parse
         message = getattr(error, "format_message", error.__str__)()
-        if "\n" in message:  # the help, for `fer` alone
-            typer.echo(message, err=True)
+        if not message:  # `fer` alone, which has shown the help
             sys.exit(UsageError.exit_code)
-        _fail(f"{message.rstrip('.')}. Try 'fer --help'.", UsageError.exit_code, error)
+        end = "" if message.endswith((".", "?")) else "."
+        _fail(f"{message}{end} Try 'fer --help'.", UsageError.exit_code, error)
     except (KeyboardInterrupt, typer.Abort) as error:
         _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED, error)
+    except _Terminated as error:
+        _fail(_TERMINATED_MESSAGE, _TERMINATED, error)
     except MemoryError as error:
         _fail("out of memory. Give a smaller --memory or --batch-size, or fewer --workers.", 5, error)
     except BrokenPipeError:
@@ -382,7 +395,22 @@ def main() -> NoReturn:
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(_TERMINATED)  # unwinds the stack, so that partial files are removed
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clearing up short
+    raise _Terminated
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a signal a second time whose exception was lost in a destructor or in the callback of a weak reference.
+
+    h5py runs many of those, and Python drops what is raised there, so that the run would go on.
+    """
+    number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    if number == signal.SIGTERM:
+        signal.signal(number, _on_terminate)
+    threading.Timer(0.01, signal.raise_signal, [number]).start()  # by then the callback is left
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:

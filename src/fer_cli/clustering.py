@@ -174,7 +174,9 @@ class _Fitting:
         locations = int(np.prod(self.network.config.level_shape(slab.layer)[1:]))
 
         def fit(offset: int) -> _FittedLocation:
-            key = [self.seed, PATHS.index(path), layer_index, slab.start + offset]
+            # At the output both paths hold the class probabilities, and so share their codes too.
+            path_index = 0 if slab.layer == OUTPUT else PATHS.index(path)
+            key = [self.seed, path_index, layer_index, slab.start + offset]
             return self._fit_location(features[offset], self.k[slab.layer], seed=_faiss_seed(key))
 
         fitted = []

@@ -17,8 +17,8 @@ from torch import Tensor
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.formats import SUFFIXES, Grid, read_shape
+from fer_cli.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.schema import VOXELS
-from fer_cli.voxelize import VoxelSettings, voxelize_shape
 
 _BLOCK = 256
 VALIDATION_FRACTION = 0.1

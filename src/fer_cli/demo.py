@@ -11,10 +11,11 @@ from fer_cli.clustering import cluster_network
 from fer_cli.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
 from fer_cli.evaluate import evaluate, write_evaluation
+from fer_cli.occupancy import VoxelSettings
 from fer_cli.run import Run, RunPaths
 from fer_cli.synthetic import CLASSES, write_collection
 from fer_cli.training import TrainingProgress, preset_settings, train
-from fer_cli.voxelize import VoxelSettings, voxelize_source
+from fer_cli.voxelize import voxelize_source
 
 PER_CLASS_TRAIN, PER_CLASS_TEST = 40, 20
 DEMO_K = (24, 24, 20, 20, 20, 16, 16)

@@ -61,15 +61,17 @@ def evaluate(
     # The paper takes a large error for a sign of misclassification.
     confidence |= {name: -values for name, values in joined_errors.items()}
     confidence["input_vs_code/input_vs_local"] = -error_ratio(joined_errors)
+    by_class = {
+        name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
+        for label, name in enumerate(voxels.classes)
+    }
     return {
         "split": split,
         "n": len(labels),
         "n_errors": int(wrong.sum()),
         "accuracy": float(1 - wrong.mean()),
-        "class_accuracy": {
-            name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
-            for label, name in enumerate(voxels.classes)
-        },
+        "class_accuracy": float(np.mean([share for share in by_class.values() if share is not None])),
+        "per_class_accuracy": by_class,
         "table1": {
             "all": _table1(joined_errors, np.ones_like(wrong)),
             "correct": _table1(joined_errors, ~wrong),

@@ -262,7 +262,8 @@ class _TransposedLayer(nn.Module):
             return
         # What the encoder's strided convolution rounded away has to be given back.
         remainder = below[1] - ((above[1] - 1) * spec.stride - 2 * spec.padding + spec.kernel)
-        kind = SubpixelTransposedConv3d if head else nn.ConvTranspose3d
+        scales = spec.kernel - 2 * spec.padding + remainder == spec.stride
+        kind = SubpixelTransposedConv3d if head and scales else nn.ConvTranspose3d
         self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, remainder, bias=head)
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def _summed_squared_error(a: Grids, b: Grids) -> Float[np.ndarray, " sample"]:
     return np.square(a.astype(np.float64) - b).reshape(len(a), -1).sum(axis=1)
 
 
-def _elect(ballots: Iterable[Int[np.ndarray, "sample location"]]) -> Int[np.ndarray, " sample"]:
+def _elect(ballots: Iterable[Int[np.ndarray, "sample _"]]) -> Int[np.ndarray, " sample"]:
     """The candidate with most votes for each sample, the lowest index of equals; −1 votes for none."""
     ballots = list(ballots)
     elected = []

@@ -1,37 +1,24 @@
-"""Diagnosis → a terminal screen, JSON, and a folder with pictures and one self-contained page.
+"""What a run found, for a terminal and as JSON: a diagnosis, an evaluation, an artifact.
 
-The page holds its pictures as data URIs and its style inline, so that it can be sent to someone and opened
-from disk; it makes no request and needs no script. Nothing is decided here: verdict, evidence and blame
-come from the diagnosis. Evidence is shown per location, since layers have between 4096 and 1 of them.
+Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown per location,
+since layers have between 4096 and 1 of them.
 
-Source: Figs 3 to 7 and Table I.
+Source: Table I.
 """
 
-import base64
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli import render
+from fer_cli.activations import PATHS
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
-from fer_cli.errors import ResourceError
-from fer_cli.probe import Probe
 
-PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
-"""Layers whose representatives the paper shows (Figs 3, 4, 6)."""
-
-PATHS = ("feedforward", "feedback")
 ERRORS = {
     "input_vs_local": (
         "input−local",
@@ -73,7 +60,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         facts.add_row("blame", Text(f"{diagnosis.blame.layer} at {places}{f' and {more} more' if more > 0 else ''}"))
     facts.add_row(
         "suspicion",
-        Text(f"{suspicion.score:.2f} of 1: {_suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
+        Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
     )
     heading = Text.assemble(
         (_printable(diagnosis.sample), "bold"), "  ", ("", "") if correct is None else _mark_text(correct)
@@ -120,136 +107,47 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
     }
 
 
-def write_report(diagnosis: Diagnosis, folder: Path) -> Path:
-    """Write pictures, `diagnosis.json` and `index.html` into `folder`, made if need be; the page's path.
-
-    Files of an earlier report are replaced.
-
-    Raises ResourceError if the folder cannot be written or the machine cannot draw.
-    """
-    page = folder / "index.html"
-    summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = _pictures(diagnosis)
-        images = render.render_scenes([picture.scene for picture in pictures.values()])
-        pngs = {name: render.encode_png(image) for name, image in zip(pictures, images, strict=True)}
-        for name, png in pngs.items():
-            (folder / f"{name}.png").write_bytes(png)
-        (folder / "diagnosis.json").write_text(summary + "\n", encoding="utf-8")
-        page.write_text(_fill_page(diagnosis, pictures, pngs), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write the report to {folder}: {error.strerror or error}.") from error
-    return page
-
-
-@dataclass(frozen=True)
-class ProbeFiles:
-    """Where a probe was written: the four-panel picture, and the reconstruction as a .npy of probabilities."""
-
-    picture: Path
-    reconstruction: Path
-
-
-def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -> ProbeFiles:
-    """Draw a probe of the input `grid` into `folder`. Raises ResourceError where that cannot be written."""
-    files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(files.reconstruction, probed.reconstruction, allow_pickle=False)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}.") from error
-    picture = render.render_probe(
-        probed.layer,
-        feature_map=probed.map_shape,
-        location=probed.location,
-        response_field=probed.response_field,
-        reconstruction=probed.reconstruction,
-        receptive_field=probed.receptive_field,
-        input_grid=grid.astype(np.float32),
-    )
-    render.write_png(picture, files.picture)
-    return files
-
-
 def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
-    """`fer evaluate`'s results: accuracy, Table I by outcome, and every score's detection of failures."""
-    line = Text.assemble(
-        f"{_printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} wrong, accuracy ",
-        (_number(evaluation["accuracy"], 4), "bold"),
-        f", mean class accuracy {_number(evaluation['class_accuracy'], 4)}",
-    )
-    errors = Table(title="Reconstruction error (summed squares, mean over samples)", title_justify="left")
-    errors.add_column("samples")
-    for head, _, _ in ERRORS.values():
-        errors.add_column(head, justify="right")
-    errors.add_column("ratio", justify="right")
-    for group in ("all", "correct", "misclassified"):
-        row = evaluation["table1"].get(group) or {}
-        errors.add_row(group, *(_number(row.get(key), 1) for key in ERRORS), _number(row.get("ratio"), 2))
-    detection = Table(title="Scores as detectors of misclassification", title_justify="left")
-    detection.add_column("score", overflow="fold")
-    for head in ("AUROC", "95 % interval", "AURC", "AUGRC", "FPR95"):
-        detection.add_column(head, justify="right")
-    for name, row in evaluation["detection"].items():
-        low, high = row.get("auroc_ci") or (None, None)
-        interval = "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        figures = [_number(row.get(key), digits) for key, digits in (("aurc", 4), ("augrc", 4), ("fpr95", 3))]
-        detection.add_row(Text(_printable(name)), _number(row.get("auroc"), 3), interval, *figures)
-    return Group(line, errors, detection)
+    """`fer evaluate`'s results on one screen: accuracy, Table I by outcome, and how scores detect failures."""
+    detection: Mapping[str, Mapping[str, Any]] = evaluation["detection"]
+    by_layer = [
+        layer
+        for name in detection
+        if (layer := name.removeprefix(f"evidence_{PATHS[0]}_")) != name
+        and all(f"evidence_{path}_{layer}" in detection for path in PATHS)
+    ]
+    apart = {f"evidence_{path}_{layer}" for path in PATHS for layer in by_layer}
+    parts: list[RenderableType] = [
+        _accuracy(evaluation),
+        Text("\nreconstruction error: summed squares, mean over samples", style="italic"),
+        _error_table(evaluation["table1"]),
+        Text("\nscores as detectors of misclassification, the best first", style="italic"),
+        _score_table({name: row for name, row in detection.items() if name not in apart}),
+    ]
+    if by_layer:
+        parts.append(Text("\nevidence for the predicted class less that for the next, as such a score", style="italic"))
+        parts.append(_evidence_table(detection, by_layer))
+    return Group(*parts)
 
 
 def info_table(info: Mapping[str, Any]) -> RenderableType:
-    """`fer info`'s summary of an artifact, nested parts indented."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for depth, key, value in _rows(info, 0):
-        table.add_row(Text("  " * depth + _printable(key), style="bold" if depth == 0 else ""), Text(value))
-    return table
+    """`fer info`'s summary of an artifact, nested parts indented, records as rows of a table."""
+    rows = list(_rows(info, 0))
+    width = max(2 * depth + len(key) for depth, key, _ in rows)
+    parts: list[RenderableType] = []
+    for depth, key, value in rows:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, width=width)
+        grid.add_column(overflow="fold")
+        text = Text("" if isinstance(value, Table) else value)
+        grid.add_row(Text("  " * depth + key, style="" if depth else "bold"), text)
+        parts.append(grid)
+        if isinstance(value, Table):
+            parts.append(Padding(value, (0, 0, 0, 2 * depth + 2)))
+    return Group(*parts)
 
 
-def _rows(values: Mapping[str, Any], depth: int) -> Iterator[tuple[int, str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield depth, str(key), ""
-            yield from _rows(value, depth + 1)
-        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-            yield depth, str(key), ""
-            yield from _rows({str(index): item for index, item in enumerate(value)}, depth + 1)
-        elif isinstance(value, list | tuple):
-            shown = ", ".join(_plain(item) for item in value[:12])
-            yield depth, str(key), shown + (f", … ({len(value)})" if len(value) > 12 else "")
-        else:
-            yield depth, str(key), _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == {}:
-        return "–"
-    return f"{value:g}" if isinstance(value, float) else _printable(str(value))
-
-
-def _layer_table(diagnosis: Diagnosis) -> Table:
-    rival = "true" if diagnosis.correct is False else "other"
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for path in PATHS:
-        table.add_column(path, no_wrap=True, max_width=15)
-        table.add_column("predicted", justify="right", no_wrap=True)
-        table.add_column(rival, justify="right", no_wrap=True)
-    for layer in diagnosis.layers:
-        cells = []
-        for path in PATHS:
-            reading = _read_path(diagnosis, layer, path)
-            name = f"{reading['mark']} {_printable(reading['speaks_for'])}".strip()
-            cells += [Text(name), Text(_signed(reading["predicted"])), Text(_signed(reading["rival"]))]
-        blamed = layer.name == diagnosis.blame.layer
-        table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
-    return table
-
-
-def _read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
+def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
     """What one path's clusters say at `layer`; evidence per location of the predicted class and its rival.
 
     The rival is the true class of a misclassified sample, and else the best of the other classes.
@@ -271,6 +169,147 @@ def _read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str
     }
 
 
+def suspicion_level(suspicion: Suspicion) -> str:
+    """The conventional 5 %, and what one correct sample in five reaches."""
+    p = suspicion.p_value
+    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
+
+
+def signed(value: float) -> str:
+    """With two decimals and always a sign, a typographic one."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _accuracy(evaluation: Mapping[str, Any]) -> Text:
+    known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
+    lowest = sorted(known, key=lambda name: known[name])[:2]
+    return Text.assemble(
+        f"{_printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} misclassified\n"
+        "accuracy ",
+        (_number(evaluation["accuracy"], 4), "bold"),
+        f"; mean of classes {_number(evaluation['class_accuracy'], 4)}, lowest ",
+        ", ".join(f"{_printable(name)} {known[name]:.2f}" for name in lowest) or "–",
+    )
+
+
+def _error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
+    table = _open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
+    for group in ("all", "correct", "misclassified"):
+        row = table1.get(group) or {}
+        table.add_row(group, *(_number(row.get(key), 1) for key in ERRORS), _number(row.get("ratio"), 2))
+    return table
+
+
+def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _open_table("score", "AUROC", "95 % interval", "AURC", "AUGRC", "FPR95")
+    for name in sorted(detection, key=lambda name: -(detection[name].get("auroc") or 0.0)):
+        row = detection[name]
+        figures = [_number(row.get(key), digits) for key, digits in (("aurc", 4), ("augrc", 4), ("fpr95", 2))]
+        table.add_row(Text(_printable(name)), _number(row.get("auroc"), 3), _interval(row), *figures)
+    return table
+
+
+def _evidence_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> Table:
+    """One row a layer; of each path what tells most. The rest is in the JSON."""
+    table = _open_table("layer")
+    for path in PATHS:
+        for head in (path, "95 % interval", "FPR95"):
+            table.add_column(head, justify="right")
+    for layer in layers:
+        cells = []
+        for path in PATHS:
+            row = detection[f"evidence_{path}_{layer}"]
+            cells += [_number(row.get("auroc"), 3), _interval(row), _number(row.get("fpr95"), 2)]
+        table.add_row(Text(_printable(layer)), *cells)
+    return table
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row.get("auroc_ci") or (None, None)
+    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _open_table(*heads: str) -> Table:
+    """A table without frame: names on the left, then columns of figures."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _rows(values: Mapping[str, Any], depth: int) -> Iterator[tuple[int, str, str | Table]]:
+    for key, value in values.items():
+        name = _printable(str(key))
+        if (records := _records(value)) is not None:
+            yield depth, name, records
+        elif isinstance(value, Mapping) and value:
+            yield depth, name, ""
+            yield from _rows(value, depth + 1)
+        elif isinstance(value, list | tuple):
+            shown = ", ".join(_plain(item) for item in value[:12])
+            yield depth, name, (shown or "–") + (f", … ({len(value)})" if len(value) > 12 else "")
+        else:
+            yield depth, name, _plain(value)
+
+
+def _records(value: Any) -> Table | None:
+    """The table of a list of records, or of a mapping of names to records that share a key; None if it is neither."""
+    named = isinstance(value, Mapping)
+    rows = list(value.values()) if named else list(value) if isinstance(value, list | tuple) else []
+    if len(rows) < 1 + named or not all(isinstance(row, Mapping) and row for row in rows):
+        return None
+    if any(isinstance(item, Mapping | list | tuple) for row in rows for item in row.values()):
+        return None
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if named and not set(columns).intersection(*rows):
+        return None
+    table = _open_table("") if named else _open_table()
+    cells = [[Text(_printable(str(key))) for key in value]] if named else []
+    figures_of = {column: [row.get(column) for row in rows] for column in columns}
+    text_columns = {column for column in columns if any(isinstance(figure, str) for figure in figures_of[column])}
+    for column in sorted(columns, key=lambda column: column not in text_columns):
+        head = Text(_printable(str(column)).replace("_", " "))
+        table.add_column(head, justify="left" if column in text_columns else "right")
+        cells.append([Text(cell) for cell in _aligned(figures_of[column])])
+    for row_cells in zip(*cells, strict=True):
+        table.add_row(*row_cells)
+    return table
+
+
+def _aligned(figures: Sequence[Any]) -> list[str]:
+    """A column: floats with as many decimals as give the largest four digits."""
+    largest = max((abs(figure) for figure in figures if isinstance(figure, float)), default=0.0)
+    if not 1e-3 <= largest < 1e6:
+        return [_plain(figure) for figure in figures]
+    decimals = max(0, 3 - max(-1, math.floor(math.log10(largest))))
+    return [f"{figure:.{decimals}f}" if isinstance(figure, float) else _plain(figure) for figure in figures]
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == {}:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else _printable(str(value))
+
+
+def _layer_table(diagnosis: Diagnosis) -> Table:
+    rival = "true" if diagnosis.correct is False else "other"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for path in PATHS:
+        table.add_column(path, no_wrap=True, max_width=15)
+        table.add_column("predicted", justify="right", no_wrap=True)
+        table.add_column(rival, justify="right", no_wrap=True)
+    for layer in diagnosis.layers:
+        cells = []
+        for path in PATHS:
+            reading = read_path(diagnosis, layer, path)
+            name = f"{reading['mark']} {_printable(reading['speaks_for'])}".strip()
+            cells += [Text(name), Text(signed(reading["predicted"])), Text(signed(reading["rival"]))]
+        blamed = layer.name == diagnosis.blame.layer
+        table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
+    return table
+
+
 def _truth(diagnosis: Diagnosis) -> Text:
     if diagnosis.label is None:
         return Text("true class unknown")
@@ -279,16 +318,6 @@ def _truth(diagnosis: Diagnosis) -> Text:
 
 def _mark_text(correct: bool) -> tuple[str, str]:
     return ("✓ correct", "bold green") if correct else ("✗ misclassified", "bold red")
-
-
-def _suspicion_level(suspicion: Suspicion) -> str:
-    """The conventional 5 %, and what one correct sample in five reaches."""
-    p = suspicion.p_value
-    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -306,141 +335,3 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 def _printable(text: str) -> str:
     """`text` without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    scene: render.Scene
-    words: str
-
-
-def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
-    """Every picture of the report, with its text alternative, by file name."""
-    pictures: dict[str, _Picture] = {}
-
-    def shape(name: str, grid: render.Grid, words: str) -> None:
-        count = int(render.occupied(grid).sum())
-        pictures[name] = _Picture(render.grid_scene(grid), f"{words}: {count} occupied voxels.")
-
-    shape("input", diagnosis.input_grid, f"Input {diagnosis.sample}")
-    for name, grid, words in (
-        ("local", diagnosis.local_grid, f"Local reconstruction from {diagnosis.local_layer}"),
-        ("nearest", diagnosis.nearest_grid, f"Nearest training sample {diagnosis.nearest_training_sample}"),
-        ("class-code", diagnosis.class_code_grid, f"Class-code reconstruction of {diagnosis.predicted}"),
-    ):
-        shape(name, grid, words)
-        counts = render.count_differences(grid, diagnosis.input_grid)
-        said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        scene = render.overlay_scene(grid, diagnosis.input_grid)
-        pictures[f"{name}-overlay"] = _Picture(scene, f"{words} laid over the input: {said} voxels.")
-    if diagnosis.blame.boxes:
-        pictures["blame"] = _Picture(
-            render.boxes_scene(diagnosis.input_grid, diagnosis.blame.boxes),
-            f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
-            f"{diagnosis.blame.layer} as boxes.",
-        )
-    for layer in diagnosis.layers:
-        for path in PATHS if layer.name in PICTURED_LAYERS else ():
-            name, exemplar = f"{layer.name}-{path}", getattr(layer, f"{path}_exemplar")
-            shape(name, getattr(layer, f"{path}_representative"), f"{layer.name}, {path} representative")
-            shape(
-                f"{name}-exemplar", getattr(layer, f"{path}_exemplar_grid"), f"{layer.name}, {path} exemplar {exemplar}"
-            )
-    return pictures
-
-
-def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
-    environment = Environment(
-        loader=PackageLoader("fer_cli"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["signed"] = _signed
-    errors, voxels = diagnosis.errors, diagnosis.input_grid.size
-    images = {
-        name: {
-            "name": name,
-            "uri": "data:image/png;base64," + base64.b64encode(pngs[name]).decode(),
-            "words": picture.words,
-        }
-        for name, picture in pictures.items()
-    }
-    layers = [
-        {
-            "name": layer.name,
-            "locations": layer.locations,
-            "blamed": layer.name == diagnosis.blame.layer,
-            "pictured": layer.name in PICTURED_LAYERS,
-            "paths": [_read_path(diagnosis, layer, path) for path in PATHS],
-        }
-        for layer in diagnosis.layers
-    ]
-    return environment.get_template("report.html.j2").render(
-        diagnosis=diagnosis,
-        images=images,
-        legend=[(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in render.LEGEND],
-        differences={
-            name: render.count_differences(grid, diagnosis.input_grid)
-            for name, grid in (
-                ("local", diagnosis.local_grid),
-                ("nearest", diagnosis.nearest_grid),
-                ("class-code", diagnosis.class_code_grid),
-            )
-        },
-        top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
-        errors=[
-            {
-                "pair": pair,
-                "meaning": meaning,
-                "sum": errors[key],
-                "mean": errors[key] / voxels,
-                "share": errors[key] / max(*errors.values(), 1e-12),
-            }
-            for key, (_, pair, meaning) in ERRORS.items()
-        ],
-        ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
-        layers=layers,
-        chart=_chart(layers),
-        suspicion_level=_suspicion_level(diagnosis.suspicion),
-    )
-
-
-def _chart(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Places of the margins, predicted minus rival per location, on an SVG canvas of 460 × 270 units."""
-    margins: dict[str, list[float]] = {
-        path: [layer["paths"][i]["predicted"] - layer["paths"][i]["rival"] for layer in layers]
-        for i, path in enumerate(PATHS)
-    }
-    low = min(0.0, *(value for line in margins.values() for value in line))
-    high = max(0.0, *(value for line in margins.values() for value in line))
-    step = _tick_step(high - low)
-    low, high = math.floor(low / step) * step, max(math.ceil(high / step), 1) * step
-    xs = [56 + 400 * (i + 0.5) / len(layers) for i in range(len(layers))]
-
-    def height(value: float) -> float:
-        return 30 + 200 * (high - value) / (high - low)
-
-    return {
-        "ticks": [
-            (f"{value:+.3g}".replace("-", "−") if value else "0", height(value)) for value in _ticks(low, high, step)
-        ],
-        "zero": height(0.0),
-        "columns": [(layer["name"], x, layer["blamed"]) for layer, x in zip(layers, xs, strict=True)],
-        "lines": {
-            path: [(x, height(value), value) for x, value in zip(xs, line, strict=True)]
-            for path, line in margins.items()
-        },
-    }
-
-
-def _tick_step(span: float) -> float:
-    """A round step (1, 2 or 5 times a power of ten) that divides `span` into at most five."""
-    power = 10.0 ** math.floor(math.log10(max(span, 1e-6) / 5))
-    step: float = power * next(factor for factor in (1, 2, 5, 10) if factor * power * 5 >= span)
-    return step
-
-
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    return [round(low / step + i) * step for i in range(round((high - low) / step) + 1)]

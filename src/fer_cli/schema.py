@@ -16,7 +16,8 @@ class DatasetSpec:
     """One dataset, or a family of them where the name has a `{placeholder}`.
 
     `axes` names every axis in order; axes of one name have one length within a file. `None` means
-    any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings.
+    any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings. What is not `identifying`, such
+    as wall times, has no part in the artifact's id.
     """
 
     name: str
@@ -25,6 +26,7 @@ class DatasetSpec:
     meaning: str
     required: bool = True
     compressed: bool = False
+    identifying: bool = True
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -114,7 +116,7 @@ MODEL = Format(
             "float64",
             "on the validation samples: accuracy (feedforward) or voxel IoU of the local reconstruction (feedback)",
         ),
-        DatasetSpec("history/seconds", ("epoch",), "float64", "wall time of the epoch, seconds"),
+        DatasetSpec("history/seconds", ("epoch",), "float64", "wall time of the epoch, seconds", identifying=False),
     ),
 )
 

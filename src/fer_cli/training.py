@@ -34,7 +34,7 @@ from fer_cli.model import PRESETS, FERNet, NetworkConfig, state_arrays
 from fer_cli.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.schema import MODEL
 
-# What differs between presets, chosen on validation samples (docs/results.md).
+# What differs between presets.
 _PRESET_SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 30, "feedback_epochs": 16},
     "compact": {"epochs": 30, "feedback_epochs": 16},
@@ -136,11 +136,13 @@ def train(
 
 def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:
     if len(voxel_set.classes) < 2:
-        raise InputError(f"{path} holds {len(voxel_set.classes)} class; a classifier needs at least two.")
-    counts = np.bincount(voxel_set.labels[voxel_set.indices("train")], minlength=len(voxel_set.classes))
+        found = ", ".join(voxel_set.classes) or "none"
+        raise InputError(f"{path} holds too few classes ({found}); a classifier needs at least two.")
+    in_training = np.array(voxel_set.splits) == "train"
+    counts = np.bincount(voxel_set.labels[in_training & (voxel_set.labels >= 0)], minlength=len(voxel_set.classes))
     if poor := [name for name, count in zip(voxel_set.classes, counts, strict=True) if count < 2]:
         raise InputError(
-            f"{path}: class {poor[0]!r} has {counts[list(voxel_set.classes).index(poor[0])]} training shapes; "
+            f"{path}: too few training shapes in class {poor[0]!r} ({counts[list(voxel_set.classes).index(poor[0])]}); "
             "at least two are needed, one to train and one to validate."
         )
 

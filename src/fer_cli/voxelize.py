@@ -1,155 +1,45 @@
-"""Meshes → occupancy grids, and the stage `fer voxelize`: a source of shapes → voxels.h5.
-
-A voxel is occupied where any triangle touches its closed cube, by the separating-axis test of Akenine-Möller ("Fast
-3D triangle–box overlap testing", 2001). The aspect of the shape is kept: the longest side of its bounding box (of all
-vertices, as binvox has it) spans the voxels within the padding, and its centre is the grid's. Padding stays empty: a
-face on the border between shape and padding belongs to the shape's side alone. Orientation is kept; z is up.
-"""
+"""The stage `fer voxelize`: a source of shapes → voxels.h5."""
 
 import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.synchronize import Event
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fer_cli.artifact import ArtifactWriter, claim_output
-from fer_cli.errors import ArtifactError, InputError, ResourceError, UsageError
-from fer_cli.formats import Grid, Mesh, index_to_world, read_shape
+from fer_cli.errors import InputError, ResourceError, UsageError
+from fer_cli.formats import read_shape
+from fer_cli.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.schema import VOXELS
 from fer_cli.source import Entry, Listing, Skipped, close_archives, list_entries, read_entry
+from fer_cli.workers import is_stopping, open_executor
 
-Fill = Literal["surface", "solid"]
-
-# Cubes are closed, and this much larger than a voxel (in voxels), lest rounding should open them.
-TOUCH = 1e-7
 _BATCH = 16
 _FEW = 64
-
-
-@dataclass(frozen=True)
-class VoxelSettings:
-    """How meshes become grids of `resolution`³ voxels, of which `padding` on every side stay empty.
-
-    Raises UsageError if `resolution` is not within 8 to 128, `padding` leaves no room, or `fill` is unknown.
-    """
-
-    resolution: int = 32
-    padding: int = 1
-    fill: Fill = "surface"
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.resolution <= 128:
-            raise UsageError(f"resolution {self.resolution} is out of range; give 8 to 128.")
-        if not 0 <= 2 * self.padding < self.resolution:
-            most = (self.resolution - 1) // 2
-            raise UsageError(f"padding {self.padding} leaves no room in {self.resolution} voxels; give 0 to {most}.")
-        if self.fill not in ("surface", "solid"):
-            raise UsageError(f"there is no fill {self.fill!r}; known are surface, solid.")
-
-    def to_json(self) -> dict[str, Any]:
-        """As recorded in artifacts."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, recorded: dict[str, Any]) -> "VoxelSettings":
-        """Settings recorded in an artifact. Raises ArtifactError if they are none."""
-        try:
-            return cls(resolution=int(recorded["resolution"]), padding=int(recorded["padding"]), fill=recorded["fill"])
-        except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise ArtifactError(f"the recorded voxelization {recorded} is not usable: {error}") from error
-
-
-def voxelize_shape(shape: Mesh | Grid, settings: VoxelSettings) -> Grid:
-    """A grid of `settings.resolution`³: meshes are voxelized, grids centred or reduced (padding is not for them).
-
-    Raises InputError if the mesh has no surface.
-    """
-    if isinstance(shape, Mesh):
-        return voxelize_mesh(shape, settings)
-    grid = fit_grid(shape, settings.resolution)
-    return fill_enclosed(grid) if settings.fill == "solid" else grid
-
-
-def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:
-    """Voxels whose closed cube a triangle touches; with fill `solid`, also what they enclose.
-
-    Triangles may be degenerate. A mesh all of whose vertices coincide is the one voxel (R//2, R//2, R//2), of side 1.
-
-    Raises InputError if there is no vertex or face, a coordinate is not finite, or a face's vertex does not exist.
-    Source: Akenine-Möller 2001.
-    """
-    if not (len(mesh.vertices) and len(mesh.faces)):
-        raise InputError(f"a mesh of {len(mesh.vertices)} vertices and {len(mesh.faces)} faces has no surface.")
-    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-        raise InputError(f"faces name vertices {mesh.faces.min()} to {mesh.faces.max()} of {len(mesh.vertices)}.")
-    resolution, padding = settings.resolution, settings.padding
-    lower, upper = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
-    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
-        raise InputError(f"the mesh extends from {lower.min():g} to {upper.max():g}; give finite coordinates.")
-    # Halves first: the extent of finite coordinates can be beyond what a float holds.
-    centre = lower / 2 + upper / 2
-    side = float((upper / 2 - lower / 2).max()) / (resolution - 2 * padding) * 2
-    occupancy = np.zeros((resolution,) * 3, np.uint8)
-    if side == 0.0:
-        occupancy[(resolution // 2,) * 3] = 1
-        return Grid(occupancy, index_to_world(centre - resolution // 2, 1.0))
-    _occupy_touched((mesh.vertices - centre) / side + resolution / 2, mesh.faces, padding, occupancy)
-    grid = Grid(occupancy, index_to_world(centre + (0.5 - resolution / 2) * side, side))
-    return fill_enclosed(grid) if settings.fill == "solid" else grid
-
-
-def fill_enclosed(grid: Grid) -> Grid:
-    """The same grid with every voxel occupied that no path of empty, face-adjacent voxels joins to the outside."""
-    from scipy.ndimage import label  # a third of a second that surfaces do not need
-
-    empty = np.pad(grid.occupancy == 0, 1, constant_values=True)
-    regions, _ = label(empty)
-    return Grid((regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1].view(np.uint8), grid.index_to_world)
-
-
-def fit_grid(grid: Grid, resolution: int) -> Grid:
-    """A grid as resolution³ voxels of the same shape: centred if it is smaller, reduced if it is larger.
-
-    The longest side decides. A reduced voxel is occupied where any voxel is whose centre lies in it; voxels
-    stay cubes, and shorter sides are centred. Where an axis cannot be centred exactly, the odd empty voxel
-    comes last. `index_to_world` maps the new indices to the same world.
-    """
-    longest = max(resolution, *grid.occupancy.shape)
-    occupancy = np.zeros((resolution,) * 3, np.uint8)
-    pooled = grid.occupancy
-    window = []
-    offset = np.array([(longest - size) // 2 for size in grid.occupancy.shape])
-    for axis, size in enumerate(grid.occupancy.shape):
-        block = (2 * (np.arange(size) + offset[axis]) + 1) * resolution // (2 * longest)
-        if longest > resolution:
-            pooled = np.maximum.reduceat(pooled, np.flatnonzero(np.diff(block, prepend=-1)), axis=axis)
-        window.append(slice(block[0], block[-1] + 1))
-    occupancy[tuple(window)] = pooled
-    ratio = longest / resolution
-    return Grid(occupancy, grid.index_to_world @ index_to_world((ratio - 1) / 2 - offset, ratio))
+"""Fewer shapes than this are voxelized sooner than processes are started."""
 
 
 @dataclass(frozen=True)
 class VoxelizeSummary:
-    """What a run made: samples per class (`unlabelled` where unknown) and split; what it left out, and why."""
+    """What a run made: its classes, samples per class (or `unlabelled`) and split; what it left out, and why."""
 
     path: Path
+    classes: tuple[str, ...]
     counts: dict[str, dict[str, int]]
     skipped: tuple[Skipped, ...]
     seconds: float
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; shapes without one are in none."""
+        return len(self.classes)
 
     @property
     def n_samples(self) -> int:
@@ -188,12 +78,14 @@ def voxelize_source(
     config = {"voxelization": settings.to_json(), "source": source.resolve().name, "per_class": per_class}
     used: list[Entry] = []
     skipped = list(listing.skipped)
-    # The writer records attributes when it finishes; by then this list holds the classes of usable shapes.
-    classes: list[str] = []
+    n_batches = -(-len(listing.entries) // _BATCH)
+    processes = 1 if len(listing.entries) < _FEW else min(workers, n_batches)
     with (
-        _executor(workers, len(listing.entries)) as executor,
-        ArtifactWriter(output, VOXELS, config=config, parents={}, attributes={"classes": classes}) as writer,
+        ExitStack() as at_end,
+        open_executor(processes, preload=__name__) as executor,
+        ArtifactWriter(output, VOXELS, config=config, parents={}) as writer,
     ):
+        at_end.callback(close_archives)
         for batch, outcomes in _voxelized(executor, workers, source, listing, settings):
             grids = []
             for entry, outcome in zip(batch, outcomes, strict=True):
@@ -214,13 +106,14 @@ def voxelize_source(
             raise InputError(
                 f"{source}: none of {len(listing.entries)} shapes can be used; {first.path}: {first.reason}"
             )
-        classes += sorted({entry.class_name for entry in used if entry.class_name is not None})
+        classes = sorted({entry.class_name for entry in used if entry.class_name is not None})
+        writer.set_attribute("classes", classes)
         _write_samples(writer, used, classes, skipped)
     counts: dict[str, dict[str, int]] = {}
     for entry in used:
         of_split = counts.setdefault(entry.class_name or "unlabelled", {})
         of_split[entry.split] = of_split.get(entry.split, 0) + 1
-    return VoxelizeSummary(output, counts, tuple(skipped), time.perf_counter() - started)
+    return VoxelizeSummary(output, tuple(classes), counts, tuple(skipped), time.perf_counter() - started)
 
 
 def _write_samples(writer: ArtifactWriter, used: list[Entry], classes: list[str], skipped: list[Skipped]) -> None:
@@ -248,15 +141,11 @@ class _PackedGrid:
         return np.unpackbits(self.bits, count=resolution**3).reshape((resolution,) * 3)
 
 
-# Set in workers: whoever started them no longer wants an answer.
-_stopping: Event | None = None
-
-
 def _voxelize_entries(source: Path, entries: Sequence[Entry], settings: VoxelSettings) -> list[_PackedGrid | str]:
     """The work of a worker: a grid for every entry, or the reason why there is none."""
     outcomes: list[_PackedGrid | str] = []
     for entry in entries:
-        if _stopping is not None and _stopping.is_set():
+        if is_stopping():
             break
         try:
             grid = voxelize_shape(read_shape(read_entry(source, entry), entry.path), settings)
@@ -286,142 +175,3 @@ def _voxelized(
         raise ResourceError(
             f"a worker process died, most likely for want of memory; try fewer than {workers}."
         ) from error
-
-
-class _InThisProcess(Executor):
-    """Runs what is submitted at once, where starting processes would take longer than the work."""
-
-    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(call(*args, **kwargs))
-        return future
-
-
-@contextmanager
-def _executor(workers: int, n_entries: int) -> Iterator[Executor]:
-    """What runs the batches; any `concurrent.futures.Executor` will do. What is not begun is cancelled at the end."""
-    workers = min(workers, -(-n_entries // _BATCH))
-    executor = _InThisProcess() if workers == 1 or n_entries < _FEW else _ProcessPool(workers)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        close_archives()
-
-
-class _ProcessPool(ProcessPoolExecutor):
-    """Processes that do not hear Ctrl-C themselves, and end after the shape in hand once they are shut down."""
-
-    def __init__(self, workers: int) -> None:
-        # Not `fork`: HDF5 and BLAS run threads by now, and a forked lock that a thread held stays locked.
-        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-        context = get_context(method)
-        if method == "forkserver":
-            from multiprocessing import forkserver  # does not exist everywhere
-
-            context.set_forkserver_preload([__name__])
-            with _interrupts_held(signal.SIG_IGN):  # which the server, and whatever it forks, inherits
-                forkserver.ensure_running()
-        self._stopping = context.Event()
-        super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
-
-    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        # An interrupt while a worker starts would leave it behind, to fail noisily when this process has gone.
-        with _interrupts_held():
-            return super().submit(call, *args, **kwargs)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if cancel_futures:
-            self._stopping.set()
-        super().shutdown(wait, cancel_futures=cancel_futures)
-
-
-def _start_worker(stopping: Event) -> None:
-    global _stopping
-    _stopping = stopping
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _interrupts_held(handler: signal.Handlers | None = None) -> Iterator[None]:
-    """Keep a Ctrl-C that comes within the block for its end; `handler` takes it instead, if given."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        yield
-        return
-    held: list[int] = []
-    previous = signal.signal(signal.SIGINT, handler or (lambda number, _: held.append(number)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if held:
-            signal.raise_signal(signal.SIGINT)
-
-
-@no_type_check
-def _occupy(points, faces, margin, occupancy):
-    """Set every voxel within `margin` of the border that a triangle touches; voxel i spans [i, i + 1] of `points`."""
-    high = occupancy.shape[0] - margin
-    half = 0.5 + TOUCH
-    for face in range(faces.shape[0]):
-        ax, ay, az = points[faces[face, 0]]
-        bx, by, bz = points[faces[face, 1]]
-        cx, cy, cz = points[faces[face, 2]]
-        x0, x1 = _span(min(ax, bx, cx), max(ax, bx, cx), margin, high)
-        y0, y1 = _span(min(ay, by, cy), max(ay, by, cy), margin, high)
-        z0, z1 = _span(min(az, bz, cz), max(az, bz, cz), margin, high)
-        ux, uy, uz = bx - ax, by - ay, bz - az
-        vx, vy, vz = cx - bx, cy - by, cz - bz
-        wx, wy, wz = ax - cx, ay - cy, az - cz
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        # What rounding can do to the normal of a sliver: it must not separate by a normal that is noise.
-        noise = 1e-15 * (abs(ux) + abs(uy) + abs(uz)) * (abs(vx) + abs(vy) + abs(vz)) * 3 * occupancy.shape[0]
-        reach = half * (abs(nx) + abs(ny) + abs(nz)) + noise
-        for i in range(x0, x1):
-            x = i + 0.5
-            for j in range(y0, y1):
-                y = j + 0.5
-                if (
-                    _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, ux, uy, half)
-                    or _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, vx, vy, half)
-                    or _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, wx, wy, half)
-                ):
-                    continue
-                k0, k1 = z0, z1
-                if abs(nz) > 1e-3 * (abs(nx) + abs(ny)):
-                    # Only so much of the column as the plane passes through; one voxel to spare, tested below.
-                    middle = az - (nx * (x - ax) + ny * (y - ay)) / nz
-                    rise = (half * (abs(nx) + abs(ny)) + noise) / abs(nz) + 1.0
-                    k0, k1 = max(z0, int(np.floor(middle - rise))), min(z1, int(np.ceil(middle + rise)))
-                for k in range(k0, k1):
-                    z = k + 0.5
-                    if occupancy[i, j, k] or abs(nx * (ax - x) + ny * (ay - y) + nz * (az - z)) > reach:
-                        continue
-                    if not (
-                        _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, uy, uz, half)
-                        or _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, vy, vz, half)
-                        or _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, wy, wz, half)
-                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, ux, uz, half)
-                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, vx, vz, half)
-                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, wx, wz, half)
-                    ):
-                        occupancy[i, j, k] = 1
-
-
-@no_type_check
-def _first_and_last(least, most, low, high):
-    """Half-open range of voxels from `low` to `high` whose closed extent meets least..most."""
-    return max(low, int(np.ceil(least - 1 - TOUCH))), min(high, int(np.floor(most + TOUCH)) + 1)
-
-
-@no_type_check
-def _is_apart(a0, a1, b0, b1, c0, c1, edge0, edge1, half):
-    """Whether, on two axes, the normal of an edge separates the triangle abc from the square of half side `half`."""
-    p, q, r = a0 * edge1 - a1 * edge0, b0 * edge1 - b1 * edge0, c0 * edge1 - c1 * edge0
-    reach = half * (abs(edge0) + abs(edge1))
-    return min(p, q, r) > reach or max(p, q, r) < -reach
-
-
-_span = numba.njit(_first_and_last)
-_apart = numba.njit(_is_apart)
-_occupy_touched: Callable[..., None] = numba.njit(cache=True, nogil=True)(_occupy)

@@ -1,0 +1,97 @@
+"""Worker processes that share a stage's work and end quietly when it is interrupted."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.synchronize import Event
+from typing import Any
+
+# Set in workers: whoever started them no longer wants an answer.
+_stopping: Event | None = None
+
+
+@contextmanager
+def open_executor(workers: int, *, preload: str) -> Iterator[Executor]:
+    """Run calls in so many processes, or in this one if `workers` is 1; what is not begun at the end is cancelled.
+
+    `preload` is the module that the calls need, imported once for all processes where the platform can.
+    """
+    executor = _InThisProcess() if workers == 1 else _ProcessPool(workers, preload)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def is_stopping() -> bool:
+    """Whether this process is a worker whose answer is no longer wanted; long calls ask between steps."""
+    return _stopping is not None and _stopping.is_set()
+
+
+class _InThisProcess(Executor):
+    """Runs what is submitted at once, where starting processes would take longer than the work."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(call(*args, **kwargs))
+        return future
+
+
+class _ProcessPool(ProcessPoolExecutor):
+    """Processes that do not hear Ctrl-C themselves, and end after the step in hand once they are shut down."""
+
+    def __init__(self, workers: int, preload: str) -> None:
+        # Not `fork`: HDF5 and BLAS run threads by now, and a forked lock that a thread held stays locked.
+        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+        context = get_context(method)
+        if method == "forkserver":
+            from multiprocessing import forkserver  # does not exist everywhere
+
+            context.set_forkserver_preload([preload])
+            with _interrupts_held(signal.SIG_IGN):  # which the server, and whatever it forks, inherits
+                forkserver.ensure_running()
+        self._stopping = context.Event()
+        super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # An interrupt while a worker starts would leave it behind, to fail noisily when this process has gone.
+        with _interrupts_held():
+            return super().submit(call, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            self._stopping.set()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _start_worker(stopping: Event) -> None:
+    global _stopping
+    _stopping = stopping
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_held(handler: signal.Handlers | None = None) -> Iterator[None]:
+    """Keep a Ctrl-C or SIGTERM that comes within the block for its end; `handler` takes Ctrl-C instead, if given."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, _: object) -> None:
+        held.append(number)
+
+    previous = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, hold),
+        signal.SIGINT: signal.signal(signal.SIGINT, handler or hold),
+    }
+    try:
+        yield
+    finally:
+        for number, handling in previous.items():
+            signal.signal(number, handling)
+        for received in held[:1]:
+            signal.raise_signal(received)

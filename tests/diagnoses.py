@@ -1,0 +1,67 @@
+"""A diagnosis made by hand, for the tests of what shows it."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fer_cli.diagnosis import Blame, Diagnosis, LayerReading, Suspicion
+
+CLASSES = ("bed", "chair", "night_stand", "table")
+LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
+VERDICT = "This chair was taken for a table. From conv3 on the feedforward clusters speak for table."
+
+
+def chair(*, back=True):
+    grid = np.zeros((32, 32, 32), np.float32)
+    grid[8:24, 8:24, 12:14] = 1
+    for x in (8, 22):
+        for y in (8, 22):
+            grid[x : x + 2, y : y + 2, 2:12] = 1
+    if back:
+        grid[8:24, 22:24, 14:30] = 1
+    return grid
+
+
+def reading(name, locations, index):
+    feedforward = {"bed": -1.0, "chair": 0.5 - 0.01 * index, "night_stand": -2.0, "table": 0.1 + 0.2 * index}
+    feedback = {"bed": -1.0, "chair": -0.25, "night_stand": -2.0, "table": 0.75}
+    return LayerReading(
+        name=name,
+        locations=locations,
+        feedforward_class=max(feedforward, key=lambda label: feedforward[label]),
+        feedback_class="table",
+        feedforward_evidence={label: value * locations for label, value in feedforward.items()},
+        feedback_evidence={label: value * locations for label, value in feedback.items()},
+        feedforward_exemplar="chair_0007",
+        feedback_exemplar="table_0042",
+        feedforward_representative=chair(),
+        feedback_representative=chair(back=False),
+        feedforward_exemplar_grid=chair(),
+        feedback_exemplar_grid=chair(back=False),
+    )
+
+
+def diagnosis_of(**changes):
+    whole = Diagnosis(
+        sample="chair_0891",
+        predicted="table",
+        label="chair",
+        correct=False,
+        probabilities={"bed": 0.05, "chair": 0.3, "night_stand": 0.04, "table": 0.61},
+        errors={"input_vs_local": 1120.5, "nearest_vs_code": 1433.0, "local_vs_code": 1720.0, "input_vs_code": 2241.0},
+        nearest_training_sample="table_0042",
+        layers=tuple(reading(name, count, index) for index, (name, count) in enumerate(LOCATIONS.items())),
+        blame=Blame("conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24)))),
+        suspicion=Suspicion(0.87, 0.031),
+        verdict=VERDICT,
+        local_layer="conv3",
+        input_grid=chair(),
+        local_grid=chair() * np.float32(0.9),
+        nearest_grid=chair(back=False),
+        class_code_grid=np.roll(chair(back=False), 1, axis=2),
+    )
+    return replace(whole, **changes)
+
+
+CORRECT = {"predicted": "chair", "correct": True, "blame": Blame(None, (), ())}
+UNKNOWN = {"label": None, "correct": None, "blame": Blame(None, (), ())}
