@@ -1,0 +1,280 @@
+"""The documents hold to the code: artifacts, commands, JSON keys, terms and links."""
+
+import importlib.util
+import json
+import re
+import shutil
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fer_cli.artifact import open_artifact
+from fer_cli.schema import FORMATS
+from fer_cli.training import TrainingSummary
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+CLASSES = ("beam", "plate", "pole")
+
+
+@cache
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def section(page: Path, heading: str) -> str:
+    """What stands between a heading of level two and the next."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", read(page), re.DOTALL | re.MULTILINE)
+    assert found, f"{page.name} has no section '{heading}'"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the lines of all tables, heads left out; bars within code are no borders."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in re.split(r"\|(?=(?:[^`]*`[^`]*`)*[^`]*$)", line)[1:-1]] for line in lines]
+
+
+def keys_documented(page: Path, marker: str) -> set[str]:
+    found = re.search(rf"^{re.escape(marker)}\n((?:\n|\|.*\n)+)", read(page), re.MULTILINE)
+    assert found, f"{page.name} has no table after '{marker}'"
+    return {cells[0].strip("`") for cells in rows(found[1])}
+
+
+def keys_of(value: object, names: dict[str, str]) -> set[str]:
+    """Paths of all leaves of a JSON value; keys in `names` are replaced by what they are names of."""
+    if isinstance(value, dict) and value:
+        inner = {(names.get(key, key), path) for key, item in value.items() for path in keys_of(item, names)}
+        return {f"{key}{'.' if path and not path.startswith('[') else ''}{path}" for key, path in inner}
+    if isinstance(value, list):
+        inner_paths = {path for item in value for path in keys_of(item, names)} or {""}
+        return {f"[]{'.' if path and not path.startswith('[') else ''}{path}" for path in inner_paths}
+    return {""}
+
+
+def assert_same(found: set[str], documented: set[str], where: str) -> None:
+    assert not found - documented, f"{where} does not name {sorted(found - documented)}"
+    assert not documented - found, f"{where} names {sorted(documented - found)}, which do not exist"
+
+
+# Artifacts
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_schema_page_is_what_the_schema_declares(form):
+    text = section(DOCS / "schema.md", form.name)
+    documented = {cells[0].strip("`"): (cells[1], cells[2]) for cells in rows(text)}
+    declared = {
+        spec.name: (", ".join(spec.axes) if spec.axes is not None else "any", spec.dtype) for spec in form.datasets
+    }
+    assert_same(set(declared), set(documented), f"docs/schema.md, {form.name},")
+    for name, described in declared.items():
+        assert documented[name] == described, f"docs/schema.md has {documented[name]} for {name}, not {described}"
+    assert f"`{form.command}`, version {form.version}." in text
+    assert f"Parents: {', '.join(f'`{role}`' for role in form.parents) or 'none'}." in text
+
+
+def test_schema_page_has_a_section_for_no_other_format():
+    assert set(re.findall(r"^## (fer-.*)$", read(DOCS / "schema.md"), re.MULTILINE)) == set(FORMATS)
+
+
+# Commands
+
+
+@cache
+def load_file(path):
+    """A module by its file, outside any package."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_by_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_cli():
+    return load_file(DOCS / "make_cli.py")
+
+
+def test_option_tables_are_those_of_the_commands():
+    page = read(DOCS / "cli.md")
+    assert make_cli().with_tables(page) == page, "docs/cli.md is out of date: run .venv/bin/python docs/make_cli.py"
+
+
+def test_every_command_has_a_section_an_option_table_help_and_an_example():
+    commands = make_cli().commands()
+    assert set(re.findall(r"<!-- options: (\w+) -->", read(DOCS / "cli.md"))) == set(commands)
+    for name, command in commands.items():
+        assert command.help, name
+        if name == "fer":
+            continue
+        assert f"<!-- options: {name} -->" in section(DOCS / "cli.md", name)
+        assert command.epilog.startswith(f"Example: fer {name} "), f"fer {name} shows no example of itself"
+
+
+def test_commands_shown_in_the_documents_exist():
+    commands = make_cli().commands()
+    shown = 0
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE):
+            for line in re.findall(r"^fer (.*)$", block, re.MULTILINE):
+                name, *words = line.partition("#")[0].split()
+                if name.startswith("["):
+                    continue
+                assert name in commands, f"{page.name} shows 'fer {name}', which does not exist"
+                known = {option for parameter in commands[name].params for option in make_cli().shown_names(parameter)}
+                unknown = {word for word in words if word.startswith("-")} - known - {"--help"}
+                assert not unknown, f"{page.name} shows fer {name} with {unknown}, which do not exist"
+                shown += 1
+    assert shown > 10
+
+
+# JSON
+
+
+@pytest.fixture(scope="module")
+def run_folder(run_paths):
+    """Folder of the tiny run."""
+    return run_paths.voxels.parent
+
+
+@pytest.fixture(scope="module")
+def evaluation(run_folder, tmp_path_factory):
+    return answer("evaluate", "--run", run_folder, "-o", tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture(scope="module")
+def voxelized(box_source, tmp_path_factory):
+    """What voxelize says of a source with one box that is sound and one that is not."""
+    folder = tmp_path_factory.mktemp("voxelize")
+    target = folder / "beam" / "train"
+    target.mkdir(parents=True)
+    shutil.copy(next(box_source.rglob("*.off")), target / "sound.off")
+    (target / "broken.off").write_text("OFF")
+    return answer("voxelize", folder, "-o", folder / "voxels.h5", "--resolution", "8")
+
+
+def answer(*words):
+    # By its file, since beartype, which the import hook brings, objects to how typer calls what it decorates.
+    app = load_file(ROOT / "src" / "fer_cli" / "cli.py").app
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.exception is None, result.exception
+    return json.loads(result.stdout)
+
+
+KNOWN_NAMES = {**dict.fromkeys(CLASSES, "<class>"), **dict.fromkeys(("train", "test", "unlabelled"), "<split>")}
+
+
+def assert_keys_are_documented(command, found):
+    assert_same(
+        found, keys_documented(DOCS / "cli.md", f"<!-- json: {command} -->"), f"docs/cli.md, JSON of {command},"
+    )
+
+
+def test_keys_of_voxelize_are_documented(voxelized):
+    assert_keys_are_documented("voxelize", keys_of(voxelized, KNOWN_NAMES))
+
+
+def test_keys_of_train_are_documented():
+    # `fer train --json` prints the fields of its summary.
+    assert_keys_are_documented("train", {field.name for field in fields(TrainingSummary)})
+
+
+def test_keys_of_cluster_are_documented(run_folder, tmp_path):
+    clustered = answer(
+        "cluster", "--run", run_folder, "--k", "2,2,2,2", "--workers", "1", "-o", tmp_path / "codebook.h5"
+    )
+    assert_keys_are_documented("cluster", keys_of(clustered, KNOWN_NAMES))
+
+
+def test_keys_of_probe_are_documented(run_folder, tmp_path):
+    probed = answer("probe", "beam_test_00", "--layer", "conv1", "--run", run_folder, "-o", tmp_path)
+    assert_keys_are_documented("probe", keys_of(probed, KNOWN_NAMES))
+
+
+def test_keys_of_explain_are_documented(run_folder, evaluation):
+    mistake = evaluation["misclassified"][0]["sample"]
+    assert_keys_are_documented(
+        "explain", keys_of(answer("explain", mistake, "--no-images", "--run", run_folder), KNOWN_NAMES)
+    )
+
+
+def test_keys_and_scores_of_evaluate_are_documented(evaluation):
+    scores = evaluation["detection"]
+    # Some scores have the names of other keys, so only here are they taken for scores.
+    metrics = {f"detection.{key}" for key in keys_of(scores, dict.fromkeys(scores, "<score>"))}
+    rest = {key: value for key, value in evaluation.items() if key != "detection"}
+    assert_keys_are_documented("evaluate", keys_of(rest, KNOWN_NAMES) | metrics)
+    described = section(DOCS / "cli.md", "evaluate")
+    for score in scores:
+        general = re.sub(r"^(evidence_\w+)_(conv\d|fc\d)$", r"\1_<layer>", score)
+        assert f"`{general}`" in described, f"docs/cli.md does not name the score {general}"
+
+
+def test_keys_of_info_are_documented(run_folder, voxelized):
+    found = {"content.parameters.weights"}  # of a checkpoint, which is read as a model is
+    for path in (voxelized["output"], run_folder / "model.h5", run_folder / "codebook.h5"):
+        told = answer("info", path)
+        told["parents"] = told["config"] = None
+        found |= keys_of(told, KNOWN_NAMES)
+    assert_keys_are_documented("info", found)
+
+
+@pytest.mark.parametrize(
+    ("file", "marker"),
+    [
+        ("voxels.h5", "`config` of **fer-voxels**\n"),
+        ("model.h5", "`config` of **fer-model** and **fer-checkpoint**\n"),
+        ("codebook.h5", "`config` of **fer-codebook**\n"),
+    ],
+)
+def test_configuration_is_documented(run_folder, file, marker):
+    with open_artifact(run_folder / file) as artifact:
+        config = artifact.config
+    layers = dict.fromkeys(config.get("k", {}), "<layer>")
+    assert_same(
+        keys_of(config, layers), keys_documented(DOCS / "schema.md", marker), f"docs/schema.md, config of {file},"
+    )
+
+
+# Terms, links, README
+
+
+def test_every_term_of_the_glossary_is_used():
+    glossary = DOCS / "glossary.md"
+    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", read(glossary), re.MULTILINE)
+    assert terms == sorted(terms, key=lambda term: term.lower().replace("-", " ")), "the glossary is not in order"
+    texts = [read(page) for page in PAGES if page != glossary and page.name != "CHANGELOG.md"]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "fer_cli").glob("*.py")]
+    everything = " ".join(" ".join(texts).lower().split())
+    unused = [term for term in terms if term.lower() not in everything]
+    assert not unused, f"docs/glossary.md explains {unused}, which nothing else says"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    prose = re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name} links to {link}, which does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", read(target), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{page.name} links to {link}, but {target.name} has no such heading"
+
+
+def test_readme_names_make_demo_and_make_test_before_any_other_command():
+    blocks = re.findall(r"^```\w*\n(.*?)^```", read(ROOT / "README.md"), re.DOTALL | re.MULTILINE)
+    commands = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+    assert commands[:2] == ["make demo", "make test"]
+    assert read(ROOT / "README.md").index("make demo") < read(ROOT / "README.md").index("\n## ")
+
+
+def test_targets_that_the_readme_names_are_in_the_makefile():
+    targets = re.findall(r"^(\w+):", read(ROOT / "Makefile"), re.MULTILINE)
+    assert set(re.findall(r"make (\w+)", "\n".join(re.findall(r"`[^`]+`", read(ROOT / "README.md"))))) <= set(targets)
