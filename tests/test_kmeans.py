@@ -3,8 +3,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from fer_cli.kmeans import cluster, in_threads, nearest
+from fer_cli.kmeans import cluster, in_threads, nearest, nearest_by_location
 
 
 def squared_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -118,3 +119,20 @@ def test_interrupt_ends_the_threads_without_the_tasks_left() -> None:
         results.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
     assert len(begun) < 1000
     assert threading.active_count() <= before
+
+
+def test_every_location_is_looked_up_among_its_own_centroids() -> None:
+    generator = np.random.default_rng(5)
+    vectors = generator.standard_normal((131, 7, 5)).astype(np.float32)
+    centroids = generator.standard_normal((131, 9, 5)).astype(np.float32)
+    expected = [nearest(rows, own) for rows, own in zip(vectors, centroids, strict=True)]
+    np.testing.assert_array_equal(nearest_by_location(vectors, centroids), expected)
+
+
+def test_torch_keeps_its_threads_when_faiss_works() -> None:
+    before = torch.get_num_threads()
+    vectors = some_vectors(200, 4)
+    cluster(vectors, 3, seed=0)
+    list(in_threads(lambda seed: cluster(vectors, 3, seed=seed), range(4), workers=2))
+    nearest_by_location(vectors[None], vectors[None, :5])
+    assert torch.get_num_threads() == before

@@ -94,9 +94,13 @@ class ArtifactWriter:
         self.id = ""
 
     def __enter__(self) -> "ArtifactWriter":
-        with _writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._partial, "w")
+        try:
+            with _writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = h5py.File(self._partial, "w")
+        except BaseException:  # Ctrl-C among them; `__exit__` is not called for what is raised here
+            self._partial.unlink(missing_ok=True)
+            raise
         return self
 
     def write(self, name: str, array: np.ndarray | list[str]) -> None:
