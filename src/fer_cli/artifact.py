@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +99,8 @@ class ArtifactWriter:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = h5py.File(self._partial, "w")
         except BaseException:  # Ctrl-C among them; `__exit__` is not called for what is raised here
-            self._partial.unlink(missing_ok=True)
+            with suppress(OSError):  # where the folder is none, there is no file to remove either
+                self._partial.unlink()
             raise
         return self
 
