@@ -38,7 +38,7 @@ def test_passes_cover_each_location_once_within_memory(memory: int) -> None:
 
 def test_memory_too_small_for_one_location_is_refused() -> None:
     config = NetworkConfig(PRESETS["paper"], ("a", "b"), 32)
-    message = r"one location of conv5 needs 8 MB for 1000 samples, more than --memory allows \(8 MB\)"
+    message = r"one location of conv5 needs 8.19 MB for 1000 samples, more than --memory allows \(8.19 MB\)"
     with pytest.raises(UsageError, match=message):
         plan_passes(config, 1000, 8_191_999)
 

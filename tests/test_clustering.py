@@ -8,8 +8,9 @@ import torch
 
 from fer_cli.activations import FEEDFORWARD, PATHS, Slab, class_probabilities, collect
 from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.clustering import ClusteringProgress, cluster_network, summarise_layer
+from fer_cli.clustering import cluster_network, summarise_layer
 from fer_cli.errors import LineageError, UsageError
+from fer_cli.progress import ClusteringProgress
 from fer_cli.reading import load_calibration, read_samples
 from fer_cli.run import Run, RunPaths
 from fer_cli.schema import CODEBOOK

@@ -8,8 +8,9 @@ from fer_cli import __version__
 from fer_cli.errors import ArtifactError
 from fer_cli.info import describe
 from fer_cli.phases import TrainingSettings
+from fer_cli.progress import TrainingProgress
 from fer_cli.run import Run, RunPaths
-from fer_cli.training import TrainingProgress, train
+from fer_cli.training import train
 
 
 def test_voxels_are_counted_by_class_and_split(run: Run, run_paths: RunPaths) -> None:

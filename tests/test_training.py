@@ -14,9 +14,10 @@ from fer_cli.dataset import open_voxels
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.model import Decoding, FeedbackNetwork, FERNet, NetworkConfig
 from fer_cli.phases import FeedbackPhase, TrainingData, TrainingSettings, voxel_iou
+from fer_cli.progress import TrainingProgress
 from fer_cli.run import Run, RunPaths
 from fer_cli.schema import MODEL
-from fer_cli.training import TrainingProgress, preset_settings, train
+from fer_cli.training import preset_settings, train
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]

@@ -75,8 +75,8 @@ def plan_passes(config: NetworkConfig, samples: int, memory: int) -> list[list[S
         locations, each = int(np.prod(sides)), samples * filters * 4
         if each > memory:
             raise UsageError(
-                f"one location of {layer} needs {each / 1e6:.0f} MB for {samples} samples, more than --memory allows "
-                f"({memory / 1e6:.0f} MB)."
+                f"one location of {layer} needs {each / 1e6:.3g} MB for {samples} samples, more than --memory allows "
+                f"({memory / 1e6:.3g} MB)."
             )
         start = 0
         while start < locations:

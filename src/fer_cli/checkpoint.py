@@ -16,21 +16,10 @@ from torch import nn
 from fer_cli.artifact import Artifact, ArtifactWriter, open_artifact
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.model import load_state_arrays, state_arrays
+from fer_cli.progress import EpochRecord
 from fer_cli.schema import CHECKPOINT
 
 _HISTORY_TYPES = {"phase": "text", "epoch": "int64"}
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of a training history; see `docs/schema.md` for units."""
-
-    phase: str
-    epoch: int
-    training_loss: float
-    validation_loss: float
-    validation_score: float
-    seconds: float
 
 
 def write_history(writer: ArtifactWriter, history: list[EpochRecord]) -> None:

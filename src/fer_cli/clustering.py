@@ -22,21 +22,12 @@ from fer_cli.dataset import VoxelSet, open_voxels
 from fer_cli.errors import UsageError
 from fer_cli.kmeans import cluster, in_threads
 from fer_cli.model import OUTPUT, FERNet, NetworkConfig, load_network
+from fer_cli.progress import ClusteringProgress
 from fer_cli.reading import read_samples
 from fer_cli.schema import CODEBOOK, MODEL
 
 DEFAULT_K = (60, 50, 40, 30, 30, 20, 20)
 """Codes of conv1 … fc7, as in the paper; the output has one a class."""
-
-
-@dataclass(frozen=True)
-class ClusteringProgress:
-    """Locations done of a layer in a path."""
-
-    path: str
-    layer: str
-    done: int
-    locations: int
 
 
 @dataclass(frozen=True)

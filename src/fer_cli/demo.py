@@ -12,9 +12,10 @@ from fer_cli.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
 from fer_cli.evaluate import evaluate, write_evaluation
 from fer_cli.occupancy import VoxelSettings
+from fer_cli.progress import TrainingProgress
 from fer_cli.run import Run, RunPaths
 from fer_cli.synthetic import CLASSES, write_collection
-from fer_cli.training import TrainingProgress, preset_settings, train
+from fer_cli.training import preset_settings, train
 from fer_cli.voxelize import voxelize_source
 
 PER_CLASS_TRAIN, PER_CLASS_TEST = 40, 20

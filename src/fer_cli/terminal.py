@@ -18,8 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fer_cli.clustering import ClusteringProgress
-from fer_cli.training import TrainingProgress
+from fer_cli.progress import ClusteringProgress, TrainingProgress
 
 console = Console(stderr=True, highlight=False)
 
@@ -102,3 +101,5 @@ class ClusteringView:
             completed=state.done,
             total=state.locations,
         )
+        if state.done == state.locations and self._progress.disable:
+            console.print(f"{state.path} {state.layer}: {state.locations} locations clustered", soft_wrap=True)

@@ -21,7 +21,6 @@ from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS
 from fer_cli.artifact import ArtifactWriter, claim_output
 from fer_cli.checkpoint import (
     Checkpoint,
-    EpochRecord,
     TrainingState,
     checkpoint_path,
     load_checkpoint,
@@ -32,6 +31,7 @@ from fer_cli.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.errors import FerError, InputError
 from fer_cli.model import PRESETS, FERNet, NetworkConfig, state_arrays
 from fer_cli.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
+from fer_cli.progress import EpochRecord, TrainingProgress
 from fer_cli.schema import MODEL
 
 # What differs between presets.
@@ -49,19 +49,6 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
     """
     chosen = {key: value for key, value in given.items() if value is not None}
     return TrainingSettings(**{"preset": preset, **_PRESET_SETTINGS.get(preset, {}), **chosen})
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where a run is: within an epoch (`record` is None) or at the end of one."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    loss: float
-    record: EpochRecord | None = None
 
 
 @dataclass(frozen=True)
