@@ -172,7 +172,10 @@ def setting(*path: Any) -> Any:
         (glb().replace(b'{"asset"', b'["asset"'), "the scene does not parse: "),
         (glb(setting("buffers", 0, "uri", "../../etc/passwd")), "refers to another file, '../../etc/passwd'"),
         (glb(setting("buffers", 0, "uri", "http://127.0.0.1/x")), "refers to another file, 'http://127.0.0.1/x'"),
-        (glb(setting("extensionsRequired", ["KHR_draco_mesh_compression"])), "needs KHR_draco_mesh_compression, which"),
+        (
+            glb(setting("extensionsRequired", ["KHR_draco_mesh_compression"])),
+            "needs 'KHR_draco_mesh_compression', which",
+        ),
         (glb(setting("accessors", 0, "count", 10**9)), "accessors of 12000000006 bytes are promised"),
         (glb(setting("accessors", 0, "count", 20)), "not a readable GLB file"),
         (glb(setting("accessors", 0, "count", -1)), "accessor 0 has the count -1"),

@@ -114,7 +114,7 @@ def _glb_tree(content: bytes, name: str) -> dict[str, Any]:
 def _refuse_unsafe(tree: dict[str, Any], n_bytes: int, name: str) -> None:
     """Raise InputError for what trimesh would read wrong, or with more memory or time than the file is worth."""
     if required := sorted(set(tree.get("extensionsRequired", [])) - {"KHR_materials_unlit", "KHR_texture_transform"}):
-        raise InputError(f"{name}: needs {required[0]}, which is not supported; export it without.")
+        raise InputError(f"{name}: needs {required[0]!r}, which is not supported; export it without.")
     for buffer in tree.get("buffers", []):
         if "uri" in buffer and not buffer["uri"].startswith("data:"):
             raise InputError(f"{name}: refers to another file, {buffer['uri'][:60]!r}; export it in one piece.")
