@@ -94,5 +94,5 @@ def test_positions_that_mix_to_one_number_stay_apart(monkeypatch):
         third = mix(np.array([first])) + np.array([3.0]).view(np.uint64) - mix(np.array([second]))
     y = float(third.view(np.float64)[0])
     assert np.isfinite(y)
-    ids = facts._position_ids(np.array([(1.0, 3.0, 0.0), (2.0, y, 0.0), (1.0, 3.0, 0.0)]))
+    ids = facts._position_ids(np.array([(1.0, 2.0, 1.0), (3.0, y, 3.0), (0.0, 0.0, 0.0)]))
     assert ids[0] == ids[2] != ids[1]
