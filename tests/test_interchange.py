@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 import warnings
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_damaged_stl_is_named_with_what_was_found(content: bytes, message: str) 
         read_shape(content, "shape.stl")
     assert str(caught.value).startswith("shape.stl: ")
     assert "\n" not in str(caught.value)
+
+
+def test_solids_of_one_name_take_no_longer_than_others() -> None:
+    """Half a second here; by trimesh alone, whose time grows with their square, some minutes."""
+    content = (f"solid part\n{FACETS[0]}endsolid part\n" * 20_000).encode()
+    started = time.perf_counter()
+    mesh = read_shape(content, "parts.stl")
+    assert isinstance(mesh, Mesh)
+    assert len(mesh.faces) == 20_000
+    assert time.perf_counter() - started < 15
 
 
 TRIANGLE = np.array([[0, 0, 0], [4, 0, 0], [0, 2, 1]], "<f4")

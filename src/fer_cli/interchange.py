@@ -46,9 +46,13 @@ def read_stl(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
 
             parts = [load_stl_binary(io.BytesIO(content))]
     elif content.lstrip()[:5].lower() == b"solid":
-        # trimesh finds the keywords wherever they are, so that names must not hold any.
         text = re.sub(rb"[\r\n]+", b"\n", content)
-        text = re.sub(rb"(?im)^[ \t]*(end)?solid\b[^\n]*", rb"\1solid", text)
+        # trimesh finds the keywords wherever they are, so that names must not hold any; and it takes a time that grows
+        # with the square of the solids of one name.
+        number = itertools.count()
+        text = re.sub(
+            rb"(?im)^[ \t]*(end)?solid\b[^\n]*", lambda found: b"%bsolid %d" % (found[1] or b"", next(number)), text
+        )
         with _trimesh_reads(name, "STL text"):
             from trimesh.exchange.stl import load_stl_ascii
 

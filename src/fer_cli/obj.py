@@ -29,21 +29,23 @@ def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
     Raises InputError if there is no vertex, or a line of a vertex or face is damaged.
     """
     text = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")
-    vertex_lines, face_lines = list(_VERTEX.finditer(text)), list(_FACE.finditer(text))
+    vertex_lines, face_lines = _VERTEX.findall(text), _FACE.findall(text)
     if not vertex_lines:
         raise InputError(f"{name}: holds no vertex, that is no line such as 'v 0 0 1'.")
     if not face_lines and _FREE_FORM.search(text):
         raise InputError(f"{name}: holds free-form curves or surfaces alone; give a mesh.")
-    numbers, starts = _numbers([line[1] for line in vertex_lines], "vertex", 3, name)
+    numbers, starts = _numbers(b"\n".join(vertex_lines), len(vertex_lines), "vertex", 3, name)
     vertices = numbers[starts[:-1, None] + np.arange(3)]
     if not face_lines:
         return vertices, np.empty((0, 3), np.int64)
-    indices, starts = _numbers([_BESIDE_POSITION.sub(b"", line[1]) for line in face_lines], "face", 1, name)
+    references = _BESIDE_POSITION.sub(b"", b"\n".join(face_lines))
+    indices, starts = _numbers(references, len(face_lines), "face", 1, name)
     face, positions = fan_corners(starts[:-1], np.diff(starts))
     corners = indices[positions]
     if (corners < 0).any():
         # Counted from the latest vertex before the face, wherever in the file that is.
-        known = np.searchsorted([line.start() for line in vertex_lines], [line.start() for line in face_lines])
+        of_vertices, of_faces = ([line.start() for line in kind.finditer(text)] for kind in (_VERTEX, _FACE))
+        known = np.searchsorted(of_vertices, of_faces)
         corners = np.where(corners < 0, corners + (known + 1)[face][:, None], corners)
     outside = ~((corners >= 1) & (corners <= len(vertices)) & (corners == np.floor(corners)))
     if outside.any():
@@ -54,12 +56,14 @@ def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
     return vertices, corners.astype(np.int64) - 1
 
 
-def _numbers(lines: list[bytes], kind: str, least: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """All numbers of the lines, and where each line begins among them. Each line has at least so many."""
-    numbers, starts = numbers_by_line(b"\n".join(lines), 0, name)
-    blank = next((i for i, line in enumerate(lines) if not line.strip()), None) if len(starts) <= len(lines) else None
+def _numbers(text: bytes, n_lines: int, kind: str, least: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of so many lines, and where each line begins among them. Each line has at least so many."""
+    numbers, starts = numbers_by_line(text, 0, name)
+    if len(starts) - 1 < n_lines:
+        bad = next(i for i, line in enumerate(text.split(b"\n")) if not line.strip())
+        raise InputError(f"{name}: {kind} {bad} has 0 numbers, expected at least {least}.")
     widths = np.diff(starts)
-    if blank is not None or widths.min() < least:
-        bad, found = (blank, 0) if blank is not None else (int(widths.argmin()), int(widths.min()))
-        raise InputError(f"{name}: {kind} {bad} has {found} numbers, expected at least {least}.")
+    short = int(widths.argmin())
+    if widths[short] < least:
+        raise InputError(f"{name}: {kind} {short} has {widths[short]} numbers, expected at least {least}.")
     return numbers, starts
