@@ -205,7 +205,7 @@ def voxelize(source: Path, output: Path, *options: str) -> tuple[float, float, i
     summary = json.loads(printed)
     # Linux counts kilobytes, macOS bytes.
     scale = 1e6 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss / scale, summary["n_samples"] + len(summary["skipped"])
+    return seconds, usage.ru_maxrss / scale, summary["samples"] + len(summary["skipped"])
 
 
 def torus(steps: int) -> str:

@@ -186,7 +186,11 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
     last = {member.filename: member for member in members}
     for member in members:
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
-        if member.is_dir() or any(_is_hidden(part) for part in parts if part != ".."):
+        if any(_is_hidden(part) for part in parts if part not in ("", "..")):
+            continue
+        if member.is_dir():
+            if PurePosixPath(member.filename).suffix.lower() in SUFFIXES:
+                skipped.append(Skipped(member.filename.rstrip("/"), "is a folder"))
             continue
         if not _is_shape(member.filename, skipped):
             continue
