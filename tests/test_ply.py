@@ -13,7 +13,7 @@ TYPES = {"float": "f4", "double": "f8", "int": "i4", "uint": "u4", "uchar": "u1"
 def ply(form: str, *, vertex: str = "float", index: str = "int", count: str = "uchar", newline: str = "\n") -> bytes:
     """The pyramid, with properties before and after those that are needed, and elements before and after."""
     lines = [
-        "ply", f"format {form} 1.0", "comment end_header is near", "obj_info by hand", "element note 1",
+        "ply", f"format {form} 1.0", "comment near the end_header", "obj_info by hand", "element note 1",
         "property list uchar uchar text", f"element vertex {len(VERTICES)}", "property uchar red",
         *[f"property {vertex} {axis}" for axis in "xyz"], f"element face {len(POLYGONS)}", "property short flag",
         f"property list {count} {index} vertex_indices", "property list uchar float uv", "element edge 1",

@@ -88,7 +88,7 @@ def _read_header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
         raise InputError(f"{name}: not a PLY file; it begins with {excerpt(content)}.")
     # A binary body may begin with any byte: only the header's own kind of line end is taken from it.
     newline = opening[1]
-    end = re.compile(rb"end_header[ \t]*" + newline).search(content, 0, _HEADER_LIMIT)
+    end = re.compile(newline + rb"end_header[ \t]*" + newline).search(content, opening.start(1), _HEADER_LIMIT)
     if end is None:
         raise InputError(f"{name}: the PLY header has no line 'end_header'.")
     order: str | None = None
