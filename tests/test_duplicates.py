@@ -35,7 +35,7 @@ CLASSES = ["bed", "bed", "bed", "sofa", "chair", "chair", None, None, "sofa"]
 
 def test_duplicates_are_counted_within_and_across_splits() -> None:
     assert count_duplicates(SAME, SPLITS, CLASSES) == DuplicateCounts(
-        within_train=2, within_test=1, train_and_test=2, unlabelled=1, across_classes=1
+        within_train=2, within_test=1, train_and_test=2, of_unlabelled=1, across_classes=1
     )
 
 

@@ -57,7 +57,7 @@ def test_rare_reasons_are_summed_up() -> None:
     assert list(skipped_lines(skips(*reasons)))[-1] == "skipped 3 more for 3 other reasons"
 
 
-NONE = dict.fromkeys(("within_train", "within_test", "train_and_test", "unlabelled", "across_classes"), 0)
+NONE = dict.fromkeys(("within_train", "within_test", "train_and_test", "of_unlabelled", "across_classes"), 0)
 
 
 def test_duplicates_are_told_across_splits_first() -> None:

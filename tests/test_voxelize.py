@@ -162,7 +162,7 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_identical_grids_are_found(repeated: Path, tmp_path: Path) -> None:
     summary = voxelize_source(repeated, tmp_path / "v.h5", EIGHT)
     assert summary.duplicates == DuplicateCounts(
-        within_train=2, within_test=1, train_and_test=2, unlabelled=0, across_classes=1
+        within_train=2, within_test=1, train_and_test=2, of_unlabelled=0, across_classes=1
     )
     assert summary.n_dropped == 0
     with open_artifact(tmp_path / "v.h5", VOXELS) as artifact:

@@ -16,14 +16,14 @@ class DuplicateCounts:
     """How many samples repeat another.
 
     `within_train` and `within_test` count samples identical to an earlier one of the same split, `train_and_test` test
-    samples identical to a training sample, `unlabelled` samples of that split identical to any earlier one;
+    samples identical to a training sample, `of_unlabelled` unlabelled samples identical to any earlier sample;
     `across_classes` counts the grids that samples of more than one class share.
     """
 
     within_train: int
     within_test: int
     train_and_test: int
-    unlabelled: int
+    of_unlabelled: int
     across_classes: int
 
 
@@ -49,15 +49,15 @@ def count_duplicates(
 ) -> DuplicateCounts:
     """Count what `find_duplicates` found; `classes` are the samples' classes or labels."""
     within = {"train": 0, "test": 0}
-    across = unlabelled = across_classes = 0
+    across = of_unlabelled = across_classes = 0
     for group in _groups(duplicate_of):
         counts = {split: sum(splits[sample] == split for sample in group) for split in within}
         for split, count in counts.items():
             within[split] += max(0, count - 1)
         across += counts["test"] if counts["train"] else 0
-        unlabelled += sum(splits[sample] not in within for sample in group[1:])
+        of_unlabelled += sum(splits[sample] not in within for sample in group[1:])
         across_classes += len({classes[sample] for sample in group if splits[sample] in within}) > 1
-    return DuplicateCounts(within["train"], within["test"], across, unlabelled, across_classes)
+    return DuplicateCounts(within["train"], within["test"], across, of_unlabelled, across_classes)
 
 
 def redundant_samples(duplicate_of: Int64[np.ndarray, " sample"], splits: Sequence[str]) -> dict[int, int]:

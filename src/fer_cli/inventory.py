@@ -73,7 +73,7 @@ def duplicates_line(duplicates: Mapping[str, int], dropped: int, *, hint: bool =
             ("train_and_test", "of test also in train"),
             ("within_train", "repeated within train"),
             ("within_test", "repeated within test"),
-            ("unlabelled", "unlabelled"),
+            ("of_unlabelled", "unlabelled"),
         )
         if duplicates[key]
     ]
