@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -94,9 +94,14 @@ class ArtifactWriter:
         self.id = ""
 
     def __enter__(self) -> "ArtifactWriter":
-        with _writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._partial, "w")
+        try:
+            with _writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = h5py.File(self._partial, "w")
+        except BaseException:  # Ctrl-C among them; `__exit__` is not called for what is raised here
+            with suppress(OSError):  # where the folder is none, there is no file to remove either
+                self._partial.unlink()
+            raise
         return self
 
     def write(self, name: str, array: np.ndarray | list[str]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.errors import ArtifactError
-from fer_cli.kmeans import nearest
+from fer_cli.kmeans import nearest_by_location
 from fer_cli.model import OUTPUT, NetworkConfig
 from fer_cli.schema import CODEBOOK
 
@@ -33,10 +33,7 @@ class LayerCodebook:
     def assign(self, feature: Float[Tensor, "sample filter x y z"]) -> Int[np.ndarray, "sample location"]:
         """Code of the nearest centroid at every location."""
         vectors = feature.detach().flatten(2).permute(2, 0, 1).float().contiguous().cpu().numpy()
-        codes = np.empty((feature.shape[0], len(vectors)), dtype=np.int64)
-        for location, (rows, centroids) in enumerate(zip(vectors, self.centroids, strict=True)):
-            codes[:, location] = nearest(rows, centroids)
-        return codes
+        return nearest_by_location(vectors, self.centroids).T
 
     def chosen_exemplars(self, codes: Int[np.ndarray, "sample location"]) -> Int[np.ndarray, "sample location"]:
         """The training sample that each chosen centroid names."""

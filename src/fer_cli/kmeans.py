@@ -4,6 +4,7 @@ FAISS would sample at most 256 vectors a centroid and warn below 39; here every 
 result comes from an assignment of all of them, never from a subsample.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,10 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 ITERATIONS = 20
-
-# Problems here are small and many: threads started inside one cost more than they bring, and `in_threads` runs
-# several at once instead. The setting is each thread's own.
-faiss.omp_set_num_threads(1)
+_LOCATIONS_A_TASK = 64
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -61,8 +59,29 @@ def nearest(
     return codes[:, 0]
 
 
+def nearest_by_location(
+    vectors: Float32[np.ndarray, "location sample filter"], centroids: Float32[np.ndarray, "location code filter"]
+) -> Int[np.ndarray, "location sample"]:
+    """The same at every location of a layer, each with centroids of its own; shared among all cores."""
+    locations = len(vectors)
+    codes = np.empty(vectors.shape[:2], dtype=np.int64)
+
+    def look_up(start: int) -> None:
+        for location in range(start, min(start + _LOCATIONS_A_TASK, locations)):
+            codes[location] = nearest(vectors[location], centroids[location])
+
+    for _ in in_threads(look_up, range(0, locations, _LOCATIONS_A_TASK), workers=os.cpu_count() or 1):
+        pass
+    return codes
+
+
 def in_threads(work: Callable[[_Task], _Result], tasks: Iterable[_Task], *, workers: int) -> Iterator[_Result]:
-    """Results of `work` on each task, in order, from `workers` threads in each of which FAISS uses one."""
+    """Results of `work` on each task, in order, from `workers` threads in each of which FAISS uses one.
+
+    Problems here are small and many: OpenMP threads started inside one cost more than they bring, so several problems
+    run at once instead. The number of OpenMP threads is set in the workers only. It is each thread's own, but FAISS and
+    torch may share one OpenMP library, and set in the main thread it would bind torch as well.
+    """
     with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         try:
             yield from pool.map(work, tasks)

@@ -1,0 +1,510 @@
+"""The real command line in subprocesses: help, refusals with their exit codes, interrupts.
+
+Commands that are refused all work on one run, each in a process of its own, forked from one that has imported what
+they need, since importing takes seconds; what lies on disk is compared before and after.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from scipy.io import savemat
+
+from fer_cli.artifact import open_artifact
+from fer_cli.cli import app
+from fer_cli.clustering import cluster_network
+from fer_cli.run import RunPaths
+from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
+from fer_cli.synthetic import write_collection
+from fer_cli.training import preset_settings, train
+from fer_cli.voxelize import VoxelSettings, voxelize_source
+
+pytestmark = pytest.mark.end_to_end
+
+FER = [sys.executable, "-m", "fer_cli"]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+HEAVY = ("torch", "numpy", "h5py", "faiss", "sklearn", "numba", "pyvista", "vtkmodules")
+SAMPLE = "bathtub_0005"
+K = "2,2,2,2,2,2,2"
+THIRTY_TWO = VoxelSettings()
+
+
+def fer(*arguments: object, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*FER, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file below `folder`, hidden ones included."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def only_line(stderr: str) -> str:
+    """The one line on stderr, which names the program."""
+    assert re.fullmatch(r"fer: [^\n]+\n", stderr), stderr
+    return stderr.strip()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, run_paths: RunPaths) -> Path:
+    """A folder with a run of the smoke network in `run`, the tiny run in `other`, and all kinds of bad input."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_collection(folder / "meshes", per_class_train=3, per_class_test=17, seed=0)
+    paths = RunPaths.in_folder(folder / "run")
+    cpu = torch.device("cpu")
+    voxelize_source(folder / "meshes", paths.voxels, THIRTY_TWO, workers=1)
+    settings = preset_settings("smoke", epochs=1, feedback_epochs=1)
+    train(paths.voxels, paths.model, settings, device=cpu)
+    cluster_network(paths.voxels, paths.model, paths.codebook, k=(2,) * 7, device=cpu)
+    (folder / "other").mkdir()
+    for path in (run_paths.voxels, run_paths.model, run_paths.codebook):
+        shutil.copy(path, folder / "other")
+    _write_bad_shapes(folder)
+    _write_bad_artifacts(folder, paths)
+    return folder
+
+
+def _write_bad_shapes(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_text("no shape")
+    bad = folder / "bad"
+    bad.mkdir()
+    mesh = (folder / "meshes/chair/train/chair_0001.off").read_bytes()
+    binvox = b"#binvox 1\ndim 4 4 4\ntranslate 0 0 0\nscale 1\ndata\n" + bytes([1, 64])
+    savemat(bad / "whole.mat", {"instance": np.ones((4, 4, 4), np.int8)}, do_compression=True)
+    mat = (bad / "whole.mat").read_bytes()
+    (bad / "whole.mat").unlink()
+    for suffix, whole in ((".off", mesh), (".binvox", binvox), (".mat", mat)):
+        (bad / f"truncated{suffix}").write_bytes(whole[: len(whole) - 1] if suffix == ".binvox" else whole[:-40])
+        (bad / f"garbage{suffix}").write_bytes(bytes(range(256)) * 4)
+    np.save(bad / "small.npy", np.ones((30, 30, 30), np.uint8))
+    for split in ("train", "test"):
+        (folder / "mixed/chair" / split).mkdir(parents=True)
+        (folder / "mixed/chair" / split / f"chair_{split}.off").write_bytes(mesh)
+    (folder / "mixed/chair/train/chair_broken.off").write_bytes(mesh[:-40])
+
+
+def _write_bad_artifacts(folder: Path, paths: RunPaths) -> None:
+    damaged = folder / "damaged"
+    damaged.mkdir()
+    for path in (paths.voxels, paths.model, paths.codebook):
+        whole = path.read_bytes()
+        (damaged / f"truncated-{path.name}").write_bytes(whole[: len(whole) // 2])
+    (damaged / "garbage.h5").write_bytes(bytes(range(256)) * 4)
+    flipped = bytearray(paths.voxels.read_bytes())
+    with open_artifact(paths.voxels) as artifact:
+        # HDF5 keeps chunks in one piece, so that a long run of the file's middle is occupancy.
+        assert artifact.shape("occupancy")[0] == 200
+    middle = len(flipped) // 2
+    flipped[middle] ^= 0xFF
+    (damaged / "flipped.h5").write_bytes(bytes(flipped))
+
+    def voxels(name: str, classes: Mapping[str, tuple[str, ...]], settings: VoxelSettings = THIRTY_TWO) -> None:
+        for class_name, splits in classes.items():
+            for split in splits:
+                shutil.copytree(folder / "meshes" / class_name / split, folder / name / "meshes" / class_name / split)
+        voxelize_source(folder / name / "meshes", folder / name / "voxels.h5", settings, workers=1)
+
+    voxels("untrained", {"bed": ("train", "test"), "chair": ("test",)})
+    voxels("nothing-to-train", {"bed": ("test",), "chair": ("test",)})
+    voxels("single", {"bed": ("train", "test")})
+    voxels("odd", {"bed": ("train",), "chair": ("train",)}, VoxelSettings(resolution=40))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A command that has to be refused: its exit code, and what its one line has to say."""
+
+    name: str
+    command: str
+    code: int
+    says: str
+
+
+ID = "[0-9a-f]{12}"
+REFUSALS = (
+    # the command line itself
+    Refusal("unknown command", "trian", 2, r"No such command 'trian'\. Did you mean 'train'\? Try 'fer --help'\."),
+    Refusal("unknown option", "train --bogus", 2, r"No such option: --bogus\. Try"),
+    Refusal("missing argument", "explain", 2, r"Missing argument 'SAMPLE'"),
+    Refusal("missing option", f"probe {SAMPLE}", 2, r"Missing option '--layer'"),
+    Refusal("value out of range", "train -o new.h5 --epochs 0", 2, r"'--epochs'.* greater than or equal to 1"),
+    Refusal("k is no list of numbers", "cluster -o new.h5 --k 8,many", 2, r"--k takes whole numbers.*'8,many'"),
+    Refusal("k too short", "cluster -o new.h5 --k 8,8", 2, r"--k names 2 numbers, but the network has 7 layers"),
+    Refusal("k beyond the samples", "cluster -o new.h5", 2, r"conv1 cannot have 60 codes.*\(20\).*--k"),
+    Refusal("memory is no size", "cluster -o new.h5 --memory lots", 2, r"--memory takes a size such as .*'lots'"),
+    Refusal("memory too small", f"cluster -o new.h5 --k {K} --memory 1KB", 2, r"more than --memory allows"),
+    Refusal("location is no triple", f"probe {SAMPLE} --layer conv3 --location 1,2", 2, r"--location takes x,y,z.*1,2"),
+    Refusal("location outside", f"probe {SAMPLE} --layer conv3 --location 0,4,0", 2, r"0,4,0 lies outside.*4×4×4"),
+    Refusal("location below zero", f"probe {SAMPLE} --layer conv3 --location=0,0,-1", 2, r"0,0,-1 lies outside conv3"),
+    Refusal("unknown layer", f"probe {SAMPLE} --layer conv9", 2, r"no layer 'conv9'; .*conv1, conv2, .*fc7"),
+    Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
+    Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
+    Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"no preset 'huge'; .*paper, compact, smoke"),
+    Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
+    Refusal("unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here"),
+    Refusal("resolution out of range", "voxelize meshes -o new.h5 --resolution 7", 2, r"resolution 7 .*8 to 128"),
+    Refusal(
+        "resolution the network cannot take", "train --run odd", 2, r"multiple of 32.*40³.*voxelize --resolution 32"
+    ),
+    # output
+    Refusal("voxels exist", "voxelize meshes", 2, r"run/voxels\.h5 exists already\. .*--force"),
+    Refusal("model exists", "train", 2, r"run/model\.h5 exists already\. .*--force"),
+    Refusal("codebook exists", "cluster", 2, r"run/codebook\.h5 exists already\. .*--force"),
+    Refusal("output is a folder", "voxelize meshes --force -o empty", 5, r"cannot write empty: Is a directory"),
+    Refusal("output below a file", "voxelize meshes -o run/model.h5/new.h5", 5, r"cannot write run/model\.h5/new\.h5"),
+    Refusal("output not writable", "cluster -o /proc/fer/new.h5", 5, r"cannot write /proc/fer/new\.h5"),
+    Refusal("report not writable", f"explain {SAMPLE} -o run/model.h5/x", 5, r"cannot write .*run/model\.h5/x"),
+    Refusal("probe not writable", f"probe {SAMPLE} --layer fc7 -o /proc/fer", 5, r"cannot write /proc/fer"),
+    Refusal("evaluation not writable", "evaluate --split train -o run/model.h5/x", 5, r"cannot write run/model\.h5/x"),
+    # input
+    Refusal("no such source", "voxelize nowhere -o new.h5", 3, r"nowhere does not exist"),
+    Refusal("empty folder", "voxelize empty -o new.h5", 3, r"empty holds no shape that fer reads"),
+    Refusal("folder without shapes", "voxelize notes -o new.h5", 3, r"notes holds no shape .*\.off, \.binvox, \.mat"),
+    Refusal("not a shape", "voxelize damaged/garbage.h5 -o new.h5", 3, r"garbage\.h5 is not a shape"),
+    Refusal("truncated OFF", "voxelize bad/truncated.off -o new.h5", 3, r"truncated\.off"),
+    Refusal("garbage OFF", "voxelize bad/garbage.off -o new.h5", 3, r"garbage\.off: not an OFF file"),
+    Refusal(
+        "truncated binvox", "voxelize bad/truncated.binvox -o new.h5", 3, r"truncated\.binvox: the last run is cut"
+    ),
+    Refusal("garbage binvox", "explain bad/garbage.binvox", 3, r"garbage\.binvox: not a binvox file"),
+    Refusal("truncated mat", "explain bad/truncated.mat", 3, r"truncated\.mat: not a readable MATLAB 5 file"),
+    Refusal("garbage mat", "voxelize bad/garbage.mat -o new.h5", 3, r"garbage\.mat: not a readable MATLAB 5 file"),
+    Refusal("sample is HDF5", "explain run/voxels.h5", 3, r"voxels\.h5: not a format that fer reads"),
+    Refusal("strict", "voxelize mixed -o new.h5 --strict", 3, r"chair/train/chair_broken\.off: "),
+    Refusal("sample of another resolution", "explain bad/small.npy", 3, r"30×30×30 voxels, but the network reads 32³"),
+    Refusal("no such sample file", "explain nowhere.off", 3, r"nowhere\.off does not exist"),
+    Refusal("no such sample", "explain bathtub_005", 3, r"no sample called 'bathtub_005'\. Near: .*bathtub_0005"),
+    Refusal("class without training shape", "train --run untrained", 3, r"'chair' \(0\); at least two"),
+    Refusal("no training shape at all", "train --run nothing-to-train", 3, r"'bed' \(0\); at least two"),
+    Refusal("one class", "train --run single", 3, r"too few classes \(bed\); a classifier needs at least two"),
+    # artifacts
+    Refusal("no voxels", "train --run empty", 4, r"empty/voxels\.h5 does not exist\. Run 'fer voxelize' to make it\."),
+    Refusal("no model", f"explain {SAMPLE} --run odd", 4, r"odd/model\.h5 does not exist\. Run 'fer train'"),
+    Refusal("no codebook", "evaluate --codebook new.h5", 4, r"new\.h5 does not exist\. Run 'fer cluster'"),
+    Refusal("artifact of another kind", "evaluate --codebook run/model.h5", 4, r"fer-model file, but a fer-codebook"),
+    Refusal("truncated voxels", "train -o new.h5 --voxels damaged/truncated-voxels.h5", 4, r"truncated-voxels.*HDF5"),
+    Refusal("truncated model", "cluster -o new.h5 --model damaged/truncated-model.h5", 4, r"truncated-model.*HDF5"),
+    Refusal("truncated codebook", "evaluate --codebook damaged/truncated-codebook.h5", 4, r"truncated-codebook.*HDF5"),
+    Refusal("garbage artifact", "info damaged/garbage.h5", 4, r"garbage\.h5 is not a readable HDF5 file"),
+    Refusal("no such artifact", "info new.h5", 4, r"new\.h5 does not exist"),
+    Refusal(
+        "flipped bit", "train -o new.h5 --voxels damaged/flipped.h5", 4, r"flipped\.h5 is damaged: .*voxelize' again"
+    ),
+    Refusal(
+        "codebook of another model",
+        f"explain {SAMPLE} --codebook other/codebook.h5",
+        4,
+        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster' again",
+    ),
+    Refusal(
+        "voxels of another model",
+        "evaluate --voxels other/voxels.h5",
+        4,
+        rf"model\.h5 was made from voxels {ID}, but other/voxels\.h5 is {ID}\. Run 'fer train' again",
+    ),
+    Refusal(
+        "clustering another model's voxels",
+        "cluster -o new.h5 --voxels other/voxels.h5",
+        4,
+        rf"model\.h5 was made from voxels {ID}, but other/voxels\.h5 is {ID}\.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    outcomes: dict[str, Outcome]
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+FORKING = """
+import json, os, sys
+from fer_cli import cli, diagnosis, evaluate, info, probe, report, terminal, voxelize
+codes = []
+for number, command in enumerate(json.load(sys.stdin)):
+    if os.fork() == 0:
+        for descriptor, stream in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{sys.argv[1]}/{number}.{stream}", os.O_CREAT | os.O_WRONLY), descriptor)
+        sys.argv = ["fer", *command]
+        try:
+            cli.main()
+        except SystemExit as end:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)  # clearing up all that is imported would take a second each time
+    codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Refused:
+    """Every refusal's outcome; the run is named by FER_RUN alone."""
+    streams = tmp_path_factory.mktemp("streams")
+    before = contents(place)
+    forking = subprocess.run(
+        [sys.executable, "-c", FORKING, streams],
+        cwd=place,
+        env=os.environ | {"FER_RUN": "run"},
+        input=json.dumps([case.command.split() for case in REFUSALS]),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    outcomes = {
+        case.name: Outcome(code, *((streams / f"{i}.{name}").read_text() for name in ("stdout", "stderr")))
+        for i, (case, code) in enumerate(zip(REFUSALS, json.loads(forking.stdout), strict=True))
+    }
+    return Refused(outcomes, before, contents(place))
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
+def test_what_cannot_be_done_is_refused_in_one_line_with_its_exit_code(case: Refusal, refused: Refused) -> None:
+    outcome = refused.outcomes[case.name]
+    assert re.search(case.says, only_line(outcome.stderr)), outcome.stderr
+    assert outcome.code == case.code
+    assert outcome.stdout == ""
+
+
+def test_refused_commands_leave_everything_on_disk_as_it_was(refused: Refused) -> None:
+    assert refused.after == refused.before
+
+
+def test_debugging_shows_the_traceback_before_the_line(place: Path) -> None:
+    outcome = fer("voxelize", "nowhere", "-o", "new.h5", folder=place, FER_DEBUG="1")
+    assert outcome.returncode == 3
+    assert outcome.stderr.startswith("Traceback (most recent call last):")
+    assert outcome.stderr.endswith("\nfer: nowhere does not exist.\n")
+
+
+def test_a_damaged_shape_in_a_folder_is_skipped_counted_and_recorded(place: Path, tmp_path: Path) -> None:
+    outcome = fer("voxelize", "mixed", "-o", tmp_path / "voxels.h5", folder=place)
+    assert outcome.returncode == 0
+    assert re.search(r"2 shapes in 1 classes, 1 skipped", outcome.stdout)
+    assert re.search(r"^skipped chair/train/chair_broken\.off: ", outcome.stderr)
+    with open_artifact(tmp_path / "voxels.h5", VOXELS) as artifact:
+        assert artifact.read_text("skipped/source") == ["chair/train/chair_broken.off"]
+
+
+# help
+
+
+def test_fer_alone_shows_its_help_and_nothing_else(tmp_path: Path) -> None:
+    outcome = fer(folder=tmp_path)
+    assert outcome.returncode == 2
+    assert re.search(r"Usage: .*\[OPTIONS\]", outcome.stdout)
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_a_command_has_an_example(name: str, tmp_path: Path) -> None:
+    outcome = fer(name, "--help", folder=tmp_path)
+    assert outcome.returncode == 0
+    assert re.search(rf"^\s*Example: fer {name} ", outcome.stdout, re.MULTILINE)
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_argument_and_option_of_a_command_is_explained(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    assert not [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fer_cli", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in outcome.stderr.splitlines()}
+    assert "fer_cli" in imported
+    assert not imported & set(HEAVY)
+
+
+# pipes and signals
+
+
+@pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])
+def test_a_reader_that_goes_away_is_no_error(form: list[str], place: Path) -> None:
+    process = subprocess.Popen(
+        [*FER, "info", "run/codebook.h5", *form], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    process.wait(timeout=60)
+
+
+Started = Callable[[subprocess.Popen[str]], bool]
+
+
+def partial_file(path: Path) -> Started:
+    """Whether the artifact `path` is being written."""
+    return lambda _: any(path.parent.glob(f".{path.name}.*.partial"))
+
+
+def opened(path: Path) -> Started:
+    """Whether the process has `path` open."""
+
+    def is_open(process: subprocess.Popen[str]) -> bool:
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                if descriptor.readlink() == path.resolve():
+                    return True
+        return False
+
+    return is_open
+
+
+def exists(path: Path) -> Started:
+    return lambda _: path.exists()
+
+
+def interrupted(arguments: str, number: signal.Signals, started: Started, *, folder: Path) -> tuple[int, str]:
+    """Exit code and stderr of a command that gets a signal once it has `started`.
+
+    Ctrl-C goes to the whole process group, as from a terminal; other signals to the command alone.
+    """
+    process = subprocess.Popen(
+        [*FER, *arguments.split()],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    try:
+        while not started(process):
+            assert process.poll() is None, "the command ended before it could be interrupted"
+            assert time.monotonic() < deadline, "the command did not start its work"
+            time.sleep(0.005)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    return process.returncode, stderr
+
+
+LAST_LINE = {
+    signal.SIGINT: (130, "fer: interrupted; nothing half-written was left behind."),
+    signal.SIGTERM: (143, "fer: terminated; nothing half-written was left behind."),
+}
+INTERRUPTED = {
+    "voxelize": ("voxelize many --run run --force", lambda folder: partial_file(folder / "run/voxels.h5")),
+    "cluster": (f"cluster --run run --k {K} --force", lambda folder: partial_file(folder / "run/codebook.h5")),
+    "evaluate": ("evaluate --run run", lambda folder: opened(folder / "run/codebook.h5")),
+    "explain": (f"explain {SAMPLE} --run run", lambda folder: exists(folder / f"run/explain/{SAMPLE}")),
+}
+
+
+@pytest.fixture(scope="module")
+def many(place: Path) -> Iterator[None]:
+    """A source that takes seconds: 3000 links to one mesh."""
+    mesh = place / "meshes/sofa/train/sofa_0001.off"
+    (place / "many/sofa/train").mkdir(parents=True)
+    for i in range(3000):
+        (place / f"many/sofa/train/sofa_{i:04}.off").hardlink_to(mesh)
+    yield
+    shutil.rmtree(place / "many")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sees through /proc what a process has open")
+@pytest.mark.parametrize("number", LAST_LINE, ids=lambda number: number.name)
+@pytest.mark.parametrize("stage", INTERRUPTED)
+def test_a_signal_ends_a_stage_and_leaves_no_file_behind(
+    stage: str, number: signal.Signals, place: Path, many: None
+) -> None:
+    command, started = INTERRUPTED[stage]
+    shutil.rmtree(place / "run/explain", ignore_errors=True)
+    before = contents(place / "run")
+    outcome, stderr = interrupted(command, number, started(place), folder=place)
+    assert (outcome, only_line(stderr)) == LAST_LINE[number]
+    assert contents(place / "run") == before
+
+
+def test_training_goes_on_from_the_checkpoint_of_an_interrupted_run(place: Path) -> None:
+    epochs = "--epochs 6 --feedback-epochs 6"
+    train_again = f"train --run run -o resumed/model.h5 --preset smoke {epochs} --resume"
+    checkpoint = place / "resumed/model.checkpoint.h5"
+    before = contents(place / "run")
+
+    def epochs_done(after: int) -> Started:
+        return lambda _: checkpoint.exists() and _epochs_done(checkpoint) > after
+
+    done = 0
+    for number in LAST_LINE:
+        outcome, stderr = interrupted(train_again, number, epochs_done(done), folder=place)
+        *lines, last = stderr.splitlines()
+        assert (outcome, last) == LAST_LINE[number]
+        if lines:
+            assert re.match(rf"feedforward\s+{done + 1}/6 ", lines[0]), stderr
+        done = _epochs_done(checkpoint)
+        assert {path.name for path in (place / "resumed").iterdir()} == {checkpoint.name}
+    finished = fer(*train_again.split(), folder=place)
+    assert finished.returncode == 0, finished.stderr
+    assert re.match(rf"(feedforward|feedback)\s+{done % 6 + 1}/6 ", finished.stderr)
+    assert contents(place / "run") == before
+    assert {path.name for path in (place / "resumed").iterdir()} == {"model.h5"}
+    with open_artifact(place / "resumed/model.h5", MODEL) as model:
+        assert model.read("history/epoch").tolist() == [1, 2, 3, 4, 5, 6] * 2
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    with open_artifact(checkpoint, CHECKPOINT) as artifact:
+        return artifact.shape("history/epoch")[0]
+
+
+def test_json_is_all_there_is_on_stdout(place: Path, tmp_path: Path) -> None:
+    outcome = fer("cluster", "--run", "run", "--k", K, "-o", tmp_path / "codebook.h5", "--json", folder=place)
+    assert outcome.returncode == 0, outcome.stderr
+    said = json.loads(outcome.stdout)
+    assert said["path"] == str(tmp_path / "codebook.h5")
+    with (
+        open_artifact(tmp_path / "codebook.h5", CODEBOOK) as codebook,
+        open_artifact(place / "run/codebook.h5") as first,
+    ):
+        assert codebook.id == first.id  # the same voxels, model, seed and numbers of codes

@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_cli.detection import detection_metrics
+from fer_cli.diagnosis import explain
+from fer_cli.errors import ResourceError, UsageError
+from fer_cli.evaluate import evaluate, write_evaluation
+from fer_cli.reconstruction import ERRORS
+from fer_cli.run import Run
+
+
+def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> None:
+    seen: list[tuple[int, int]] = []
+    result = evaluate(run, report=lambda done, total: seen.append((done, total)))
+    indices = run.voxels.indices("test")
+    diagnoses = [explain(run, run.sample(run.voxels.names[i])) for i in indices]
+    wrong = np.array([not d.correct for d in diagnoses])
+    assert (result["split"], result["n"], result["n_errors"]) == ("test", 18, wrong.sum())
+    assert result["n_errors"] >= 1
+    assert result["accuracy"] == pytest.approx(1 - wrong.mean())
+    assert seen[-1] == (18, 18)
+    for name in run.voxels.classes:
+        mine = [not w for w, d in zip(wrong, diagnoses, strict=True) if d.label == name]
+        assert result["per_class_accuracy"][name] == pytest.approx(np.mean(mine))
+    for group, chosen in [("all", np.ones(18, bool)), ("correct", ~wrong), ("misclassified", wrong)]:
+        # One sample or eighteen at once: sums in float32 in another order.
+        means = {e: np.mean([d.errors[e] for d, c in zip(diagnoses, chosen, strict=True) if c]) for e in ERRORS}
+        table = result["table1"][group]
+        assert [table[e] for e in ERRORS] == pytest.approx([means[e] for e in ERRORS], rel=1e-4)
+        assert table["ratio"] == pytest.approx(means["input_vs_code"] / means["input_vs_local"], rel=1e-4)
+    expected = [(d.sample, d.label, d.predicted) for d, w in zip(diagnoses, wrong, strict=True) if w]
+    assert [(m["sample"], m["label"], m["predicted"]) for m in result["misclassified"]] == expected
+    suspicious = [d.suspicion.score for d, w in zip(diagnoses, wrong, strict=True) if w]
+    assert [m["suspicion"] for m in result["misclassified"]] == pytest.approx(suspicious, abs=1e-6)
+    scores = {
+        "suspicion": np.array([1 - d.suspicion.score for d in diagnoses]),
+        "max_softmax": np.array([max(d.probabilities.values()) for d in diagnoses]),
+        "input_vs_code": np.array([-d.errors["input_vs_code"] for d in diagnoses]),
+        "input_vs_code/input_vs_local": np.array(
+            [-d.errors["input_vs_code"] / d.errors["input_vs_local"] for d in diagnoses]
+        ),
+    }
+    for name, values in scores.items():
+        assert result["detection"][name]["auroc"] == pytest.approx(detection_metrics(values, wrong)["auroc"])
+
+
+def test_evaluation_names_every_score(run: Run) -> None:
+    result = evaluate(run)
+    layers = run.network.config.layer_names[:-1]
+    assert set(result["detection"]) == {
+        "max_softmax",
+        "softmax_margin",
+        "suspicion",
+        "input_vs_code/input_vs_local",
+        *ERRORS,
+        *(f"evidence_{path}_{layer}" for path in ("feedforward", "feedback") for layer in layers),
+    }
+    assert all(set(m) == {"auroc", "auroc_ci", "aurc", "augrc", "fpr95"} for m in result["detection"].values())
+
+
+def test_evaluation_is_the_same_twice_and_survives_json(run: Run, tmp_path: Path) -> None:
+    result = evaluate(run)
+    path = write_evaluation(result, tmp_path / "new" / "evaluate")
+    assert path == tmp_path / "new" / "evaluate" / "test.json"
+    assert json.loads(path.read_text(encoding="utf-8")) == result == evaluate(run)
+
+
+def test_split_without_samples_is_refused(run: Run) -> None:
+    with pytest.raises(UsageError, match="no labelled sample in the split 'unlabelled'"):
+        evaluate(run, split="unlabelled")
+
+
+def test_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot write .*file/test\.json: (File exists|Not a directory)\."):
+        write_evaluation({"split": "test"}, tmp_path / "file")
