@@ -15,7 +15,7 @@ from fer_cli.artifact import ArtifactWriter, claim_output, open_artifact
 from fer_cli.errors import ArtifactError, LineageError, ResourceError, UsageError
 from fer_cli.schema import FORMATS, VOXELS, Format
 
-LENGTHS = {"sample": 5, "x": 8, "y": 4, "z": 2, "row": 4, "column": 4, "skipped": 0}
+LENGTHS = {"sample": 5, "x": 8, "y": 4, "z": 2, "row": 4, "column": 4, "skipped": 0, "dropped": 0}
 TEXTS = ["plain", "größe × 3", "", "newline\n", "日本語/椅子", 'tab\t"quoted"', "x" * 300]
 
 
