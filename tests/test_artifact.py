@@ -114,7 +114,7 @@ def test_any_other_content_has_another_id(form: Format, tmp_path: Path) -> None:
     for name, array in arrays.items():
         changed = [*array[:-1], "other"] if isinstance(array, list) else array.copy()
         if not len(array):
-            changed = ["one"]
+            changed = ["one"] if isinstance(array, list) else np.zeros(1, array.dtype)
         elif isinstance(changed, np.ndarray):
             changed.flat[-1] += 1
         spec = form.spec(name)
