@@ -183,7 +183,7 @@ REFUSALS = (
     # input
     Refusal("no such source", "voxelize nowhere -o new.h5", 3, r"nowhere does not exist"),
     Refusal("empty folder", "voxelize empty -o new.h5", 3, r"empty holds no shape that fer reads"),
-    Refusal("folder without shapes", "voxelize notes -o new.h5", 3, r"notes holds no shape .*\.off, \.binvox, \.mat"),
+    Refusal("folder without shapes", "voxelize notes -o new.h5", 3, r"notes holds no shape .*\.off, \.obj, \.stl"),
     Refusal("not a shape", "voxelize damaged/garbage.h5 -o new.h5", 3, r"garbage\.h5 is not a shape"),
     Refusal("truncated OFF", "voxelize bad/truncated.off -o new.h5", 3, r"truncated\.off"),
     Refusal("garbage OFF", "voxelize bad/garbage.off -o new.h5", 3, r"garbage\.off: not an OFF file"),
@@ -314,7 +314,8 @@ def test_a_damaged_shape_in_a_folder_is_skipped_counted_and_recorded(place: Path
     outcome = fer("voxelize", "mixed", "-o", tmp_path / "voxels.h5", folder=place)
     assert outcome.returncode == 0
     assert re.search(r"2 shapes in 1 classes, 1 skipped", outcome.stdout)
-    assert re.search(r"^skipped chair/train/chair_broken\.off: ", outcome.stderr)
+    assert re.search(r"^skipped chair/train/chair_broken\.off: ", outcome.stdout, re.MULTILINE)
+    assert outcome.stderr == ""
     with open_artifact(tmp_path / "voxels.h5", VOXELS) as artifact:
         assert artifact.read_text("skipped/source") == ["chair/train/chair_broken.off"]
 
@@ -434,7 +435,6 @@ LAST_LINE = {
     signal.SIGTERM: (143, "fer: terminated; nothing half-written was left behind."),
 }
 INTERRUPTED = {
-    "voxelize": ("voxelize many --run run --force", lambda folder: partial_file(folder / "run/voxels.h5")),
     "cluster": (f"cluster --run run --k {K} --force", lambda folder: partial_file(folder / "run/codebook.h5")),
     "evaluate": ("evaluate --run run", lambda folder: opened(folder / "run/codebook.h5")),
     "explain": (f"explain {SAMPLE} --run run", lambda folder: exists(folder / f"run/explain/{SAMPLE}")),
@@ -450,6 +450,28 @@ def many(place: Path) -> Iterator[None]:
         (place / f"many/sofa/train/sofa_{i:04}.off").hardlink_to(mesh)
     yield
     shutil.rmtree(place / "many")
+
+
+@pytest.mark.parametrize("number", LAST_LINE, ids=lambda number: number.name)
+def test_voxelize_goes_on_after_a_signal(number: signal.Signals, place: Path, many: None, tmp_path: Path) -> None:
+    journal = tmp_path / ".v.h5.journal"
+    outcome, stderr = interrupted(
+        f"voxelize many -o {tmp_path / 'v.h5'}",
+        number,
+        lambda _: journal.exists() and journal.stat().st_size > 1000,
+        folder=place,
+    )
+    code, line = LAST_LINE[number]
+    kept = line.replace(
+        "nothing half-written was left", "what was done is kept, and the same command goes on from there"
+    )
+    assert (outcome, only_line(stderr)) == (code, kept.replace(" behind.", "."))
+    assert list(tmp_path.iterdir()) == [journal]
+    answer = json.loads(fer("voxelize", "many", "-o", tmp_path / "v.h5", "--json", folder=place).stdout)
+    assert answer["samples"] == 3000
+    assert answer["resumed"] >= 16
+    assert answer["duplicates"]["within_train"] == 2999
+    assert [path.name for path in tmp_path.iterdir()] == ["v.h5"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sees through /proc what a process has open")

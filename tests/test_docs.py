@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fer_cli.artifact import open_artifact
+from fer_cli.download import DownloadRecord
 from fer_cli.schema import FORMATS
 from fer_cli.training import TrainingSummary
 
@@ -147,13 +148,14 @@ def evaluation(run_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def voxelized(box_source, tmp_path_factory):
-    """What voxelize says of a source with one box that is sound and one that is not."""
+    """What voxelize says of a source with one box that is sound, the same again, and one that is not."""
     folder = tmp_path_factory.mktemp("voxelize")
     target = folder / "beam" / "train"
     target.mkdir(parents=True)
-    shutil.copy(next(box_source.rglob("*.off")), target / "sound.off")
+    for name in ("same", "sound"):
+        shutil.copy(next(box_source.rglob("*.off")), target / f"{name}.off")
     (target / "broken.off").write_text("OFF")
-    return answer("voxelize", folder, "-o", folder / "voxels.h5", "--resolution", "8")
+    return answer("voxelize", folder, "-o", folder / "voxels.h5", "--resolution", "8", "--drop-duplicates")
 
 
 def answer(*words):
@@ -171,6 +173,11 @@ def assert_keys_are_documented(command, found):
     assert_same(
         found, keys_documented(DOCS / "cli.md", f"<!-- json: {command} -->"), f"docs/cli.md, JSON of {command},"
     )
+
+
+def test_keys_of_download_are_documented():
+    # `fer download --json` prints the record of the file and these two.
+    assert_keys_are_documented("download", {"output", "fetched"} | {field.name for field in fields(DownloadRecord)})
 
 
 def test_keys_of_voxelize_are_documented(voxelized):

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
-from fer_cli.formats import Grid, Mesh, index_to_world, read_shape
-from fer_cli.occupancy import TOUCH, VoxelSettings, fill_enclosed, fit_grid, voxelize_mesh, voxelize_shape
+from fer_cli.formats import Grid, Mesh, PointCloud, index_to_world, read_shape
+from fer_cli.occupancy import (
+    TOUCH,
+    VoxelSettings,
+    fill_enclosed,
+    fit_grid,
+    occupy_points,
+    voxelize_mesh,
+    voxelize_shape,
+)
 
 EIGHT = VoxelSettings(8, 0)
 
@@ -286,3 +294,40 @@ def test_real_meshes_agree_with_their_binvox(shared_data: Path) -> None:
     assert len(overlaps) == 79
     assert np.median(overlaps) >= 0.99
     assert min(overlaps) >= 0.95
+
+
+@pytest.mark.parametrize(("resolution", "padding"), [(8, 0), (16, 2), (33, 5)])
+@pytest.mark.parametrize("extent", [(8.0, 4.0, 2.0), (1e-3, 1e6, 1.0)])
+def test_points_occupy_the_voxels_that_they_lie_in(resolution: int, padding: int, extent: tuple[float, ...]) -> None:
+    points = np.random.default_rng(7).random((200, 3)) * extent + 5
+    settings = VoxelSettings(resolution, padding)
+    grid = occupy_points(PointCloud(points), settings)
+    lower, upper = points.min(axis=0), points.max(axis=0)
+    side = (upper - lower).max() / (resolution - 2 * padding)
+    expected = set()
+    for point in points:
+        voxel = np.floor((point - (lower + upper) / 2) / side + resolution / 2)
+        expected.add(tuple(int(np.clip(v, padding, resolution - padding - 1)) for v in voxel))
+    assert {tuple(voxel) for voxel in np.argwhere(grid.occupancy).tolist()} == expected
+    # A mesh of the same vertices is placed alike and occupies these voxels too.
+    mesh = voxelize_mesh(Mesh(points, np.arange(len(points)).repeat(3).reshape(-1, 3)), settings)
+    np.testing.assert_array_equal(grid.index_to_world, mesh.index_to_world)
+    assert (mesh.occupancy >= grid.occupancy).all()
+    np.testing.assert_array_equal(voxelize_shape(PointCloud(points), settings).occupancy, grid.occupancy)
+
+
+def test_points_that_enclose_can_be_filled() -> None:
+    lattice = np.argwhere(np.ones((6, 6, 6))).astype(float)
+    hollow = PointCloud(lattice[((lattice == 0) | (lattice == 5)).any(axis=1)])
+    counts = [int(occupy_points(hollow, VoxelSettings(8, 1, fill)).occupancy.sum()) for fill in ("surface", "solid")]
+    assert counts[0] < counts[1]
+
+
+def test_points_that_coincide_are_one_voxel_and_none_are_refused() -> None:
+    grid = occupy_points(PointCloud(np.full((3, 3), 7.0)), EIGHT)
+    assert np.argwhere(grid.occupancy).tolist() == [[4, 4, 4]]
+    np.testing.assert_array_equal(grid.index_to_world @ [4, 4, 4, 1], [7, 7, 7, 1])
+    with pytest.raises(InputError, match="a cloud of 0 points has no shape"):
+        occupy_points(PointCloud(np.zeros((0, 3))), EIGHT)
+    with pytest.raises(InputError, match="give finite coordinates"):
+        occupy_points(PointCloud(np.array([[0.0, 0.0, np.nan]])), EIGHT)

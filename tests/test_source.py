@@ -32,7 +32,7 @@ def zipped(archive: Path, *paths: str) -> Path:
     return archive
 
 
-def rows(source: Path, **options: int) -> list[tuple[str, str | None, str]]:
+def rows(source: Path, **options: float) -> list[tuple[str, str | None, str]]:
     return [(e.name, e.class_name, e.split) for e in list_entries(source, **options).entries]
 
 
@@ -70,6 +70,72 @@ def test_3dshapenets_layout_takes_the_label_from_the_folder(tmp_path: Path) -> N
 def test_source_may_be_a_class_folder(tmp_path: Path) -> None:
     assert rows(fill(tmp_path / "cup", "30/train/a.mat")) == [("a", "cup", "train")]
     assert rows(fill(tmp_path / "bed", "test/a.mat")) == [("a", "bed", "test")]
+
+
+def test_split_may_stand_above_the_class(tmp_path: Path) -> None:
+    paths = ["train/bed/a.off", "test/bed/b.off", "TRAIN/sofa/c.off"]
+    expected = [("a", "bed", "train"), ("b", "bed", "test"), ("c", "sofa", "train")]
+    assert rows(fill(tmp_path / "s", *paths)) == expected
+    assert rows(zipped(tmp_path / "s.zip", *[f"modelnet/{path}" for path in paths])) == expected
+    assert rows(tmp_path / "s" / "test") == [("b", "bed", "test")]
+
+
+FLAT = [f"{c}/{c}_{i:02}.off" for c, n in (("bed", 10), ("cup", 25), ("tub", 2), ("one", 1)) for i in range(n)]
+
+
+def splits(source: Path, **options: float) -> dict[str, str]:
+    return {e.name: e.split for e in list_entries(source, **options).entries}
+
+
+def test_test_fraction_splits_each_class_in_that_proportion(tmp_path: Path) -> None:
+    listing = list_entries(fill(tmp_path / "s", *FLAT, "loose.off"), test_fraction=0.2)
+    counts: dict[tuple[str | None, str], int] = {}
+    for entry in listing.entries:
+        counts[entry.class_name, entry.split] = counts.get((entry.class_name, entry.split), 0) + 1
+    assert counts == {
+        ("bed", "train"): 8,
+        ("bed", "test"): 2,
+        ("cup", "train"): 20,
+        ("cup", "test"): 5,
+        ("tub", "train"): 1,
+        ("tub", "test"): 1,
+        ("one", "train"): 1,
+        (None, "unlabelled"): 1,
+    }
+    assert listing.classes == ("bed", "cup", "one", "tub")
+    assert all(split == "unlabelled" for split in splits(tmp_path / "s").values())
+
+
+def test_test_fraction_depends_on_the_seed_and_the_names_alone(tmp_path: Path) -> None:
+    whole = splits(fill(tmp_path / "whole", *FLAT), test_fraction=0.3, seed=1)
+    assert whole == splits(tmp_path / "whole", test_fraction=0.3, seed=1)
+    assert whole != splits(tmp_path / "whole", test_fraction=0.3, seed=2)
+    assert whole == splits(
+        zipped(tmp_path / "s.zip", *[f"wrapping/{path}" for path in reversed(FLAT)]), test_fraction=0.3, seed=1
+    )
+    cups = splits(
+        fill(tmp_path / "part", *[path for path in FLAT if path.startswith("cup/")]), test_fraction=0.3, seed=1
+    )
+    assert cups.items() <= whole.items()
+    assert splits(tmp_path / "whole", test_fraction=0.3, seed=1, per_class=3).items() <= whole.items()
+    wider = splits(tmp_path / "whole", test_fraction=0.6, seed=1)
+    assert {name for name, split in whole.items() if split == "test"} < {n for n, s in wider.items() if s == "test"}
+
+
+def test_test_fraction_leaves_a_split_that_is_there(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s", "cup/train/a.off", "cup/b.off", "cup/30/c.mat")
+    assert rows(folder, test_fraction=0.5)[0] in [("b", "cup", "train"), ("a", "cup", "train")]
+    assert sorted(splits(folder, test_fraction=0.5).values()) == ["test", "train", "train"]
+
+
+def test_test_fraction_of_no_use_is_named(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "s", *FLAT)
+    for fraction in (0.0, 1.0, -0.1, 20.0, float("nan")):
+        with pytest.raises(UsageError, match=f"a test fraction of {fraction:g} leaves nothing to train or test"):
+            list_entries(folder, test_fraction=fraction)
+    for source in (fill(tmp_path / "split", *MODELNET), fill(tmp_path / "loose", "a.off"), folder / FLAT[0]):
+        with pytest.raises(UsageError, match="a test fraction is for <class>/<file>, but no shape lies so"):
+            list_entries(source, test_fraction=0.2)
 
 
 def test_other_layouts_are_unlabelled(tmp_path: Path) -> None:
@@ -129,7 +195,7 @@ def test_per_class_is_evenly_spaced_within_each_split(tmp_path: Path) -> None:
 def test_hidden_files_and_documents_are_passed_over_and_other_shapes_are_named(tmp_path: Path) -> None:
     paths = [
         "bed/train/a.off",
-        "bed/train/b.obj",
+        "bed/train/b.fbx",
         "bed/train/.c.off",
         "__MACOSX/bed/train/a.off",
         ".git/a.off",
@@ -139,8 +205,8 @@ def test_hidden_files_and_documents_are_passed_over_and_other_shapes_are_named(t
         listing = list_entries(source)
         assert [entry.path for entry in listing.entries] == ["bed/train/a.off"]
         (skipped,) = listing.skipped
-        assert skipped.path == "bed/train/b.obj"
-        assert "does not read .obj files; known are .off, " in skipped.reason
+        assert skipped.path == "bed/train/b.fbx"
+        assert "does not read .fbx files; known are .off, " in skipped.reason
 
 
 def test_folder_named_like_a_shape_is_skipped_by_name(tmp_path: Path) -> None:
@@ -187,7 +253,7 @@ def test_hostile_members_of_an_archive_are_skipped_by_name(tmp_path: Path, monke
     assert {path: reasons.pop(path) for path in hostile} == dict.fromkeys(hostile, "its path leads out of the archive")
     assert reasons.pop("bed/train/secret.off") == "is encrypted"
     assert "grow to 1000000, refused as a zip bomb" in reasons.pop("bed/train/bomb.off")
-    assert not reasons
+    assert reasons == {"bed/train/folder.off": "is a folder"}
 
 
 def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +280,7 @@ def test_unusable_sources_are_named(tmp_path: Path) -> None:
     for name, message in [
         ("missing", "missing does not exist"),
         ("notes.txt/deeper", "cannot be read: Not a directory"),
-        ("empty", "empty holds no shape that fer reads; known are .off, .binvox, .mat, .npy"),
+        ("empty", "empty holds no shape that fer reads; known are .off, .obj, .stl, .ply, .glb, .pcd"),
         ("useless.zip", r"holds no shape that fer reads \(1 skipped, the first: ../a.off: its path leads out"),
         ("broken.zip", "broken.zip is not a usable .zip: File is not a zip file"),
         ("notes.txt", "notes.txt is not a shape that fer reads; known are .off"),
@@ -233,6 +299,14 @@ def test_entries_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes().replace(b"PK\3\4", b"PK\3\5"))
     with pytest.raises(InputError, match=r"bed/train/a.off: cannot be unpacked from s.zip"):
         read_entry(archive, entry)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that exists and cannot be read")
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.off").symlink_to("/proc/self/mem")
+    (entry,) = list_entries(tmp_path).entries
+    with pytest.raises(InputError, match=r"a\.off: cannot be read: Input/output error"):
+        read_entry(tmp_path, entry)
 
 
 def test_archive_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:

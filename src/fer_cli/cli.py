@@ -23,7 +23,7 @@ from fer_cli.errors import FerError, UsageError
 app = typer.Typer(
     name="fer",
     help="Explains how a 3D convolutional network recognises a shape, and why it fails.",
-    epilog="A run: fer voxelize modelnet10.zip → fer train → fer cluster → fer evaluate → fer explain chair_0891",
+    epilog="A run: fer voxelize ModelNet10.zip → fer train → fer cluster → fer evaluate → fer explain chair_0891",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
-_INTERRUPTED_MESSAGE = "interrupted; nothing half-written was left behind."
-_TERMINATED_MESSAGE = "terminated; nothing half-written was left behind."
+_left_behind = "nothing half-written was left behind."
+"""What a stage that is ended from outside leaves."""
 
 
 class _Terminated(BaseException):
@@ -50,21 +50,55 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
 SampleName = Annotated[
     str,
-    typer.Argument(metavar="SAMPLE", help="A file (OFF, binvox, .mat, .npy), or the name of a sample in the voxels."),
+    typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
 ]
 _DEFAULT_RUN = Path("fer-run")
 
 
+@app.command(epilog="Example: fer download modelnet10 -o archives")
+def download(
+    dataset: Annotated[str, typer.Argument(help="modelnet10 or modelnet40.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to download into.")] = Path(),
+    url: Annotated[str | None, typer.Option(help="Where to download from instead of the authors' server.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download the archive of a data set, or the rest of it where an earlier download broke off."""
+    from fer_cli.download import download_dataset
+    from fer_cli.terminal import CountView, progress_bar
+
+    _goes_on_when_ended()
+    with progress_bar(of_bytes=True) as bar:
+        result = download_dataset(dataset, output, url=url, force=force, progress=CountView(bar, dataset))
+    record = result.record
+    if as_json:
+        _print_json({"output": str(result.path), "fetched": result.fetched, **vars(record)})
+        return
+    said = "downloaded" if result.fetched else "was there already"
+    typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
+
+
 @app.command(epilog="Example: fer voxelize modelnet10-binvox.zip --run my-run")
 def voxelize(
-    source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of OFF, binvox, .mat or .npy shapes.")],
+    source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/voxels.h5.")] = None,
     run: RunDir = _DEFAULT_RUN,
     resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
     padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
     fill: Annotated[str, typer.Option(help="What of a mesh is occupied: surface or solid.")] = "surface",
     per_class: Annotated[int | None, typer.Option(min=1, help="At most so many shapes a class and split.")] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")] = 0,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
+    ] = False,
     workers: Workers = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")
     ] = False,
@@ -72,39 +106,53 @@ def voxelize(
     as_json: AsJson = False,
 ) -> None:
     """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
+    from fer_cli.inventory import counts_table, duplicates_line, skipped_lines
     from fer_cli.occupancy import VoxelSettings
     from fer_cli.terminal import CountView, progress_bar
     from fer_cli.voxelize import voxelize_source
 
     settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
+    _goes_on_when_ended()
     with progress_bar() as bar:
         summary = voxelize_source(
             source,
             output or run / "voxels.h5",
             settings,
             per_class=per_class,
+            test_fraction=test_fraction,
+            seed=seed,
+            drop_duplicates=drop_duplicates,
             workers=workers,
+            scheduler=scheduler,
             strict=strict,
             force=force,
             progress=CountView(bar, "voxelizing"),
         )
+    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
+    duplicates = vars(summary.duplicates)
     if as_json:
         _print_json(
             {
                 "output": str(summary.path),
                 "samples": summary.n_samples,
                 "classes": summary.counts,
-                "skipped": [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped],
+                "skipped": skipped,
+                "duplicates": duplicates,
+                "dropped": summary.n_dropped,
+                "resumed": summary.n_resumed,
                 "seconds": summary.seconds,
             }
         )
         return
-    for skip in summary.skipped[:10]:
-        typer.echo(f"skipped {skip.path}: {skip.reason}", err=True)
-    if len(summary.skipped) > 10:
-        typer.echo(f"… and {len(summary.skipped) - 10} more; 'fer info {summary.path}' lists them.", err=True)
+    _print_rich(counts_table(summary.counts))
+    for line in skipped_lines(skipped):
+        typer.echo(line)
+    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
+        typer.echo(identical)
+    if summary.n_resumed:
+        typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
     typer.echo(
-        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(summary.skipped)} skipped, "
+        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(skipped)} skipped, "
         f"{summary.seconds:.1f} s"
     )
 
@@ -302,13 +350,15 @@ def info(
 ) -> None:
     """Show where an artifact comes from and what it holds."""
     from fer_cli.info import describe
+    from fer_cli.inventory import inventory_table
     from fer_cli.report import info_table
+    from fer_cli.schema import VOXELS
 
     answer = describe(file)
     if as_json:
         _print_json(answer)
     else:
-        _print_rich(info_table(answer))
+        _print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
 
 
 @app.command(epilog="Example: fer demo --run fer-demo")
@@ -374,9 +424,9 @@ def main() -> NoReturn:
         end = "" if message.endswith((".", "?")) else "."
         _fail(f"{message}{end} Try 'fer --help'.", UsageError.exit_code, error)
     except (KeyboardInterrupt, typer.Abort) as error:
-        _fail(_INTERRUPTED_MESSAGE, _INTERRUPTED, error)
+        _fail(f"interrupted; {_left_behind}", _INTERRUPTED, error)
     except _Terminated as error:
-        _fail(_TERMINATED_MESSAGE, _TERMINATED, error)
+        _fail(f"terminated; {_left_behind}", _TERMINATED, error)
     except MemoryError as error:
         _fail("out of memory. Give a smaller --memory or --batch-size, or fewer --workers.", 5, error)
     except BrokenPipeError:
@@ -390,8 +440,13 @@ def main() -> NoReturn:
             error,
         )
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
-        print(f"fer: {_INTERRUPTED_MESSAGE}", file=sys.stderr)
+        print(f"fer: interrupted; {_left_behind}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _goes_on_when_ended() -> None:
+    global _left_behind
+    _left_behind = "what was done is kept, and the same command goes on from there."
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:

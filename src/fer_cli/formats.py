@@ -1,8 +1,9 @@
-"""File content → shape: OFF meshes; binvox, 3DShapeNets `.mat` and `.npy` grids.
+"""File content → shape: meshes (OFF, OBJ, STL, PLY, GLB), point clouds (PCD, XYZ), and grids (binvox, `.mat`, `.npy`).
 
-What a header promises is only ever compared with what is there, so that a false header costs no memory.
+An OBJ, PLY or GLB file without faces is a point cloud. Axes are kept as stored in every format. What a header promises
+is only ever compared with what is there, so that a false header costs no memory.
 
-Not read: MATLAB 7.3, and what `off` leaves out.
+Not read: MATLAB 7.3, and what `off`, `obj`, `ply`, `interchange` and `points` leave out.
 """
 
 import io
@@ -16,8 +17,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from fer_cli.decimals import excerpt, format_point
 from fer_cli.errors import InputError
-from fer_cli.off import excerpt, format_point, read_off
+from fer_cli.interchange import read_glb, read_stl
+from fer_cli.obj import read_obj
+from fer_cli.off import read_off
+from fer_cli.ply import read_ply
+from fer_cli.points import read_pcd, read_xyz
 
 MAX_VOXELS = 512**3
 
@@ -33,6 +39,13 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class PointCloud:
+    """Points in the file's own units."""
+
+    points: Float64[np.ndarray, "point 3"]
+
+
+@dataclass(frozen=True)
 class Grid:
     """Voxels: 1 where occupied, else 0; `index_to_world` maps (x, y, z, 1) indices, that is voxel centres, to world."""
 
@@ -40,7 +53,7 @@ class Grid:
     index_to_world: Float64[np.ndarray, "4 4"]
 
 
-def read_shape(content: bytes, name: str) -> Mesh | Grid:
+def read_shape(content: bytes, name: str) -> Mesh | PointCloud | Grid:
     """The shape that a file holds; the format is chosen by the suffix of `name`, which errors name.
 
     Raises InputError if the suffix is unknown, or the content is empty, truncated, damaged or no shape.
@@ -60,8 +73,36 @@ def index_to_world(origin: Float64[np.ndarray, " 3"], side: float) -> Float64[np
     return matrix
 
 
-def _read_mesh(content: bytes, name: str) -> Mesh:
-    return Mesh(*read_off(content, name))
+def _reads_mesh(reader: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -> "_Reader":
+    """Reader of a format of vertices and faces; where there are no faces, the vertices are points."""
+
+    def read(content: bytes, name: str) -> Mesh | PointCloud:
+        vertices, faces = reader(content, name)
+        _require_finite(vertices, "vertex", name)
+        if not len(faces):
+            return PointCloud(vertices)
+        wrong = (faces < 0) | (faces >= len(vertices))
+        if wrong.any():
+            raise InputError(f"{name}: face {int(wrong.any(axis=1).argmax())} names a vertex that does not exist.")
+        return Mesh(vertices, faces)
+
+    return read
+
+
+def _reads_points(reader: Callable[[bytes, str], np.ndarray]) -> "_Reader":
+    def read(content: bytes, name: str) -> PointCloud:
+        points = reader(content, name)
+        _require_finite(points, "point", name)
+        return PointCloud(points)
+
+    return read
+
+
+def _require_finite(points: np.ndarray, kind: str, name: str) -> None:
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise InputError(f"{name}: {kind} {bad} is at {format_point(points[bad])}, expected finite coordinates.")
 
 
 def _read_binvox(content: bytes, name: str) -> Grid:
@@ -193,8 +234,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-_READERS: dict[str, Callable[[bytes, str], Mesh | Grid]] = {
-    ".off": _read_mesh,
+_Reader = Callable[[bytes, str], Mesh | PointCloud | Grid]
+
+_READERS: dict[str, _Reader] = {
+    ".off": _reads_mesh(read_off),
+    ".obj": _reads_mesh(read_obj),
+    ".stl": _reads_mesh(read_stl),
+    ".ply": _reads_mesh(read_ply),
+    ".glb": _reads_mesh(read_glb),
+    ".pcd": _reads_points(read_pcd),
+    ".xyz": _reads_points(read_xyz),
     ".binvox": _read_binvox,
     ".mat": _read_mat,
     ".npy": _read_npy,

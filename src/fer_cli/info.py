@@ -1,18 +1,20 @@
 """`fer info`: what an artifact holds, without running anything."""
 
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from fer_cli.activations import PATHS
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.checkpoint import read_history
 from fer_cli.clustering import summarise_layer
+from fer_cli.duplicates import count_duplicates
 from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
-_BLOCK = 256
+_SPLITS = ("train", "test", "unlabelled")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -34,22 +36,57 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     classes = artifact.attribute("classes")
     labels = artifact.read("label").tolist()
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
-    counts = Counter(zip(names, artifact.read_text("split"), strict=True))
+    splits = artifact.read_text("split")
     samples, side, *_ = artifact.shape("occupancy")
-    occupied = sum(
-        int(artifact.read("occupancy", slice(start, start + _BLOCK)).sum()) for start in range(0, samples, _BLOCK)
-    )
+    groups: dict[tuple[str, str], list[int]] = {}
+    for name, split in sorted(
+        {*zip(names, splits, strict=True)}, key=lambda group: (group[0], _SPLITS.index(group[1]))
+    ):
+        groups[name, split] = []
+    for sample, group in enumerate(zip(names, splits, strict=True)):
+        groups[group].append(sample)
+    by_class: dict[str, dict[str, int]] = {}
+    for (name, split), members in groups.items():
+        by_class.setdefault(name, {})[split] = len(members)
+    sample_names = artifact.read_text("name")
+    dropped = zip(artifact.read_text("dropped/source"), artifact.read("dropped/duplicate_of").tolist(), strict=True)
     skipped = zip(artifact.read_text("skipped/source"), artifact.read_text("skipped/reason"), strict=True)
+    n_occupied = artifact.read("record/n_occupied")
     return {
         "samples": samples,
         "resolution": side,
-        "occupied_share": occupied / max(1, samples * side**3),
-        "classes": {
-            name: {split: counts[name, split] for split in ("train", "test", "unlabelled") if counts[name, split]}
-            for name in sorted(set(names))
-        },
+        "occupied_share": float(n_occupied.sum()) / max(1, samples * side**3),
+        "classes": by_class,
+        "records": _records(artifact, groups, n_occupied / side**3),
+        "duplicates": vars(count_duplicates(artifact.read("record/duplicate_of"), splits, labels)),
+        "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
     }
+
+
+def _records(
+    artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"]
+) -> list[dict[str, Any]]:
+    """What the samples of each class and split are like; null where it is not known of any of them."""
+    n_faces, n_open_edges = artifact.read("record/n_faces"), artifact.read("record/n_open_edges")
+    enclosed, warnings = artifact.read("record/enclosed"), artifact.read_text("record/warnings")
+    records = []
+    for (name, split), members in groups.items():
+        meshes = [sample for sample in members if n_faces[sample] >= 0]
+        filled = [sample for sample in members if enclosed[sample] >= 0]
+        records.append(
+            {
+                "class": name,
+                "split": split,
+                "samples": len(members),
+                "median_faces": float(np.median(n_faces[meshes])) if meshes else None,
+                "open_share": float((n_open_edges[meshes] > 0).mean()) if meshes else None,
+                "warned_share": sum(bool(warnings[sample]) for sample in members) / len(members),
+                "enclosed_share": float((enclosed[filled] == 1).mean()) if filled else None,
+                "occupied_share": float(occupied[members].mean()),
+            }
+        )
+    return records
 
 
 def _model(artifact: Artifact) -> dict[str, Any]:

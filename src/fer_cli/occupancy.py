@@ -1,4 +1,4 @@
-"""Shapes → occupancy grids: which voxels of a cube's grid a mesh touches, and grids made to fit.
+"""Shapes → occupancy grids: which voxels of a cube's grid a mesh touches or points lie in, and grids made to fit.
 
 A voxel is occupied where any triangle touches its closed cube, by the separating-axis test of Akenine-Möller ("Fast
 3D triangle–box overlap testing", 2001). The aspect of the shape is kept: the longest side of its bounding box (of all
@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
-from fer_cli.formats import Grid, Mesh, index_to_world
+from fer_cli.formats import Grid, Mesh, PointCloud, index_to_world
 
 Fill = Literal["surface", "solid"]
 
@@ -55,13 +55,15 @@ class VoxelSettings:
             raise ArtifactError(f"the recorded voxelization {recorded} is not usable: {error}") from error
 
 
-def voxelize_shape(shape: Mesh | Grid, settings: VoxelSettings) -> Grid:
-    """A grid of `settings.resolution`³: meshes are voxelized, grids centred or reduced (padding is not for them).
+def voxelize_shape(shape: Mesh | PointCloud | Grid, settings: VoxelSettings) -> Grid:
+    """A grid of `settings.resolution`³: meshes and points are voxelized, grids centred or reduced without padding.
 
-    Raises InputError if the mesh has no surface.
+    Raises InputError if the mesh has no surface, or there is no point.
     """
     if isinstance(shape, Mesh):
         return voxelize_mesh(shape, settings)
+    if isinstance(shape, PointCloud):
+        return occupy_points(shape, settings)
     grid = fit_grid(shape, settings.resolution)
     return fill_enclosed(grid) if settings.fill == "solid" else grid
 
@@ -78,20 +80,50 @@ def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:
         raise InputError(f"a mesh of {len(mesh.vertices)} vertices and {len(mesh.faces)} faces has no surface.")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
         raise InputError(f"faces name vertices {mesh.faces.min()} to {mesh.faces.max()} of {len(mesh.vertices)}.")
-    resolution, padding = settings.resolution, settings.padding
-    lower, upper = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    occupancy = np.zeros((settings.resolution,) * 3, np.uint8)
+    placed, matrix = _place(mesh.vertices, settings)
+    if placed is None:
+        occupancy[(settings.resolution // 2,) * 3] = 1
+    else:
+        _occupy_touched(placed, mesh.faces, settings.padding, occupancy)
+    grid = Grid(occupancy, matrix)
+    return fill_enclosed(grid) if settings.fill == "solid" else grid
+
+
+def occupy_points(cloud: PointCloud, settings: VoxelSettings) -> Grid:
+    """Voxels that a point lies in, placed as a mesh of these vertices would be; with fill `solid`, also enclosed ones.
+
+    A point on the border between two voxels lies in the later one, unless that is padding. Points that all coincide
+    are the one voxel (R//2, R//2, R//2), of side 1.
+
+    Raises InputError if there is no point, or a coordinate is not finite.
+    """
+    if not len(cloud.points):
+        raise InputError("a cloud of 0 points has no shape.")
+    occupancy = np.zeros((settings.resolution,) * 3, np.uint8)
+    placed, matrix = _place(cloud.points, settings)
+    if placed is None:
+        occupancy[(settings.resolution // 2,) * 3] = 1
+    else:
+        inner = settings.padding, settings.resolution - settings.padding - 1
+        occupancy[tuple(np.clip(np.floor(placed), *inner).astype(np.int64).T)] = 1
+    grid = Grid(occupancy, matrix)
+    return fill_enclosed(grid) if settings.fill == "solid" else grid
+
+
+def _place(vertices: np.ndarray, settings: VoxelSettings) -> tuple[np.ndarray | None, np.ndarray]:
+    """Vertices in units of voxels, voxel i spanning [i, i + 1] (None if all coincide), and the map to the world."""
+    resolution = settings.resolution
+    lower, upper = vertices.min(axis=0), vertices.max(axis=0)
     if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
-        raise InputError(f"the mesh extends from {lower.min():g} to {upper.max():g}; give finite coordinates.")
+        raise InputError(f"the shape extends from {lower.min():g} to {upper.max():g}; give finite coordinates.")
     # Halves first: the extent of finite coordinates can be beyond what a float holds.
     centre = lower / 2 + upper / 2
-    side = float((upper / 2 - lower / 2).max()) / (resolution - 2 * padding) * 2
-    occupancy = np.zeros((resolution,) * 3, np.uint8)
+    side = float((upper / 2 - lower / 2).max()) / (resolution - 2 * settings.padding) * 2
     if side == 0.0:
-        occupancy[(resolution // 2,) * 3] = 1
-        return Grid(occupancy, index_to_world(centre - resolution // 2, 1.0))
-    _occupy_touched((mesh.vertices - centre) / side + resolution / 2, mesh.faces, padding, occupancy)
-    grid = Grid(occupancy, index_to_world(centre + (0.5 - resolution / 2) * side, side))
-    return fill_enclosed(grid) if settings.fill == "solid" else grid
+        return None, index_to_world(centre - resolution // 2, 1.0)
+    placed = (vertices - centre) / side + resolution / 2
+    return placed, index_to_world(centre + (0.5 - resolution / 2) * side, side)
 
 
 def fill_enclosed(grid: Grid) -> Grid:

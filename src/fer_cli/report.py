@@ -48,12 +48,12 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     """The diagnosis on one screen of 80 × 24 characters."""
     correct, suspicion = diagnosis.correct, diagnosis.suspicion
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("predicted", Text.assemble((_printable(diagnosis.predicted), "bold"), "   ", _truth(diagnosis)))
+    facts.add_row("predicted", Text.assemble((printable(diagnosis.predicted), "bold"), "   ", _truth(diagnosis)))
     top = sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:3]
-    facts.add_row("probability", Text(" · ".join(f"{_printable(name)} {p:.3f}" for name, p in top)))
+    facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
     said = [f"{head} {diagnosis.errors[key]:.0f}" for key, (head, _, _) in ERRORS.items()]
     facts.add_row("error", Text(f"{said[0]} · {said[1]}\n{said[2]} · {said[3]}"))
-    facts.add_row("nearest", Text(_printable(diagnosis.nearest_training_sample)))
+    facts.add_row("nearest", Text(printable(diagnosis.nearest_training_sample)))
     if diagnosis.blame.layer is not None:
         places = " ".join(",".join(map(str, location)) for location in diagnosis.blame.locations[:6])
         more = len(diagnosis.blame.locations) - 6
@@ -63,13 +63,13 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
     )
     heading = Text.assemble(
-        (_printable(diagnosis.sample), "bold"), "  ", ("", "") if correct is None else _mark_text(correct)
+        (printable(diagnosis.sample), "bold"), "  ", ("", "") if correct is None else _mark_text(correct)
     )
     note = Text(
         "evidence per location in nats, of the predicted class and of the "
         + ("true one" if correct is False else "best other")
     )
-    return Group(heading, Text(_printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
+    return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
 
 
 def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any]:
@@ -184,16 +184,16 @@ def _accuracy(evaluation: Mapping[str, Any]) -> Text:
     known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
     lowest = sorted(known, key=lambda name: known[name])[:2]
     return Text.assemble(
-        f"{_printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} misclassified\n"
+        f"{printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} misclassified\n"
         "accuracy ",
         (_number(evaluation["accuracy"], 4), "bold"),
         f"; mean of classes {_number(evaluation['class_accuracy'], 4)}, lowest ",
-        ", ".join(f"{_printable(name)} {known[name]:.2f}" for name in lowest) or "–",
+        ", ".join(f"{printable(name)} {known[name]:.2f}" for name in lowest) or "–",
     )
 
 
 def _error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
-    table = _open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
+    table = open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
     for group in ("all", "correct", "misclassified"):
         row = table1.get(group) or {}
         table.add_row(group, *(_number(row.get(key), 1) for key in ERRORS), _number(row.get("ratio"), 2))
@@ -201,17 +201,17 @@ def _error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
 
 
 def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _open_table("score", "AUROC", "95 % interval", "AURC", "AUGRC", "FPR95")
+    table = open_table("score", "AUROC", "95 % interval", "AURC", "AUGRC", "FPR95")
     for name in sorted(detection, key=lambda name: -(detection[name].get("auroc") or 0.0)):
         row = detection[name]
         figures = [_number(row.get(key), digits) for key, digits in (("aurc", 4), ("augrc", 4), ("fpr95", 2))]
-        table.add_row(Text(_printable(name)), _number(row.get("auroc"), 3), _interval(row), *figures)
+        table.add_row(Text(printable(name)), _number(row.get("auroc"), 3), _interval(row), *figures)
     return table
 
 
 def _evidence_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> Table:
     """One row a layer; of each path what tells most. The rest is in the JSON."""
-    table = _open_table("layer")
+    table = open_table("layer")
     for path in PATHS:
         for head in (path, "95 % interval", "FPR95"):
             table.add_column(head, justify="right")
@@ -220,7 +220,7 @@ def _evidence_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence
         for path in PATHS:
             row = detection[f"evidence_{path}_{layer}"]
             cells += [_number(row.get("auroc"), 3), _interval(row), _number(row.get("fpr95"), 2)]
-        table.add_row(Text(_printable(layer)), *cells)
+        table.add_row(Text(printable(layer)), *cells)
     return table
 
 
@@ -229,7 +229,7 @@ def _interval(row: Mapping[str, Any]) -> str:
     return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
-def _open_table(*heads: str) -> Table:
+def open_table(*heads: str) -> Table:
     """A table without frame: names on the left, then columns of figures."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     for index, head in enumerate(heads):
@@ -239,7 +239,7 @@ def _open_table(*heads: str) -> Table:
 
 def _rows(values: Mapping[str, Any], depth: int) -> Iterator[tuple[int, str, str | Table]]:
     for key, value in values.items():
-        name = _printable(str(key))
+        name = printable(str(key))
         if (records := _records(value)) is not None:
             yield depth, name, records
         elif isinstance(value, Mapping) and value:
@@ -263,12 +263,12 @@ def _records(value: Any) -> Table | None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if named and not set(columns).intersection(*rows):
         return None
-    table = _open_table("") if named else _open_table()
-    cells = [[Text(_printable(str(key))) for key in value]] if named else []
+    table = open_table("") if named else open_table()
+    cells = [[Text(printable(str(key))) for key in value]] if named else []
     figures_of = {column: [row.get(column) for row in rows] for column in columns}
     text_columns = {column for column in columns if any(isinstance(figure, str) for figure in figures_of[column])}
     for column in sorted(columns, key=lambda column: column not in text_columns):
-        head = Text(_printable(str(column)).replace("_", " "))
+        head = Text(printable(str(column)).replace("_", " "))
         table.add_column(head, justify="left" if column in text_columns else "right")
         cells.append([Text(cell) for cell in _aligned(figures_of[column])])
     for row_cells in zip(*cells, strict=True):
@@ -288,7 +288,7 @@ def _aligned(figures: Sequence[Any]) -> list[str]:
 def _plain(value: Any) -> str:
     if value is None or value == {}:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else _printable(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def _layer_table(diagnosis: Diagnosis) -> Table:
@@ -303,7 +303,7 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
         cells = []
         for path in PATHS:
             reading = read_path(diagnosis, layer, path)
-            name = f"{reading['mark']} {_printable(reading['speaks_for'])}".strip()
+            name = f"{reading['mark']} {printable(reading['speaks_for'])}".strip()
             cells += [Text(name), Text(signed(reading["predicted"])), Text(signed(reading["rival"]))]
         blamed = layer.name == diagnosis.blame.layer
         table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
@@ -313,7 +313,7 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
 def _truth(diagnosis: Diagnosis) -> Text:
     if diagnosis.label is None:
         return Text("true class unknown")
-    return Text.assemble("label ", (_printable(diagnosis.label), "bold"))
+    return Text.assemble("label ", (printable(diagnosis.label), "bold"))
 
 
 def _mark_text(correct: bool) -> tuple[str, str]:
@@ -332,6 +332,6 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return plain
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

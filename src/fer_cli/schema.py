@@ -77,6 +77,31 @@ VOXELS = Format(
             "4×4 affine map from voxel indices (voxel centres) to the source's own units",
         ),
         DatasetSpec("source", ("sample",), "text", "path of the shape inside the source"),
+        DatasetSpec("record/n_faces", ("sample",), "int64", "triangles of the mesh as read; −1 for what is no mesh"),
+        DatasetSpec(
+            "record/n_open_edges",
+            ("sample",),
+            "int64",
+            "edges of exactly one of the mesh's distinct triangles; −1 for what is no mesh",
+        ),
+        DatasetSpec("record/n_occupied", ("sample",), "int64", "occupied voxels"),
+        DatasetSpec(
+            "record/enclosed",
+            ("sample",),
+            "int8",
+            "1 if the fill `solid` enclosed a voxel, 0 if none; −1 with the fill `surface`",
+        ),
+        DatasetSpec(
+            "record/warnings", ("sample",), "text", "faults of the mesh, with `; ` between them; empty if none"
+        ),
+        DatasetSpec(
+            "record/duplicate_of",
+            ("sample",),
+            "int64",
+            "the first sample whose grid is identical, voxel for voxel; −1 for the first itself",
+        ),
+        DatasetSpec("dropped/source", ("dropped",), "text", "path of a training shape left out as a duplicate"),
+        DatasetSpec("dropped/duplicate_of", ("dropped",), "int64", "the sample that stays, identical to it"),
         DatasetSpec("skipped/source", ("skipped",), "text", "path of a shape that could not be used"),
         DatasetSpec("skipped/reason", ("skipped",), "text", "why it could not be used"),
     ),

@@ -1,11 +1,14 @@
 """A SOURCE, be it a folder, a .zip read in place, or one file → its shapes, with class and split from the layout.
 
-Layouts: `<class>/<train|test>/<file>`, and 3DShapeNets' `<class>/30/<train|test>/<file>`, at any depth. The class is
-always the folder's name, since some files of ModelNet40 are named after another class. A shape that lies elsewhere
-is unlabelled. Members of archives are never unpacked to disk; what looks hostile is refused by name.
+Layouts: `<class>/<train|test>/<file>`, 3DShapeNets' `<class>/30/<train|test>/<file>`, and
+`<train|test>/<class>/<file>`, at any depth. The class is always the folder's name, since some files of ModelNet40 are
+named after another class. A shape that lies elsewhere is unlabelled, unless a test fraction is given: then
+`<class>/<file>` is split by chance.
+Members of archives are never unpacked to disk; what looks hostile is refused by name.
 """
 
 import functools
+import hashlib
 import os
 import re
 import zipfile
@@ -27,7 +30,7 @@ _BOMB_BYTES = 64 << 20
 _BOMB_RATIO = 200
 
 # Shapes that others store: skipped by name. Whatever else lies in a folder (licences, lists) is no loss.
-_OTHER_SHAPES = re.compile(r"\.(obj|stl|ply|glb|gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pcd|xyz|las|vox|vtk)")
+_OTHER_SHAPES = re.compile(r"\.(gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pts|las|laz|vox|vtk|vtp|usdz?)")
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,22 @@ class Listing:
     skipped: tuple[Skipped, ...]
 
 
-def list_entries(source: Path, *, per_class: int | None = None) -> Listing:
+def list_entries(
+    source: Path, *, per_class: int | None = None, test_fraction: float | None = None, seed: int = 0
+) -> Listing:
     """List the shapes of a folder, a .zip or a single file, without reading them.
 
-    Shapes of one file name get names that tell them apart. `per_class` keeps at most so many shapes of each
-    class in each split, evenly spaced over the sorted names.
+    Shapes of one file name get names that tell them apart. With `test_fraction`, shapes that no folder `train` or
+    `test` places take the folder they lie in as class, and that share of each class is for testing, though at least
+    one shape, and one left for training; which ones depends on `seed` and on the names of the shapes and of their
+    class alone. `per_class` keeps at most so many shapes of each class in each split, evenly spaced over the sorted
+    names.
 
     Raises InputError if the source does not exist, cannot be read, is a broken archive, or holds no shape;
-    UsageError if `per_class` is not positive.
+    UsageError if `per_class` is not positive, or `test_fraction` not between 0 and 1 or of no use for the source.
     """
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise UsageError(f"a test fraction of {test_fraction:g} leaves nothing to train or test; give 0.2, say.")
     if per_class is not None and per_class < 1:
         raise UsageError(f"{per_class} shapes per class leave none; give at least 1.")
     try:
@@ -79,14 +89,18 @@ def list_entries(source: Path, *, per_class: int | None = None) -> Listing:
     elif _is_zip(source):
         paths, skipped = _zip_paths(source)
     elif source.suffix.lower() in SUFFIXES:
-        return Listing((_placed(source.name, ""),), (), ())
+        single = [_placed(source.name, "")]
+        return Listing(tuple(single if test_fraction is None else _split(single, test_fraction, seed, source)), (), ())
     else:
         raise InputError(f"{source} is not a shape that fer reads; known are {_KNOWN}.")
     if not paths:
         found = f" ({len(skipped)} skipped, the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise InputError(f"{source} holds no shape that fer reads{found}; known are {_KNOWN}.")
     root = source.resolve().name if source.is_dir() else source.stem
-    entries = sorted(_named([_placed(path, root) for path in sorted(paths)]), key=_order)
+    placed = [_placed(path, root) for path in sorted(paths)]
+    if test_fraction is not None:
+        placed = _split(placed, test_fraction, seed, source)
+    entries = sorted(_named(placed), key=_order)
     if per_class is not None:
         entries = list(_evenly(entries, per_class))
     classes = sorted({entry.class_name for entry in entries if entry.class_name is not None})
@@ -172,7 +186,11 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
     last = {member.filename: member for member in members}
     for member in members:
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
-        if member.is_dir() or any(_is_hidden(part) for part in parts if part != ".."):
+        if any(_is_hidden(part) for part in parts if part not in ("", "..")):
+            continue
+        if member.is_dir():
+            if PurePosixPath(member.filename).suffix.lower() in SUFFIXES:
+                skipped.append(Skipped(member.filename.rstrip("/"), "is a folder"))
             continue
         if not _is_shape(member.filename, skipped):
             continue
@@ -220,12 +238,47 @@ def _placed(path: str, root: str) -> Entry:
     readable = path.encode(errors="replace").decode()
     *folders, file = [root, *readable.replace("\\", "/").split("/")]
     stem = PurePosixPath(file).stem
-    if folders[-1].lower() not in ("train", "test"):
-        return Entry(stem, path, None, "unlabelled")
-    above = [folder for folder in folders[:-1][-2:] if not folder.isdecimal()]
-    if not above:
-        return Entry(stem, path, None, "unlabelled")
-    return Entry(stem, path, above[-1], "train" if folders[-1].lower() == "train" else "test")
+    last = folders[-1].lower()
+    if last in ("train", "test"):
+        above = [folder for folder in folders[:-1][-2:] if not folder.isdecimal()]
+        if above:
+            return Entry(stem, path, above[-1], "train" if last == "train" else "test")
+    elif len(folders) > 1 and (split := folders[-2].lower()) in ("train", "test"):
+        return Entry(stem, path, folders[-1], "train" if split == "train" else "test")
+    return Entry(stem, path, None, "unlabelled")
+
+
+def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Path) -> list[Entry]:
+    """The same entries, those without a split having their folder as class and a split by chance."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.split == "unlabelled" and (class_name := _class_folder(entry.path)) is not None:
+            groups[class_name].append(entry)
+    if not groups:
+        example = entries[0].path
+        raise UsageError(
+            f"{source}: a test fraction is for <class>/<file>, but no shape lies so, {example!r} for one; leave it out."
+        )
+    split: dict[str, Entry] = {}
+    for class_name, members in groups.items():
+        ranked = sorted(members, key=lambda entry: (_lot(seed, class_name, entry.name), entry.path))
+        n_test = min(max(1, round(test_fraction * len(ranked))), len(ranked) - 1)
+        for rank, entry in enumerate(ranked):
+            split[entry.path] = replace(entry, class_name=class_name, split="test" if rank < n_test else "train")
+    return [split.get(entry.path, entry) for entry in entries]
+
+
+def _class_folder(path: str) -> str | None:
+    """The folder that a shape lies in, inside the source, past 3DShapeNets' folders of a resolution."""
+    readable = path.encode(errors="replace").decode()
+    folders = [folder for folder in readable.replace("\\", "/").split("/")[:-1] if folder not in ("", ".")]
+    while folders and folders[-1].isdecimal():
+        folders.pop()
+    return folders[-1] if folders else None
+
+
+def _lot(seed: int, class_name: str, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{class_name}\0{name}".encode()).digest()
 
 
 def _named(entries: Sequence[Entry]) -> Iterator[Entry]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -32,16 +34,10 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress display that shows nothing where stderr is not a terminal."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
+def progress_bar(*, of_bytes: bool = False) -> Iterator[Progress]:
+    """A progress display with rate and time left, that shows nothing where stderr is not a terminal."""
+    amount = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _RateColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         yield progress
 
@@ -53,8 +49,8 @@ class CountView:
         self._progress = progress
         self._task = progress.add_task(description, total=None)
 
-    def __call__(self, done: int, total: int) -> None:
-        """Move the bar."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """Move the bar; `total` is None where it is not known."""
         self._progress.update(self._task, completed=done, total=total)
 
 

@@ -1,25 +1,32 @@
-"""The stage `fer voxelize`: a source of shapes → voxels.h5."""
+"""The stage `fer voxelize`: a source of shapes → voxels.h5.
 
+Shapes are voxelized in batches, whose results a journal keeps beside the output, in the listing's order. Only
+when all are there is the artifact written from it: duplicates are known by then, and memory holds a batch at a time.
+"""
+
+import functools
+import hashlib
+import json
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float64, UInt8
-
+from fer_cli import __version__
 from fer_cli.artifact import ArtifactWriter, claim_output
+from fer_cli.batches import Outcome, decode, voxelize_batch
+from fer_cli.duplicates import DuplicateCounts
 from fer_cli.errors import InputError, ResourceError, UsageError
-from fer_cli.formats import read_shape
-from fer_cli.occupancy import VoxelSettings, voxelize_shape
+from fer_cli.executor import WorkExecutor, results_in_order
+from fer_cli.journal import Journal
+from fer_cli.occupancy import VoxelSettings
+from fer_cli.samples import collect_samples, write_samples
+from fer_cli.scheduler import open_scheduler
 from fer_cli.schema import VOXELS
-from fer_cli.source import Entry, Listing, Skipped, close_archives, list_entries, read_entry
-from fer_cli.workers import is_stopping, open_executor
+from fer_cli.source import Entry, Listing, Skipped, close_archives, list_entries
+from fer_cli.workers import open_executor
 
 _BATCH = 16
 _FEW = 64
@@ -28,12 +35,19 @@ _FEW = 64
 
 @dataclass(frozen=True)
 class VoxelizeSummary:
-    """What a run made: its classes, samples per class (or `unlabelled`) and split; what it left out, and why."""
+    """What a run made: its classes, samples per class (or `unlabelled`) and split; what it left out, and why.
+
+    `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
+    earlier run that was ended.
+    """
 
     path: Path
     classes: tuple[str, ...]
     counts: dict[str, dict[str, int]]
     skipped: tuple[Skipped, ...]
+    duplicates: DuplicateCounts
+    n_dropped: int
+    n_resumed: int
     seconds: float
 
     @property
@@ -53,125 +67,158 @@ def voxelize_source(
     settings: VoxelSettings,
     *,
     per_class: int | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
+    drop_duplicates: bool = False,
     workers: int | None = None,
+    scheduler: str | None = None,
     strict: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> VoxelizeSummary:
-    """Voxelize the shapes of a folder, .zip or file into the artifact `output`, which is the same for any `workers`.
+    """Voxelize the shapes of a folder, .zip or file into the artifact `output`, the same whoever does the work.
 
     A shape that cannot be used is left out and recorded with the reason, unless `strict`. `per_class` keeps at
-    most so many of each class and split. `workers` processes (one per core if None) share the work where there is
-    enough of it. `progress` is told (shapes done, shapes in all). Nothing is left behind by a run that fails.
+    most so many of each class and split; `test_fraction` draws a test split by `seed` where the source has none.
+    `drop_duplicates` leaves out training samples identical to a test sample or to an earlier training sample.
+    `workers` processes (one per core if None) share the work where there is enough of it, or those of a Dask
+    `scheduler` do. `progress` is told (shapes done, shapes in all). A run that was ended from outside,
+    or for want of resources, goes on where it stopped when it is started again; one that fails otherwise leaves
+    nothing behind.
 
     Raises InputError if the source, or with `strict` one of its shapes, cannot be used, or none of them can;
-    UsageError if `output` exists and `force` is off; ResourceError if it cannot be written or a worker dies.
+    UsageError if `output` exists and `force` is off; ResourceError if it cannot be written, a worker dies, or the
+    scheduler does not answer.
     """
     started = time.perf_counter()
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
     claim_output(output, force=force)
-    listing = list_entries(source, per_class=per_class)
+    listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
     if strict and listing.skipped:
         raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
-    config = {"voxelization": settings.to_json(), "source": source.resolve().name, "per_class": per_class}
-    used: list[Entry] = []
-    skipped = list(listing.skipped)
-    n_batches = -(-len(listing.entries) // _BATCH)
-    processes = 1 if len(listing.entries) < _FEW else min(workers, n_batches)
-    with (
-        ExitStack() as at_end,
-        open_executor(processes, preload=__name__) as executor,
-        ArtifactWriter(output, VOXELS, config=config, parents={}) as writer,
-    ):
+    config = {
+        "voxelization": settings.to_json(),
+        "source": source.resolve().name,
+        "per_class": per_class,
+        "test_fraction": test_fraction,
+        "drop_duplicates": drop_duplicates,
+    }
+    place = source.absolute()  # workers of a cluster have a working folder of their own
+    key = _run_key(place, listing, settings)
+    with ExitStack() as at_end:
         at_end.callback(close_archives)
-        for batch, outcomes in _voxelized(executor, workers, source, listing, settings):
-            grids = []
-            for entry, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, _PackedGrid):
-                    used.append(entry)
-                    grids.append(outcome)
-                elif strict:
-                    raise InputError(f"{entry.path}: {outcome}")
-                else:
-                    skipped.append(Skipped(entry.path, outcome))
-            if grids:
-                writer.append("occupancy", np.stack([grid.unpacked(settings.resolution) for grid in grids]))
-                writer.append("index_to_world", np.stack([grid.index_to_world for grid in grids]))
-            if progress:
-                progress(len(used) + len(skipped) - len(listing.skipped), len(listing.entries))
-        if not used:
-            first = skipped[len(listing.skipped)]
-            raise InputError(
-                f"{source}: none of {len(listing.entries)} shapes can be used; {first.path}: {first.reason}"
-            )
-        classes = sorted({entry.class_name for entry in used if entry.class_name is not None})
-        writer.set_attribute("classes", classes)
-        _write_samples(writer, used, classes, skipped)
-    counts: dict[str, dict[str, int]] = {}
-    for entry in used:
-        of_split = counts.setdefault(entry.class_name or "unlabelled", {})
-        of_split[entry.split] = of_split.get(entry.split, 0) + 1
-    return VoxelizeSummary(output, tuple(classes), counts, tuple(skipped), time.perf_counter() - started)
-
-
-def _write_samples(writer: ArtifactWriter, used: list[Entry], classes: list[str], skipped: list[Skipped]) -> None:
-    label = {name: index for index, name in enumerate(classes)}
-    writer.write("name", [entry.name for entry in used])
-    writer.write("label", np.array([label.get(entry.class_name or "", -1) for entry in used], dtype=np.int64))
-    writer.write("split", [entry.split for entry in used])
-    writer.write("source", [_utf8(entry.path) for entry in used])
-    writer.write("skipped/source", [_utf8(item.path) for item in skipped])
-    writer.write("skipped/reason", [_utf8(item.reason) for item in skipped])
-
-
-def _utf8(path: str) -> str:
-    return path.encode(errors="replace").decode()
-
-
-@dataclass(frozen=True)
-class _PackedGrid:
-    """A grid on its way between processes, one bit a voxel."""
-
-    bits: UInt8[np.ndarray, " byte"]
-    index_to_world: Float64[np.ndarray, "4 4"]
-
-    def unpacked(self, resolution: int) -> UInt8[np.ndarray, "x y z"]:
-        return np.unpackbits(self.bits, count=resolution**3).reshape((resolution,) * 3)
-
-
-def _voxelize_entries(source: Path, entries: Sequence[Entry], settings: VoxelSettings) -> list[_PackedGrid | str]:
-    """The work of a worker: a grid for every entry, or the reason why there is none."""
-    outcomes: list[_PackedGrid | str] = []
-    for entry in entries:
-        if is_stopping():
-            break
+        journal = at_end.enter_context(Journal(output, key))
         try:
-            grid = voxelize_shape(read_shape(read_entry(source, entry), entry.path), settings)
-            outcomes.append(_PackedGrid(np.packbits(grid.occupancy), grid.index_to_world))
-        except InputError as error:
-            outcomes.append(str(error).removeprefix(f"{entry.path}: "))
-        except MemoryError:
-            outcomes.append("needs more memory than there is.")
-    return outcomes
+            batches = _Batches(listing, journal, strict=strict)
+            n_resumed = batches.n_done
+            batches.voxelize(place, settings, key, workers=workers, scheduler=scheduler, progress=progress)
+            samples = collect_samples(source, listing, batches, drop_duplicates=drop_duplicates)
+            recorded_seed = None if test_fraction is None else seed
+            with ArtifactWriter(output, VOXELS, config=config, parents={}, seed=recorded_seed) as writer:
+                write_samples(writer, samples, batches, settings.resolution)
+        except Exception as error:
+            if not isinstance(error, ResourceError):
+                journal.remove()
+            raise
+        journal.remove()
+    return VoxelizeSummary(
+        path=output,
+        classes=samples.classes,
+        counts=samples.counts(),
+        skipped=samples.skipped,
+        duplicates=samples.duplicates,
+        n_dropped=len(samples.dropped),
+        n_resumed=n_resumed,
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _voxelized(
-    executor: Executor, workers: int, source: Path, listing: Listing, settings: VoxelSettings
-) -> Iterator[tuple[Sequence[Entry], list[_PackedGrid | str]]]:
-    """Batches of entries with their outcomes, in the listing's order; few are under way at any time."""
-    pending: deque[tuple[Sequence[Entry], Future[list[_PackedGrid | str]]]] = deque()
-    try:
-        for start in range(0, len(listing.entries), _BATCH):
-            batch = listing.entries[start : start + _BATCH]
-            pending.append((batch, executor.submit(_voxelize_entries, source, batch, settings)))
-            if len(pending) > 2 * workers:
-                oldest, outcomes = pending.popleft()
-                yield oldest, outcomes.result()
-        for oldest, outcomes in pending:
-            yield oldest, outcomes.result()
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            f"a worker process died, most likely for want of memory; try fewer than {workers}."
-        ) from error
+def _run_key(source: Path, listing: Listing, settings: VoxelSettings) -> str:
+    """A hash of whatever decides the content of batches; equal keys mean that a journal can be gone on with."""
+
+    def stamp(path: Path) -> list[int]:
+        try:
+            status = path.stat()
+        except OSError:  # which reading it will say more of
+            return []
+        return [status.st_size, status.st_mtime_ns]
+
+    in_folder = source.is_dir()
+    facts = {
+        "version": __version__,
+        "batch": _BATCH,
+        "settings": settings.to_json(),
+        "source": [str(source.resolve()), [] if in_folder else stamp(source)],
+        "entries": [
+            [*vars(entry).values(), stamp(source / entry.path) if in_folder else []] for entry in listing.entries
+        ],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+class _Batches:
+    """The listing cut into batches, and the results that the journal holds of them, in order; a sequence of results."""
+
+    def __init__(self, listing: Listing, journal: Journal, *, strict: bool) -> None:
+        self._n_shapes = len(listing.entries)
+        self._journal = journal
+        self._strict = strict
+        entries = listing.entries
+        self._batches = [entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH)]
+        self._recent = functools.lru_cache(maxsize=8)(self._decoded)
+        for index in range(len(journal)):
+            self._check(index)
+
+    @property
+    def n_done(self) -> int:
+        """Shapes in the batches that are done."""
+        return min(len(self._journal) * _BATCH, self._n_shapes)
+
+    def voxelize(
+        self,
+        source: Path,
+        settings: VoxelSettings,
+        run: str,
+        *,
+        workers: int,
+        scheduler: str | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Do what is not done yet."""
+        todo = self._batches[len(self._journal) :]
+        if not todo:
+            return
+        few = len(todo) * _BATCH < _FEW
+        opened: AbstractContextManager[WorkExecutor] = (
+            open_executor(1 if few else min(workers, len(todo)), preload="fer_cli.batches")
+            if scheduler is None
+            else open_scheduler(scheduler, reads=source)
+        )
+        with opened as executor:
+            if progress:
+                progress(self.n_done, self._n_shapes)
+            calls = [(source, batch, settings, run) for batch in todo]
+            for content in results_in_order(executor, voxelize_batch, calls):
+                self._journal.append(content)
+                self._check(len(self._journal) - 1)
+                if progress:
+                    progress(self.n_done, self._n_shapes)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> list[tuple[Entry, Outcome]]:
+        """The shapes of a batch with their outcomes."""
+        return self._recent(index)
+
+    def _decoded(self, index: int) -> list[tuple[Entry, Outcome]]:
+        return list(zip(self._batches[index], decode(self._journal[index]), strict=True))
+
+    def _check(self, index: int) -> None:
+        """Raise InputError if a shape of the batch cannot be used and the run is strict."""
+        if self._strict:
+            for entry, outcome in self[index]:
+                if isinstance(outcome, str):
+                    raise InputError(f"{entry.path}: {outcome}")

@@ -1,23 +1,28 @@
-"""Worker processes that share a stage's work and end quietly when it is interrupted."""
+"""Who shares a stage's work: this process, or worker processes that end quietly when it is interrupted."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.synchronize import Event
 from typing import Any
+
+from fer_cli.errors import ResourceError
+from fer_cli.executor import Result, WorkExecutor
 
 # Set in workers: whoever started them no longer wants an answer.
 _stopping: Event | None = None
 
 
 @contextmanager
-def open_executor(workers: int, *, preload: str) -> Iterator[Executor]:
+def open_executor(workers: int, *, preload: str) -> Iterator[WorkExecutor]:
     """Run calls in so many processes, or in this one if `workers` is 1; what is not begun at the end is cancelled.
 
     `preload` is the module that the calls need, imported once for all processes where the platform can.
+    `scheduler.open_scheduler` does the same on a cluster.
     """
     executor = _InThisProcess() if workers == 1 else _ProcessPool(workers, preload)
     try:
@@ -31,7 +36,7 @@ def is_stopping() -> bool:
     return _stopping is not None and _stopping.is_set()
 
 
-class _InThisProcess(Executor):
+class _InThisProcess(WorkExecutor):
     """Runs what is submitted at once, where starting processes would take longer than the work."""
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -40,7 +45,7 @@ class _InThisProcess(Executor):
         return future
 
 
-class _ProcessPool(ProcessPoolExecutor):
+class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
     """Processes that do not hear Ctrl-C themselves, and end after the step in hand once they are shut down."""
 
     def __init__(self, workers: int, preload: str) -> None:
@@ -54,12 +59,25 @@ class _ProcessPool(ProcessPoolExecutor):
             with _interrupts_held(signal.SIG_IGN):  # which the server, and whatever it forks, inherits
                 forkserver.ensure_running()
         self._stopping = context.Event()
+        self.slots = workers
         super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # An interrupt while a worker starts would leave it behind, to fail noisily when this process has gone.
         with _interrupts_held():
-            return super().submit(call, *args, **kwargs)
+            try:
+                return super().submit(call, *args, **kwargs)
+            except BrokenProcessPool as error:
+                raise self._died() from error
+
+    def wait(self, future: Future[Result]) -> Result:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise self._died() from error
+
+    def _died(self) -> ResourceError:
+        return ResourceError(f"a worker process died, most likely for want of memory; try fewer than {self.slots}.")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if cancel_futures:

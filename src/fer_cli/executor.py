@@ -1,0 +1,33 @@
+"""What a stage asks of whoever does its work: calls run elsewhere, their results in order, few under way at a time."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_AHEAD = 4
+
+
+class WorkExecutor(Executor):
+    """An executor that knows how many calls it runs at once, and what it means when one gets lost."""
+
+    slots: int = 1
+
+    def wait(self, future: Future[Result]) -> Result:
+        """The result of a call. Raises what the call raised, or ResourceError if whoever ran it died."""
+        return future.result()
+
+
+def results_in_order(
+    executor: WorkExecutor, call: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[Result]:
+    """Results of `call` for each of `arguments`, in their order; few are begun before they are asked for."""
+    pending: deque[Future[Result]] = deque()
+    for each in arguments:
+        pending.append(executor.submit(call, *each))
+        if len(pending) > _AHEAD * executor.slots:
+            yield executor.wait(pending.popleft())
+    while pending:
+        yield executor.wait(pending.popleft())
