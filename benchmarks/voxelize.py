@@ -57,6 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is None or not options.data.is_dir():
         parser.error("give --data, the folder of the archives")
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for archive in ("modelnet10-off", "modelnet10-binvox"):
@@ -65,7 +66,7 @@ def main() -> None:
         meshes = sorted((work / "modelnet10-off" / "bathtub").rglob("*.off"))
         seconds = time_per_mesh(meshes, options.repeats)
         rows = [*exactness(meshes, work), *first_call(meshes[0], work), *whole_sources(options.data, work)]
-        options.output.write_text(page(len(meshes), options.repeats, seconds, rows), encoding="utf-8")
+        options.output.write_text(page(len(meshes), options.repeats, load, seconds, rows), encoding="utf-8")
     print(f"wrote {options.output}")
 
 
@@ -222,13 +223,13 @@ def torus(steps: int) -> str:
     return "\n".join([*lines, *(f"3 {a} {b} {c}" for a, b, c in faces), ""])
 
 
-def page(n_meshes: int, repeats: int, seconds: dict[str, list[float]], rows: list[Row]) -> str:
+def page(n_meshes: int, repeats: int, load: float, seconds: dict[str, list[float]], rows: list[Row]) -> str:
     ours = statistics.median(seconds["fer"])
     lines = [
         "# Voxelization: speed and exactness",
         "",
         "Written by `python benchmarks/voxelize.py`, which anyone can run again.",
-        f"Machine: {machine()}.",
+        f"Machine: {machine()}; load average {load:.1f} when it began.",
         "",
         "## One mesh, one process",
         "",

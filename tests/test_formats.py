@@ -2,6 +2,7 @@ import functools
 import io
 import re
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_damaged_mat_is_named(occupancy: np.ndarray) -> None:
     for content, message in [
         (b"garbage" * 40, "not a readable MATLAB 5 file"),
         (mat(instance=occupancy)[:-20], "not a readable MATLAB 5 file"),
-        (mat(voxels=occupancy), "holds voxels, expected 'instance'"),
+        (mat(voxels=occupancy), "holds 'voxels', expected 'instance'"),
         (mat(instance=occupancy[0]), "'instance' is uint8 4×2, expected numbers on three axes"),
         (mat(instance=np.array([["a"]], dtype=object)), "'instance' is cell"),
         (mat(instance=occupancy * np.nan), "a voxel is nan"),
@@ -244,6 +245,30 @@ def test_points_written_in_any_format_are_read_back_equal(rows: list[tuple[float
         shape = read_shape(content, name)
         assert isinstance(shape, PointCloud), name
         np.testing.assert_array_equal(shape.points, points, err_msg=name)
+
+
+def test_oddities_of_damaged_files_are_not_warned_of(occupancy: np.ndarray) -> None:
+    odd = npy(occupancy).replace(b"(8, 4, 2)", b"(8, 4,2if")
+    assert odd != npy(occupancy)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError, match="not a readable"):
+            read_shape(odd, "a.npy")
+    assert not caught
+
+
+def test_signalling_nan_is_refused_without_a_warning() -> None:
+    header = "ply\nformat binary_little_endian 1.0\nelement vertex 1\n"
+    header += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    with pytest.raises(InputError, match=r"vertex 0 is at \(nan, 0, 0\)"):
+        read_shape(header.encode() + np.array([0x7F800001, 0, 0], "<u4").tobytes(), "a.ply")
+
+
+def test_names_of_variables_are_shown_on_one_line(occupancy: np.ndarray) -> None:
+    content = io.BytesIO()
+    savemat(content, {"one_two": occupancy})
+    with pytest.raises(InputError, match=r"a\.mat: holds 'one\\ntwo', expected 'instance'"):
+        read_shape(content.getvalue().replace(b"one_two", b"one\ntwo"), "a.mat")
 
 
 @functools.cache

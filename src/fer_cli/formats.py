@@ -8,8 +8,10 @@ Not read: MATLAB 7.3, and what `off`, `obj`, `ply`, `interchange` and `points` l
 
 import io
 import math
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -77,7 +79,8 @@ def _reads_mesh(reader: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -
     """Reader of a format of vertices and faces; where there are no faces, the vertices are points."""
 
     def read(content: bytes, name: str) -> Mesh | PointCloud:
-        vertices, faces = reader(content, name)
+        with _numbers_of_any_kind():
+            vertices, faces = reader(content, name)
         _require_finite(vertices, "vertex", name)
         if not len(faces):
             return PointCloud(vertices)
@@ -91,11 +94,17 @@ def _reads_mesh(reader: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -
 
 def _reads_points(reader: Callable[[bytes, str], np.ndarray]) -> "_Reader":
     def read(content: bytes, name: str) -> PointCloud:
-        points = reader(content, name)
+        with _numbers_of_any_kind():
+            points = reader(content, name)
         _require_finite(points, "point", name)
         return PointCloud(points)
 
     return read
+
+
+def _numbers_of_any_kind() -> np.errstate:
+    """Of NaN and overflow NumPy would only warn; what comes of them is looked for once all is read."""
+    return np.errstate(invalid="ignore", over="ignore")
 
 
 def _require_finite(points: np.ndarray, kind: str, name: str) -> None:
@@ -150,16 +159,19 @@ def _read_mat(content: bytes, name: str) -> Grid:
     _refuse_inflation(content, name)
     try:
         # What the header claims is looked at first: scipy would allocate cell arrays of any size.
-        found = {key: (shape, kind) for key, shape, kind in whosmat(io.BytesIO(content))}
+        with _no_warnings():
+            found = {key: (shape, kind) for key, shape, kind in whosmat(io.BytesIO(content))}
         if "instance" not in found:
-            raise InputError(f"{name}: holds {', '.join(found) or 'no variable'}, expected 'instance'.")
+            named = ", ".join(map(repr, found))[:80] or "no variable"
+            raise InputError(f"{name}: holds {named}, expected 'instance'.")
         shape, kind = found["instance"]
         if kind not in _MATLAB_NUMBERS or len(shape) != 3:
             raise InputError(
                 f"{name}: 'instance' is {kind} {'×'.join(map(str, shape))}, expected numbers on three axes."
             )
         _checked_size(shape, name)
-        values = loadmat(io.BytesIO(content), variable_names=["instance"])["instance"]
+        with _no_warnings():
+            values = loadmat(io.BytesIO(content), variable_names=["instance"])["instance"]
     except InputError:
         raise
     except Exception as error:  # scipy raises whatever its parser stumbles over, IndexError and zlib.error included
@@ -197,7 +209,8 @@ def _read_npy(content: bytes, name: str) -> Grid:
     try:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(stream)
+        with _no_warnings():
+            shape, is_fortran, dtype = read_header(stream)
     except Exception as error:  # NumPy parses the header as Python and lets SyntaxError and TokenError through
         raise InputError(f"{name}: not a readable .npy file: {_first_line(error)}.") from None
     if dtype.kind not in "biuf" or len(shape) != 3:
@@ -228,6 +241,14 @@ def _checked_size(shape: tuple[int, ...], name: str) -> int:
         size = "×".join(map(str, shape))
         raise InputError(f"{name}: a grid of {size} voxels, expected 1 to {MAX_VOXELS} in all.")
     return n_voxels
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Python and scipy warn of oddities in a damaged file that the error, if it is one, names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _first_line(error: Exception) -> str:

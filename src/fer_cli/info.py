@@ -14,8 +14,6 @@ from fer_cli.clustering import summarise_layer
 from fer_cli.duplicates import count_duplicates
 from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
-_SPLITS = ("train", "test", "unlabelled")
-
 
 def describe(path: Path) -> dict[str, Any]:
     """Provenance and a summary of the content of any artifact. Raises ArtifactError if it is none or damaged."""
@@ -38,11 +36,9 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
     splits = artifact.read_text("split")
     samples, side, *_ = artifact.shape("occupancy")
-    groups: dict[tuple[str, str], list[int]] = {}
-    for name, split in sorted(
-        {*zip(names, splits, strict=True)}, key=lambda group: (group[0], _SPLITS.index(group[1]))
-    ):
-        groups[name, split] = []
+    groups: dict[tuple[str, str], list[int]] = {
+        group: [] for group in sorted({*zip(names, splits, strict=True)}, key=_order)
+    }
     for sample, group in enumerate(zip(names, splits, strict=True)):
         groups[group].append(sample)
     by_class: dict[str, dict[str, int]] = {}
@@ -62,6 +58,12 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
         "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
     }
+
+
+def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:
+    """Classes by name, train before test before whatever else there is."""
+    name, split = group
+    return name, split != "train", split != "test", split
 
 
 def _records(
