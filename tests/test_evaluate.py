@@ -34,7 +34,10 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
     expected = [(d.sample, d.label, d.predicted) for d, w in zip(diagnoses, wrong, strict=True) if w]
     assert [(m["sample"], m["label"], m["predicted"]) for m in result["misclassified"]] == expected
     suspicious = [d.suspicion.score for d, w in zip(diagnoses, wrong, strict=True) if w]
-    assert [m["suspicion"] for m in result["misclassified"]] == pytest.approx(suspicious, abs=1e-6)
+    # A score that float32 cannot tell from a validation sample's may be ranked on either side of it, one sample at a
+    # time or in a batch: a step of 1/n for n validation samples in one score of one family.
+    step = 1 / len(run.calibration.correct)
+    assert [m["suspicion"] for m in result["misclassified"]] == pytest.approx(suspicious, abs=step)
     scores = {
         "suspicion": np.array([1 - d.suspicion.score for d in diagnoses]),
         "max_softmax": np.array([max(d.probabilities.values()) for d in diagnoses]),
@@ -43,8 +46,10 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
             [-d.errors["input_vs_code"] / d.errors["input_vs_local"] for d in diagnoses]
         ),
     }
+    pair = 1 / (wrong.sum() * (~wrong).sum())  # such a step may turn a pair of samples round
     for name, values in scores.items():
-        assert result["detection"][name]["auroc"] == pytest.approx(detection_metrics(values, wrong)["auroc"])
+        slack = 2 * pair if name == "suspicion" else 1e-9
+        assert result["detection"][name]["auroc"] == pytest.approx(detection_metrics(values, wrong)["auroc"], abs=slack)
 
 
 def test_evaluation_names_every_score(run: Run) -> None:
