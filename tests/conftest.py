@@ -6,6 +6,7 @@ that there are mistakes to explain.
 """
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from fer_cli.receptive import LayerSpec  # noqa: E402
 from fer_cli.run import Run, RunPaths  # noqa: E402
 from fer_cli.training import train  # noqa: E402
 from fer_cli.voxelize import VoxelSettings, voxelize_source  # noqa: E402
+
+# A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_LAYERS = (
     LayerSpec("conv1", 6, 4, 2, 1),

@@ -277,7 +277,9 @@ def probe(
         _print_json(answer)
         return
     box = " × ".join(f"[{low}, {high})" for low, high in result.receptive_field)
-    typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {len(result.response_field)} locations share some of them.")
+    count = len(result.response_field)
+    sharing = "no other location shares any" if count == 1 else f"{count - 1} other locations share some"
+    typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
     typer.echo(f"picture: {written.picture}")
 
 
