@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from fer_cli.artifact import Artifact
 from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.receptive import LayerSpec, Location, feature_map_shape
 from fer_cli.subpixel import SubpixelTransposedConv3d
 
@@ -27,6 +28,8 @@ OUTPUT = "output"
 LOCAL_LAYER = "conv3"
 """Where local reconstructions start unless asked otherwise."""
 _CONVOLUTIONS = ((6, 2, 2), (5, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 0))
+_FEW_LOCATIONS = 8
+"""Up to so many locations of the smaller map a convolution is computed by patches; measured, `docs/adr/0009`."""
 _WIDTHS = {
     "paper": (64, 196, 512, 1024, 2048, 1500, 500),
     "compact": (16, 49, 128, 256, 512, 375, 125),
@@ -125,8 +128,11 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleDict()
         below: tuple[int, ...] = (1, *config.input_shape)
         for spec in config.layers:
-            self.blocks[spec.name] = _DenseBlock(below, spec, dropout) if spec.is_dense else _ConvBlock(below[0], spec)
-            below = config.level_shape(spec.name)
+            above = config.level_shape(spec.name)
+            self.blocks[spec.name] = (
+                _DenseBlock(below, spec, dropout) if spec.is_dense else _ConvBlock(below[0], spec, above[1:])
+            )
+            below = above
         self.blocks[OUTPUT] = nn.Sequential(
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(int(np.prod(below)), len(config.classes))
         )
@@ -157,9 +163,10 @@ class Encoder(nn.Module):
 
 
 class _ConvBlock(nn.Sequential):
-    def __init__(self, filters_below: int, spec: LayerSpec) -> None:
+    def __init__(self, filters_below: int, spec: LayerSpec, sides: Sequence[int]) -> None:
+        kind = PatchConv3d if np.prod(sides) <= _FEW_LOCATIONS else nn.Conv3d
         super().__init__(
-            nn.Conv3d(filters_below, spec.filters, spec.kernel, spec.stride, spec.padding, bias=False),
+            kind(filters_below, spec.filters, spec.kernel, spec.stride, spec.padding, bias=False),
             nn.BatchNorm3d(spec.filters),
             nn.ReLU(),
         )
@@ -263,7 +270,11 @@ class _TransposedLayer(nn.Module):
         # What the encoder's strided convolution rounded away has to be given back.
         remainder = below[1] - ((above[1] - 1) * spec.stride - 2 * spec.padding + spec.kernel)
         scales = spec.kernel - 2 * spec.padding + remainder == spec.stride
-        kind = SubpixelTransposedConv3d if head and scales else nn.ConvTranspose3d
+        kind: type[nn.ConvTranspose3d] = nn.ConvTranspose3d
+        if head and scales:
+            kind = SubpixelTransposedConv3d
+        elif np.prod(above[1:]) <= _FEW_LOCATIONS:
+            kind = PatchConvTranspose3d
         self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, remainder, bias=head)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -279,6 +290,8 @@ class FERNet(nn.Module):
         self.config = config
         self.encoder = Encoder(config, dropout=dropout)
         self.feedback = FeedbackNetwork(config)
+        # Filters innermost: what a CPU's bfloat16 convolutions and `patches` read fastest.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def decode(
         self,
