@@ -20,6 +20,7 @@ install_import_hook("fer_cli", "beartype.beartype")
 import torch  # noqa: E402
 
 from fer_cli.artifact import Artifact, ArtifactWriter  # noqa: E402
+from fer_cli.augmentation import Augmentation  # noqa: E402
 from fer_cli.clustering import cluster_network  # noqa: E402
 from fer_cli.model import PRESETS  # noqa: E402
 from fer_cli.phases import TrainingSettings  # noqa: E402
@@ -89,7 +90,15 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     voxelize_source(box_source, paths.voxels, VoxelSettings(8, 0), workers=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", TINY_LAYERS)
-        settings = TrainingSettings("tiny", epochs=6, feedback_epochs=4, batch_size=9, dropout=0.1, shift=1, seed=3)
+        settings = TrainingSettings(
+            "tiny",
+            epochs=6,
+            feedback_epochs=4,
+            batch_size=9,
+            dropout=0.1,
+            augmentation=Augmentation(shift=1, mirror=True),
+            seed=3,
+        )
         train(paths.voxels, paths.model, settings, device=device)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, workers=1, device=device)
     return paths

@@ -147,7 +147,7 @@ def test_attribute_set_late_is_an_attribute_given_first(tmp_path: Path) -> None:
 def test_id_tells_shapes_and_texts_apart(tmp_path: Path) -> None:
     def model(shape: tuple[int, ...], phases: list[str]) -> str:
         arrays = content(FORMATS["fer-model"]) | {"encoder/a.weight": np.arange(6, dtype=np.float32).reshape(shape)}
-        return write(tmp_path / "a.h5", FORMATS["fer-model"], arrays | {"history/phase": phases}).id
+        return write(tmp_path / "a.h5", FORMATS["fer-model"], arrays | {"history": phases}).id
 
     texts = [["ab", "c"], ["a", "bc"], ["abc", ""], ['a"', "b"]]
     assert len({model(shape, texts[0]) for shape in [(6,), (2, 3), (3, 2), (6, 1)]}) == 4

@@ -27,6 +27,7 @@ from scipy.io import savemat
 from fer_cli.artifact import open_artifact
 from fer_cli.cli import app
 from fer_cli.clustering import cluster_network
+from fer_cli.history import read_history
 from fer_cli.run import RunPaths
 from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 from fer_cli.synthetic import write_collection
@@ -512,12 +513,12 @@ def test_training_goes_on_from_the_checkpoint_of_an_interrupted_run(place: Path)
     assert contents(place / "run") == before
     assert {path.name for path in (place / "resumed").iterdir()} == {"model.h5"}
     with open_artifact(place / "resumed/model.h5", MODEL) as model:
-        assert model.read("history/epoch").tolist() == [1, 2, 3, 4, 5, 6] * 2
+        assert [record.epoch for record in read_history(model)] == [1, 2, 3, 4, 5, 6] * 2
 
 
 def _epochs_done(checkpoint: Path) -> int:
     with open_artifact(checkpoint, CHECKPOINT) as artifact:
-        return artifact.shape("history/epoch")[0]
+        return len(read_history(artifact))
 
 
 def test_json_is_all_there_is_on_stdout(place: Path, tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from fer_cli.artifact import ArtifactWriter
-from fer_cli.dataset import Sample, VoxelSet, augment, hold_out, load_sample, open_voxels
+from fer_cli.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.run import Run, RunPaths
 from fer_cli.schema import VOXELS
@@ -116,41 +114,6 @@ def test_every_sample_is_held_out_as_often() -> None:
         counts[hold_out(labels, 0.1, seed)[1]] += 1
     # Each is a binomial of 2000 draws at 0.1: standard deviation 13; five of them.
     np.testing.assert_allclose(counts, 200, atol=67)
-
-
-def moved(grid: np.ndarray, move: tuple[int, ...], flips: tuple[bool, bool]) -> np.ndarray:
-    """A grid moved, then mirrored in x and in y, voxel by voxel."""
-    result = np.zeros_like(grid)
-    for index in np.ndindex(grid.shape):
-        target = [i + m for i, m in zip(index, move, strict=True)]
-        if all(0 <= i < side for i, side in zip(target, grid.shape, strict=True)):
-            for axis, flip in enumerate(flips):
-                target[axis] = grid.shape[axis] - 1 - target[axis] if flip else target[axis]
-            result[tuple(target)] = grid[index]
-    return result
-
-
-def which_moves(before: Tensor, after: Tensor, shift: int) -> list[tuple[tuple[int, ...], tuple[bool, bool]]]:
-    moves = product(product(range(-shift, shift + 1), repeat=3), product((False, True), repeat=2))
-    candidates = {key: moved(before[0, 0].numpy(), *key) for key in moves}
-    found = [[key for key, grid in candidates.items() if np.array_equal(grid, one[0].numpy())] for one in after]
-    assert all(len(keys) == 1 for keys in found)
-    return [keys[0] for keys in found]
-
-
-@pytest.mark.parametrize(("shift", "mirror"), [(1, True), (1, False), (0, True), (2, False), (0, False)])
-def test_augmented_shape_is_the_shape_moved_and_mirrored(shift: int, mirror: bool) -> None:
-    grid = torch.rand(1, 1, 6, 5, 4, generator=torch.Generator().manual_seed(1))
-    repeated = grid.expand(200, -1, -1, -1, -1)
-    result = augment(repeated, torch.Generator().manual_seed(2), shift=shift, mirror=mirror)
-    found = which_moves(grid, result, shift)
-    for axis in range(3):
-        assert {move[axis] for move, _ in found} == set(range(-shift, shift + 1))
-    assert len({flips for _, flips in found}) == (4 if mirror else 1)
-    assert torch.equal(result, augment(repeated, torch.Generator().manual_seed(2), shift=shift, mirror=mirror))
-    if shift or mirror:
-        assert not torch.equal(result, augment(repeated, torch.Generator().manual_seed(3), shift=shift, mirror=mirror))
-    assert torch.equal(repeated[7], grid[0])  # the input is left alone
 
 
 def load(sample: str, voxels: VoxelSet, label: str | None = None) -> Sample:

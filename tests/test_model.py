@@ -256,7 +256,7 @@ def write_model(path: Path, source: Artifact, config: dict[str, object], leave_o
     with ArtifactWriter(path, MODEL, config=config, parents=source.parents) as writer:
         for name in source.names():
             if name != leave_out:
-                writer.write(name, source.read_text(name) if name == "history/phase" else source.read(name))
+                writer.write(name, source.read_text(name) if name == "history" else source.read(name))
 
 
 def test_network_is_read_back_from_its_artifact(run: Run, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -5,18 +6,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fer_cli import training
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.checkpoint import checkpoint_path, read_history
+from fer_cli.augmentation import Augmentation
+from fer_cli.checkpoint import checkpoint_path
 from fer_cli.dataset import open_voxels
-from fer_cli.errors import FerError, InputError, UsageError
-from fer_cli.model import Decoding, FeedbackNetwork, FERNet, NetworkConfig
-from fer_cli.phases import FeedbackPhase, TrainingData, TrainingSettings, voxel_iou
+from fer_cli.errors import FerError, InputError, ResourceError, UsageError
+from fer_cli.history import read_history
+from fer_cli.model import OUTPUT, Decoding, Edit, FERNet, NetworkConfig
+from fer_cli.phases import (
+    FeedbackPhase,
+    FeedforwardPhase,
+    TrainingData,
+    TrainingSettings,
+    draw_entries,
+    voxel_iou,
+)
 from fer_cli.progress import TrainingProgress
 from fer_cli.run import Run, RunPaths
-from fer_cli.schema import MODEL
+from fer_cli.schema import CHECKPOINT, MODEL
 from fer_cli.training import preset_settings, train
 
 CPU = torch.device("cpu")
@@ -26,8 +37,8 @@ pytestmark = pytest.mark.usefixtures("tiny_preset")
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    options = {"epochs": 3, "feedback_epochs": 2, "batch_size": 16, "dropout": 0.2, "shift": 1, "seed": 1} | changes
-    return TrainingSettings("tiny", **options)
+    options = {"epochs": 3, "feedback_epochs": 2, "batch_size": 16, "dropout": 0.2, "seed": 1} | changes
+    return TrainingSettings("tiny", augmentation=Augmentation(shift=1, mirror=True), **options)
 
 
 def weights(path: Path) -> dict[str, bytes]:
@@ -240,7 +251,7 @@ def test_two_training_shapes_a_class_are_enough(run: Run, tmp_path: Path, rewrit
 def test_loss_that_is_not_finite_ends_the_run(
     changes: dict[str, float], phase: str, run_paths: RunPaths, tmp_path: Path
 ) -> None:
-    message = rf"the {phase} loss is (nan|inf) in epoch \d, batch \d \(\w+_train_\d\d, .*, …\)\."
+    message = rf"the {phase} loss is (nan|inf) in epoch \d, batch \d \(\d+ shapes: \w+_train_\d\d, .*, …\)\. Look at"
     with pytest.raises(FerError, match=message):
         train(run_paths.voxels, tmp_path / "m.h5", settings(**changes), device=CPU)
     assert not (tmp_path / "m.h5").exists()
@@ -271,36 +282,146 @@ def test_iou_is_that_of_the_occupied_voxels() -> None:
     assert voxel_iou(occupancy, truth).tolist() == pytest.approx([1 / 3, 0, 1])
 
 
-def test_class_code_chain_never_sees_the_input(run: Run, run_paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every gate open, the first half of each skip is still shut, and the second is the encoder's feature."""
+@pytest.fixture
+def phase(run: Run, run_paths: RunPaths) -> FeedbackPhase:
+    """A feedback phase of a fresh network whose gates are all open."""
     voxels = open_voxels(run_paths.voxels, in_memory=True)
     torch.manual_seed(0)
     network = FERNet(NetworkConfig(run.network.config.layers, voxels.classes, 8))
     network.encoder.eval().requires_grad_(False)
     indices = voxels.indices("train")
-    phase = FeedbackPhase(TrainingData(voxels, indices, indices, CPU), settings(gate_probability=1.0), network)
-    entered: dict[str, Mapping[str, Tensor]] = {}
-    decode = FeedbackNetwork.decode
+    return FeedbackPhase(TrainingData(voxels, indices, indices, CPU), settings(gate_probability=1.0), network)
 
-    def watch(self: FeedbackNetwork, code: Tensor, entry: str, **options: Any) -> Decoding:
-        sizes: dict[str, int] = {}
 
-        def edit(level: str, feature: Tensor) -> Tensor:
-            edited = options["edit"](level, feature)
-            sizes[level] = len(edited)
-            return edited
+def test_each_sample_sees_the_encoder_only_at_its_entry_and_through_gates_below_it(phase: FeedbackPhase) -> None:
+    """Samples of the class-code share have every gate shut; the others have them open below their entry only."""
+    levels = phase.network.config.layer_names[::-1]
+    entered: dict[str, int] = {}
+    given: dict[str, Tensor] = {}
 
-        decoding = decode(self, code, entry, skips=options["skips"], edit=edit)
-        entered[next(level for level, size in sizes.items() if size == 10)] = options["skips"]
-        return decoding
+    class Watch(nn.Module):
+        def forward(self, code: Tensor, entry: str, *, skips: dict[str, Tensor], edit: Edit) -> Decoding:
+            def note(level: str, feature: Tensor) -> Tensor:
+                edited = edit(level, feature)
+                entered[level] = len(edited) - (0 if level == entry else len(feature))
+                return edited
 
-    monkeypatch.setattr(FeedbackNetwork, "decode", watch)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(40):
-        phase.loss(indices[:5], generator)
-    names = network.config.layer_names[:-1]
-    assert set(entered) == set(names)  # every level is entered at some time
-    for entry, skips in entered.items():
-        assert list(skips) == list(names[: names.index(entry)])
-        assert all(not skip[:5].any() for skip in skips.values())
-        assert all(skip[5:].any() for skip in skips.values())
+            given.update(skips)
+            return phase.network.decode(code, entry, skips=skips, edit=note)
+
+    terms = phase.terms(Watch(), phase.data.training[:40], torch.Generator().manual_seed(0))
+    assert set(terms) == {"voxel", "feature"}
+    assert all(term.item() > 0 for term in terms.values())
+    assert list(entered) == list(levels)
+    assert entered[OUTPUT] == 10  # a quarter
+    assert all(count in (7, 8) for level, count in entered.items() if level != OUTPUT)  # the rest, evenly
+    above = 0
+    for level in levels[1:]:
+        above += entered[levels[levels.index(level) - 1]]
+        assert len(given[level]) == above + entered[level]
+        assert not given[level][: entered[OUTPUT]].any()
+        assert not given[level][above:].any()  # what enters here is the encoder's feature already
+        assert given[level][entered[OUTPUT] : above].any() == (level != levels[1])
+
+
+def test_a_batch_smaller_than_the_levels_is_repeated(phase: FeedbackPhase) -> None:
+    terms = phase.terms(phase.module.train(), phase.data.training[:1], torch.Generator().manual_seed(0))
+    assert torch.isfinite(torch.stack(list(terms.values()))).all()
+
+
+@pytest.mark.parametrize("count", [10, 32, 33])
+def test_entries_ascend_and_keep_to_their_shares(count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.stack([draw_entries(count, 8, 0.25, generator) for _ in range(400)])
+    assert (draws.diff(dim=1) >= 0).all()
+    shares = torch.bincount(draws.flatten(), minlength=8) / draws.numel()
+    torch.testing.assert_close(shares, torch.tensor([0.25] + [0.75 / 7] * 7), atol=0.01, rtol=0)
+    counts = torch.stack([torch.bincount(draw, minlength=8) for draw in draws])
+    assert (counts.amax(0) - counts.amin(0) <= 1).all()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 13, 14, 18])
+def test_run_ended_by_a_signal_within_an_epoch_goes_on_from_that_step(
+    stop: int, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    calls = iter(range(1, 1000))
+
+    def interrupt(progress: TrainingProgress) -> None:
+        if next(calls) == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=interrupt)
+    with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
+        assert artifact.attribute("position")["step"] == (stop - 1) % 4 + 1
+    seen: list[TrainingProgress] = []
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, report=seen.append)
+    assert len(seen) == REPORTS - stop
+    assert weights(path) == weights(uninterrupted)
+    assert history(path) == history(uninterrupted)
+
+
+def test_checkpoints_are_due_by_the_clock_too(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.h5"
+    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(7))
+    with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
+        position = artifact.attribute("position")
+    assert (position["phase"], position["epoch"], position["step"]) == (FEEDFORWARD, 1, 2)
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+def test_given_encoder_stays_as_it_is_and_its_validation_samples_stay_held_out(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    options = {"device": CPU, "encoder": uninterrupted}
+    summary = train(run_paths.voxels, path, settings(seed=7, feedback_epochs=3), **options)
+    mine, theirs = weights(path), weights(uninterrupted)
+    assert all(mine[name] == theirs[name] for name in theirs if name.startswith("encoder/"))
+    assert any(mine[name] != theirs[name] for name in theirs if name.startswith("feedback/"))
+    with open_artifact(path, MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        assert model.parents == {"voxels": other.parents["voxels"], "encoder": other.id}
+        assert np.array_equal(model.read("validation/index"), other.read("validation/index"))
+        records, first = read_history(model), read_history(other)
+    assert records[:3] == first[:3]
+    assert [(r.phase, r.epoch) for r in records[3:]] == [(FEEDBACK, 1), (FEEDBACK, 2), (FEEDBACK, 3)]
+    assert summary.accuracy == first[2].validation_score
+    resumed = tmp_path / "resumed.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), report=StopAt(5), **options)
+    with pytest.raises(UsageError, match=r"another configuration \(encoder differ\)"):
+        train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), device=CPU, resume=True)
+    train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), resume=True, **options)
+    assert weights(resumed) == mine
+
+
+def test_encoder_that_does_not_fit_is_refused(run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    path = tmp_path / "v.h5"
+    rewrite(run.voxels.artifact, path, {"classes": ["beam", "plate", "rod"]})
+    with pytest.raises(
+        UsageError, match=r"tells 3 classes apart \(beam, plate, pole, …\), but the voxels have 3 \(beam,"
+    ):
+        train(path, tmp_path / "m.h5", settings(), device=CPU, encoder=uninterrupted)
+    rewrite(run.voxels.artifact, path, {"occupancy": np.ones((len(run.voxels), 16, 16, 16), np.uint8)})
+    with pytest.raises(UsageError, match=r"reads 8³ voxels, but these are 16³\. Run 'fer voxelize --resolution 8'"):
+        train(path, tmp_path / "m.h5", settings(), device=CPU, encoder=uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), MemoryError()]
+)
+def test_want_of_memory_says_which_batch_size_to_try(
+    error: Exception, run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FeedforwardPhase, "terms", fail)
+    with pytest.raises(ResourceError, match=r"out of memory with batches of 18 shapes\. Try --batch-size 8"):
+        train(run_paths.voxels, tmp_path / "m.h5", settings(), device=CPU)

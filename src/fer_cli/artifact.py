@@ -81,7 +81,7 @@ class ArtifactWriter:
         seed: int | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        if set(parents) != set(form.parents):
+        if not form.takes_parents(parents):
             raise ValueError(f"{form.name} needs parents {form.parents}, got {tuple(parents)}")
         self.path = path
         self.form = form
@@ -340,7 +340,7 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         seed = int(attributes["seed"])
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: an attribute does not parse. Run '{form.command}' again.") from error
-    if not (isinstance(parents, dict) and set(parents) == set(form.parents) and isinstance(config, dict)):
+    if not (isinstance(parents, dict) and form.takes_parents(parents) and isinstance(config, dict)):
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
     _check_datasets(path, file, form)
     return Artifact(

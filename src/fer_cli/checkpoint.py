@@ -1,40 +1,25 @@
-"""The state of a training run at the end of an epoch, in one HDF5 file that each epoch replaces.
+"""The state of a training run at one step, in one HDF5 file that each saving replaces.
 
-All randomness of an epoch is drawn from generators seeded by (seed, phase, epoch), so weights, averages
-and AdamW's moments are all there is to keep: a resumed run goes on bit for bit.
+At the start of an epoch all randomness is drawn from generators seeded by (seed, phase, epoch); within one the
+generators' states are kept too. With weights, averages and AdamW's moments that is all there is: a resumed run goes on
+bit for bit.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fer_cli.artifact import Artifact, ArtifactWriter, open_artifact
+from fer_cli.artifact import ArtifactWriter, open_artifact
 from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.history import read_history, write_history
 from fer_cli.model import load_state_arrays, state_arrays
 from fer_cli.progress import EpochRecord
 from fer_cli.schema import CHECKPOINT
-
-_HISTORY_TYPES = {"phase": "text", "epoch": "int64"}
-
-
-def write_history(writer: ArtifactWriter, history: list[EpochRecord]) -> None:
-    """Write the history as one dataset a column."""
-    for field in fields(EpochRecord):
-        column = [asdict(record)[field.name] for record in history]
-        kind = _HISTORY_TYPES.get(field.name, "float64")
-        writer.write(f"history/{field.name}", column if kind == "text" else np.array(column, dtype=kind))
-
-
-def read_history(artifact: Artifact) -> list[EpochRecord]:
-    """The history of a model or checkpoint."""
-    phases = artifact.read_text("history/phase")
-    columns = [artifact.read(f"history/{field.name}").tolist() for field in fields(EpochRecord)[1:]]
-    return [EpochRecord(phase, *values) for phase, *values in zip(phases, *columns, strict=True)]
 
 
 @dataclass
@@ -46,6 +31,20 @@ class TrainingState:
     optimizer: torch.optim.AdamW
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: epochs done of a phase, and steps done of the next with the losses summed so far.
+
+    `generators` are the states of the epoch's own generator and of PyTorch's global one; None at an epoch's start.
+    """
+
+    phase: str
+    epoch: int
+    step: int = 0
+    sums: Mapping[str, float] = field(default_factory=dict)
+    generators: tuple[Tensor, Tensor] | None = None
+
+
 def checkpoint_path(output: Path) -> Path:
     """Where the checkpoint of the model `output` lies: beside it."""
     return output.with_name(f"{output.stem}.checkpoint{output.suffix}")
@@ -54,14 +53,21 @@ def checkpoint_path(output: Path) -> Path:
 def save_checkpoint(
     path: Path,
     state: TrainingState,
+    position: Position,
     *,
     config: dict[str, Any],
-    voxels_id: str,
+    parents: Mapping[str, str],
     encoder: nn.Module | None,
     history: list[EpochRecord],
 ) -> None:
-    """Replace the checkpoint by the present state; the last record of `history` tells phase and epoch."""
-    with ArtifactWriter(path, CHECKPOINT, config=config, parents={"voxels": voxels_id}) as writer:
+    """Replace the checkpoint by the present state."""
+    where = {
+        "phase": position.phase,
+        "epoch": position.epoch,
+        "step": position.step,
+        "sums": dict(position.sums),
+    }
+    with ArtifactWriter(path, CHECKPOINT, config=config, parents=parents, attributes={"position": where}) as writer:
         parts: dict[str, Mapping[str, np.ndarray]] = {
             "weights": state_arrays(state.module),
             "average": state_arrays(state.average),
@@ -72,26 +78,19 @@ def save_checkpoint(
         for part, arrays in parts.items():
             for name, array in arrays.items():
                 writer.write(f"{part}/{name}", array)
+        for name, generator in zip(("epoch", "global"), position.generators or (), strict=False):
+            writer.write(f"generator/{name}", generator.numpy())
         write_history(writer, history)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: its history, and arrays by part and name."""
+    """A checkpoint read back: where the run stood, its history, and arrays by part and name."""
 
     path: Path
+    position: Position
     history: list[EpochRecord]
     parts: dict[str, dict[str, np.ndarray]]
-
-    @property
-    def phase(self) -> str:
-        """The phase that the run was in."""
-        return self.history[-1].phase
-
-    @property
-    def epoch(self) -> int:
-        """Epochs of that phase that were done."""
-        return self.history[-1].epoch
 
     def restore(self, state: TrainingState, *, steps: int) -> None:
         """Put weights, average and moments back into `state`, as after `steps` optimizer steps."""
@@ -99,12 +98,13 @@ class Checkpoint:
             load_state_arrays(state.module, self.parts["weights"])
             load_state_arrays(state.average, self.parts["average"])
             for name, parameter in state.module.named_parameters():
-                state.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps)),
-                    "exp_avg": torch.from_numpy(self.parts["moment1"][name]).to(parameter.device),
-                    "exp_avg_sq": torch.from_numpy(self.parts["moment2"][name]).to(parameter.device),
-                }
-        except (KeyError, ValueError) as error:
+                if steps:
+                    state.optimizer.state[parameter] = {
+                        "step": torch.tensor(float(steps)),
+                        "exp_avg": _in_place_of(parameter, self.parts["moment1"][name]),
+                        "exp_avg_sq": _in_place_of(parameter, self.parts["moment2"][name]),
+                    }
+        except (KeyError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{self.path} is damaged: {error}. Delete it to train afresh.") from error
 
     def restore_encoder(self, encoder: nn.Module) -> None:
@@ -115,11 +115,15 @@ class Checkpoint:
             raise ArtifactError(f"{self.path} is damaged: {error}. Delete it to train afresh.") from error
 
 
-def load_checkpoint(path: Path, *, config: dict[str, Any], voxels_id: str) -> Checkpoint:
-    """Read a checkpoint. Raises UsageError unless it was made with this configuration on these voxels."""
+def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str, str]) -> Checkpoint:
+    """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
     with open_artifact(path, CHECKPOINT) as artifact:
-        if artifact.config != config or artifact.parents["voxels"] != voxels_id:
-            differing = [key for key in config if artifact.config.get(key) != config[key]] or ["voxels"]
+        try:
+            position = Position(**artifact.attribute("position"))
+        except TypeError as error:
+            raise ArtifactError(f"{path} is damaged: {error}. Delete it to train afresh.") from error
+        given, saved = ({**config, **parents}, {**artifact.config, **artifact.parents})
+        if differing := [key for key in {**given, **saved} if given.get(key) != saved.get(key)]:
             raise UsageError(
                 f"{path} was made with another configuration ({', '.join(differing)} differ). "
                 "Give the same options to resume, or delete it to train afresh."
@@ -127,13 +131,27 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], voxels_id: str) -> Ch
         parts: dict[str, dict[str, np.ndarray]] = {}
         for name in artifact.names():
             part, _, key = name.partition("/")
-            if part != "history":
+            if key:
                 parts.setdefault(part, {})[key] = artifact.read(name)
-        return Checkpoint(path, read_history(artifact), parts)
+        return Checkpoint(path, _with_generators(position, parts.pop("generator", {})), read_history(artifact), parts)
+
+
+def _with_generators(position: Position, states: Mapping[str, np.ndarray]) -> Position:
+    if not states:
+        return position
+    generators = (torch.from_numpy(states["epoch"]), torch.from_numpy(states["global"]))
+    return Position(position.phase, position.epoch, position.step, position.sums, generators)
+
+
+def _in_place_of(parameter: Tensor, array: np.ndarray) -> Tensor:
+    """The array on the parameter's device and with its memory layout, which fused optimizers rely on."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(array))
 
 
 def _moments(state: TrainingState, key: str) -> dict[str, np.ndarray]:
+    """AdamW's moments by parameter; none before the first step."""
     return {
         name: state.optimizer.state[parameter][key].detach().cpu().contiguous().numpy()
         for name, parameter in state.module.named_parameters()
+        if parameter in state.optimizer.state
     }

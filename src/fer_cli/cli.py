@@ -167,35 +167,51 @@ def train(
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
     seed: Seed = 0,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the classifier, then the feedback network on it: voxels.h5 → model.h5."""
+    """Train the classifier, then the feedback network on it: voxels.h5 → model.h5.
+
+    With several processes or machines, start it by torchrun -m fer_cli train; see docs/scaling.md.
+    """
     from fer_cli.run import choose_device
     from fer_cli.terminal import TrainingView, progress_bar
     from fer_cli.training import preset_settings
     from fer_cli.training import train as train_networks
+    from fer_cli.world import join_world
 
+    if encoder and epochs:
+        raise UsageError("--epochs trains a classifier, but --encoder brings one. Give one of the two.")
     settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
-    with progress_bar() as bar:
-        summary = train_networks(
-            voxels or run / "voxels.h5",
-            output or run / "model.h5",
-            settings,
-            device=choose_device(device),
-            resume=resume,
-            force=force,
-            report=TrainingView(bar),
-        )
+    _goes_on_when_ended("what was done is kept: run the same command with --resume to go on from there.")
+    with join_world(choose_device(device)) as (world, own_device):
+        with progress_bar(shown=world.leads) as bar:
+            summary = train_networks(
+                voxels or run / "voxels.h5",
+                output or run / "model.h5",
+                settings,
+                device=own_device,
+                encoder=encoder,
+                resume=resume,
+                force=force,
+                report=TrainingView(bar) if world.leads else _say_nothing,
+                world=world,
+            )
+        if not world.leads:
+            return
     if as_json:
-        _print_json({**vars(summary), "path": str(summary.path)})
+        _print_json({**vars(summary), "path": str(summary.path), "curve": str(summary.curve)})
         return
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
         f"voxel IoU {summary.voxel_iou:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
     )
+    typer.echo(f"learning curve: {summary.curve}")
 
 
 @app.command(epilog="Example: fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run")
@@ -446,9 +462,13 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _goes_on_when_ended() -> None:
+def _goes_on_when_ended(how: str = "what was done is kept, and the same command goes on from there.") -> None:
     global _left_behind
-    _left_behind = "what was done is kept, and the same command goes on from there."
+    _left_behind = how
+
+
+def _say_nothing(_: object) -> None:
+    """Take what a stage reports, for a process that is not to show it."""
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""voxels.h5 → splits, batches, augmentation; and one SAMPLE named by the user → its grid.
+"""voxels.h5 → splits and batches; and one SAMPLE named by the user → its grid.
 
 Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³.
 """
@@ -129,25 +129,6 @@ def hold_out(
     mask = np.zeros(len(labels), dtype=bool)
     mask[held] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
-
-
-def augment(
-    grids: Float[Tensor, "sample 1 x y z"], generator: torch.Generator, *, shift: int, mirror: bool
-) -> Float[Tensor, "sample 1 x y z"]:
-    """Each shape mirrored at random in x and in y, and moved by up to `shift` voxels along each axis.
-
-    Nothing is turned about x or y: shapes stand upright. What leaves the grid is lost.
-    """
-    count, _, *sides = grids.shape
-    flips = torch.randint(0, 2, (count, 2), generator=generator).bool()
-    moves = torch.randint(0, 2 * shift + 1, (count, 3), generator=generator)
-    padded = torch.nn.functional.pad(grids, (shift,) * 6)
-    result = torch.empty_like(grids)
-    for sample, ((flip_x, flip_y), (x, y, z)) in enumerate(zip(flips.tolist(), moves.tolist(), strict=True)):
-        moved = padded[sample, :, x : x + sides[0], y : y + sides[1], z : z + sides[2]]
-        axes = [axis for axis, flip in ((1, flip_x), (2, flip_y)) if flip and mirror]
-        result[sample] = moved.flip(axes) if axes else moved
-    return result
 
 
 @dataclass(frozen=True)

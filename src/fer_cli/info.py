@@ -9,9 +9,9 @@ from jaxtyping import Float64
 
 from fer_cli.activations import PATHS
 from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.checkpoint import read_history
 from fer_cli.clustering import summarise_layer
 from fer_cli.duplicates import count_duplicates
+from fer_cli.history import read_history
 from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
 

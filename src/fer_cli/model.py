@@ -23,10 +23,11 @@ from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.receptive import LayerSpec, Location, feature_map_shape
 from fer_cli.subpixel import SubpixelTransposedConv3d
+from fer_cli.world import SharedDropout
 
 OUTPUT = "output"
 LOCAL_LAYER = "conv3"
-"""Where local reconstructions start unless asked otherwise."""
+"""Where local reconstructions start unless asked otherwise, in a network that has it."""
 _CONVOLUTIONS = ((6, 2, 2), (5, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 0))
 _FEW_LOCATIONS = 8
 """Up to so many locations of the smaller map a convolution is computed by patches; measured, `docs/adr/0009`."""
@@ -82,6 +83,12 @@ class NetworkConfig:
         """All levels from the input up, `output` last."""
         return (*(spec.name for spec in self.layers), OUTPUT)
 
+    @property
+    def local_layer(self) -> str:
+        """Where local reconstructions start: conv3, or the middle layer of a network without one."""
+        names = self.layer_names[:-1]
+        return LOCAL_LAYER if LOCAL_LAYER in names else names[len(names) // 2]
+
     def index(self, layer: str) -> int:
         """Position of a layer, `output` included. Raises UsageError for a name that is not there."""
         if layer not in self.layer_names:
@@ -134,7 +141,7 @@ class Encoder(nn.Module):
             )
             below = above
         self.blocks[OUTPUT] = nn.Sequential(
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(int(np.prod(below)), len(config.classes))
+            nn.Flatten(), SharedDropout(dropout), nn.Linear(int(np.prod(below)), len(config.classes))
         )
 
     def forward(self, occupancy: Float[Tensor, "sample 1 x y z"]) -> Float[Tensor, "sample klass"]:
@@ -176,7 +183,7 @@ class _DenseBlock(nn.Sequential):
     def __init__(self, below: tuple[int, ...], spec: LayerSpec, dropout: float) -> None:
         super().__init__(
             nn.Flatten(),
-            nn.Dropout(dropout),
+            SharedDropout(dropout),
             nn.Linear(int(np.prod(below)), spec.filters),
             nn.ReLU(),
             nn.Unflatten(1, (spec.filters, 1, 1, 1)),
@@ -210,7 +217,7 @@ class FeedbackNetwork(nn.Module):
         for index, spec in reversed(list(enumerate(config.specs))):
             self.steps[spec.name] = _feedback_step(config, index)
 
-    def decode(
+    def forward(
         self,
         code: Feature,
         entry: str,
@@ -240,6 +247,8 @@ class FeedbackNetwork(nn.Module):
             if below in skips:
                 feature = feature + skips[below]
         return Decoding(features, feature)
+
+    decode = forward
 
 
 def _feedback_step(config: NetworkConfig, index: int) -> nn.Module:

@@ -3,7 +3,7 @@
 A phase gives the loss of a batch and the validation of a module; the loop that drives it is in `training`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, batches
-from fer_cli.dataset import VoxelSet, augment
+from fer_cli.augmentation import Augmentation
+from fer_cli.dataset import VoxelSet
 from fer_cli.errors import UsageError
-from fer_cli.model import LOCAL_LAYER, OUTPUT, PRESETS, Features, FERNet
+from fer_cli.model import PRESETS, FERNet
+from fer_cli.world import ALONE, World
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """Everything that decides the outcome of a training run, beside the voxels and the machine.
 
-    `shift` is in voxels; `average_decay` a step; `gate_probability` that a skip gate is open for a sample;
-    `feature_weight` weighs the feature-matching terms of the feedback loss against cross-entropy.
+    `average_decay` is a step's; `gate_probability` that a skip gate is open for a sample; `class_code_share` of the
+    samples enter the feedback network at the class probabilities; `feature_weight` weighs the feature-matching term of
+    the feedback loss against cross-entropy.
     """
 
     preset: str = "compact"
@@ -34,10 +37,11 @@ class TrainingSettings:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     dropout: float = 0.4
-    shift: int = 2
-    mirror: bool = True
+    augmentation: Augmentation = field(default=Augmentation(shift=2, mirror=True))
+    feedback_augmentation: Augmentation = field(default=Augmentation(mirror=True))
     average_decay: float = 0.995
     gate_probability: float = 0.25
+    class_code_share: float = 0.25
     feature_weight: float = 0.25
     seed: int = 0
 
@@ -50,21 +54,36 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The samples of a run, by index into the voxel set, and the device they are wanted on."""
+    """The samples of a run, by index into the voxel set, the device they are wanted on, and who shares a batch."""
 
     voxels: VoxelSet
     training: Int[np.ndarray, " train"]
     validation: Int[np.ndarray, " validation"]
     device: torch.device
+    world: World = ALONE
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> tuple[Float[Tensor, "batch 1 x y z"], Int[Tensor, " batch"]]:
         """Grids and labels of the given samples, on the device."""
         labels = torch.from_numpy(self.voxels.labels[indices])
         return self.voxels.tensor(indices).to(self.device), labels.to(self.device)
 
+    def varied_batch(
+        self, indices: Int[np.ndarray, " batch"], augmentation: Augmentation, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "share 1 x y z"], Int[Tensor, " share"]]:
+        """Its varied shapes of a batch that fall to this process; `generator` draws for all in every process."""
+        variations = augmentation.draw(len(indices), generator)[self.world.rows]
+        grids = self.voxels.tensor(indices[self.world.rows])
+        labels = torch.from_numpy(self.voxels.labels[indices[self.world.rows]])
+        return variations.apply(grids).to(self.device), labels.to(self.device)
+
+
+Terms = dict[str, Tensor]
+"""Named terms of a loss, each summed over a process's share of a batch and divided by the whole batch's count, so that
+their sum over processes is the loss of the batch."""
+
 
 class FeedforwardPhase:
-    """Cross-entropy with label smoothing on augmented shapes."""
+    """Cross-entropy with label smoothing on varied shapes."""
 
     name = FEEDFORWARD
     frozen_encoder: nn.Module | None = None
@@ -76,31 +95,38 @@ class FeedforwardPhase:
         self.epochs = settings.epochs
         self.learning_rate = settings.learning_rate
 
-    def loss(self, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Tensor:
-        """Loss of a batch of training samples."""
-        settings = self.settings
-        grids, labels = self.data.batch(indices)
-        grids = augment(grids, generator, shift=settings.shift, mirror=settings.mirror)
+    def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
+        """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
+        grids, labels = self.data.varied_batch(indices, self.settings.augmentation, generator)
         with mixed_precision(self.data.device):
-            logits = self.module(grids)
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            logits = module(grids)
+        loss = functional.cross_entropy(
+            logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
+        )
+        return {"class": loss / len(indices)}
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> tuple[float, float]:
         """Cross-entropy and accuracy."""
         module.eval()
-        loss = correct = 0.0
-        for indices in batches(self.data.validation):
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in batches(self.data.validation[self.data.world.rows]):
             grids, labels = self.data.batch(indices)
             with mixed_precision(self.data.device):
                 logits = module(grids).float()
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            correct += float((logits.argmax(1) == labels).sum())
-        return loss / len(self.data.validation), correct / len(self.data.validation)
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum").cpu()
+            sums[1] += (logits.argmax(1) == labels).sum().cpu()
+        loss, correct = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+        return loss, correct
 
 
 class FeedbackPhase:
-    """Weighted voxel cross-entropy of two chains, and the distance of their features to the encoder's."""
+    """Weighted voxel cross-entropy of reconstructions, and the distance of feedback features to the encoder's.
+
+    Every sample of a batch enters the feedback network at a level of its own: a fixed share at the class
+    probabilities, with every gate shut below; the others spread evenly over the layers, with gates below their entry
+    open at random. So every level's batch norm sees at every step the mixture that it will see later.
+    """
 
     name = FEEDBACK
 
@@ -116,49 +142,80 @@ class FeedbackPhase:
         share = float(data.voxels.grids(sample).mean())
         # The square root lies between calibrated probabilities (weight 1) and balanced classes.
         self.occupied_weight = torch.tensor(((1 - share) / max(share, 1e-6)) ** 0.5, device=data.device)
+        self.mean_squares = self._mean_squares(sample)
 
-    def loss(self, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Tensor:
-        """Loss of a batch of training samples; entry level and gates are drawn from `generator`."""
-        settings = self.settings
-        grids, _ = self.data.batch(indices)
-        grids = augment(grids, generator, shift=0, mirror=settings.mirror)
-        levels = self.network.config.layer_names[:-1]
-        entry_index = int(torch.randint(0, len(levels), (1,), generator=generator))
-        entry = levels[entry_index]
+    @torch.no_grad()
+    def _mean_squares(self, sample: Int[np.ndarray, " sample"]) -> dict[str, float]:
+        """Mean square of the encoder's feature at every level."""
+        sums: dict[str, float] = {}
+        for indices in batches(sample):
+            with mixed_precision(self.data.device):
+                features = self.network.encoder.features(self.data.batch(indices)[0])
+            for level, feature in features.items():
+                sums[level] = sums.get(level, 0.0) + float(feature.float().square().mean()) * len(indices)
+        return {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
+
+    def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
+        """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
+        settings, world = self.settings, self.data.world
+        levels = self.network.config.layer_names[::-1]
+        # A level's batch norm needs several samples; a smaller batch is repeated.
+        indices = np.resize(indices, max(len(indices), 2 * len(levels)))
+        grids, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
+        entries = draw_entries(len(indices), len(levels), settings.class_code_share, generator)
+        gates = torch.rand(len(indices), len(levels), generator=generator) < settings.gate_probability
+        gates &= (entries[:, None] > 0) & (entries[:, None] < torch.arange(len(levels)))
+        whole = torch.bincount(entries, minlength=len(levels)).cumsum(0)
+        # Entries ascend, so the samples that a level holds are the first ones; from here on, of this share.
+        entries, gates = entries[world.rows], gates[world.rows].to(self.data.device)
+        held = torch.bincount(entries, minlength=len(levels)).cumsum(0).tolist()
+        start = next(i for i, count in enumerate(held) if count)
         with mixed_precision(self.data.device):
             with torch.no_grad():
                 targets = self.network.encoder.features(grids)
-            skips = {
-                level: _gated(targets[level], settings.gate_probability, generator) for level in levels[:entry_index]
-            }
 
             def join(level: str, feature: Tensor) -> Tensor:
-                # From the entry down, the class-code chain and the local chain are one batch.
-                return torch.cat([feature, targets[entry].to(feature.dtype)]) if level == entry else feature
+                rows = slice(len(feature), held[levels.index(level)])
+                return torch.cat([feature, targets[level][rows].to(feature.dtype)])
 
-            decoding = self.network.feedback.decode(targets[OUTPUT], OUTPUT, skips=skips, edit=join)
-        voxel_loss = functional.binary_cross_entropy_with_logits(
-            decoding.logits.float(), torch.cat([grids, grids]), pos_weight=self.occupied_weight
+            skips = {
+                level: targets[level][:count] * gate[:count, None, None, None, None]
+                for level, count, gate in zip(levels, held, gates.T, strict=True)
+                if level in levels[start + 1 :]
+            }
+            decoding = module(targets[levels[start]][: held[start]], levels[start], skips=skips, edit=join)
+        voxels = functional.binary_cross_entropy_with_logits(
+            decoding.logits.float(), grids, pos_weight=self.occupied_weight, reduction="sum"
         )
-        return voxel_loss + settings.feature_weight * _feature_distance(decoding.features, targets, entry)
+        distances = [
+            # Below its entry only: what enters at a level is the target itself.
+            (decoding.features[level][:above].float() - targets[level][:above].float()).square().sum()
+            / (self.mean_squares[level] * targets[level][0].numel() * count)
+            for level, above, count in zip(levels[1:], held, whole.tolist(), strict=False)
+            if count and level in decoding.features
+        ]
+        return {
+            "voxel": voxels / (grids[0].numel() * len(indices)),
+            "feature": settings.feature_weight * torch.stack(distances).sum() / int((whole[:-1] > 0).sum()),
+        }
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> tuple[float, float]:
-        """Voxel cross-entropy and IoU of the reconstruction from conv3, every gate shut."""
+        """Voxel cross-entropy and IoU of the reconstruction from the local layer, every gate shut."""
         module.eval()
-        loss = 0.0
-        ious: list[float] = []
-        for indices in batches(self.data.validation):
+        layer = self.network.config.local_layer
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in batches(self.data.validation[self.data.world.rows]):
             grids, _ = self.data.batch(indices)
             with mixed_precision(self.data.device):
-                features = self.network.encoder.features(grids)
-                decoding = module.decode(features[LOCAL_LAYER], LOCAL_LAYER)  # type: ignore[operator]
-            logits = decoding.logits.float()
-            loss += float(
-                functional.binary_cross_entropy_with_logits(logits, grids, pos_weight=self.occupied_weight)
-            ) * len(indices)
-            ious.extend(voxel_iou(decoding.occupancy, grids[:, 0]).tolist())
-        return loss / len(self.data.validation), float(np.mean(ious))
+                decoding = module(self.network.encoder.features(grids)[layer], layer)
+            loss = functional.binary_cross_entropy_with_logits(
+                decoding.logits.float(), grids, pos_weight=self.occupied_weight
+            )
+            sums[0] += loss.cpu() * len(indices)
+            sums[1] += voxel_iou(decoding.occupancy, grids[:, 0]).sum().cpu()
+        loss, iou = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+        return loss, iou
 
 
 Phase = FeedforwardPhase | FeedbackPhase
@@ -173,24 +230,18 @@ def voxel_iou(
     return torch.where(union > 0, (found & wanted).flatten(1).sum(1) / union.clamp(min=1), 1.0)
 
 
-def _feature_distance(features: Features, targets: Features, entry: str) -> Tensor:
-    """Mean over levels of the squared error to the encoder's feature over that feature's mean square."""
-    terms = []
-    for level, feature in features.items():
-        target = targets[level].float()
-        if feature.shape[0] == 2 * target.shape[0]:
-            # Below the entry the batch holds both chains; at the entry its second half is the target itself.
-            feature = feature[: target.shape[0]] if level == entry else feature
-            target = target if level == entry else torch.cat([target, target])
-        terms.append((feature.float() - target).square().mean() / target.square().mean().clamp(min=1e-8))
-    return torch.stack(terms).mean()
+def draw_entries(
+    count: int, levels: int, class_code_share: float, generator: torch.Generator
+) -> Int[Tensor, " sample"]:
+    """Ascending entry levels of a batch's samples: the first for the given share, the others evenly.
 
-
-def _gated(feature: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Skip features for the joined batch: shut for the class-code chain, open at random for the local chain."""
-    gates = torch.rand(feature.shape[0], generator=generator) < probability
-    local = feature * gates.to(feature)[:, None, None, None, None]
-    return torch.cat([torch.zeros_like(local), local])
+    Systematic sampling: one draw places a regular comb on the cumulative shares, so that the counts of a level differ
+    by at most one from batch to batch.
+    """
+    shares = torch.full((levels,), (1 - class_code_share) / (levels - 1))
+    shares[0] = class_code_share
+    comb = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    return torch.searchsorted(shares.cumsum(0), comb, right=True).clamp(max=levels - 1)
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -1,15 +1,19 @@
 """What the long stages tell while they run; plain data, so that showing it needs no stage."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of a training history; see `docs/schema.md` for units."""
+    """One line of a training history; see `docs/schema.md` for units. None is what a phase does not have."""
 
     phase: str
     epoch: int
     training_loss: float
+    class_loss: float | None
+    voxel_loss: float | None
+    feature_loss: float | None
     validation_loss: float
     validation_score: float
     seconds: float
@@ -17,15 +21,21 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run is: within an epoch (`record` is None) or at the end of one."""
+    """Where a run is: within an epoch (`record` is None) or at the end of one; `terms` add up to the loss."""
 
     phase: str
     epoch: int
     epochs: int
     batch: int
     batches: int
-    loss: float
+    shapes_per_second: float
+    terms: Mapping[str, float]
     record: EpochRecord | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last batch."""
+        return sum(self.terms.values())
 
 
 @dataclass(frozen=True)

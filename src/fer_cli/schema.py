@@ -5,6 +5,7 @@ is held to them by a test. Nothing here touches a file.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,13 +42,18 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of artifact: its name and version, the stage that makes it, and its datasets."""
+    """One kind of artifact: its name and version, the stage that makes it, its parents' roles, and its datasets."""
 
     name: str
     version: int
     command: str
     parents: tuple[str, ...]
     datasets: tuple[DatasetSpec, ...]
+    optional_parents: tuple[str, ...] = ()
+
+    def takes_parents(self, roles: Iterable[str]) -> bool:
+        """Whether parents of these roles are all it needs and no more than it can have."""
+        return set(self.parents) <= set(roles) <= {*self.parents, *self.optional_parents}
 
     def spec(self, name: str) -> DatasetSpec | None:
         """The declaration that covers the dataset `name`, or None."""
@@ -109,7 +115,7 @@ VOXELS = Format(
 
 MODEL = Format(
     name="fer-model",
-    version=1,
+    version=2,
     command="fer train",
     parents=("voxels",),
     datasets=(
@@ -131,23 +137,23 @@ MODEL = Format(
             "int64",
             "samples of voxels.h5 held out of training for validation and calibration",
         ),
-        DatasetSpec("history/phase", ("epoch",), "text", "`feedforward` or `feedback`"),
-        DatasetSpec("history/epoch", ("epoch",), "int64", "epoch within the phase, from 1"),
-        DatasetSpec("history/training_loss", ("epoch",), "float64", "mean loss over the epoch's samples"),
-        DatasetSpec("history/validation_loss", ("epoch",), "float64", "mean loss over the validation samples"),
         DatasetSpec(
-            "history/validation_score",
-            ("epoch",),
-            "float64",
-            "on the validation samples: accuracy (feedforward) or voxel IoU of the local reconstruction (feedback)",
+            "history",
+            ("line",),
+            "text",
+            "CSV, a heading and one line an epoch: `phase` (`feedforward` or `feedback`), `epoch` from 1, mean "
+            "`training_loss` over the epoch's samples and the terms it is the sum of (`class_loss`; `voxel_loss`, "
+            "`feature_loss`), mean `validation_loss`, and `validation_score` on the validation samples: accuracy "
+            "(feedforward) or voxel IoU of the local reconstruction (feedback)",
         ),
-        DatasetSpec("history/seconds", ("epoch",), "float64", "wall time of the epoch, seconds", identifying=False),
+        DatasetSpec("seconds", ("epoch",), "float64", "wall time of each epoch, seconds", identifying=False),
     ),
+    optional_parents=("encoder",),
 )
 
 CHECKPOINT = Format(
     name="fer-checkpoint",
-    version=1,
+    version=2,
     command="fer train",
     parents=("voxels",),
     datasets=(
@@ -156,8 +162,16 @@ CHECKPOINT = Format(
         DatasetSpec("average/{parameter}", None, "float32", "its exponential moving average"),
         DatasetSpec("moment1/{parameter}", None, "float32", "AdamW's running mean of the gradient"),
         DatasetSpec("moment2/{parameter}", None, "float32", "AdamW's running mean of the squared gradient"),
-        *(spec for spec in MODEL.datasets if spec.name.startswith("history/")),
+        DatasetSpec(
+            "generator/{generator}",
+            ("byte",),
+            "uint8",
+            "state of a random generator within an epoch: `epoch`, the epoch's own, and `global`, PyTorch's",
+            required=False,
+        ),
+        *(spec for spec in MODEL.datasets if spec.name in ("history", "seconds")),
     ),
+    optional_parents=("encoder",),
 )
 
 _PATH_NOTE = "`{path}` is `feedforward` or `feedback`; " + LAYERS_AXIS_NOTE

@@ -1,7 +1,7 @@
 """Live progress of the long stages, on stderr: bars on a terminal, one line an epoch or a layer in a log."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -34,11 +34,11 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(*, of_bytes: bool = False) -> Iterator[Progress]:
+def progress_bar(*, of_bytes: bool = False, shown: bool = True) -> Iterator[Progress]:
     """A progress display with rate and time left, that shows nothing where stderr is not a terminal."""
     amount = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _RateColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as progress:
         yield progress
 
 
@@ -62,6 +62,7 @@ class TrainingView:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, int] = {}
+        self._last: dict[str, str] = {}
 
     def __call__(self, state: TrainingProgress) -> None:
         """Show where the run is."""
@@ -71,15 +72,23 @@ class TrainingView:
         self._progress.update(
             task.id,
             completed=(state.epoch - 1) * state.batches + state.batch,
-            description=f"{state.phase} epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}",
+            description=f"{state.phase} epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}{_terms(state.terms)} "
+            f"{state.shapes_per_second:.0f} shapes/s{self._last.get(state.phase, '')}",
         )
         if record := state.record:
+            score = f"{self._scores[record.phase]} {record.validation_score:.4f}"
+            self._last[state.phase] = f" {score}"
             console.print(
-                f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}  "
-                f"validation loss {record.validation_loss:.4f}  {self._scores[record.phase]} "
-                f"{record.validation_score:.4f}  {record.seconds:.1f} s",
+                f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}"
+                f"{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  {score}  "
+                f"{record.seconds:.1f} s",
                 soft_wrap=True,
             )
+
+
+def _terms(terms: Mapping[str, float]) -> str:
+    """The terms of a loss, where it has several."""
+    return f" ({', '.join(f'{name} {value:.3f}' for name, value in terms.items())})" if len(terms) > 1 else ""
 
 
 class ClusteringView:

@@ -2,37 +2,39 @@
 
 Both phases run through one loop: AdamW, a one-cycle learning rate, an exponential moving average of the
 weights, which is what validation measures and what is kept. Training with the encoder frozen follows the
-method page: each step draws an entry level for the local chain, runs the class-code chain beside it, and
-opens skip gates at random. The test split is never read. Multi-process training is not here.
+method page, with an entry level of its own for every sample (`docs/adr/0010`). The test split is never read. Several
+processes may share every batch; see `world`.
 """
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS
-from fer_cli.artifact import ArtifactWriter, claim_output
-from fer_cli.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    checkpoint_path,
-    load_checkpoint,
-    save_checkpoint,
-    write_history,
-)
+from fer_cli.artifact import Artifact, ArtifactWriter, claim_output, open_artifact
+from fer_cli.checkpoint import Checkpoint, Position, TrainingState, checkpoint_path, load_checkpoint, save_checkpoint
+from fer_cli.curves import curve_path, write_learning_curve
 from fer_cli.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
-from fer_cli.errors import FerError, InputError
-from fer_cli.model import PRESETS, FERNet, NetworkConfig, state_arrays
+from fer_cli.errors import FerError, InputError, ResourceError, UsageError
+from fer_cli.history import read_history, write_history
+from fer_cli.interrupts import Interrupts
+from fer_cli.model import PRESETS, FERNet, NetworkConfig, load_network, state_arrays
 from fer_cli.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.progress import EpochRecord, TrainingProgress
 from fer_cli.schema import MODEL
+from fer_cli.world import ALONE, World, is_lost_connection
+
+_SAVE_EVERY = 600.0
+"""Seconds after which a checkpoint is due within an epoch; at the end of one it always is."""
 
 # What differs between presets.
 _PRESET_SETTINGS: dict[str, dict[str, Any]] = {
@@ -56,6 +58,7 @@ class TrainingSummary:
     """What a finished run has to say; accuracies are of the validation samples."""
 
     path: Path
+    curve: Path
     parameters: int
     training_samples: int
     validation_samples: int
@@ -73,45 +76,61 @@ def train(
     settings: TrainingSettings,
     *,
     device: torch.device,
+    encoder: Path | None = None,
     resume: bool = False,
     force: bool = False,
     report: Report = lambda _: None,
+    world: World = ALONE,
 ) -> TrainingSummary:
-    """Train both networks on the training split of `voxels` and write them to `output`.
+    """Train both networks on the training split of `voxels` and write them to `output`, a learning curve beside it.
 
-    A checkpoint beside `output` is replaced after every epoch and removed at the end; with `resume` the run
-    goes on from it if there is one.
+    With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
+    trained; the preset is then that model's.
 
-    Raises InputError where the training split cannot be learnt from, UsageError for settings that do not fit.
+    A checkpoint beside `output` is replaced after every epoch, every ten minutes and when the run is ended by Ctrl-C
+    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one.
+
+    Raises InputError where the training split cannot be learnt from, UsageError for settings or an encoder that do not
+    fit, ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
     claim_output(output, force=force)
     voxel_set = open_voxels(voxels, in_memory=True)
     _check_learnable(voxel_set, voxels)
-    network_config = NetworkConfig(PRESETS[settings.preset], voxel_set.classes, voxel_set.resolution)
+    given = None if encoder is None else _GivenEncoder.read(encoder, voxel_set)
+    layers = PRESETS[settings.preset] if given is None else given.network.config.layers
+    network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
     config = {
         "network": network_config.to_json(),
         "training": asdict(settings),
         "voxelization": voxel_set.voxelization,
     }
+    parents = {"voxels": voxel_set.id, **({} if given is None else {"encoder": given.id})}
     training_split = voxel_set.indices("train")
-    kept, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
-    data = TrainingData(voxel_set, training_split[kept], training_split[held], device)
-    run = _Run(data, settings, config, checkpoint_path(output), report)
+    _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
+    validation = training_split[held]
+    if given is not None and given.validation is not None:
+        validation = given.validation
+    data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
+    run = _Run(data, settings, config, parents, checkpoint_path(output), report)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = FERNet(network_config, dropout=settings.dropout).to(device)
-        history = run.train(network, resume=resume)
-    with ArtifactWriter(output, MODEL, config=config, parents={"voxels": voxel_set.id}, seed=settings.seed) as writer:
-        for part in ("encoder", "feedback"):
-            for name, array in state_arrays(getattr(network, part)).items():
-                writer.write(f"{part}/{name}", array)
-        writer.write("validation/index", data.validation)
-        write_history(writer, history)
-    run.checkpoint.unlink(missing_ok=True)
+        if given is not None:
+            network.encoder.load_state_dict(given.network.encoder.state_dict())
+        history = run.train(network, given, resume=resume)
+    if world.leads:
+        with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
+            for part in ("encoder", "feedback"):
+                for name, array in state_arrays(getattr(network, part)).items():
+                    writer.write(f"{part}/{name}", array)
+            writer.write("validation/index", data.validation)
+            write_history(writer, history)
+        run.checkpoint.unlink(missing_ok=True)
     last = {record.phase: record for record in history}
     return TrainingSummary(
         path=output,
+        curve=write_learning_curve(output) if world.leads else curve_path(output),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         training_samples=len(data.training),
         validation_samples=len(data.validation),
@@ -134,33 +153,82 @@ def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _GivenEncoder:
+    """The classifier of another model: its samples held out, if it was trained on the same voxels, and its history."""
+
+    id: str
+    network: FERNet
+    validation: Int[np.ndarray, " validation"] | None
+    history: list[EpochRecord]
+
+    @classmethod
+    def read(cls, path: Path, voxel_set: VoxelSet) -> "_GivenEncoder":
+        with open_artifact(path, MODEL) as artifact:
+            network = load_network(artifact)
+            _check_encoder(path, artifact, network.config, voxel_set)
+            same = artifact.parents["voxels"] == voxel_set.id
+            return cls(
+                artifact.id,
+                network,
+                artifact.read("validation/index") if same else None,
+                [record for record in read_history(artifact) if record.phase == FEEDFORWARD],
+            )
+
+
+def _check_encoder(path: Path, artifact: Artifact, config: NetworkConfig, voxel_set: VoxelSet) -> None:
+    if config.classes != voxel_set.classes:
+        raise UsageError(
+            f"{path} tells {len(config.classes)} classes apart ({', '.join(config.classes[:3])}, …), but the voxels "
+            f"have {len(voxel_set.classes)} ({', '.join(voxel_set.classes[:3])}, …). Give an encoder of these classes."
+        )
+    if config.resolution != voxel_set.resolution:
+        raise UsageError(
+            f"{path} reads {config.resolution}³ voxels, but these are {voxel_set.resolution}³. "
+            f"Run 'fer voxelize --resolution {config.resolution}'."
+        )
+
+
+@dataclass
+class _Epoch:
+    """An epoch in work: its batches' order, its generator, steps done and losses summed."""
+
+    order: Int[np.ndarray, " train"]
+    generator: torch.Generator
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
 @dataclass
 class _Run:
     data: TrainingData
     settings: TrainingSettings
     config: dict[str, Any]
+    parents: Mapping[str, str]
     checkpoint: Path
     report: Report
+    history: list[EpochRecord] = field(default_factory=list)
 
-    def train(self, network: FERNet, *, resume: bool) -> list[EpochRecord]:
+    def train(self, network: FERNet, given: _GivenEncoder | None, *, resume: bool) -> list[EpochRecord]:
         """Both phases, one after the other; the encoder is frozen before the second."""
         saved = None
         if resume and self.checkpoint.exists():
-            saved = load_checkpoint(self.checkpoint, config=self.config, voxels_id=self.data.voxels.id)
-        history = list(saved.history) if saved else []
-        if saved and saved.phase == FEEDBACK:
-            saved.restore_encoder(network.encoder)
-        else:
-            self._run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), history, saved)
-            saved = None
-        network.encoder.eval().requires_grad_(False)
-        self._run_phase(FeedbackPhase(self.data, self.settings, network), history, saved)
+            saved = load_checkpoint(self.checkpoint, config=self.config, parents=self.parents)
+        with Interrupts() as self.interrupts:
+            self.history = list(saved.history if saved else given.history if given else [])
+            if saved and saved.position.phase == FEEDBACK:
+                saved.restore_encoder(network.encoder)
+            elif given is None:
+                self._run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), saved)
+                saved = None
+            network.encoder.eval().requires_grad_(False)
+            self._run_phase(FeedbackPhase(self.data, self.settings, network), saved)
         network.eval()
-        return history
+        return self.history
 
-    def _run_phase(self, phase: Phase, history: list[EpochRecord], saved: Checkpoint | None) -> None:
+    def _run_phase(self, phase: Phase, saved: Checkpoint | None) -> None:
         """Train one phase to its end and leave the averaged weights in its module."""
-        settings = self.settings
+        settings, world = self.settings, self.data.world
         steps = max(1, len(self.data.training) // settings.batch_size)
         decayed, plain = _by_decay(phase.module)
         state = TrainingState(
@@ -169,53 +237,132 @@ class _Run:
             optimizer=torch.optim.AdamW(
                 [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
                 lr=phase.learning_rate,
+                fused=True,
             ),
         )
-        first = 0
+        position = saved.position if saved else Position(phase.name, 0)
         if saved:
-            saved.restore(state, steps=saved.epoch * steps)
-            first = saved.epoch
-        for epoch in range(first, phase.epochs):
+            saved.restore(state, steps=position.epoch * steps + position.step)
+        module = world.parallel(phase.module, self.data.device)
+        for number in range(position.epoch, phase.epochs):
             started = time.monotonic()
-            loss = self._run_epoch(phase, state, epoch, steps)
+            epoch = self._epoch(phase, number, position if number == position.epoch else None)
+            self._run_epoch(phase, module, state, number, epoch, steps)
+            count = len(self.data.training)
+            terms = {name: total / count for name, total in epoch.sums.items()}
             validation_loss, score = phase.validate(state.average)
-            record = EpochRecord(phase.name, epoch + 1, loss, validation_loss, score, time.monotonic() - started)
-            history.append(record)
-            save_checkpoint(
-                self.checkpoint,
-                state,
-                config=self.config,
-                voxels_id=self.data.voxels.id,
-                encoder=phase.frozen_encoder,
-                history=history,
+            record = EpochRecord(
+                phase.name,
+                number + 1,
+                sum(terms.values()),
+                terms.get("class"),
+                terms.get("voxel"),
+                terms.get("feature"),
+                validation_loss,
+                score,
+                time.monotonic() - started,
             )
-            self.report(TrainingProgress(phase.name, epoch + 1, phase.epochs, steps, steps, loss, record))
+            self.history.append(record)
+            self._save(phase, state, Position(phase.name, number + 1))
+            rate = count / record.seconds
+            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, steps, steps, rate, terms, record))
         phase.module.load_state_dict(state.average.state_dict())
 
-    def _run_epoch(self, phase: Phase, state: TrainingState, epoch: int, steps: int) -> float:
-        seeds = np.random.SeedSequence([self.settings.seed, PATHS.index(phase.name), epoch]).generate_state(2)
+    def _epoch(self, phase: Phase, number: int, position: Position | None) -> _Epoch:
+        """An epoch at its start, or where `position` says that it was left."""
+        seeds = np.random.SeedSequence([self.settings.seed, PATHS.index(phase.name), number]).generate_state(2)
         generator = torch.Generator().manual_seed(int(seeds[0]))
         torch.manual_seed(int(seeds[1]))  # dropout draws from the global generator
         order = self.data.training[torch.randperm(len(self.data.training), generator=generator).numpy()]
-        state.module.train()
-        total = 0.0
-        for step, indices in enumerate(np.array_split(order, steps)):
-            done = epoch * steps + step
+        if position is None or position.generators is None:
+            return _Epoch(order, generator)
+        generator.set_state(position.generators[0])
+        torch.set_rng_state(position.generators[1])
+        return _Epoch(order, generator, position.step, dict(position.sums))
+
+    def _run_epoch(
+        self, phase: Phase, module: nn.Module, state: TrainingState, number: int, epoch: _Epoch, steps: int
+    ) -> None:
+        phase.module.train()
+        module.train()
+        parts = np.array_split(epoch.order, steps)
+        saved_at = started = time.monotonic()
+        seen = 0
+        while epoch.step < steps:
+            indices = parts[epoch.step]
+            done = number * steps + epoch.step
             for group in state.optimizer.param_groups:
                 group["lr"] = phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
-            loss = phase.loss(indices, generator)
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                names = ", ".join(self.data.voxels.names[i] for i in indices[:3])
-                raise FerError(f"the {phase.name} loss is {value} in epoch {epoch + 1}, batch {step + 1} ({names}, …).")
-            state.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(state.module.parameters(), 5.0)
-            state.optimizer.step()
+            with self._explained(indices):
+                terms = phase.terms(module, indices, epoch.generator)
+                losses = self._whole(terms)
+                self._check_finite(phase, losses, number, epoch.step, indices)
+                state.optimizer.zero_grad(set_to_none=True)
+                # Gradients are averaged over processes, losses are shares of a sum.
+                torch.autograd.backward(torch.stack(list(terms.values())).sum() * self.data.world.size)
+                nn.utils.clip_grad_norm_(phase.module.parameters(), 5.0)
+                state.optimizer.step()
             _update_average(state, min(self.settings.average_decay, (1 + done) / (10 + done)))
-            total += value * len(indices)
-            self.report(TrainingProgress(phase.name, epoch + 1, phase.epochs, step + 1, steps, value))
-        return total / len(order)
+            for name, loss in losses.items():
+                epoch.sums[name] = epoch.sums.get(name, 0.0) + loss * len(indices)
+            epoch.step += 1
+            seen += len(indices)
+            rate = seen / (time.monotonic() - started)
+            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses))
+            ended = self.data.world.sum(torch.tensor(float(self.interrupts.pending), device=self.data.device)) > 0
+            if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
+                generators = (epoch.generator.get_state(), torch.get_rng_state())
+                self._save(phase, state, Position(phase.name, number, epoch.step, epoch.sums, generators))
+                saved_at = time.monotonic()
+                if ended:
+                    self.interrupts.deliver()
+
+    def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """The loss terms of the whole batch."""
+        values = self.data.world.sum(torch.stack([term.detach() for term in terms.values()]))
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def _check_finite(
+        self, phase: Phase, losses: Mapping[str, float], number: int, step: int, indices: Int[np.ndarray, " batch"]
+    ) -> None:
+        if not all(np.isfinite(loss) for loss in losses.values()):
+            names = ", ".join(self.data.voxels.names[i] for i in indices[:3])
+            raise FerError(
+                f"the {phase.name} loss is {sum(losses.values())} in epoch {number + 1}, batch {step + 1} "
+                f"({len(indices)} shapes: {names}, …). Look at these shapes, or give another --batch-size or --seed."
+            )
+
+    @contextmanager
+    def _explained(self, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
+        """Turn what memory and other processes do to a step into errors that say what to do."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch raises a bare RuntimeError where the CPU's memory ends.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+                smaller = max(2, self.settings.batch_size // 2)
+                raise ResourceError(
+                    f"out of memory with batches of {len(indices)} shapes. Try --batch-size {smaller}, "
+                    "or a smaller preset."
+                ) from error
+            if self.data.world.size > 1 and is_lost_connection(error):
+                kept = f"{self.checkpoint} holds what was done; " if self.checkpoint.exists() else ""
+                raise ResourceError(
+                    f"another process of the run has gone. {kept}start the same command again with --resume."
+                ) from error
+            raise
+
+    def _save(self, phase: Phase, state: TrainingState, position: Position) -> None:
+        if self.data.world.leads:
+            save_checkpoint(
+                self.checkpoint,
+                state,
+                position,
+                config=self.config,
+                parents=self.parents,
+                encoder=phase.frozen_encoder,
+                history=self.history,
+            )
 
 
 def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

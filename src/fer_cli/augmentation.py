@@ -1,0 +1,82 @@
+"""Variations of shapes that stand upright: what training adds, and the turned views of a vote."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How shapes that stand upright are varied in training.
+
+    `shift` is in voxels along each axis; `mirror` in x and in y; `quarter_turns` about the vertical; `rotation` in
+    degrees about the vertical to either side; `stretch` the largest relative change of the extent along each axis.
+    """
+
+    shift: int = 0
+    mirror: bool = False
+    quarter_turns: bool = False
+    rotation: float = 0.0
+    stretch: float = 0.0
+
+    def draw(self, count: int, generator: torch.Generator) -> "Variations":
+        """Draw what `count` shapes undergo; always the same number of values, whatever is switched on."""
+        flips = torch.randint(0, 2, (count, 3), generator=generator).bool()
+        moves = torch.randint(0, 2 * self.shift + 1, (count, 3), generator=generator)
+        spread = torch.rand(count, 4, generator=generator) * 2 - 1
+        return Variations(
+            self,
+            flips & torch.tensor([self.mirror, self.mirror, self.quarter_turns]),
+            moves,
+            torch.deg2rad(spread[:, 0] * self.rotation),
+            1 + spread[:, 1:] * self.stretch,
+        )
+
+
+@dataclass(frozen=True)
+class Variations:
+    """What each shape of a batch undergoes: mirrored in x, in y, x and y exchanged; moved; turned; stretched."""
+
+    settings: Augmentation
+    flips: Bool[Tensor, "sample 3"]
+    moves: Int[Tensor, "sample 3"]
+    angles: Float[Tensor, " sample"]
+    scales: Float[Tensor, "sample 3"]
+
+    def __getitem__(self, rows: slice) -> "Variations":
+        return Variations(self.settings, self.flips[rows], self.moves[rows], self.angles[rows], self.scales[rows])
+
+    def apply(self, grids: Float[Tensor, "sample 1 x y z"]) -> Float[Tensor, "sample 1 x y z"]:
+        """The varied grids. What leaves a grid is lost; a turn or a stretch interpolates between voxels."""
+        if self.settings.rotation or self.settings.stretch:
+            grids = _resample(grids, self.angles, self.scales)
+        shift, sides = self.settings.shift, grids.shape[2:]
+        padded = functional.pad(grids, (shift,) * 6)
+        result = torch.empty_like(grids)
+        for sample, (flips, (x, y, z)) in enumerate(zip(self.flips.tolist(), self.moves.tolist(), strict=True)):
+            moved = padded[sample, :, x : x + sides[0], y : y + sides[1], z : z + sides[2]]
+            axes = [axis for axis, flip in zip((1, 2), flips, strict=False) if flip]
+            moved = moved.flip(axes) if axes else moved
+            result[sample] = moved.transpose(1, 2) if flips[2] else moved
+        return result
+
+
+def turn(grids: Float[Tensor, "sample 1 x y z"], angles: Float[Tensor, " sample"]) -> Float[Tensor, "sample 1 x y z"]:
+    """Each shape turned about the vertical through the grid's centre, angles in radians, interpolated trilinearly."""
+    return _resample(grids, angles, torch.ones(len(angles), 3))
+
+
+def _resample(
+    grids: Float[Tensor, "sample 1 x y z"], angles: Float[Tensor, " sample"], scales: Float[Tensor, "sample 3"]
+) -> Float[Tensor, "sample 1 x y z"]:
+    cos, sin = torch.cos(angles), torch.sin(angles)
+    # `affine_grid` has the last axis first: rows and columns are z, y, x; it maps places of the result to the source.
+    maps = torch.zeros(len(angles), 3, 4)
+    maps[:, 0, 0] = 1 / scales[:, 2]
+    maps[:, 1, 1], maps[:, 1, 2] = cos / scales[:, 1], -sin / scales[:, 1]
+    maps[:, 2, 1], maps[:, 2, 2] = sin / scales[:, 0], cos / scales[:, 0]
+    places = functional.affine_grid(maps.to(grids), list(grids.shape), align_corners=False)
+    return functional.grid_sample(grids, places, align_corners=False)
