@@ -212,7 +212,10 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
     scores = evaluation["detection"]
     # Some scores have the names of other keys, so only here are they taken for scores.
     metrics = {f"detection.{key}" for key in keys_of(scores, dict.fromkeys(scores, "<score>"))}
-    rest = {key: value for key, value in evaluation.items() if key != "detection"}
+    levels = evaluation["reconstruction"]
+    metrics |= {f"reconstruction.{key}" for key in keys_of(levels, dict.fromkeys(levels, "<layer>"))}
+    metrics |= {f"votes.{key}" for key in ("views", *evaluation["without_duplicates"])}
+    rest = {key: value for key, value in evaluation.items() if key not in ("detection", "reconstruction")}
     assert_keys_are_documented("evaluate", keys_of(rest, KNOWN_NAMES) | metrics)
     described = section(DOCS / "cli.md", "evaluate")
     for score in scores:

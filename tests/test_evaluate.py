@@ -3,13 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from fer_cli.artifact import Artifact
 from fer_cli.detection import detection_metrics
 from fer_cli.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluate import evaluate, write_evaluation
 from fer_cli.reconstruction import ERRORS
 from fer_cli.run import Run
+from fer_cli.votes import voted_probabilities
 
 
 def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> None:
@@ -50,6 +53,60 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
     for name, values in scores.items():
         slack = 2 * pair if name == "suspicion" else 1e-9
         assert result["detection"][name]["auroc"] == pytest.approx(detection_metrics(values, wrong)["auroc"], abs=slack)
+
+
+def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) -> None:
+    result = evaluate(run, votes=1)
+    assert result["votes"] == {
+        "views": 1,
+        **{key: result[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")},
+    }
+    grids = run.voxels.tensor(run.voxels.indices("test"))
+    quarters = [torch.rot90(grids, number, (2, 3)) for number in range(4)]
+    mean = torch.stack([run.network.encoder(turned).softmax(1) for turned in quarters]).mean(0)
+    torch.testing.assert_close(voted_probabilities(run.network, grids, 4), mean, atol=1e-5, rtol=0)
+    assert evaluate(run)["votes"] is None
+    for votes in (0, 361):
+        with pytest.raises(UsageError, match=f"{votes} votes cannot be taken; give 1 to 360"):
+            evaluate(run, votes=votes)
+
+
+def test_reconstructions_are_measured_from_every_level_with_gates_shut_and_open(run: Run) -> None:
+    measured = evaluate(run)["reconstruction"]
+    assert list(measured) == list(run.network.config.layer_names)
+    grids = run.voxels.tensor(run.voxels.indices("test"))
+    with torch.inference_mode():
+        features = run.network.encoder.features(grids)
+        for layer in measured:
+            for gates, skips in (("shut", None), ("open", features)):
+                occupancy = run.network.decode(features[layer], layer, skips=skips).occupancy
+                found, true = occupancy >= 0.5, grids[:, 0] > 0
+                ious = (found & true).flatten(1).sum(1) / (found | true).flatten(1).sum(1)
+                assert measured[layer][gates]["iou"] == pytest.approx(float(ious.mean()), abs=1e-6)
+                mse = float((occupancy - grids[:, 0]).square().mean())
+                assert measured[layer][gates]["mse"] == pytest.approx(mse, rel=1e-5)
+    assert measured["conv1"]["shut"] == measured["conv1"]["open"]
+    assert measured["output"]["shut"] != measured["output"]["open"]
+
+
+def test_test_shapes_that_training_has_are_left_out_of_a_second_accuracy(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = evaluate(run)
+    test, training = run.voxels.indices("test"), run.voxels.indices("train")
+    twins = test[[0, 3]]
+    first = np.full(len(run.voxels), -1)
+    first[twins] = training[:2]
+    first[training[5]] = training[4]  # a repetition within training concerns no test shape
+    read = Artifact.read
+    monkeypatch.setattr(
+        Artifact, "read", lambda self, name, *at: first if name == "record/duplicate_of" else read(self, name, *at)
+    )
+    assert run.voxels.repeats_training(test).tolist() == [i in twins for i in test]
+    result = evaluate(run)
+    assert result["without_duplicates"]["n"] == plain["n"] - 2
+    wrong = {m["sample"] for m in plain["misclassified"]} - {run.voxels.names[i] for i in twins}
+    assert result["without_duplicates"]["n_errors"] == len(wrong)
 
 
 def test_evaluation_names_every_score(run: Run) -> None:

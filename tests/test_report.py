@@ -102,6 +102,11 @@ EVALUATION = {
     "accuracy": 0.9218,
     "class_accuracy": 0.9175,
     "per_class_accuracy": {"bed": 0.97, "chair": 1.0, "night_stand": 0.75, "sofa": 0.95, "table": None},
+    "without_duplicates": {"n": 837, "n_errors": 71, "accuracy": 0.9152, "class_accuracy": 0.9103},
+    "votes": {"views": 12, "n": 908, "n_errors": 60, "accuracy": 0.9339, "class_accuracy": 0.9301},
+    "reconstruction": {
+        layer: {gates: {"iou": 0.612, "mse": 0.0312} for gates in ("shut", "open")} for layer in (*LAYERS, "output")
+    },
     "table1": {
         "all": dict.fromkeys(report.ERRORS, 1500.25) | {"ratio": 1.675},
         "correct": dict.fromkeys(report.ERRORS, 1493.0) | {"ratio": 1.68},
@@ -124,7 +129,7 @@ EVALUATION = {
 def test_evaluation_table_shows_the_figures_on_one_screen_and_a_dash_where_there_is_none():
     text = printed(report.evaluation_table(EVALUATION))
     assert max(map(len, text.split("\n"))) <= 80
-    assert text.count("\n") < 40
+    assert text.count("\n") < 48
     assert "…" not in text
     for part in ("908 samples, 71 misclassified", "0.9218", "1500.2", "1.68", "0.906", "0.880 to 0.930", "0.40"):
         assert part in text, part
@@ -132,7 +137,37 @@ def test_evaluation_table_shows_the_figures_on_one_screen_and_a_dash_where_there
     assert "mean of classes 0.9175, lowest night_stand 0.75, sofa 0.95" in text
     assert re.search(r"misclassified\W+–\W+–\W+–\W+–\W+–", text)
     assert re.search(r"input_vs_local\W+–\W+–\W+–\W+–\W+–", text)
+    assert "without the 71 shapes that training has: accuracy 0.9152; mean of classes 0.9103" in text
+    assert "by a vote of 12 views: accuracy 0.9339; mean of classes 0.9301" in text
+    assert re.search(r"^shut( +0\.612){8}$", text, re.MULTILINE)
     assert "chair_0891" not in text
+
+
+def test_evaluation_table_tells_no_vote_and_no_duplicates_where_there_are_none():
+    alone = {"without_duplicates": {key: EVALUATION[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}}
+    text = printed(report.evaluation_table(EVALUATION | alone | {"votes": None}))
+    assert "vote" not in text
+    assert "training has" not in text
+
+
+def test_learning_curves_rise_and_fall_as_the_values():
+    history = [
+        {
+            "phase": phase,
+            "epoch": epoch,
+            "training_loss": 2.0 - epoch / 10,
+            "validation_loss": 0.5,
+            "validation_score": epoch / 10,
+        }
+        for phase, epochs in (("feedforward", 8), ("feedback", 1))
+        for epoch in range(1, epochs + 1)
+    ]
+    text = printed(report.learning_curves(history))
+    assert re.search(r"^feedforward training loss +█▇▆▅▄▃▂▁ 1\.900 → 1\.200 *$", text, re.MULTILINE)
+    assert re.search(r"^feedforward validation loss +▁{8} 0\.500 → 0\.500 *$", text, re.MULTILINE)
+    assert re.search(r"^feedback validation score +▁ 0\.100 → 0\.100$", text, re.MULTILINE)
+    many = [dict(history[0], epoch=epoch, training_loss=float(epoch)) for epoch in range(1000)]
+    assert max(map(len, printed(report.learning_curves(many)).split("\n"))) <= 80
 
 
 def test_evaluation_table_puts_the_best_score_first_and_evidence_by_layer():

@@ -335,6 +335,9 @@ def explain(
 @app.command(epilog="Example: fer evaluate --split test --json --run my-run")
 def evaluate(
     split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
+    votes: Annotated[
+        int | None, typer.Option(help="Let so many turned views of each shape vote too, such as 12.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate.")] = None,
     run: RunDir = _DEFAULT_RUN,
     voxels: Voxels = None,
@@ -343,7 +346,7 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure accuracy, Table I's errors, and how well scores detect misclassification."""
+    """Measure accuracy, reconstructions, Table I's errors, and how well scores detect misclassification."""
     from fer_cli.evaluate import evaluate as evaluate_run
     from fer_cli.evaluate import write_evaluation
     from fer_cli.report import evaluation_table
@@ -352,7 +355,7 @@ def evaluate(
 
     opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
     with progress_bar() as bar:
-        evaluation = evaluate_run(opened, split=split, report=CountView(bar, "evaluating"))
+        evaluation = evaluate_run(opened, split=split, votes=votes, report=CountView(bar, "evaluating"))
     path = write_evaluation(evaluation, output or run / "evaluate")
     if as_json:
         _print_json(evaluation)
@@ -369,7 +372,7 @@ def info(
     """Show where an artifact comes from and what it holds."""
     from fer_cli.info import describe
     from fer_cli.inventory import inventory_table
-    from fer_cli.report import info_table
+    from fer_cli.report import info_table, learning_curves
     from fer_cli.schema import VOXELS
 
     answer = describe(file)
@@ -377,6 +380,8 @@ def info(
         _print_json(answer)
     else:
         _print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
+        if history := answer["content"].get("history"):
+            _print_rich(learning_curves(history))
 
 
 @app.command(epilog="Example: fer demo --run fer-demo")

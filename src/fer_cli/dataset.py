@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from fer_cli.artifact import Artifact, open_artifact
@@ -60,6 +60,13 @@ class VoxelSet:
             found = ", ".join(sorted(set(self.splits))) or "none"
             raise UsageError(f"{self.artifact.path} has no labelled sample in the split {split!r} (splits: {found}).")
         return chosen
+
+    def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
+        """Whether the grid of each given sample is, voxel for voxel, that of some training sample."""
+        first = self.artifact.read("record/duplicate_of")
+        first = np.where(first < 0, np.arange(len(first)), first)
+        in_training = np.array(self.splits) == "train"
+        return np.isin(first[indices], first[in_training])
 
     def index_of(self, name: str) -> int:
         """Index of the sample called `name`. Raises InputError that names similar samples."""

@@ -1,4 +1,4 @@
-"""`fer evaluate`: accuracy, Table I, and how well scores detect misclassification, over a split.
+"""`fer evaluate`: accuracy, reconstructions, Table I, and how well scores detect misclassification, over a split.
 
 Nothing is fitted here; the suspicion score's calibration comes from the validation samples.
 """
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from fer_cli.activations import batches
+from fer_cli.activations import FEEDFORWARD, batches
 from fer_cli.detection import detection_metrics
 from fer_cli.errors import ResourceError
+from fer_cli.fidelity import Fidelity
 from fer_cli.reading import read_samples
 from fer_cli.reconstruction import (
     ERRORS,
@@ -24,14 +25,22 @@ from fer_cli.reconstruction import (
     table1_errors,
 )
 from fer_cli.run import Run
+from fer_cli.votes import voted_probabilities
 
 
 def evaluate(
-    run: Run, *, split: str = "test", report: Callable[[int, int], None] = lambda done, total: None
+    run: Run,
+    *,
+    split: str = "test",
+    votes: int | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Evaluate a run on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
 
-    Raises UsageError if the split has no labelled sample, and what opening the run's artifacts raises.
+    With `votes` the accuracy of a vote over so many turns about the vertical is told beside that of one view.
+
+    Raises UsageError if the split has no labelled sample or the votes cannot be taken, and what opening the run's
+    artifacts raises.
     """
     network, codebook, voxels = run.network, run.codebook, run.voxels
     indices = voxels.indices(split)
@@ -39,6 +48,8 @@ def evaluate(
     predicted: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {}
     errors: dict[str, list[np.ndarray]] = {}
+    voted: list[np.ndarray] = []
+    fidelity = Fidelity(network)
     for part in batches(indices):
         grids = voxels.tensor(part)
         reading = read_samples(network, codebook, grids)
@@ -52,26 +63,30 @@ def evaluate(
             class_code_reconstruction(network, codebook, reading),
         )
         _extend(errors, table1)
+        fidelity.add(grids, reading.features[FEEDFORWARD])
+        if votes is not None:
+            voted.append(voted_probabilities(network, grids, votes).argmax(1).numpy())
         report(sum(map(len, predicted)), len(indices))
     chosen = np.concatenate(predicted)
     wrong = chosen != labels
+    # Nothing but the training split repeats itself.
+    repeated = voxels.repeats_training(indices) if split != "train" else np.zeros(len(indices), dtype=bool)
     joined_errors = {name: np.concatenate(parts) for name, parts in errors.items()}
     confidence = {name: np.concatenate(parts) for name, parts in scores.items()}
     confidence["suspicion"] = 1 - run.calibration.suspicion(confidence)
     # The paper takes a large error for a sign of misclassification.
     confidence |= {name: -values for name, values in joined_errors.items()}
     confidence["input_vs_code/input_vs_local"] = -error_ratio(joined_errors)
-    by_class = {
-        name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
-        for label, name in enumerate(voxels.classes)
-    }
     return {
         "split": split,
-        "n": len(labels),
-        "n_errors": int(wrong.sum()),
-        "accuracy": float(1 - wrong.mean()),
-        "class_accuracy": float(np.mean([share for share in by_class.values() if share is not None])),
-        "per_class_accuracy": by_class,
+        **_accuracy(wrong, labels),
+        "per_class_accuracy": {
+            name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
+            for label, name in enumerate(voxels.classes)
+        },
+        "without_duplicates": _accuracy(wrong[~repeated], labels[~repeated]),
+        "votes": None if votes is None else {"views": votes, **_accuracy(np.concatenate(voted) != labels, labels)},
+        "reconstruction": fidelity.means(),
         "table1": {
             "all": _table1(joined_errors, np.ones_like(wrong)),
             "correct": _table1(joined_errors, ~wrong),
@@ -100,6 +115,18 @@ def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror}.") from error
     return path
+
+
+def _accuracy(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> dict[str, Any]:
+    """Samples, errors, accuracy, and the mean over classes of the accuracy within each; None without samples."""
+    if not len(wrong):
+        return {"n": 0, "n_errors": 0, "accuracy": None, "class_accuracy": None}
+    return {
+        "n": len(wrong),
+        "n_errors": int(wrong.sum()),
+        "accuracy": float(1 - wrong.mean()),
+        "class_accuracy": float(np.mean([1 - wrong[labels == label].mean() for label in np.unique(labels)])),
+    }
 
 
 def _table1(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:

@@ -314,6 +314,15 @@ class FERNet(nn.Module):
         return self.feedback.decode(code, entry, skips=skips, edit=edit)
 
 
+def voxel_iou(
+    occupancy: Float[Tensor, "sample x y z"], truth: Float[Tensor, "sample x y z"]
+) -> Float[Tensor, " sample"]:
+    """Intersection over union of the voxels at probability 0.5 or more with the true ones; 1 where both are empty."""
+    found, wanted = occupancy >= 0.5, truth >= 0.5
+    union = (found | wanted).flatten(1).sum(1)
+    return torch.where(union > 0, (found & wanted).flatten(1).sum(1) / union.clamp(min=1), 1.0)
+
+
 def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
     """Weights and batch-norm statistics by name, float32."""
     return {

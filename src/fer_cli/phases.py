@@ -15,7 +15,7 @@ from fer_cli.activations import FEEDBACK, FEEDFORWARD, batches
 from fer_cli.augmentation import Augmentation
 from fer_cli.dataset import VoxelSet
 from fer_cli.errors import UsageError
-from fer_cli.model import PRESETS, FERNet
+from fer_cli.model import PRESETS, FERNet, voxel_iou
 from fer_cli.world import ALONE, World
 
 
@@ -219,15 +219,6 @@ class FeedbackPhase:
 
 
 Phase = FeedforwardPhase | FeedbackPhase
-
-
-def voxel_iou(
-    occupancy: Float[Tensor, "sample x y z"], truth: Float[Tensor, "sample x y z"]
-) -> Float[Tensor, " sample"]:
-    """Intersection over union of the voxels at probability 0.5 or more with the true ones; 1 where both are empty."""
-    found, wanted = occupancy >= 0.5, truth >= 0.5
-    union = (found | wanted).flatten(1).sum(1)
-    return torch.where(union > 0, (found & wanted).flatten(1).sum(1) / union.clamp(min=1), 1.0)
 
 
 def draw_entries(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -42,6 +43,7 @@ ERRORS = {
     ),
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def terminal_report(diagnosis: Diagnosis) -> RenderableType:
@@ -119,6 +121,8 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     apart = {f"evidence_{path}_{layer}" for path in PATHS for layer in by_layer}
     parts: list[RenderableType] = [
         _accuracy(evaluation),
+        Text("\nvoxel IoU of the reconstruction from each level", style="italic"),
+        _fidelity_table(evaluation["reconstruction"]),
         Text("\nreconstruction error: summed squares, mean over samples", style="italic"),
         _error_table(evaluation["table1"]),
         Text("\nscores as detectors of misclassification, the best first", style="italic"),
@@ -145,6 +149,27 @@ def info_table(info: Mapping[str, Any]) -> RenderableType:
         if isinstance(value, Table):
             parts.append(Padding(value, (0, 0, 0, 2 * depth + 2)))
     return Group(*parts)
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """A training history as small curves: the losses and the score of each phase, first and last value beside them."""
+    table = open_table("phase", "")
+    table.columns[1].justify = "left"
+    for phase in dict.fromkeys(record["phase"] for record in history):
+        records = [record for record in history if record["phase"] == phase]
+        for key in ("training_loss", "validation_loss", "validation_score"):
+            values = [float(record[key]) for record in records]
+            curve = f"{_sparkline(values)} {values[0]:.3f} → {values[-1]:.3f}"
+            table.add_row(Text(f"{printable(phase)} {key.replace('_', ' ')}"), Text(curve))
+    return table
+
+
+def _sparkline(values: Sequence[float], width: int = 32) -> str:
+    """Values as bars, their range as the bars' range; of more values than `width` each bar is a mean."""
+    groups = [part for part in np.array_split(np.asarray(values, dtype=float), min(width, len(values))) if len(part)]
+    means = [float(np.mean(part)) for part in groups]
+    low, high = min(means), max(means)
+    return "".join(_BARS[round((mean - low) / (high - low or 1.0) * (len(_BARS) - 1))] for mean in means)
 
 
 def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
@@ -183,13 +208,33 @@ def signed(value: float) -> str:
 def _accuracy(evaluation: Mapping[str, Any]) -> Text:
     known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
     lowest = sorted(known, key=lambda name: known[name])[:2]
+    others = {
+        f"without the {evaluation['n'] - evaluation['without_duplicates']['n']} shapes that training has": evaluation[
+            "without_duplicates"
+        ]
+    }
+    if votes := evaluation["votes"]:
+        others[f"by a vote of {votes['views']} views"] = votes
     return Text.assemble(
         f"{printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} misclassified\n"
         "accuracy ",
         (_number(evaluation["accuracy"], 4), "bold"),
         f"; mean of classes {_number(evaluation['class_accuracy'], 4)}, lowest ",
         ", ".join(f"{printable(name)} {known[name]:.2f}" for name in lowest) or "–",
+        *(
+            f"\n{how}: accuracy {_number(row['accuracy'], 4)}; mean of classes {_number(row['class_accuracy'], 4)}"
+            for how, row in others.items()
+            if row["n"] < evaluation["n"] or "views" in row
+        ),
     )
+
+
+def _fidelity_table(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """One column a layer; the squared errors are in the JSON."""
+    table = open_table("gates", *(printable(layer) for layer in reconstruction))
+    for gates in ("shut", "open"):
+        table.add_row(gates, *(_number(by_gates[gates]["iou"], 3) for by_gates in reconstruction.values()))
+    return table
 
 
 def _error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
