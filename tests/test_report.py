@@ -165,7 +165,7 @@ def test_learning_curves_rise_and_fall_as_the_values():
     text = printed(report.learning_curves(history))
     assert re.search(r"^feedforward training loss +█▇▆▅▄▃▂▁ 1\.900 → 1\.200 *$", text, re.MULTILINE)
     assert re.search(r"^feedforward validation loss +▁{8} 0\.500 → 0\.500 *$", text, re.MULTILINE)
-    assert re.search(r"^feedback validation score +▁ 0\.100 → 0\.100$", text, re.MULTILINE)
+    assert re.search(r"^feedback validation score +▁ 0\.100 → 0\.100 *$", text, re.MULTILINE)
     many = [dict(history[0], epoch=epoch, training_loss=float(epoch)) for epoch in range(1000)]
     assert max(map(len, printed(report.learning_curves(many)).split("\n"))) <= 80
 
