@@ -16,13 +16,14 @@ from fer_cli.checkpoint import checkpoint_path
 from fer_cli.dataset import open_voxels
 from fer_cli.errors import FerError, InputError, ResourceError, UsageError
 from fer_cli.history import read_history
-from fer_cli.model import OUTPUT, Decoding, Edit, FERNet, NetworkConfig
+from fer_cli.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig
 from fer_cli.phases import (
     FeedbackPhase,
     FeedforwardPhase,
     TrainingData,
     TrainingSettings,
     draw_entries,
+    entry_shares,
     voxel_iou,
 )
 from fer_cli.progress import TrainingProgress
@@ -313,8 +314,11 @@ def test_each_sample_sees_the_encoder_only_at_its_entry_and_through_gates_below_
     assert set(terms) == {"voxel", "feature"}
     assert all(term.item() > 0 for term in terms.values())
     assert list(entered) == list(levels)
-    assert entered[OUTPUT] == 10  # a quarter
-    assert all(count in (7, 8) for level, count in entered.items() if level != OUTPUT)  # the rest, evenly
+    # A fifth; of the rest, conv3 twice as much as conv1 and conv2, the dense layer 0.4 as much.
+    assert entered[OUTPUT] == 8
+    assert entered["conv3"] in (14, 15)
+    assert (entered["conv1"], entered["conv2"]) in [(7, 7), (7, 8), (8, 7)]
+    assert entered["fc4"] in (2, 3)
     above = 0
     for level in levels[1:]:
         above += entered[levels[levels.index(level) - 1]]
@@ -332,10 +336,12 @@ def test_a_batch_smaller_than_the_levels_is_repeated(phase: FeedbackPhase) -> No
 @pytest.mark.parametrize("count", [10, 32, 33])
 def test_entries_ascend_and_keep_to_their_shares(count: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    draws = torch.stack([draw_entries(count, 8, 0.25, generator) for _ in range(400)])
+    shares = entry_shares(NetworkConfig(PRESETS["paper"], ("a", "b"), 32), 0.25)
+    assert shares.argmax() == 0
+    torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
+    draws = torch.stack([draw_entries(count, shares, generator) for _ in range(400)])
     assert (draws.diff(dim=1) >= 0).all()
-    shares = torch.bincount(draws.flatten(), minlength=8) / draws.numel()
-    torch.testing.assert_close(shares, torch.tensor([0.25] + [0.75 / 7] * 7), atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.bincount(draws.flatten(), minlength=8) / draws.numel(), shares, atol=0.01, rtol=0)
     counts = torch.stack([torch.bincount(draw, minlength=8) for draw in draws])
     assert (counts.amax(0) - counts.amin(0) <= 1).all()
 

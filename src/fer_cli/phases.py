@@ -15,7 +15,7 @@ from fer_cli.activations import FEEDBACK, FEEDFORWARD, batches
 from fer_cli.augmentation import Augmentation
 from fer_cli.dataset import VoxelSet
 from fer_cli.errors import UsageError
-from fer_cli.model import PRESETS, FERNet, voxel_iou
+from fer_cli.model import PRESETS, FERNet, NetworkConfig, voxel_iou
 from fer_cli.world import ALONE, World
 
 
@@ -30,10 +30,10 @@ class TrainingSettings:
 
     preset: str = "compact"
     epochs: int = 30
-    feedback_epochs: int = 16
+    feedback_epochs: int = 24
     batch_size: int = 32
     learning_rate: float = 2e-3
-    feedback_learning_rate: float = 3e-3
+    feedback_learning_rate: float = 8e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     dropout: float = 0.4
@@ -41,8 +41,8 @@ class TrainingSettings:
     feedback_augmentation: Augmentation = field(default=Augmentation(mirror=True))
     average_decay: float = 0.995
     gate_probability: float = 0.25
-    class_code_share: float = 0.25
-    feature_weight: float = 0.25
+    class_code_share: float = 0.2
+    feature_weight: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,8 +124,8 @@ class FeedbackPhase:
     """Weighted voxel cross-entropy of reconstructions, and the distance of feedback features to the encoder's.
 
     Every sample of a batch enters the feedback network at a level of its own: a fixed share at the class
-    probabilities, with every gate shut below; the others spread evenly over the layers, with gates below their entry
-    open at random. So every level's batch norm sees at every step the mixture that it will see later.
+    probabilities, with every gate shut below; the others spread over the layers (`entry_shares`), with gates below
+    their entry open at random. So every level's batch norm sees at every step the mixture that it will see later.
     """
 
     name = FEEDBACK
@@ -143,6 +143,7 @@ class FeedbackPhase:
         # The square root lies between calibrated probabilities (weight 1) and balanced classes.
         self.occupied_weight = torch.tensor(((1 - share) / max(share, 1e-6)) ** 0.5, device=data.device)
         self.mean_squares = self._mean_squares(sample)
+        self.entry_shares = entry_shares(network.config, settings.class_code_share)
 
     @torch.no_grad()
     def _mean_squares(self, sample: Int[np.ndarray, " sample"]) -> dict[str, float]:
@@ -162,7 +163,7 @@ class FeedbackPhase:
         # A level's batch norm needs several samples; a smaller batch is repeated.
         indices = np.resize(indices, max(len(indices), 2 * len(levels)))
         grids, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
-        entries = draw_entries(len(indices), len(levels), settings.class_code_share, generator)
+        entries = draw_entries(len(indices), self.entry_shares, generator)
         gates = torch.rand(len(indices), len(levels), generator=generator) < settings.gate_probability
         gates &= (entries[:, None] > 0) & (entries[:, None] < torch.arange(len(levels)))
         whole = torch.bincount(entries, minlength=len(levels)).cumsum(0)
@@ -221,18 +222,26 @@ class FeedbackPhase:
 Phase = FeedforwardPhase | FeedbackPhase
 
 
-def draw_entries(
-    count: int, levels: int, class_code_share: float, generator: torch.Generator
-) -> Int[Tensor, " sample"]:
-    """Ascending entry levels of a batch's samples: the first for the given share, the others evenly.
+def entry_shares(config: NetworkConfig, class_code_share: float) -> Float[Tensor, " level"]:
+    """Share of the samples that enter at each level, from the output down.
+
+    What the class probabilities leave is spread over the layers: dense layers get little, since they differ little
+    from the probabilities, and the layer of local reconstructions twice as much as the other convolutions.
+    """
+    weights = torch.tensor(
+        [2.0 if spec.name == config.local_layer else 0.4 if spec.is_dense else 1.0 for spec in config.layers[::-1]]
+    )
+    return torch.cat([torch.tensor([class_code_share]), weights / weights.sum() * (1 - class_code_share)])
+
+
+def draw_entries(count: int, shares: Float[Tensor, " level"], generator: torch.Generator) -> Int[Tensor, " sample"]:
+    """Ascending entry levels of a batch's samples, each level with its share.
 
     Systematic sampling: one draw places a regular comb on the cumulative shares, so that the counts of a level differ
     by at most one from batch to batch.
     """
-    shares = torch.full((levels,), (1 - class_code_share) / (levels - 1))
-    shares[0] = class_code_share
     comb = (torch.arange(count) + torch.rand(1, generator=generator)) / count
-    return torch.searchsorted(shares.cumsum(0), comb, right=True).clamp(max=levels - 1)
+    return torch.searchsorted(shares.cumsum(0), comb, right=True).clamp(max=len(shares) - 1)
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -38,8 +38,8 @@ _SAVE_EVERY = 600.0
 
 # What differs between presets.
 _PRESET_SETTINGS: dict[str, dict[str, Any]] = {
-    "paper": {"epochs": 30, "feedback_epochs": 16},
-    "compact": {"epochs": 30, "feedback_epochs": 16},
+    "paper": {"epochs": 30, "feedback_epochs": 24},
+    "compact": {"epochs": 30, "feedback_epochs": 24},
     "smoke": {"epochs": 20, "feedback_epochs": 20, "batch_size": 16, "dropout": 0.1},
 }
 

@@ -1,0 +1,211 @@
+"""Training throughput: a plain float32 eager loop of the same network, and the steps that `fer train` takes.
+
+Run: python benchmarks/training.py [--preset paper] [--batch 32] [--steps 6]
+
+Both loops train on the same random grids, in turn, so that both meet the same load: the encoder alone as a classifier, and
+the feedback network on the frozen encoder (the loop's: one chain from the class probabilities and one from conv3). The
+plain loop is what PyTorch gives: `nn.Conv3d` and `nn.ConvTranspose3d` in contiguous float32, unfused AdamW. Prints a
+Markdown table of the fastest step of each, with the share of this machine's measured matrix product that its arithmetic
+reaches.
+"""
+
+import argparse
+import copy
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fer_cli.model import OUTPUT, PRESETS, FERNet, NetworkConfig
+from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
+from fer_cli.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
+from fer_cli.subpixel import SubpixelTransposedConv3d
+
+CLASSES = tuple("abcdefghij")
+
+
+class Grids:
+    """Stands for a voxel set: random grids of ModelNet's density."""
+
+    def __init__(self, count: int, side: int) -> None:
+        generator = np.random.default_rng(0)
+        self._grids = (generator.random((count, side, side, side)) < 0.085).astype(np.uint8)
+        self.labels = generator.integers(0, len(CLASSES), count)
+
+    def grids(self, indices: np.ndarray) -> np.ndarray:
+        """As `VoxelSet.grids`."""
+        return self._grids[indices]
+
+    def tensor(self, indices: np.ndarray) -> torch.Tensor:
+        """As `VoxelSet.tensor`."""
+        return torch.from_numpy(self._grids[indices]).float()[:, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="paper", choices=PRESETS)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=6)
+    options = parser.parse_args()
+    config = NetworkConfig(PRESETS[options.preset], CLASSES, 32)
+    settings = TrainingSettings(preset=options.preset, batch_size=options.batch)
+    voxels = Grids(options.batch, 32)
+    data = TrainingData(voxels, np.arange(options.batch), np.arange(options.batch), torch.device("cpu"))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    network = FERNet(config, dropout=settings.dropout)
+    plain = plain_copy(network)
+    for net in (network, plain):
+        net.encoder.train()
+    encoder_flops, feedback_flops = flops(config)
+    peak32, peak16 = matrix_product(torch.float32), matrix_product(torch.bfloat16)
+    print(f"{cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {options.preset}, ", end="")
+    print(f"batch {options.batch}, fastest of {options.steps} steps")
+    print(f"Matrix product: {peak32:.0f} GFLOP/s in float32, {peak16:.0f} in bfloat16.\n")
+    print("| phase | loop | ms a sample | GFLOP a sample | share of the matrix product | times faster |")
+    print("|---|---|---|---|---|---|")
+    ours = fer_step(FeedforwardPhase(data, settings, network.encoder), settings)
+    theirs = plain_classifier(plain, voxels.tensor(data.training), torch.from_numpy(voxels.labels))
+    # A training step is the forward pass and two products of its size in the backward pass.
+    report("feedforward", measure([theirs, ours], options), [3 * encoder_flops] * 2, (peak32, peak16), options.batch)
+    for net in (network, plain):
+        net.encoder.eval().requires_grad_(False)
+        net.feedback.train()
+    ours = fer_step(FeedbackPhase(data, settings, network), settings)
+    theirs = plain_feedback(plain, voxels.tensor(data.training))
+    shares = entry_shares(config, settings.class_code_share).cumsum(0).tolist()
+    done = encoder_flops + 3 * sum(share * part for share, part in zip(shares, feedback_flops, strict=True))
+    # The chain from the class probabilities passes all eight steps, the one from conv3 the last three.
+    two_chains = encoder_flops + 3 * (sum(feedback_flops) + sum(feedback_flops[-3:]))
+    report("feedback", measure([theirs, ours], options), [two_chains, done], (peak32, peak16), options.batch)
+
+
+def fer_step(phase: FeedforwardPhase | FeedbackPhase, settings: TrainingSettings) -> Callable[[], None]:
+    """One step as `training` takes it, moving average included."""
+    average = copy.deepcopy(phase.module).requires_grad_(False)
+    parameters = [p for p in phase.module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        terms = phase.terms(phase.module, phase.data.training, generator)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+        with torch.no_grad():
+            states = [
+                [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+                for net in (average, phase.module)
+            ]
+            torch._foreach_lerp_(*states, 0.005)
+
+    return step
+
+
+def plain_classifier(network: FERNet, grids: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """A step of the loop that everybody writes."""
+    optimizer = torch.optim.AdamW(network.encoder.parameters(), lr=1e-3)
+
+    def step() -> None:
+        loss = functional.cross_entropy(network.encoder(grids), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def plain_feedback(network: FERNet, grids: torch.Tensor) -> Callable[[], None]:
+    """The same for the feedback network: both chains of the method, one after the other."""
+    optimizer = torch.optim.AdamW(network.feedback.parameters(), lr=1e-3)
+
+    def step() -> None:
+        with torch.no_grad():
+            features = network.encoder.features(grids)
+        loss = torch.zeros(())
+        for entry in (OUTPUT, "conv3"):
+            decoding = network.decode(features[entry], entry)
+            loss = loss + functional.binary_cross_entropy_with_logits(decoding.logits, grids)
+            for level, feature in decoding.features.items():
+                loss = loss + (feature - features[level]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def plain_copy(network: FERNet) -> FERNet:
+    """The same network of PyTorch's own layers, in contiguous memory."""
+    plain = copy.deepcopy(network)
+    kinds = {
+        PatchConv3d: nn.Conv3d,
+        PatchConvTranspose3d: nn.ConvTranspose3d,
+        SubpixelTransposedConv3d: nn.ConvTranspose3d,
+    }
+    for module in plain.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]
+    return plain.to(memory_format=torch.contiguous_format)
+
+
+def flops(config: NetworkConfig) -> tuple[float, list[float]]:
+    """Floating-point operations of one sample's forward pass: the encoder's, and each feedback step's from the top."""
+    encoder = 0.0
+    below = (1, *config.input_shape)
+    steps = []
+    for spec in config.specs:
+        shape = config.level_shape(spec.name)
+        taps = spec.kernel**3 * below[0] if not spec.is_dense else int(np.prod(below))
+        operations = 2.0 * int(np.prod(shape)) * taps
+        encoder += operations
+        steps.append(operations)  # its mirror multiplies the same pairs
+        below = shape
+    return encoder, steps[::-1]
+
+
+def measure(loops: list[Callable[[], None]], options: argparse.Namespace) -> list[float]:
+    """Seconds of the fastest step of each loop; the first of each is not counted."""
+    fastest = [float("inf")] * len(loops)
+    for repeat in range(options.steps + 1):
+        for index, step in enumerate(loops):
+            started = time.perf_counter()
+            step()
+            if repeat:
+                fastest[index] = min(fastest[index], time.perf_counter() - started)
+    return fastest
+
+
+def report(phase: str, seconds: list[float], work: list[float], peaks: tuple[float, float], batch: int) -> None:
+    names = ("plain float32", "fer train")
+    for name, each, operations, peak in zip(names, seconds, work, peaks, strict=True):
+        share = operations * batch / each / 1e9 / peak
+        print(
+            f"| {phase} | {name} | {1000 * each / batch:.1f} | {operations / 1e9:.2f} | {share:.2f} | "
+            f"{seconds[0] / each:.2f} |"
+        )
+
+
+def matrix_product(dtype: torch.dtype, side: int = 4096, repeats: int = 4) -> float:
+    """GFLOP/s of the fastest product of two large square matrices."""
+    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+    fastest = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * side**3 / fastest / 1e9
+
+
+def cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
