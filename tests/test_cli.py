@@ -511,7 +511,7 @@ def test_training_goes_on_from_the_checkpoint_of_an_interrupted_run(place: Path)
     assert finished.returncode == 0, finished.stderr
     assert re.match(rf"(feedforward|feedback)\s+{done % 6 + 1}/6 ", finished.stderr)
     assert contents(place / "run") == before
-    assert {path.name for path in (place / "resumed").iterdir()} == {"model.h5"}
+    assert {path.name for path in (place / "resumed").iterdir()} == {"model.h5", "model.curve.png"}
     with open_artifact(place / "resumed/model.h5", MODEL) as model:
         assert [record.epoch for record in read_history(model)] == [1, 2, 3, 4, 5, 6] * 2
 

@@ -101,7 +101,7 @@ def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPat
     assert {run.voxels.splits[i] for i in held} == {"train"}
     assert (summary.accuracy, summary.voxel_iou) == (records[2].validation_score, records[4].validation_score)
     assert summary.parameters == sum(p.numel() for p in run.network.parameters())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.curve.png", "model.h5"]
 
 
 class StopAt:
