@@ -321,6 +321,50 @@ def test_a_damaged_shape_in_a_folder_is_skipped_counted_and_recorded(place: Path
         assert artifact.read_text("skipped/source") == ["chair/train/chair_broken.off"]
 
 
+ODD = "chair \n\x1b[31m\udce9"
+"""A line break, what a terminal obeys, and a byte that is not UTF-8."""
+
+
+SHEET = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+BOX = (
+    "OFF\n8 6 0\n0 0 0\n1 0 0\n0 1 0\n1 1 0\n0 0 1\n1 0 1\n0 1 1\n1 1 1\n"
+    "4 0 2 3 1\n4 4 5 7 6\n4 0 1 5 4\n4 2 6 7 3\n4 0 4 6 2\n4 1 3 7 5\n"
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_odd_names_of_files_reach_the_user_whatever_the_encoding(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "\udce9"
+    folder.mkdir()
+    (folder / f"{ODD}.off").write_text(SHEET)
+    (folder / f"{ODD} bad.off").write_text("no mesh")
+
+    def run(*words: object, output: str) -> subprocess.CompletedProcess[str]:
+        return fer("voxelize", *words, "-o", output, folder=tmp_path, PYTHONIOENCODING=encoding)
+
+    for words in ((folder,), (folder / f"{ODD}.off",)):
+        outcome = run(*words, "--force", output="v.h5")
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        assert fer("info", "v.h5", folder=tmp_path, PYTHONIOENCODING=encoding).returncode == 0
+    answer = json.loads(run(folder, "--json", output="j.h5").stdout)
+    assert [item["source"] for item in answer["skipped"]] == ["chair \n\x1b[31m? bad.off"]
+    outcome = run(folder, "--strict", output="s.h5")
+    assert outcome.returncode == 3
+    assert re.fullmatch(r"fer: chair \S+ bad\.off: not an OFF file; it begins with 'no mesh'\.\n", outcome.stderr)
+    assert "\x1b" not in outcome.stderr
+
+
+def test_shapes_that_enclose_nothing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/box.off").write_text(BOX)
+    (tmp_path / "s/sheet.off").write_text(SHEET)
+    for fill, named in (("solid", ["sheet"]), ("surface", None)):
+        outcome = fer("voxelize", "s", "-o", f"{fill}.h5", "--fill", fill, "--json", folder=tmp_path)
+        assert json.loads(outcome.stdout)["enclosing_nothing"] == named
+    outcome = fer("voxelize", "s", "-o", "solid.h5", "--fill", "solid", "--force", folder=tmp_path)
+    assert "\n1 of 2 shapes enclose nothing: sheet\n" in outcome.stdout
+
+
 # help
 
 

@@ -356,6 +356,36 @@ PROMISES = {
 }
 
 
+HEADERS = {
+    ".off": b"OFF\n9 9 9\n",
+    ".obj": b"v ",
+    ".xyz": b"",
+    ".ply": b"ply\nformat ascii 1.0\nelement vertex 9\nproperty float x\nproperty float y\nproperty float z\n"
+    b"end_header\n",
+    ".pcd": b"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 9\nDATA ascii\n",
+}
+
+
+@pytest.mark.parametrize("suffix", HEADERS)
+def test_what_is_full_of_no_numbers_is_refused_at_the_first(suffix: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"'x' at byte .* is not a number"):
+            read_shape(HEADERS[suffix] + b"x " * 2_000_000, f"a{suffix}")
+        # Room for numbers is reserved, but not used: more than that would be lists of what was found.
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("numbers", [100, 1 << 16, (1 << 16) + 1, 200_000])
+def test_any_number_of_unusual_numbers_is_read(numbers: int) -> None:
+    cloud = read_shape(b"1e30 0.25 1e-30\n# 1e30\n" * numbers, "a.xyz")
+    assert isinstance(cloud, PointCloud)
+    assert cloud.points.shape == (numbers, 3)
+    assert (cloud.points == [1e30, 0.25, 1e-30]).all()
+
+
 @pytest.mark.parametrize("name", PROMISES)
 def test_promise_of_a_billion_is_refused_without_the_memory_for_it(name: str) -> None:
     tracemalloc.start()

@@ -1,6 +1,7 @@
 import json
 import logging
 import time
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -217,6 +218,24 @@ def test_glb_whose_copies_grow_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(interchange, "MAX_INSTANCED", 10)
     with pytest.raises(InputError, match="copies of its meshes make 12 faces and vertices, more than 10"):
         read_shape(glb(), "scene.glb")
+
+
+def test_glb_of_a_long_scene_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = trimesh.creation.box().export(file_type="glb")
+    monkeypatch.setattr(interchange, "MAX_SCENE_BYTES", 100)
+    with pytest.raises(InputError, match=r"a\.glb: the scene takes \d+ bytes, more than 100"):
+        read_shape(content, "a.glb")
+
+
+def test_empty_lines_of_stl_cost_little() -> None:
+    tracemalloc.start()
+    try:
+        mesh = read_shape(b"solid\n" + TEXT.encode() + b" \n" * 1_000_000 + b"endsolid\n", "a.stl")
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000  # a string for each takes over 100 MB
+    finally:
+        tracemalloc.stop()
+    assert isinstance(mesh, Mesh)
+    assert len(mesh.faces) == len(TRIANGLES)
 
 
 def test_trimesh_neither_warns_nor_logs(caplog: pytest.LogCaptureFixture) -> None:

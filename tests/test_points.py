@@ -133,6 +133,14 @@ def test_compressed_points_that_promise_too_much_are_refused_unallocated() -> No
         read_shape(promise, "a.pcd")
 
 
+def test_compressed_points_that_grow_beyond_any_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = pcd(np.ones((100, 3)), "binary_compressed")
+    assert len(read_points(content, "a.pcd")) == 100
+    monkeypatch.setattr("fer_cli.points._MOST_UNPACKED", 1000)
+    with pytest.raises(InputError, match=r"a\.pcd: \d+ bytes grow to 2200, more than 1000; refused"):
+        read_points(content, "a.pcd")
+
+
 def test_lzf_repeats_what_it_has_just_written() -> None:
     # One literal byte, then 11 bytes from one back: the format's way to write a run.
     packed, unpacked = np.frombuffer(bytes([0, 65, 7 << 5, 2, 0]), np.uint8), np.empty(12, np.uint8)

@@ -118,6 +118,24 @@ def test_lost_scheduler_ends_the_run_in_one_line_and_another_engine_goes_on(shap
     assert not journal.exists()
 
 
+@pytest.mark.end_to_end
+def test_loss_of_all_workers_ends_the_run_in_one_line(shapes: Path, cluster: Cluster) -> None:
+    impatient = "from fer_cli import cli, scheduler\nscheduler.PATIENCE_SECONDS = 3\ncli.main()\n"
+    command = [sys.executable, "-c", impatient, *FER[3:], "-o", "v.h5", "--scheduler", cluster.address]
+    run = subprocess.Popen(command, cwd=shapes, stderr=subprocess.PIPE)
+    journal = shapes / ".v.h5.journal"
+    wait_until(lambda: journal.exists() and journal.stat().st_size > 1000)
+    assert run.poll() is None, "the run ended before its workers could be killed"
+    for worker in cluster.workers:
+        worker.send_signal(signal.SIGKILL)
+    _, stderr = run.communicate(timeout=60)
+    assert stderr.decode() == (
+        f"fer: the scheduler at {cluster.address} has no workers any more. Start the same command again to go on.\n"
+    )
+    assert run.returncode == 5
+    assert journal.exists()
+
+
 def test_missing_extra_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

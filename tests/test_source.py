@@ -263,6 +263,8 @@ def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.
         listing = list_entries(source)
         assert [entry.path for entry in listing.entries] == ["t/a.off"]
         assert listing.skipped == (Skipped(paths[1], "51 bytes, more than 30"),)
+    with pytest.raises(InputError, match=r"a\.off: 51 bytes, more than 30"):
+        list_entries(tmp_path / "s" / paths[1])
 
 
 def test_member_replaced_within_the_archive_is_named(tmp_path: Path) -> None:
@@ -277,7 +279,11 @@ def test_unusable_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 no archive")
     zipped(tmp_path / "useless.zip", "readme.txt", "../a.off")
     fill(tmp_path, "notes.txt")
+    os.mkfifo(tmp_path / "pipe.off")
+    (tmp_path / "device.zip").symlink_to("/dev/zero")
     for name, message in [
+        ("pipe.off", "pipe.off is neither a folder nor a regular file"),
+        ("device.zip", "device.zip is neither a folder nor a regular file"),
         ("missing", "missing does not exist"),
         ("notes.txt/deeper", "cannot be read: Not a directory"),
         ("empty", "empty holds no shape that fer reads; known are .off, .obj, .stl, .ply, .glb, .pcd"),

@@ -1,6 +1,9 @@
+import ast
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,17 @@ if __name__ == "__main__":
         while not os.listdir(sys.argv[1]):
             time.sleep(0.01)
     print({future.result() for future in futures if not future.cancelled()}, any(f.cancelled() for f in futures))
+"""
+
+
+LEFT = """
+import os, sys, time
+from fer_cli.workers import open_executor
+
+if __name__ == "__main__":
+    with open_executor(2, preload="fer_cli.workers") as executor:
+        print({executor.submit(os.getpid).result() for _ in range(20)}, flush=True)
+        time.sleep(60)
 """
 
 
@@ -49,3 +63,23 @@ def test_workers_at_work_are_told_to_stop_and_the_rest_is_cancelled(tmp_path):
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "started")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (result.stdout, result.stderr) == ("{'told'} True\n", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs a way to see whether a process has ended")
+def test_workers_end_when_whoever_started_them_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(LEFT)
+    run = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], stdout=subprocess.PIPE, text=True)
+    workers = ast.literal_eval(run.stdout.readline())
+    run.kill()
+    run.communicate()
+
+    def is_running(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers were left behind"
+        time.sleep(0.05)

@@ -4,6 +4,7 @@ The only module that knows exit codes and streams: results go to stdout, progres
 stage is imported inside its command, so that help and usage errors are quick.
 """
 
+import io
 import json
 import os
 import re
@@ -106,7 +107,7 @@ def voxelize(
     as_json: AsJson = False,
 ) -> None:
     """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
-    from fer_cli.inventory import counts_table, duplicates_line, skipped_lines
+    from fer_cli.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
     from fer_cli.occupancy import VoxelSettings
     from fer_cli.terminal import CountView, progress_bar
     from fer_cli.voxelize import voxelize_source
@@ -139,6 +140,7 @@ def voxelize(
                 "skipped": skipped,
                 "duplicates": duplicates,
                 "dropped": summary.n_dropped,
+                "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
                 "resumed": summary.n_resumed,
                 "seconds": summary.seconds,
             }
@@ -149,6 +151,8 @@ def voxelize(
         typer.echo(line)
     if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
         typer.echo(identical)
+    if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
+        typer.echo(left_alone)
     if summary.n_resumed:
         typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
     typer.echo(
@@ -435,6 +439,8 @@ def main() -> NoReturn:
     """Run the command line; every error ends here, as one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     sys.unraisablehook = _interrupt_again
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names of files need not fit the terminal's encoding, or any
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -498,13 +504,17 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     if os.environ.get("FER_DEBUG") == "1":
         traceback.print_exception(error)
-    one_line = " ".join(message.split())
-    print(f"fer: {one_line}", file=sys.stderr)
+    one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey
+    print(f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}", file=sys.stderr)
     sys.exit(code)
 
 
 def _print_json(answer: Any) -> None:
-    print(json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+    text = text.encode(errors="replace").decode()  # names of files need not be UTF-8, but JSON is
+    if not sys.stdout.encoding.lower().startswith("utf"):
+        text = json.dumps(json.loads(text), indent=2)  # which escapes what the encoding may not have
+    print(text)
 
 
 def _print_rich(renderable: Any) -> None:

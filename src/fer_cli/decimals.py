@@ -14,6 +14,8 @@ from jaxtyping import Float64, Int64
 from fer_cli.errors import InputError
 
 _LONGEST_NUMBER = 1024
+_UNUSUAL_AT_ONCE = 1 << 16
+"""Of a file full of what is no number, so much is looked at and no more."""
 
 
 def numbers_by_line(
@@ -26,18 +28,21 @@ def numbers_by_line(
     Raises InputError if what is not white space or a comment is not a number.
     """
     room = (len(content) - start) // 2 + 2
-    numbers, lines, unusual = np.empty(room), np.empty(room, np.int64), np.empty((room, 2), np.int64)
-    n_numbers, n_lines, n_unusual = _scan_numbers(
-        np.frombuffer(content, np.uint8), start, numbers, lines, unusual, _POWERS_OF_TEN
-    )
-    for index, offset in unusual[:n_unusual].tolist():
-        token = content[offset : offset + _LONGEST_NUMBER].split(None, 1)[0].partition(b"#")[0]
-        try:
-            if b"_" in token or len(token) == _LONGEST_NUMBER:  # 1_000 is Python's own way to write 1000
-                raise ValueError
-            numbers[index] = float(token)
-        except ValueError:
-            raise InputError(f"{name}: {excerpt(token)} at byte {offset} is not a number.") from None
+    numbers, lines = np.empty(room), np.empty(room, np.int64)
+    unusual = np.empty((min(room, _UNUSUAL_AT_ONCE), 2), np.int64)
+    text, n_numbers, n_lines, new_line = np.frombuffer(content, np.uint8), 0, 0, True
+    while start < len(content):
+        start, n_numbers, n_lines, n_unusual, new_line = _scan_numbers(
+            text, start, numbers, n_numbers, lines, n_lines, new_line, unusual, _POWERS_OF_TEN
+        )
+        for index, offset in unusual[:n_unusual].tolist():
+            token = content[offset : offset + _LONGEST_NUMBER].split(None, 1)[0].partition(b"#")[0]
+            try:
+                if b"_" in token or len(token) == _LONGEST_NUMBER:  # 1_000 is Python's own way to write 1000
+                    raise ValueError
+                numbers[index] = float(token)
+            except ValueError:
+                raise InputError(f"{name}: {excerpt(token)} at byte {offset} is not a number.") from None
     return numbers[:n_numbers], np.append(lines[:n_lines], n_numbers)
 
 
@@ -52,13 +57,15 @@ def format_point(point: np.ndarray) -> str:
 
 
 @no_type_check
-def _scan(text, start, numbers, lines, unusual, powers):
-    """Decimal numbers of `text` from `start` on; `unusual` takes (index, offset) of tokens left to Python's `float`."""
-    n_numbers = n_lines = n_unusual = 0
+def _scan(text, start, numbers, n_numbers, lines, n_lines, new_line, unusual, powers):
+    """Decimal numbers of `text` from `start` on; `unusual` takes (index, offset) of tokens left to Python's `float`.
+
+    Stops where `unusual` is full, and returns how to go on: position, counts, and whether a new line begins.
+    """
+    n_unusual = 0
     end = len(text)
     i = start
-    new_line = True
-    while i < end:
+    while i < end and n_unusual < len(unusual):
         byte = text[i]
         if byte == 35:  # a comment, to the end of the line
             while i < end and text[i] != 10 and text[i] != 13:
@@ -111,8 +118,8 @@ def _scan(text, start, numbers, lines, unusual, powers):
             while i < end and not (text[i] == 32 or 9 <= text[i] <= 13 or text[i] == 35):
                 i += 1
         n_numbers += 1
-    return n_numbers, n_lines, n_unusual
+    return i, n_numbers, n_lines, n_unusual, new_line
 
 
 _POWERS_OF_TEN = np.array([float(f"1e{power}") for power in range(23)])
-_scan_numbers: Callable[..., tuple[int, int, int]] = numba.njit(cache=True, nogil=True)(_scan)
+_scan_numbers: Callable[..., tuple[int, int, int, int, bool]] = numba.njit(cache=True, nogil=True)(_scan)

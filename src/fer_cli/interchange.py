@@ -22,6 +22,8 @@ from jaxtyping import Float64, Int64
 from fer_cli.decimals import excerpt
 from fer_cli.errors import InputError
 
+MAX_SCENE_BYTES = 1 << 24
+"""So long a GLB file's scene may be, which takes a hundred times as much memory; the shape itself lies elsewhere."""
 MAX_INSTANCED = 1 << 24
 """So many faces and vertices a GLB file may have once every node has its own copy of its mesh."""
 
@@ -46,7 +48,7 @@ def read_stl(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
 
             parts = [load_stl_binary(io.BytesIO(content))]
     elif content.lstrip()[:5].lower() == b"solid":
-        text = re.sub(rb"[\r\n]+", b"\n", content)
+        text = re.sub(rb"[\r\n]\s*", b"\n", content)  # of empty lines, trimesh would take each for a string
         # trimesh finds the keywords wherever they are, so that names must not hold any; and it takes a time that grows
         # with the square of the solids of one name.
         number = itertools.count()
@@ -106,6 +108,8 @@ def _glb_tree(content: bytes, name: str) -> dict[str, Any]:
         raise InputError(f"{name}: version {version} of GLB is not supported; 2 is.")
     if length > len(content) or chunk + 20 > len(content):
         raise InputError(f"{name}: truncated: {max(length, chunk + 20)} bytes are promised, {len(content)} are there.")
+    if chunk > MAX_SCENE_BYTES:
+        raise InputError(f"{name}: the scene takes {chunk} bytes, more than {MAX_SCENE_BYTES}.")
     try:
         tree = json.loads(content[20 : 20 + chunk])
     except (ValueError, RecursionError) as error:

@@ -87,6 +87,17 @@ def duplicates_line(duplicates: Mapping[str, int], dropped: int, *, hint: bool =
     return line + ("; --drop-duplicates leaves them out of train" if removable else "")
 
 
+def enclosed_line(enclosing_nothing: Sequence[str], n_samples: int) -> str | None:
+    """One line on the samples that the fill `solid` left as they were, or None if there are none."""
+    if not enclosing_nothing:
+        return None
+    named = ", ".join(map(printable, enclosing_nothing[:_LISTED]))
+    others = len(enclosing_nothing) - _LISTED
+    return f"{len(enclosing_nothing)} of {n_samples} shapes enclose nothing: {named}" + (
+        f" and {others} more" if others > 0 else ""
+    )
+
+
 def inventory_table(info: Mapping[str, Any]) -> RenderableType:
     """`fer info`'s summary of a voxels.h5: a table by class and split, another of what was skipped."""
     content = {key: value for key, value in info["content"].items() if key != "classes"}

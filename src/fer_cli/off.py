@@ -42,7 +42,8 @@ def read_off(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
         raise InputError(f"{name}: {n_vertices:g} vertices and {n_faces:g} faces make no shape.")
     if n_vertices + n_faces > lines:
         raise InputError(
-            f"{name}: truncated: {n_vertices:.0f} vertices and {n_faces:.0f} faces are promised, {lines} lines follow."
+            f"{name}: truncated: {n_vertices:.15g} vertices and {n_faces:.15g} faces are promised, "
+            f"{lines} lines follow."
         )
     body = starts[1:]
     vertices = _off_vertices(numbers, body[: int(n_vertices) + 1], name)

@@ -22,6 +22,8 @@ _TYPES = {
 }  # fmt: skip
 # A back-reference of three bytes stands for 264 at most.
 _LZF_RATIO = 88
+_MOST_UNPACKED = 1 << 30
+"""Bytes that compressed points may grow to."""
 
 _Fields = list[tuple[str, str, int]]
 
@@ -148,6 +150,8 @@ def _decompressed(content: bytes, start: int, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: truncated: {packed} bytes that grow to {size} are promised, {max(left, 0)} bytes follow."
         )
+    if size > _MOST_UNPACKED:
+        raise InputError(f"{name}: {packed} bytes grow to {size}, more than {_MOST_UNPACKED}; refused.")
     unpacked = np.empty(size, np.uint8)
     if _unpack(np.frombuffer(content, np.uint8, packed, start + 8), unpacked) != size:
         raise InputError(f"{name}: the compressed points are damaged.")

@@ -79,16 +79,20 @@ def list_entries(
     if per_class is not None and per_class < 1:
         raise UsageError(f"{per_class} shapes per class leave none; give at least 1.")
     try:
-        source.stat()
+        size = source.stat().st_size
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         reason = "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise InputError(f"{source} {reason}.") from error
+    if not (source.is_dir() or source.is_file()):
+        raise InputError(f"{source} is neither a folder nor a regular file.")
     if source.is_dir():
         paths, skipped = _folder_paths(source)
     elif _is_zip(source):
         paths, skipped = _zip_paths(source)
     elif source.suffix.lower() in SUFFIXES:
+        if size > MAX_FILE_BYTES:
+            raise InputError(f"{source}: {size} bytes, more than {MAX_FILE_BYTES}.")
         single = [_placed(source.name, "")]
         return Listing(tuple(single if test_fraction is None else _split(single, test_fraction, seed, source)), (), ())
     else:

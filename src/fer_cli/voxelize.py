@@ -38,7 +38,7 @@ class VoxelizeSummary:
     """What a run made: its classes, samples per class (or `unlabelled`) and split; what it left out, and why.
 
     `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
-    earlier run that was ended.
+    earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class VoxelizeSummary:
     counts: dict[str, dict[str, int]]
     skipped: tuple[Skipped, ...]
     duplicates: DuplicateCounts
+    enclosing_nothing: tuple[str, ...]
     n_dropped: int
     n_resumed: int
     seconds: float
@@ -100,7 +101,7 @@ def voxelize_source(
         raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
     config = {
         "voxelization": settings.to_json(),
-        "source": source.resolve().name,
+        "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
         "per_class": per_class,
         "test_fraction": test_fraction,
         "drop_duplicates": drop_duplicates,
@@ -129,6 +130,7 @@ def voxelize_source(
         counts=samples.counts(),
         skipped=samples.skipped,
         duplicates=samples.duplicates,
+        enclosing_nothing=tuple(sample.entry.name for sample in samples.kept if sample.facts.enclosed == 0),
         n_dropped=len(samples.dropped),
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,
