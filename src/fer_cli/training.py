@@ -287,6 +287,8 @@ class _Run:
             self._save(phase, state, Position(phase.name, number + 1))
             rate = count / record.seconds
             self.report(TrainingProgress(phase.name, number + 1, phase.epochs, steps, steps, rate, terms, record))
+            if self._ended():
+                self.interrupts.deliver()
         phase.module.load_state_dict(state.average.state_dict())
 
     def _epoch(self, phase: Phase, number: int, position: Position | None) -> _Epoch:
@@ -330,13 +332,17 @@ class _Run:
             seen += len(indices)
             rate = seen / (time.monotonic() - started)
             self.report(TrainingProgress(phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses))
-            ended = self.data.world.sum(torch.tensor(float(self.interrupts.pending), device=self.data.device)) > 0
+            ended = self._ended()
             if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
                 generators = (epoch.generator.get_state(), torch.get_rng_state())
                 self._save(phase, state, Position(phase.name, number, epoch.step, epoch.sums, generators))
                 saved_at = time.monotonic()
                 if ended:
                     self.interrupts.deliver()
+
+    def _ended(self) -> bool:
+        """Whether any process of the world was told to end."""
+        return float(self.data.world.sum(torch.tensor(float(self.interrupts.pending)))) > 0
 
     def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The loss terms of the whole batch."""
