@@ -107,8 +107,10 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
         raise ArtifactError(f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {classes!r}.")
     packed = None
     if in_memory:
-        blocks = (artifact.read("occupancy", slice(start, start + _BLOCK)) for start in range(0, count, _BLOCK))
-        packed = np.concatenate([np.packbits(block.reshape(len(block), -1), axis=1) for block in blocks])
+        packed = np.empty((count, -(-int(np.prod(sides)) // 8)), np.uint8)
+        for start in range(0, count, _BLOCK):
+            block = artifact.read("occupancy", slice(start, start + _BLOCK))
+            packed[start : start + _BLOCK] = np.packbits(block.reshape(len(block), -1), axis=1)
     return VoxelSet(
         artifact=artifact,
         names=artifact.read_text("name"),

@@ -11,12 +11,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Within the block, SIGINT and SIGTERM are noted and change nothing; `deliver` hands the noted one on.
 
-    A second signal is handed on at once, for users who do not want to wait. Outside the main thread, where Python
-    has no signals, nothing is noted. On leaving the block a signal still pending is handed on.
+    A second signal is handed on at once, for users who do not want to wait; unless `patient`, for processes that get
+    the same signal from several sides, such as a cluster and `torchrun`. Outside the main thread, where Python has no
+    signals, nothing is noted. On leaving the block a signal still pending is handed on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.pending = False
+        self._patient = patient
         self._number = 0
         self._handlers: dict[int, Any] = {}
 
@@ -44,7 +46,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.pending, self._number = self.pending, True, number
-        if again:
+        if again and not self._patient:
             self.deliver()
 
     def _restore(self) -> None:

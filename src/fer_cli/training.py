@@ -31,10 +31,13 @@ from fer_cli.model import PRESETS, FERNet, NetworkConfig, load_network, state_ar
 from fer_cli.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.progress import EpochRecord, TrainingProgress
 from fer_cli.schema import MODEL
-from fer_cli.world import ALONE, World, is_lost_connection
+from fer_cli.world import ALONE, World
 
 _SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is due within an epoch; at the end of one it always is."""
+_FEWEST_SHARED = 8
+"""Samples of a batch that each of several processes needs, so that some enter at the feedback network's top: gradients
+are waited for of every parameter in every process."""
 
 # What differs between presets.
 _PRESET_SETTINGS: dict[str, dict[str, Any]] = {
@@ -214,7 +217,8 @@ class _Run:
         saved = None
         if resume and self.checkpoint.exists():
             saved = load_checkpoint(self.checkpoint, config=self.config, parents=self.parents)
-        with Interrupts() as self.interrupts:
+        self._check_shared(saved)
+        with Interrupts(patient=self.data.world.size > 1) as self.interrupts:
             self.history = list(saved.history if saved else given.history if given else [])
             if saved and saved.position.phase == FEEDBACK:
                 saved.restore_encoder(network.encoder)
@@ -225,6 +229,23 @@ class _Run:
             self._run_phase(FeedbackPhase(self.data, self.settings, network), saved)
         network.eval()
         return self.history
+
+    def _check_shared(self, saved: Checkpoint | None) -> None:
+        """Raise UsageError unless every process of the world has enough to do, and starts where the others do."""
+        world, count = self.data.world, len(self.data.training)
+        smallest = count // max(1, count // self.settings.batch_size)
+        if world.size > 1 and smallest < _FEWEST_SHARED * world.size:
+            raise UsageError(
+                f"{world.size} processes need batches of {_FEWEST_SHARED * world.size} shapes or more, but there are "
+                f"batches of {smallest} (--batch-size {self.settings.batch_size}, {count} training shapes). Give a "
+                "larger --batch-size, or start fewer processes."
+            )
+        position = saved and (saved.position.phase, saved.position.epoch, saved.position.step)
+        if not world.agrees((self.config, self.parents, position)):
+            raise UsageError(
+                "the processes of the run do not start from the same options, voxels, encoder and checkpoint. All "
+                "machines have to read the same files."
+            )
 
     def _run_phase(self, phase: Phase, saved: Checkpoint | None) -> None:
         """Train one phase to its end and leave the averaged weights in its module."""
@@ -266,6 +287,8 @@ class _Run:
             self._save(phase, state, Position(phase.name, number + 1))
             rate = count / record.seconds
             self.report(TrainingProgress(phase.name, number + 1, phase.epochs, steps, steps, rate, terms, record))
+            if self._ended():
+                self.interrupts.deliver()
         phase.module.load_state_dict(state.average.state_dict())
 
     def _epoch(self, phase: Phase, number: int, position: Position | None) -> _Epoch:
@@ -309,13 +332,17 @@ class _Run:
             seen += len(indices)
             rate = seen / (time.monotonic() - started)
             self.report(TrainingProgress(phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses))
-            ended = self.data.world.sum(torch.tensor(float(self.interrupts.pending), device=self.data.device)) > 0
+            ended = self._ended()
             if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
                 generators = (epoch.generator.get_state(), torch.get_rng_state())
                 self._save(phase, state, Position(phase.name, number, epoch.step, epoch.sums, generators))
                 saved_at = time.monotonic()
                 if ended:
                     self.interrupts.deliver()
+
+    def _ended(self) -> bool:
+        """Whether any process of the world was told to end."""
+        return float(self.data.world.sum(torch.tensor(float(self.interrupts.pending)))) > 0
 
     def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The loss terms of the whole batch."""
@@ -334,7 +361,7 @@ class _Run:
 
     @contextmanager
     def _explained(self, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
-        """Turn what memory and other processes do to a step into errors that say what to do."""
+        """Turn what want of memory does to a step into an error that says what to do."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -344,11 +371,6 @@ class _Run:
                 raise ResourceError(
                     f"out of memory with batches of {len(indices)} shapes. Try --batch-size {smaller}, "
                     "or a smaller preset."
-                ) from error
-            if self.data.world.size > 1 and is_lost_connection(error):
-                kept = f"{self.checkpoint} holds what was done; " if self.checkpoint.exists() else ""
-                raise ResourceError(
-                    f"another process of the run has gone. {kept}start the same command again with --resume."
                 ) from error
             raise
 

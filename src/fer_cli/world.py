@@ -6,13 +6,14 @@ that the same run comes out, up to the order of sums, whatever the number of pro
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as shared
 from torch.nn.parallel import DistributedDataParallel
 
 from fer_cli.errors import ResourceError, UsageError
@@ -39,9 +40,15 @@ class World:
         """The sum of `values` over all processes."""
         if self.size == 1:
             return values
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
+        return _total(values)
+
+    def agrees(self, value: object) -> bool:
+        """Whether every process has the same `value`, as it prints."""
+        if self.size == 1:
+            return True
+        values: list[str | None] = [None] * self.size
+        distributed.all_gather_object(values, repr(value))
+        return len(set(values)) == 1
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module as it is called in training: its gradients become those of the whole batch.
@@ -57,7 +64,7 @@ class World:
                 if isinstance(grandchild, nn.BatchNorm3d):
                     setattr(child, name, SharedBatchNorm3d.like(grandchild))
         ids = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=ids)
 
 
 ALONE = World()
@@ -70,7 +77,8 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
 
     Processes on GPUs take one each and talk by NCCL, those on CPUs by Gloo.
 
-    Raises ResourceError where the others cannot be reached, UsageError where there are fewer GPUs than processes.
+    Raises ResourceError where the others cannot be reached, or are lost within the block; UsageError where there are
+    fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE, device
@@ -84,11 +92,22 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Counts and scores are summed on the CPU even where the network is on a GPU.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(f"cannot join the other processes: {str(error).splitlines()[0]}.") from error
+        raise ResourceError(f"cannot join the other processes: {_first_line(error)}.") from error
     try:
-        yield World(distributed.get_rank(), distributed.get_world_size()), device
+        with warnings.catch_warnings():
+            # Of kernels with one filter below, whose filters are innermost in any order; it costs nothing there.
+            warnings.filterwarnings("ignore", "Grad strides do not match")
+            yield World(distributed.get_rank(), distributed.get_world_size()), device
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise ResourceError(
+            "another process of the run has gone. What was done up to the last checkpoint is kept: "
+            "start the same command again with --resume."
+        ) from error
     finally:
         distributed.destroy_process_group()
 
@@ -96,7 +115,29 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
 def is_lost_connection(error: RuntimeError) -> bool:
     """Whether an error says that another process went away."""
     text = str(error).lower()
-    return isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text or "connection" in text
+    return isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(". ")
+
+
+def _total(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(total)
+    return total
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes of a value whose gradient is wanted: that of the sum of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _total(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _total(gradient)
 
 
 class SharedDropout(nn.Module):
@@ -147,11 +188,11 @@ class SharedBatchNorm3d(nn.BatchNorm3d):
         values = feature.float()
         axes = (0, 2, 3, 4)
         count = torch.tensor([values.numel() / values.shape[1]], device=values.device)
-        sums = shared.all_reduce(torch.cat([values.sum(axes), count]))
+        sums: Tensor = _Total.apply(torch.cat([values.sum(axes), count]))  # type: ignore[no-untyped-call]
         count = sums[-1]
         mean = sums[:-1] / count
         centred = values - mean[:, None, None, None]
-        variance = shared.all_reduce(centred.square().sum(axes)) / count
+        variance: Tensor = _Total.apply(centred.square().sum(axes)) / count  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)

@@ -1,0 +1,66 @@
+"""What docs/scaling.md says of costs is what the benchmark counts, and that what PyTorch counts."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_cli.model import FERNet, NetworkConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def scaling() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scaling_by_file", ROOT / "benchmarks" / "scaling.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("preset", "resolution"), [("smoke", 32), ("smoke", 64)])
+def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, scaling: ModuleType) -> None:
+    cost = scaling.cost(preset, resolution)
+    with torch.device("meta"):
+        network = FERNet(NetworkConfig(cost.config.layers, cost.config.classes, resolution))
+        grids = torch.zeros(2, 1, resolution, resolution, resolution)
+    with FlopCounterMode(display=False) as forward:
+        logits = network.encoder(grids)
+    assert forward.get_total_flops() == 2 * sum(cost.levels)
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    assert backward.get_total_flops() == 2 * (cost.encoder_step - sum(cost.levels))
+    entry = "output"
+    with FlopCounterMode(display=False) as mirror:
+        network.decode(torch.zeros(2, len(cost.config.classes), 1, 1, 1, device="meta"), entry)
+    assert mirror.get_total_flops() == pytest.approx(2 * sum(cost.levels), rel=0.01)
+    assert cost.parameters == tuple(
+        sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.feedback)
+    )
+
+
+def test_tables_of_the_page_are_the_benchmarks(scaling: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.print_levels()
+    scaling.print_steps()
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) > 15
+    assert not [row for row in rows if row not in page]
+
+
+def test_repeated_voxels_are_a_voxel_set(scaling: ModuleType, run_paths, tmp_path: Path) -> None:
+    from fer_cli.dataset import open_voxels
+
+    scaling.repeat(run_paths.voxels, tmp_path / "many.h5", 130)
+    many, few = open_voxels(tmp_path / "many.h5", in_memory=True), open_voxels(run_paths.voxels)
+    assert len(many) == len(set(many.names)) == len(many.indices("train")) == 130
+    training = few.indices("train")
+    assert (many.grids([61, 129]) == few.grids(training[[1, 9]])).all()
+    assert many.labels[129] == few.labels[training[9]]
