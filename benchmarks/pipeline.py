@@ -1,7 +1,7 @@
-"""Run the whole pipeline on a data set through the installed `fer` command, and write docs/results.md.
+"""Run the whole pipeline on a data set through the installed `fer` command, and write its section of docs/results.md.
 
     .venv/bin/python benchmarks/pipeline.py modelnet10-binvox.zip --title ModelNet10 --run RUN
-    .venv/bin/python benchmarks/pipeline.py psb12-off.zip --title PSB12 --run RUN --append --train "--epochs 100"
+    .venv/bin/python benchmarks/pipeline.py psb12-off.zip --title PSB12 --run RUN --train "--epochs 100"
 
 Wall time and peak resident memory of each stage are the operating system's account of the finished process.
 """
@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ HEAD = """# Results
 
 One seed a data set: that says little about differences of a point or two. The test split was read by `fer evaluate` alone;
 nothing was fitted on it. How voxelization compares with its peers is in [voxelize.md](voxelize.md)."""
+
+NOTES = "## What was tried"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,6 @@ def main() -> None:
     parser.add_argument("--preset", default="compact")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--train", default="", help="further options of fer train, in one string")
-    parser.add_argument("--append", action="store_true", help="keep what the page holds of other data sets")
     parser.add_argument("--output", type=Path, default=DOCS / "results.md")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.run, ignore_errors=True)
@@ -81,9 +83,22 @@ def main() -> None:
     section = write_section(
         arguments, stages, extras, json.loads(stages[1].output), json.loads(stages[2].output), evaluation
     )
-    before = arguments.output.read_text(encoding="utf-8") if arguments.append else f"{HEAD}\n"
-    arguments.output.write_text(f"{before}\n{section}", encoding="utf-8")
+    page = arguments.output.read_text(encoding="utf-8") if arguments.output.exists() else f"{HEAD}\n"
+    arguments.output.write_text(with_section(page, section), encoding="utf-8")
     print(f"written to {arguments.output}")
+
+
+def with_section(page: str, section: str) -> str:
+    """The page with its section of the same heading replaced, or with a new one before the notes at its end."""
+    heading = section.partition("\n")[0]
+    before, *parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    places = [i for i, part in enumerate(parts) if part.partition("\n")[0] == heading]
+    notes = [i for i, part in enumerate(parts) if part.startswith(NOTES)]
+    if places:
+        parts[places[0]] = f"{section}\n"
+    else:
+        parts.insert(notes[0] if notes else len(parts), f"{section}\n")
+    return f"{before.rstrip()}\n\n{''.join(parts).rstrip()}\n"
 
 
 def write_section(
@@ -126,11 +141,23 @@ def write_section(
         ),
         "### Recognition and reconstruction",
         f"Accuracy on the test split: **{evaluation['accuracy']:.4f}** ({evaluation['n_errors']} errors in "
-        f"{evaluation['n']}), mean of classes {evaluation['class_accuracy']:.4f}. Validation: accuracy {training['accuracy']:.4f}, voxel IoU of the reconstruction from "
-        f"conv3 {training['voxel_iou']:.3f}.",
+        f"{evaluation['n']}), mean of classes {evaluation['class_accuracy']:.4f}. {without_duplicates(evaluation)}Validation: "
+        f"accuracy {training['accuracy']:.4f}, voxel IoU of the reconstruction from conv3 {training['voxel_iou']:.3f}.",
         table(
             ["class", "accuracy"],
             [[name, f"{value:.3f}"] for name, value in evaluation["per_class_accuracy"].items()],
+        ),
+        "Reconstruction of the test shapes from each level: voxel IoU, and mean squared error a voxel.",
+        table(
+            ["from", "IoU, gates shut", "IoU, gates open", "error, gates shut", "error, gates open"],
+            [
+                [
+                    layer,
+                    *(f"{by_gates[gates]['iou']:.3f}" for gates in ("shut", "open")),
+                    *(f"{by_gates[gates]['mse']:.4f}" for gates in ("shut", "open")),
+                ]
+                for layer, by_gates in evaluation["reconstruction"].items()
+            ],
         ),
         "### Table I",
         "Summed squared error a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
@@ -162,6 +189,17 @@ def write_section(
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def without_duplicates(evaluation: dict[str, Any]) -> str:
+    """What is left of the accuracy without the test shapes that training has too."""
+    rest = evaluation["without_duplicates"]
+    if rest["n"] == evaluation["n"]:
+        return "No test shape's grid is that of a training shape. "
+    return (
+        f"Without the {evaluation['n'] - rest['n']} test shapes whose grid is that of a training shape: {rest['accuracy']:.4f} "
+        f"({rest['n_errors']} errors in {rest['n']}). "
+    )
 
 
 def table1(rows: dict[str, dict[str, float] | None]) -> str:
