@@ -139,10 +139,17 @@ def test_batches_too_small_to_share_are_refused(run: Run, run_paths: RunPaths, t
 
 
 def test_patient_interrupts_take_a_repeated_signal_for_one() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupts(patient=True) as interrupts:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert interrupts.pending
+    noted = []
+
+    def signalled() -> None:
+        with Interrupts(patient=True) as interrupts:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+                noted.append(interrupts.pending)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled()
+    assert noted == [True, True]
 
 
 # Two processes
