@@ -368,6 +368,25 @@ def test_run_ended_by_a_signal_within_an_epoch_goes_on_from_that_step(
     assert history(path) == history(uninterrupted)
 
 
+@pytest.mark.parametrize("stop", [3, 4, 16])
+def test_run_told_to_end_in_the_last_batch_of_an_epoch_ends_with_the_epoch(
+    stop: int, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    seen: list[TrainingProgress] = []
+
+    def interrupt(progress: TrainingProgress) -> None:
+        seen.append(progress)
+        if len(seen) == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=interrupt)
+    assert len(seen) == -(-stop // 4) * 4
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
 def test_checkpoints_are_due_by_the_clock_too(
     run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
