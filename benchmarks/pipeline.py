@@ -91,14 +91,13 @@ def main() -> None:
 def with_section(page: str, section: str) -> str:
     """The page with its section of the same heading replaced, or with a new one before the notes at its end."""
     heading = section.partition("\n")[0]
-    before, *parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
-    places = [i for i, part in enumerate(parts) if part.partition("\n")[0] == heading]
-    notes = [i for i, part in enumerate(parts) if part.startswith(NOTES)]
-    if places:
-        parts[places[0]] = f"{section}\n"
+    before, *parts = [part.strip() for part in re.split(r"^(?=## )", page, flags=re.MULTILINE)]
+    headings = [part.partition("\n")[0] for part in parts]
+    if heading in headings:
+        parts[headings.index(heading)] = section.strip()
     else:
-        parts.insert(notes[0] if notes else len(parts), f"{section}\n")
-    return f"{before.rstrip()}\n\n{''.join(parts).rstrip()}\n"
+        parts.insert(headings.index(NOTES) if NOTES in headings else len(parts), section.strip())
+    return "\n\n".join([before, *parts]) + "\n"
 
 
 def write_section(
