@@ -141,8 +141,10 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
     said = pipeline.said["evaluate"]
     assert set(said) == {
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
-        "misclassified",
+        *("misclassified", "without_duplicates", "votes", "reconstruction"),
     }
+    assert list(said["reconstruction"]) == [*LAYERS, "output"]
+    assert all(set(by_gates) == {"shut", "open"} for by_gates in said["reconstruction"].values())
     assert set(said["table1"]) == {"all", "correct", "misclassified"}
     assert all(set(row) == ERRORS | {"ratio"} for row in said["table1"].values())
     scores = {"max_softmax", "suspicion", "input_vs_code", "input_vs_code/input_vs_local"}
