@@ -70,4 +70,5 @@ def _draw(axes: Axes, phase: str, records: list[EpochRecord]) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     score_axes.set(ylabel=_SCORES[phase], ylim=(0, 1))
-    axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right", frameon=False)
+    labels = [str(line.get_label()) for line in lines]
+    axes.legend(lines, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=len(lines), frameon=False)
