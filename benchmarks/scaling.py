@@ -24,7 +24,7 @@ from fer_cli.artifact import ArtifactWriter, open_artifact
 from fer_cli.dataset import VALIDATION_FRACTION
 from fer_cli.history import read_history
 from fer_cli.model import PRESETS, FERNet, NetworkConfig
-from fer_cli.phases import TrainingSettings
+from fer_cli.phases import TrainingSettings, entry_shares
 from fer_cli.schema import MODEL, VOXELS
 from fer_cli.synthetic import CLASSES, write_collection
 from fer_cli.training import preset_settings
@@ -67,8 +67,7 @@ class Cost:
     @property
     def feedback_step(self) -> float:
         """The encoder's forward pass, and each mirror for the shapes that have entered; what enters wants no gradient."""
-        share, count = self.settings.class_code_share, len(self.levels)
-        entering = [share] + [(1 - share) / (count - 1)] * (count - 1)
+        entering = entry_shares(self.config, self.settings.class_code_share).tolist()
         held, total = 0.0, float(sum(self.levels))
         for operations, new in zip(reversed(self.levels), entering, strict=True):
             total += operations * (2 * (held + new) + held)
