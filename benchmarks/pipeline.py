@@ -12,12 +12,12 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from machine import cpu_name, run_command
 
 FER = Path(sys.executable).with_name("fer")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -31,7 +31,7 @@ NOTES = "## What was tried"
 
 @dataclass(frozen=True)
 class Stage:
-    """One finished command."""
+    """One finished command of fer."""
 
     command: list[str]
     seconds: float
@@ -41,16 +41,8 @@ class Stage:
 
 def run_stage(*arguments: str) -> Stage:
     """Run `fer` with the given arguments; exits with its error if it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen([FER, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        sys.exit(f"fer {' '.join(arguments)} failed with exit code {process.returncode}")
-    return Stage(["fer", *arguments], seconds, usage.ru_maxrss / 1024, output)
+    done = run_command([FER, *arguments])
+    return Stage(["fer", *arguments], done.seconds, done.peak_bytes / 2**20, done.output)
 
 
 def main() -> None:
@@ -255,16 +247,8 @@ def machine() -> str:
     """Processor, cores, memory and versions."""
     import torch
 
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ last epoch of each phase, the peak memory what the operating system says of the 
 
 import argparse
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from fer_cli.schema import MODEL, VOXELS
 from fer_cli.synthetic import CLASSES, write_collection
 from fer_cli.training import preset_settings
 from fer_cli.voxelize import VoxelSettings, voxelize_source
+from machine import cpu_name, run_command
 
 PER_CLASS = 20
 BLOCK = 500
@@ -196,13 +195,10 @@ def measure(preset: str, resolution: int, count: int) -> Measured:
         voxelize_source(folder / "meshes", folder / "few.h5", VoxelSettings(resolution))
         repeat(folder / "few.h5", folder / "voxels.h5", count)
         words = ["--run", name, "--preset", preset, "--epochs", "2", "--feedback-epochs", "2", "--json"]
-        process = subprocess.Popen([sys.executable, "-m", "fer_cli", "train", *words], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert not process.returncode
+        done = run_command([sys.executable, "-m", "fer_cli", "train", *words])
         with open_artifact(folder / "model.h5", MODEL) as artifact:
             seconds = {record.phase: record.seconds for record in read_history(artifact)}
-    return Measured(cost(preset, resolution), count, seconds, usage.ru_maxrss * 1024)
+    return Measured(cost(preset, resolution), count, seconds, done.peak_bytes)
 
 
 def repeat(source: Path, target: Path, count: int) -> None:
@@ -258,15 +254,6 @@ def print_table(heads: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         print(f"| {' | '.join(row)} |")
     print()
-
-
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

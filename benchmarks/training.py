@@ -11,10 +11,8 @@ reaches.
 
 import argparse
 import copy
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +21,10 @@ from torch.nn import functional
 
 from fer_cli.model import OUTPUT, PRESETS, FERNet, NetworkConfig
 from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
-from fer_cli.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
+from fer_cli.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.subpixel import SubpixelTransposedConv3d
+from machine import cpu_name
+from scaling import Cost
 
 CLASSES = tuple("abcdefghij")
 
@@ -61,27 +61,30 @@ def main() -> None:
     plain = plain_copy(network)
     for net in (network, plain):
         net.encoder.train()
-    encoder_flops, feedback_flops = flops(config)
+    cost = Cost(config, settings)
     peak32, peak16 = matrix_product(torch.float32), matrix_product(torch.bfloat16)
-    print(f"{cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {options.preset}, ", end="")
+    print(
+        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {options.preset}, ", end=""
+    )
     print(f"batch {options.batch}, fastest of {options.steps} steps")
     print(f"Matrix product: {peak32:.0f} GFLOP/s in float32, {peak16:.0f} in bfloat16.\n")
     print("| phase | loop | ms a sample | GFLOP a sample | share of the matrix product | times faster |")
     print("|---|---|---|---|---|---|")
     ours = fer_step(FeedforwardPhase(data, settings, network.encoder), settings)
     theirs = plain_classifier(plain, voxels.tensor(data.training), torch.from_numpy(voxels.labels))
-    # A training step is the forward pass and two products of its size in the backward pass.
-    report("feedforward", measure([theirs, ours], options), [3 * encoder_flops] * 2, (peak32, peak16), options.batch)
+    report("feedforward", measure([theirs, ours], options), [cost.encoder_step] * 2, (peak32, peak16), options.batch)
     for net in (network, plain):
         net.encoder.eval().requires_grad_(False)
         net.feedback.train()
     ours = fer_step(FeedbackPhase(data, settings, network), settings)
     theirs = plain_feedback(plain, voxels.tensor(data.training))
-    shares = entry_shares(config, settings.class_code_share).cumsum(0).tolist()
-    done = encoder_flops + 3 * sum(share * part for share, part in zip(shares, feedback_flops, strict=True))
-    # The chain from the class probabilities passes all eight steps, the one from conv3 the last three.
-    two_chains = encoder_flops + 3 * (sum(feedback_flops) + sum(feedback_flops[-3:]))
-    report("feedback", measure([theirs, ours], options), [two_chains, done], (peak32, peak16), options.batch)
+    # The plain loop's chain from the class probabilities passes all levels, the one from conv3 the last three; what
+    # enters wants no gradient.
+    local = sum(cost.levels[:3])
+    two_chains = sum(cost.levels) + 3 * (sum(cost.levels) + local) - cost.levels[-1] - cost.levels[2]
+    report(
+        "feedback", measure([theirs, ours], options), [two_chains, cost.feedback_step], (peak32, peak16), options.batch
+    )
 
 
 def fer_step(phase: FeedforwardPhase | FeedbackPhase, settings: TrainingSettings) -> Callable[[], None]:
@@ -154,21 +157,6 @@ def plain_copy(network: FERNet) -> FERNet:
     return plain.to(memory_format=torch.contiguous_format)
 
 
-def flops(config: NetworkConfig) -> tuple[float, list[float]]:
-    """Floating-point operations of one sample's forward pass: the encoder's, and each feedback step's from the top."""
-    encoder = 0.0
-    below = (1, *config.input_shape)
-    steps = []
-    for spec in config.specs:
-        shape = config.level_shape(spec.name)
-        taps = spec.kernel**3 * below[0] if not spec.is_dense else int(np.prod(below))
-        operations = 2.0 * int(np.prod(shape)) * taps
-        encoder += operations
-        steps.append(operations)  # its mirror multiplies the same pairs
-        below = shape
-    return encoder, steps[::-1]
-
-
 def measure(loops: list[Callable[[], None]], options: argparse.Namespace) -> list[float]:
     """Seconds of the fastest step of each loop; the first of each is not counted."""
     fastest = [float("inf")] * len(loops)
@@ -200,11 +188,6 @@ def matrix_product(dtype: torch.dtype, side: int = 4096, repeats: int = 4) -> fl
         a @ b
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * side**3 / fastest / 1e9
-
-
-def cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ of the repeats, and how far the two forms' results lie apart. See docs/adr/0006.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from fer_cli.model import PRESETS
 from fer_cli.subpixel import SubpixelTransposedConv3d
+from machine import cpu_name
 
 SIDE = 16
 
@@ -82,15 +82,6 @@ def timed(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

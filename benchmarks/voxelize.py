@@ -28,6 +28,7 @@ import numpy as np
 from fer_cli.facts import describe_mesh
 from fer_cli.formats import Grid, Mesh, read_shape
 from fer_cli.occupancy import TOUCH, VoxelSettings, voxelize_shape
+from machine import cpu_name, run_command
 
 FER = Path(sys.executable).with_name("fer")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -194,19 +195,9 @@ def whole_sources(data: Path, work: Path) -> list[Row]:
 def voxelize(source: Path, output: Path, *options: str) -> tuple[float, float, int]:
     """Seconds, peak memory of the command's own process in MB, and number of shapes, used or skipped."""
     command = [str(FER), "voxelize", str(source), "--output", str(output), "--force", "--json", *options]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} failed with exit code {process.returncode}")
-    summary = json.loads(printed)
-    # Linux counts kilobytes, macOS bytes.
-    scale = 1e6 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss / scale, summary["samples"] + len(summary["skipped"])
+    done = run_command(command, stderr=subprocess.DEVNULL)
+    summary = json.loads(done.output)
+    return done.seconds, done.peak_bytes / 2**20, summary["samples"] + len(summary["skipped"])
 
 
 def torus(steps: int) -> str:
@@ -268,12 +259,7 @@ def labelled(tool: str) -> str:
 
 
 def machine() -> str:
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        named = (line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line)
-        model = next(named, model)
-    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}"
+    return f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}"
 
 
 if __name__ == "__main__":
