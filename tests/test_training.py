@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fer_cli import training
+from fer_cli import loop
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.augmentation import Augmentation
@@ -16,7 +16,7 @@ from fer_cli.checkpoint import checkpoint_path
 from fer_cli.dataset import open_voxels
 from fer_cli.errors import FerError, InputError, ResourceError, UsageError
 from fer_cli.history import read_history
-from fer_cli.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig
+from fer_cli.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig, load_network
 from fer_cli.phases import (
     FeedbackPhase,
     FeedforwardPhase,
@@ -24,6 +24,7 @@ from fer_cli.phases import (
     TrainingSettings,
     draw_entries,
     entry_shares,
+    mixed_precision,
     voxel_iou,
 )
 from fer_cli.progress import TrainingProgress
@@ -391,7 +392,7 @@ def test_checkpoints_are_due_by_the_clock_too(
     run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.h5"
-    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(7))
     with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
@@ -424,6 +425,22 @@ def test_given_encoder_stays_as_it_is_and_its_validation_samples_stay_held_out(
         train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), device=CPU, resume=True)
     train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), resume=True, **options)
     assert weights(resumed) == mine
+
+
+def test_encoder_of_other_voxels_is_validated_on_these_and_brings_no_history(
+    run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    voxels, path = tmp_path / "v.h5", tmp_path / "m.h5"
+    labels = (run.voxels.labels + 1) % 3  # what that classifier says is wrong here
+    rewrite(run.voxels.artifact, voxels, {"label": labels})
+    summary = train(voxels, path, settings(seed=7, feedback_epochs=1), device=CPU, encoder=uninterrupted)
+    with open_artifact(path, MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        held = model.read("validation/index")
+        assert [record.phase for record in read_history(model)] == [FEEDBACK]
+        assert model.config["training"]["preset"] == other.config["training"]["preset"] == "tiny"
+        with torch.inference_mode(), mixed_precision(CPU):
+            predicted = load_network(other).encoder(run.voxels.tensor(held)).argmax(1).numpy()
+    assert summary.accuracy == pytest.approx(np.mean(predicted == labels[held]))
 
 
 def test_encoder_that_does_not_fit_is_refused(run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite) -> None:
