@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fer_cli.artifact import ArtifactWriter, open_artifact
+from fer_cli.artifact import open_artifact
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.dataset import VALIDATION_FRACTION
 from fer_cli.history import read_history
 from fer_cli.model import PRESETS, FERNet, NetworkConfig

@@ -19,7 +19,8 @@ install_import_hook("fer_cli", "beartype.beartype")
 
 import torch  # noqa: E402
 
-from fer_cli.artifact import Artifact, ArtifactWriter  # noqa: E402
+from fer_cli.artifact import Artifact  # noqa: E402
+from fer_cli.artifact_writer import ArtifactWriter  # noqa: E402
 from fer_cli.augmentation import Augmentation  # noqa: E402
 from fer_cli.clustering import cluster_network  # noqa: E402
 from fer_cli.model import PRESETS  # noqa: E402

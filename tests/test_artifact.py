@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fer_cli import __version__
-from fer_cli.artifact import ArtifactWriter, claim_output, open_artifact
+from fer_cli.artifact import open_artifact
+from fer_cli.artifact_writer import ArtifactWriter, claim_output
 from fer_cli.errors import ArtifactError, LineageError, ResourceError, UsageError
 from fer_cli.schema import FORMATS, VOXELS, Format
 
@@ -194,7 +195,7 @@ def test_killed_writer_leaves_the_older_file(tmp_path: Path) -> None:
     before = write(path)
     script = f"""
 import numpy, os, pathlib, signal
-from fer_cli.artifact import ArtifactWriter
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.schema import VOXELS
 with ArtifactWriter(pathlib.Path({str(path)!r}), VOXELS, config={{}}, parents={{}}) as writer:
     writer.write("label", numpy.zeros(3, numpy.int64))

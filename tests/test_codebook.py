@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fer_cli.activations import PATHS
-from fer_cli.artifact import ArtifactWriter
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.codebook import Codebook, LayerCodebook, class_evidence, open_codebook
 from fer_cli.errors import ArtifactError
 from fer_cli.model import NetworkConfig

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.artifact import ArtifactWriter
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.run import Run, RunPaths

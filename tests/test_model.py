@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fer_cli.artifact import Artifact, ArtifactWriter, open_artifact
+from fer_cli.artifact import Artifact, open_artifact
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.model import (
     OUTPUT,

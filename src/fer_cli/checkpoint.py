@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fer_cli.artifact import ArtifactWriter, open_artifact
+from fer_cli.artifact import open_artifact
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.history import read_history, write_history
 from fer_cli.model import load_state_arrays, state_arrays

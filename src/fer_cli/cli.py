@@ -1,25 +1,19 @@
 """The `fer` command: each subcommand parses, calls one function, and prints.
 
-The only module that knows exit codes and streams: results go to stdout, progress and errors to stderr. A
-stage is imported inside its command, so that help and usage errors are quick.
+Results go to stdout, progress and errors to stderr; how a command ends is in `endings`. A stage is imported inside its
+command, so that help and usage errors are quick.
 """
 
-import io
 import json
-import os
-import re
-import signal
 import sys
-import threading
-import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fer_cli import __version__
-from fer_cli.errors import FerError, UsageError
+from fer_cli import __version__, arguments, endings
+from fer_cli.arguments import file_name, numbers, size_in_bytes
+from fer_cli.errors import UsageError
 
 app = typer.Typer(
     name="fer",
@@ -30,15 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
-_left_behind = "nothing half-written was left behind."
-"""What a stage that is ended from outside leaves."""
-
-
-class _Terminated(BaseException):
-    """SIGTERM came; unwinds the stack as Ctrl-C does, so that partial files are removed."""
-
 
 RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
 Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
@@ -68,7 +53,7 @@ def download(
     from fer_cli.download import download_dataset
     from fer_cli.terminal import CountView, progress_bar
 
-    _goes_on_when_ended()
+    endings.goes_on()
     with progress_bar(of_bytes=True) as bar:
         result = download_dataset(dataset, output, url=url, force=force, progress=CountView(bar, dataset))
     record = result.record
@@ -113,7 +98,7 @@ def voxelize(
     from fer_cli.voxelize import voxelize_source
 
     settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
-    _goes_on_when_ended()
+    endings.goes_on()
     with progress_bar() as bar:
         summary = voxelize_source(
             source,
@@ -192,7 +177,7 @@ def train(
     if encoder and epochs:
         raise UsageError("--epochs trains a classifier, but --encoder brings one. Give one of the two.")
     settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
-    _goes_on_when_ended("what was done is kept: run the same command with --resume to go on from there.")
+    endings.goes_on("what was done is kept: run the same command with --resume to go on from there.")
     with join_world(choose_device(device)) as (world, own_device):
         with progress_bar(shown=world.leads) as bar:
             summary = train_networks(
@@ -242,8 +227,8 @@ def cluster(
             voxels or run / "voxels.h5",
             model or run / "model.h5",
             output or run / "codebook.h5",
-            k=_numbers(k, "--k"),
-            memory=_bytes(memory),
+            k=numbers(k, "--k"),
+            memory=size_in_bytes(memory),
             workers=workers,
             seed=seed,
             device=choose_device(device),
@@ -278,11 +263,11 @@ def probe(
     from fer_cli.probe import probe as probe_location
     from fer_cli.run import Run, RunPaths, choose_device
 
-    x, y, z = _location(location)
+    x, y, z = arguments.location(location)
     opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model), device=choose_device(device))
     chosen = opened.sample(sample)
     result = probe_location(opened.network, chosen.grid, layer, (x, y, z))
-    folder = output or run / "probe" / f"{_file_name(chosen.name)}-{layer}-{x}-{y}-{z}"
+    folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}"
     written = write_probe(result, chosen.grid, folder)
     answer = {
         "sample": chosen.name,
@@ -326,7 +311,7 @@ def explain(
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
     opened = Run(paths, device=choose_device(device))
     diagnosis = explain_sample(opened, opened.sample(sample, label=label), local_layer=local_layer)
-    folder = output or run / "explain" / _file_name(diagnosis.sample)
+    folder = output or run / "explain" / file_name(diagnosis.sample)
     report = str(write_report(diagnosis, folder)) if images else None
     if as_json:
         _print_json(diagnosis_json(diagnosis, report=report))
@@ -411,7 +396,7 @@ def demo(
             announce=lambda stage: console.print(f"[bold]{stage}[/bold]", soft_wrap=True),
             training_report=TrainingView(bar),
         )
-    report = write_report(result.diagnosis, run / "explain" / _file_name(result.diagnosis.sample))
+    report = write_report(result.diagnosis, run / "explain" / file_name(result.diagnosis.sample))
     _print_rich(terminal_report(result.diagnosis))
     typer.echo(
         f"accuracy on {result.evaluation['n']} test shapes {result.evaluation['accuracy']:.3f}, "
@@ -436,77 +421,26 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line; every error ends here, as one line on stderr and an exit code."""
-    signal.signal(signal.SIGTERM, _on_terminate)
-    sys.unraisablehook = _interrupt_again
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # names of files need not fit the terminal's encoding, or any
+    """Run the command line; every error ends as one line on stderr and an exit code."""
+    endings.run(_invoke)
+
+
+def _invoke() -> object:
+    """The exit code that typer gives, if any; its own errors become those of fer."""
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-    except FerError as error:
-        _fail(str(error), error.exit_code, error)
+        return app(standalone_mode=False)
     except typer.TyperException as error:  # unknown command or option, value that does not parse
         message = getattr(error, "format_message", error.__str__)()
         if not message:  # `fer` alone, which has shown the help
-            sys.exit(UsageError.exit_code)
+            return UsageError.exit_code
         end = "" if message.endswith((".", "?")) else "."
-        _fail(f"{message}{end} Try 'fer --help'.", UsageError.exit_code, error)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        _fail(f"interrupted; {_left_behind}", _INTERRUPTED, error)
-    except _Terminated as error:
-        _fail(f"terminated; {_left_behind}", _TERMINATED, error)
-    except MemoryError as error:
-        _fail("out of memory. Give a smaller --memory or --batch-size, or fewer --workers.", 5, error)
-    except BrokenPipeError:
-        # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:  # a defect of fer: no traceback for users, but a way to one
-        _fail(
-            f"internal error: {type(error).__name__}: {error}. Set FER_DEBUG=1 for the traceback and report it.",
-            _CRASHED,
-            error,
-        )
-    if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
-        print(f"fer: interrupted; {_left_behind}", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _goes_on_when_ended(how: str = "what was done is kept, and the same command goes on from there.") -> None:
-    global _left_behind
-    _left_behind = how
+        raise UsageError(f"{message}{end} Try 'fer --help'.") from error
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
 
 
 def _say_nothing(_: object) -> None:
     """Take what a stage reports, for a process that is not to show it."""
-
-
-def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clearing up short
-    raise _Terminated
-
-
-def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send a signal a second time whose exception was lost in a destructor or in the callback of a weak reference.
-
-    h5py runs many of those, and Python drops what is raised there, so that the run would go on.
-    """
-    number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(unraisable.exc_type)
-    if number is None:
-        sys.__unraisablehook__(unraisable)
-        return
-    if number == signal.SIGTERM:
-        signal.signal(number, _on_terminate)
-    threading.Timer(0.01, signal.raise_signal, [number]).start()  # by then the callback is left
-
-
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    if os.environ.get("FER_DEBUG") == "1":
-        traceback.print_exception(error)
-    one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey
-    print(f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _print_json(answer: Any) -> None:
@@ -521,31 +455,3 @@ def _print_rich(renderable: Any) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(renderable)
-
-
-def _file_name(sample: str) -> str:
-    """A sample's name as one safe component of a path."""
-    return re.sub(r"[^\w.+-]+", "_", sample).strip(".") or "sample"
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} takes whole numbers with commas between them, got {text!r}.") from None
-
-
-def _location(text: str) -> tuple[int, int, int]:
-    numbers = _numbers(text, "--location")
-    if len(numbers) != 3:
-        raise UsageError(f"--location takes x,y,z, got {text!r}.")
-    return (numbers[0], numbers[1], numbers[2])
-
-
-def _bytes(text: str) -> int:
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = match and (match[2] if match[2].endswith("B") or not match[2] else f"{match[2]}B")
-    if not match or unit not in units or float(match[1]) <= 0:
-        raise UsageError(f"--memory takes a size such as 500MB or 2GB, got {text!r}.")
-    return int(float(match[1]) * units[unit])

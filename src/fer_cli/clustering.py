@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from fer_cli.activations import PATHS, Slab, batches, class_probabilities, collect, plan_passes
-from fer_cli.artifact import ArtifactWriter, claim_output, open_artifact
+from fer_cli.artifact import open_artifact
+from fer_cli.artifact_writer import ArtifactWriter, claim_output
 from fer_cli.codebook import Codebook, LayerCodebook
 from fer_cli.dataset import VoxelSet, open_voxels
 from fer_cli.errors import UsageError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_cli import __version__
-from fer_cli.artifact import claim_output
+from fer_cli.artifact_writer import claim_output
 from fer_cli.disk import writing
 from fer_cli.errors import InputError, ResourceError, UsageError
 

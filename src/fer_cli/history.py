@@ -7,7 +7,8 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
-from fer_cli.artifact import Artifact, ArtifactWriter
+from fer_cli.artifact import Artifact
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.errors import ArtifactError
 from fer_cli.progress import EpochRecord
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from fer_cli.artifact import ArtifactWriter
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.batches import Outcome, VoxelizedShape
 from fer_cli.duplicates import DuplicateCounts, count_duplicates, find_duplicates, redundant_samples
 from fer_cli.errors import InputError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.artifact import ArtifactWriter, claim_output
+from fer_cli.artifact_writer import ArtifactWriter, claim_output
 from fer_cli.checkpoint import checkpoint_path
 from fer_cli.curves import curve_path, write_learning_curve
 from fer_cli.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels

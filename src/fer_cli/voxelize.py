@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_cli import __version__
-from fer_cli.artifact import ArtifactWriter, claim_output
+from fer_cli.artifact_writer import ArtifactWriter, claim_output
 from fer_cli.batches import Outcome, decode, voxelize_batch
 from fer_cli.duplicates import DuplicateCounts
 from fer_cli.errors import InputError, ResourceError, UsageError

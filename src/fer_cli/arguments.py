@@ -1,0 +1,36 @@
+"""Values of options that are more than a word or a number, and names that become paths."""
+
+import re
+
+from fer_cli.errors import UsageError
+
+
+def file_name(sample: str) -> str:
+    """A sample's name as one safe component of a path."""
+    return re.sub(r"[^\w.+-]+", "_", sample).strip(".") or "sample"
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them. Raises UsageError that names the option."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers with commas between them, got {text!r}.") from None
+
+
+def location(text: str) -> tuple[int, int, int]:
+    """The x,y,z of `--location`. Raises UsageError for anything else."""
+    places = numbers(text, "--location")
+    if len(places) != 3:
+        raise UsageError(f"--location takes x,y,z, got {text!r}.")
+    return (places[0], places[1], places[2])
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes that `--memory` means, with decimal units. Raises UsageError for what is no size."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    unit = match and (match[2] if match[2].endswith("B") or not match[2] else f"{match[2]}B")
+    if not match or unit not in units or float(match[1]) <= 0:
+        raise UsageError(f"--memory takes a size such as 500MB or 2GB, got {text!r}.")
+    return int(float(match[1]) * units[unit])

@@ -1,0 +1,90 @@
+"""How a command ends: each error as one line on stderr and an exit code, signals with what was done cleared up.
+
+The only module that knows exit codes.
+"""
+
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from fer_cli.errors import FerError, ResourceError
+
+_INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
+_left_behind = "nothing half-written was left behind."
+"""What a stage that is ended from outside leaves."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; unwinds the stack as Ctrl-C does, so that partial files are removed."""
+
+
+def run(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit; with the whole number that it returns, 0 for anything else, or the code of its error."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    sys.unraisablehook = _interrupt_again
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names of files need not fit the terminal's encoding, or any
+    try:
+        code = command()
+        sys.stdout.flush()
+    except FerError as error:
+        _fail(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _fail(f"interrupted; {_left_behind}", _INTERRUPTED, error)
+    except _Terminated as error:
+        _fail(f"terminated; {_left_behind}", _TERMINATED, error)
+    except MemoryError as error:
+        message = "out of memory. Give a smaller --memory or --batch-size, or fewer --workers."
+        _fail(message, ResourceError.exit_code, error)
+    except BrokenPipeError:
+        # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # a defect of fer: no traceback for users, but a way to one
+        _fail(
+            f"internal error: {type(error).__name__}: {error}. Set FER_DEBUG=1 for the traceback and report it.",
+            _CRASHED,
+            error,
+        )
+    if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
+        print(f"fer: interrupted; {_left_behind}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def goes_on(how: str = "what was done is kept, and the same command goes on from there.") -> None:
+    """Say what a user is told of a command that is ended from outside and keeps what it has done."""
+    global _left_behind
+    _left_behind = how
+
+
+def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clearing up short
+    raise _Terminated
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a signal a second time whose exception was lost in a destructor or in the callback of a weak reference.
+
+    h5py runs many of those, and Python drops what is raised there, so that the run would go on.
+    """
+    number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    if number == signal.SIGTERM:
+        signal.signal(number, _on_terminate)
+    threading.Timer(0.01, signal.raise_signal, [number]).start()  # by then the callback is left
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    if os.environ.get("FER_DEBUG") == "1":
+        traceback.print_exception(error)
+    one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey
+    print(f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}", file=sys.stderr)
+    sys.exit(code)
