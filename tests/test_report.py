@@ -150,24 +150,35 @@ def test_evaluation_table_tells_no_vote_and_no_duplicates_where_there_are_none()
     assert "training has" not in text
 
 
-def test_learning_curves_rise_and_fall_as_the_values():
-    history = [
-        {
-            "phase": phase,
-            "epoch": epoch,
-            "training_loss": 2.0 - epoch / 10,
-            "validation_loss": 0.5,
-            "validation_score": epoch / 10,
-        }
-        for phase, epochs in (("feedforward", 8), ("feedback", 1))
-        for epoch in range(1, epochs + 1)
-    ]
-    text = printed(report.learning_curves(history))
-    assert re.search(r"^feedforward training loss +█▇▆▅▄▃▂▁ 1\.900 → 1\.200 *$", text, re.MULTILINE)
-    assert re.search(r"^feedforward validation loss +▁{8} 0\.500 → 0\.500 *$", text, re.MULTILINE)
-    assert re.search(r"^feedback validation score +▁ 0\.100 → 0\.100 *$", text, re.MULTILINE)
-    many = [dict(history[0], epoch=epoch, training_loss=float(epoch)) for epoch in range(1000)]
-    assert max(map(len, printed(report.learning_curves(many)).split("\n"))) <= 80
+def record(phase, epoch, **changes):
+    terms = {"class_loss": 2.0} if phase == "feedforward" else {"voxel_loss": 0.171, "feature_loss": 0.159}
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "training_loss": 2.0 - epoch / 10,
+        **dict.fromkeys(("class_loss", "voxel_loss", "feature_loss")),
+        **terms,
+        "validation_loss": 0.5,
+        "validation_score": epoch / 10,
+        "seconds": 117.24,
+        **changes,
+    }
+
+
+def test_training_history_fits_a_terminal_and_its_curves_rise_and_fall_as_the_values():
+    history = [*(record("feedforward", epoch) for epoch in range(1, 9)), record("feedback", 1)]
+    text = printed(report.training_history(history))
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "…" not in text
+    assert re.search(r"^loss +█▇▆▅▄▃▂▁ 1\.900 → 1\.200 *$", text, re.MULTILINE)
+    assert re.search(r"^validation loss +▁{8} 0\.500 → 0\.500 *$", text, re.MULTILINE)
+    assert re.search(r"^score +▁ 0\.100 → 0\.100 *$", text, re.MULTILINE)
+    # The terms of a loss only where it has several.
+    assert re.search(r"^epoch +loss +validation loss +score +seconds *$", text, re.MULTILINE)
+    assert re.search(r"^epoch +loss +voxel +feature +validation loss +score +seconds *$", text, re.MULTILINE)
+    assert re.search(r"^ +1 +1\.900 +0\.1710 +0\.1590 +0\.5000 +0\.1000 +117\.2 *$", text, re.MULTILINE)
+    many = [record("feedforward", epoch, training_loss=float(epoch)) for epoch in range(1000)]
+    assert max(map(len, printed(report.training_history(many)).split("\n"))) <= 80
 
 
 def test_evaluation_table_puts_the_best_score_first_and_evidence_by_layer():

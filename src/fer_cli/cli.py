@@ -361,16 +361,17 @@ def info(
     """Show where an artifact comes from and what it holds."""
     from fer_cli.info import describe
     from fer_cli.inventory import inventory_table
-    from fer_cli.report import info_table, learning_curves
+    from fer_cli.report import info_table, training_history
     from fer_cli.schema import VOXELS
 
     answer = describe(file)
     if as_json:
         _print_json(answer)
     else:
+        history = answer["content"].pop("history", None)
         _print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
-        if history := answer["content"].get("history"):
-            _print_rich(learning_curves(history))
+        if history:
+            _print_rich(training_history(history))
 
 
 @app.command(epilog="Example: fer demo --run fer-demo")

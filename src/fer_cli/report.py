@@ -44,6 +44,17 @@ ERRORS = {
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
 _BARS = "▁▂▃▄▅▆▇█"
+_LOSS_TERMS = ("class_loss", "voxel_loss", "feature_loss")
+_HISTORY_HEADS = {
+    "epoch": "epoch",
+    "training_loss": "loss",
+    "class_loss": "class",
+    "voxel_loss": "voxel",
+    "feature_loss": "feature",
+    "validation_loss": "validation loss",
+    "validation_score": "score",
+    "seconds": "seconds",
+}
 
 
 def terminal_report(diagnosis: Diagnosis) -> RenderableType:
@@ -151,17 +162,26 @@ def info_table(info: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A training history as small curves: the losses and the score of each phase, first and last value beside them."""
-    table = open_table("phase", "")
-    table.columns[1].justify = "left"
+def training_history(history: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """A training history, phase by phase: a line an epoch, then small curves with their first and last value."""
+    parts: list[RenderableType] = []
     for phase in dict.fromkeys(record["phase"] for record in history):
         records = [record for record in history if record["phase"] == phase]
+        several = sum(records[0][key] is not None for key in _LOSS_TERMS) > 1
+        columns = {
+            key: head
+            for key, head in _HISTORY_HEADS.items()
+            if records[0][key] is not None and (several or key not in _LOSS_TERMS)
+        }
+        table = open_table(*columns.values())
+        table.columns[0].justify = "right"
+        for cells in zip(*(_aligned([record[key] for record in records]) for key in columns), strict=True):
+            table.add_row(*cells)
+        parts += [Text(f"\n{printable(phase)}", style="bold"), table, Text()]
         for key in ("training_loss", "validation_loss", "validation_score"):
             values = [float(record[key]) for record in records]
-            curve = f"{_sparkline(values)} {values[0]:.3f} → {values[-1]:.3f}"
-            table.add_row(Text(f"{printable(phase)} {key.replace('_', ' ')}"), Text(curve))
-    return table
+            parts.append(Text(f"{_HISTORY_HEADS[key]:<16} {_sparkline(values)} {values[0]:.3f} → {values[-1]:.3f}"))
+    return Group(*parts)
 
 
 def _sparkline(values: Sequence[float], width: int = 32) -> str:
