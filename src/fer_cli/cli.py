@@ -169,7 +169,7 @@ def train(
     With several processes or machines, start it by torchrun -m fer_cli train; see docs/scaling.md.
     """
     from fer_cli.run import choose_device
-    from fer_cli.terminal import TrainingView, progress_bar
+    from fer_cli.terminal import TrainingView, training_bar
     from fer_cli.training import preset_settings
     from fer_cli.training import train as train_networks
     from fer_cli.world import join_world
@@ -179,7 +179,7 @@ def train(
     settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
     endings.goes_on("what was done is kept: run the same command with --resume to go on from there.")
     with join_world(choose_device(device)) as (world, own_device):
-        with progress_bar(shown=world.leads) as bar:
+        with training_bar(shown=world.leads) as bar:
             summary = train_networks(
                 voxels or run / "voxels.h5",
                 output or run / "model.h5",
@@ -386,9 +386,9 @@ def demo(
     from fer_cli.page import write_report
     from fer_cli.report import terminal_report
     from fer_cli.run import choose_device
-    from fer_cli.terminal import TrainingView, console, progress_bar
+    from fer_cli.terminal import TrainingView, console, training_bar
 
-    with progress_bar() as bar:
+    with training_bar() as bar:
         result = run_demo(
             run,
             seed=seed,

@@ -14,6 +14,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -23,6 +24,7 @@ from rich.text import Text
 from fer_cli.progress import ClusteringProgress, TrainingProgress
 
 console = Console(stderr=True, highlight=False)
+_ROOM_FOR_A_BAR = 121
 
 
 class _RateColumn(ProgressColumn):
@@ -34,10 +36,19 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(*, of_bytes: bool = False, shown: bool = True) -> Iterator[Progress]:
+def progress_bar(*, of_bytes: bool = False) -> Iterator[Progress]:
     """A progress display with rate and time left, that shows nothing where stderr is not a terminal."""
     amount = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _RateColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield progress
+
+
+@contextmanager
+def training_bar(*, shown: bool = True) -> Iterator[Progress]:
+    """As `progress_bar`, for a `TrainingView`, whose words fill 80 columns; a wider terminal has room for a bar."""
+    bar = (BarColumn(),) if console.width >= _ROOM_FOR_A_BAR else ()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), *bar, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as progress:
         yield progress
 
@@ -55,32 +66,35 @@ class CountView:
 
 
 class TrainingView:
-    """A bar over all batches of a phase, with the loss; a line for each finished epoch stays."""
+    """A line for the phase in work: epoch, loss and its terms, last score, rate; one for each finished epoch stays."""
 
-    _scores: ClassVar = {"feedforward": "validation accuracy", "feedback": "validation IoU"}
+    _scores: ClassVar = {"feedforward": "accuracy", "feedback": "IoU"}
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, int] = {}
-        self._last: dict[str, str] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._last = ""
 
     def __call__(self, state: TrainingProgress) -> None:
         """Show where the run is."""
         if state.phase not in self._tasks:
+            for finished in self._tasks.values():
+                self._progress.update(finished, visible=False)
+            self._last = ""
             self._tasks[state.phase] = self._progress.add_task(state.phase, total=state.epochs * state.batches)
-        task = self._progress.tasks[self._tasks[state.phase]]
+        loss = f"loss {state.loss:.3f}{_terms(state.terms)}"
         self._progress.update(
-            task.id,
+            self._tasks[state.phase],
             completed=(state.epoch - 1) * state.batches + state.batch,
-            description=f"{state.phase} epoch {state.epoch}/{state.epochs} loss {state.loss:.3f}{_terms(state.terms)} "
-            f"{state.shapes_per_second:.0f} shapes/s{self._last.get(state.phase, '')}",
+            description=f"{state.phase} {state.epoch}/{state.epochs} {loss}{self._last} "
+            f"{state.shapes_per_second:.0f}/s",
         )
         if record := state.record:
             score = f"{self._scores[record.phase]} {record.validation_score:.4f}"
-            self._last[state.phase] = f" {score}"
+            self._last = f" {self._scores[record.phase]} {record.validation_score:.3f}"
             console.print(
                 f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}"
-                f"{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  {score}  "
+                f"{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  validation {score}  "
                 f"{record.seconds:.1f} s",
                 soft_wrap=True,
             )
