@@ -12,6 +12,7 @@ from fer_cli.clustering import cluster_network, summarise_layer
 from fer_cli.errors import LineageError, UsageError
 from fer_cli.progress import ClusteringProgress
 from fer_cli.reading import load_calibration, read_samples
+from fer_cli.reconstruction import ERRORS, read_errors
 from fer_cli.run import Run, RunPaths
 from fer_cli.schema import CODEBOOK
 
@@ -130,6 +131,10 @@ def test_calibration_is_the_validation_samples_read(codebook: Artifact, run: Run
     for name, values in scores.items():
         np.testing.assert_allclose(calibration.scores[name], values, rtol=1e-6)
     np.testing.assert_array_equal(calibration.correct, reading.predicted == run.voxels.labels[held])
+    errors = read_errors(run.network, run.codebook, run.voxels, reading, run.voxels.tensor(held))
+    assert {name.rpartition("/")[2] for name in codebook.names("calibration/error/")} == set(errors) == set(ERRORS)
+    for name, values in errors.items():
+        np.testing.assert_allclose(codebook.read(f"calibration/error/{name}"), values, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("workers", "memory"), [(2, 2 * 10**9), (1, 10_000), (3, 3_000)])

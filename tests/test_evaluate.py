@@ -49,10 +49,10 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
             [-d.errors["input_vs_code"] / d.errors["input_vs_local"] for d in diagnoses]
         ),
     }
-    pair = 1 / (wrong.sum() * (~wrong).sum())  # such a step may turn a pair of samples round
+    pair = 1 / (wrong.sum() * (~wrong).sum())  # such a step, or a last bit, may turn a pair of samples round
     for name, values in scores.items():
-        slack = 2 * pair if name == "suspicion" else 1e-9
-        assert result["detection"][name]["auroc"] == pytest.approx(detection_metrics(values, wrong)["auroc"], abs=slack)
+        expected_auroc = detection_metrics(values, wrong)["auroc"]
+        assert result["detection"][name]["auroc"] == pytest.approx(expected_auroc, abs=2 * pair)
 
 
 def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) -> None:

@@ -25,6 +25,7 @@ from fer_cli.kmeans import cluster, in_threads
 from fer_cli.model import OUTPUT, FERNet, NetworkConfig, load_network
 from fer_cli.progress import ClusteringProgress
 from fer_cli.reading import read_samples
+from fer_cli.reconstruction import read_errors
 from fer_cli.schema import CODEBOOK, MODEL
 
 DEFAULT_K = (60, 50, 40, 30, 30, 20, 20)
@@ -245,16 +246,22 @@ def _calibrate(
     voxels: VoxelSet,
     validation: Int[np.ndarray, " validation"],
 ) -> None:
-    """Read the validation samples and store the scores that later samples are held against."""
+    """Read the validation samples and store the scores and errors that later samples are held against."""
     predicted: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {}
+    errors: dict[str, list[np.ndarray]] = {}
     for part in batches(validation):
-        reading = read_samples(network, codebook, voxels.tensor(part))
+        grids = voxels.tensor(part)
+        reading = read_samples(network, codebook, grids)
         predicted.append(reading.predicted)
         for name, values in reading.confidence_scores().items():
             scores.setdefault(name, []).append(values)
+        for name, values in read_errors(network, codebook, voxels, reading, grids).items():
+            errors.setdefault(name, []).append(values)
     writer.write("calibration/index", validation)
     writer.write("calibration/label", voxels.labels[validation])
     writer.write("calibration/predicted", np.concatenate(predicted))
     for name, parts in scores.items():
         writer.write(f"calibration/score/{name}", np.concatenate(parts).astype(np.float64))
+    for name, parts in errors.items():
+        writer.write(f"calibration/error/{name}", np.concatenate(parts).astype(np.float64))

@@ -16,14 +16,7 @@ from fer_cli.detection import detection_metrics
 from fer_cli.errors import ResourceError
 from fer_cli.fidelity import Fidelity
 from fer_cli.reading import read_samples
-from fer_cli.reconstruction import (
-    ERRORS,
-    class_code_reconstruction,
-    error_ratio,
-    local_reconstruction,
-    nearest_training_sample,
-    table1_errors,
-)
+from fer_cli.reconstruction import ERRORS, error_ratio, read_errors
 from fer_cli.run import Run
 from fer_cli.votes import voted_probabilities
 
@@ -55,14 +48,7 @@ def evaluate(
         reading = read_samples(network, codebook, grids)
         predicted.append(reading.predicted)
         _extend(scores, reading.confidence_scores())
-        nearest = nearest_training_sample(codebook, reading)
-        table1 = table1_errors(
-            grids[:, 0].numpy(),
-            local_reconstruction(network, reading),
-            voxels.grids(nearest).astype(np.float32),
-            class_code_reconstruction(network, codebook, reading),
-        )
-        _extend(errors, table1)
+        _extend(errors, read_errors(network, codebook, voxels, reading, grids))
         fidelity.add(grids, reading.features[FEEDFORWARD])
         if votes is not None:
             voted.append(voted_probabilities(network, grids, votes).argmax(1).numpy())

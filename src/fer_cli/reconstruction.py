@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, device_of
 from fer_cli.codebook import Codebook
+from fer_cli.dataset import VoxelSet
 from fer_cli.model import LOCAL_LAYER, OUTPUT, FERNet
 from fer_cli.reading import Reading
 
@@ -73,6 +74,22 @@ def table1_errors(inputs: Grids, local: Grids, nearest: Grids, class_code: Grids
         "input_vs_code": (inputs, class_code),
     }
     return {name: _summed_squared_error(a, b) for name, (a, b) in pairs.items()}
+
+
+def read_errors(
+    network: FERNet,
+    codebook: Codebook,
+    voxels: VoxelSet,
+    reading: Reading,
+    grids: Float[Tensor, "sample 1 x y z"],
+) -> dict[str, Float[np.ndarray, " sample"]]:
+    """Table I's four errors of the samples of a reading, whose occupancy grids are `grids`."""
+    return table1_errors(
+        grids[:, 0].numpy(),
+        local_reconstruction(network, reading, network.config.local_layer),
+        voxels.grids(nearest_training_sample(codebook, reading)).astype(np.float32),
+        class_code_reconstruction(network, codebook, reading),
+    )
 
 
 def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:

@@ -178,7 +178,7 @@ _PATH_NOTE = "`{path}` is `feedforward` or `feedback`; " + LAYERS_AXIS_NOTE
 
 CODEBOOK = Format(
     name="fer-codebook",
-    version=1,
+    version=2,
     command="fer cluster",
     parents=("voxels", "model"),
     datasets=(
@@ -222,6 +222,12 @@ CODEBOOK = Format(
             ("validation",),
             "float64",
             "a confidence score of each validation sample; high means trustworthy",
+        ),
+        DatasetSpec(
+            "calibration/error/{error}",
+            ("validation",),
+            "float64",
+            "one of Table I's errors of each validation sample: squared differences summed over voxels",
         ),
     ),
 )
