@@ -22,6 +22,8 @@ def book(seed: int = 0, locations: int = 8, codes: int = 6, filters: int = 5) ->
         centroids=generator.standard_normal((locations, codes, filters)).astype(np.float32),
         histogram=generator.integers(0, 9, (locations, codes, 3)).astype(np.int32),
         exemplar=generator.integers(-1, 40, (locations, codes)).astype(np.int32),
+        n_codes=np.full(locations, codes, np.int32),
+        bits=32,
     )
 
 
@@ -124,6 +126,7 @@ def test_codebook_without_a_class_is_refused(run: Run, run_paths: RunPaths, tmp_
     histogram[0, 0] = [5, 0, 5]
     parents = {"voxels": run.voxels.id, "model": run.model.id}
     with ArtifactWriter(tmp_path / "c.h5", CODEBOOK, config={}, parents=parents) as writer:
+        writer.set_attribute("precision", {})
         writer.write("feedforward/output/histogram", histogram)
         for name in ("index", "label", "predicted"):
             writer.write(f"calibration/{name}", np.zeros(1, np.int64))

@@ -190,10 +190,11 @@ def test_keys_of_train_are_documented():
 
 
 def test_keys_of_cluster_are_documented(run_folder, tmp_path):
-    clustered = answer(
-        "cluster", "--run", run_folder, "--k", "2,2,2,2", "--workers", "1", "-o", tmp_path / "codebook.h5"
-    )
-    assert_keys_are_documented("cluster", keys_of(clustered, KNOWN_NAMES))
+    keys = set()
+    for k in ("2,2,2,2", "auto"):
+        clustered = answer("cluster", "--run", run_folder, "--k", k, "--workers", "1", "-o", tmp_path / f"{k}.h5")
+        keys |= keys_of(clustered, KNOWN_NAMES)
+    assert_keys_are_documented("cluster", keys)
 
 
 def test_keys_of_probe_are_documented(run_folder, tmp_path):
@@ -223,9 +224,11 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         assert f"`{general}`" in described, f"docs/cli.md does not name the score {general}"
 
 
-def test_keys_of_info_are_documented(run_folder, voxelized):
+def test_keys_of_info_are_documented(run_folder, voxelized, tmp_path):
     found = {"content.parameters.weights"}  # of a checkpoint, which is read as a model is
-    for path in (voxelized["output"], run_folder / "model.h5", run_folder / "codebook.h5"):
+    chosen = tmp_path / "codebook.h5"
+    answer("cluster", "--run", run_folder, "--k", "auto", "-o", chosen)
+    for path in (voxelized["output"], run_folder / "model.h5", run_folder / "codebook.h5", chosen):
         told = answer("info", path)
         told["parents"] = told["config"] = None
         found |= keys_of(told, KNOWN_NAMES)

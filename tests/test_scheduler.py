@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from fer_cli import scheduler
+from conftest import TINY_K
+from fer_cli import clustering, scheduler
 from fer_cli.artifact import open_artifact
 from fer_cli.errors import ResourceError, UsageError
+from fer_cli.progress import FITTING, ClusteringProgress
+from fer_cli.run import RunPaths
 from fer_cli.schema import VOXELS
 
 pytest.importorskip("distributed")
@@ -134,6 +138,33 @@ def test_loss_of_all_workers_ends_the_run_in_one_line(shapes: Path, cluster: Clu
     )
     assert run.returncode == 5
     assert journal.exists()
+
+
+@pytest.mark.end_to_end
+def test_codebook_is_the_same_though_a_worker_is_killed(
+    run_paths: RunPaths, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clustering, "_PIECE", 1)  # a call for each location
+    seen: list[ClusteringProgress] = []
+
+    def kill_one(progress: ClusteringProgress) -> None:
+        seen.append(progress)
+        if progress.doing == FITTING and cluster.workers[0].poll() is None:
+            cluster.workers[0].kill()
+
+    path = tmp_path / "c.h5"
+    clustering.cluster_network(
+        run_paths.voxels,
+        run_paths.model,
+        path,
+        k=TINY_K,
+        scheduler=cluster.address,
+        device=torch.device("cpu"),
+        report=kill_one,
+    )
+    assert cluster.workers[0].wait() == -signal.SIGKILL
+    assert sum(progress.doing == FITTING for progress in seen) > 100
+    assert path.read_bytes() == run_paths.codebook.read_bytes()
 
 
 def test_missing_extra_is_named_with_the_command_that_installs_it(

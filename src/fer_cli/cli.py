@@ -34,6 +34,9 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
+]
 SampleName = Annotated[
     str,
     typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
@@ -82,9 +85,7 @@ def voxelize(
         typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
     ] = False,
     workers: Workers = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
-    ] = None,
+    scheduler: Scheduler = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")
     ] = False,
@@ -209,16 +210,22 @@ def cluster(
     model: Model = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/codebook.h5.")] = None,
     run: RunDir = _DEFAULT_RUN,
-    k: Annotated[str, typer.Option(help="Codes of conv1 … fc7; the output has one a class.")] = "60,50,40,30,30,20,20",
+    k: Annotated[
+        str, typer.Option(help="Codes of conv1 … fc7, or auto; the output has one a class.")
+    ] = "60,50,40,30,30,20,20",
     memory: Annotated[str, typer.Option(help="Features held at once, such as 500MB or 2GB.")] = "2GB",
+    scratch: Annotated[Path | None, typer.Option(help="Folder for features beyond that; the output's own.")] = None,
     workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Cluster every location of every layer, in both paths: model.h5 → codebook.h5."""
+    from fer_cli.choice import choice_rows
     from fer_cli.clustering import cluster_network
+    from fer_cli.report import info_table
     from fer_cli.run import choose_device
     from fer_cli.terminal import ClusteringView, progress_bar
 
@@ -227,22 +234,27 @@ def cluster(
             voxels or run / "voxels.h5",
             model or run / "model.h5",
             output or run / "codebook.h5",
-            k=numbers(k, "--k"),
+            k=None if k == "auto" else numbers(k, "--k"),
             memory=size_in_bytes(memory),
+            scratch=scratch,
             workers=workers,
+            scheduler=scheduler,
             seed=seed,
             device=choose_device(device),
             force=force,
             report=ClusteringView(bar),
         )
+    layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:
-        layers = [vars(layer) for layer in summary.layers]
-        _print_json({**vars(summary), "path": str(summary.path), "layers": layers})
+        _print_json({**vars(summary), "path": str(summary.path), "layers": layers, "choice": choice})
         return
+    if choice:
+        _print_rich(info_table({"agreement of clusterings": choice_rows(choice)}))
     locations = sum(layer.locations for layer in summary.layers)
     typer.echo(
         f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
         f"training samples, {summary.seconds:.0f} s"
+        + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
 
 
@@ -359,6 +371,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show where an artifact comes from and what it holds."""
+    from fer_cli.choice import choice_rows
+    from fer_cli.fitted_layer import layer_rows
     from fer_cli.info import describe
     from fer_cli.inventory import inventory_table
     from fer_cli.report import info_table, training_history
@@ -369,6 +383,10 @@ def info(
         _print_json(answer)
     else:
         history = answer["content"].pop("history", None)
+        if layers := answer["content"].get("layers"):
+            answer["content"]["layers"] = layer_rows(layers)
+        if choice := answer["content"].pop("choice", None):
+            answer["content"]["agreement of clusterings"] = choice_rows(choice)
         _print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
         if history:
             _print_rich(training_history(history))

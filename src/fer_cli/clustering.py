@@ -2,70 +2,82 @@
 
 The codebooks are fitted on the training samples that the network was trained on; the held-out validation
 samples stay out, so that their scores are what a new sample's can be held against.
+
+The feedforward path is fitted on features in half precision; a layer in which that changes a code too often is fitted
+again in single precision. A set larger than k-means needs is fitted on a sample of it, and then counted in one more
+pass. Layers that are done are kept in a journal, so that a stage that was ended goes on with the others.
 """
 
+import hashlib
+import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Int
 
-from fer_cli.activations import PATHS, Slab, batches, class_probabilities, collect, plan_passes
+from fer_cli import __version__
+from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.artifact import open_artifact
 from fer_cli.artifact_writer import ArtifactWriter, claim_output
-from fer_cli.codebook import Codebook, LayerCodebook
+from fer_cli.choice import Candidate, choose_codes
+from fer_cli.codebook import Codebook
 from fer_cli.dataset import VoxelSet, open_voxels
-from fer_cli.errors import UsageError
-from fer_cli.kmeans import cluster, in_threads
-from fer_cli.model import OUTPUT, FERNet, NetworkConfig, load_network
-from fer_cli.progress import ClusteringProgress
+from fer_cli.disk import writing
+from fer_cli.errors import ResourceError, UsageError
+from fer_cli.executor import WorkExecutor, results_in_order
+from fer_cli.features import Extraction, FeatureStore, Slab, check_finite, check_memory, plan_passes, whole_layer
+from fer_cli.fitted_layer import FittedLayer, FittedLayers, LayerSummary
+from fer_cli.fitting import Counted, Fitted, fit_locations
+from fer_cli.journal import Journal
+from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig, load_network
+from fer_cli.progress import CHOOSING, COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.reading import read_samples
 from fer_cli.reconstruction import read_errors
+from fer_cli.scheduler import open_scheduler
 from fer_cli.schema import CODEBOOK, MODEL
+from fer_cli.tally import Tally
+from fer_cli.workers import open_threads
 
 DEFAULT_K = (60, 50, 40, 30, 30, 20, 20)
 """Codes of conv1 … fc7, as in the paper; the output has one a class."""
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """How well the codes of a layer describe its features.
-
-    `explained` is one less the share of scatter left as inertia; `purity` the mean share of a code's largest
-    class, over samples; `used` the mean number of codes of a location that hold a training sample.
-    """
-
-    path: str
-    layer: str
-    locations: int
-    k: int
-    used: float
-    explained: float
-    purity: float
+ENOUGH = 256
+"""Samples for each code of the layer with most; more change centroids little. FAISS has the same number."""
+SCRATCH = 8 * 10**9
+"""Most bytes of a scratch file."""
+_DISK_SHARE = 0.9
+"""Most of a disk's free space that a scratch file takes."""
+AGREEMENT = 0.999
+"""Share of look-ups that half precision has to leave as they are."""
+_BITS = {FEEDFORWARD: 16, FEEDBACK: 32}
+"""Bits a number at first. Feedback features lie so close to a few prototypes that half precision seldom serves."""
+_PILOT = 256
+"""Samples on which that is measured."""
+_PIECE = 8 * 10**6
+"""Bytes of features that a worker gets at once."""
 
 
 @dataclass(frozen=True)
 class ClusteringSummary:
-    """What a finished stage has to say."""
+    """What a finished stage has to say.
+
+    `resumed` counts the layers that an earlier run had done; `choice` is what k was chosen from, if it was.
+    """
 
     path: Path
     samples: int
     layers: tuple[LayerSummary, ...]
+    resumed: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class _FittedLocation:
-    centroids: Float32[np.ndarray, "code filter"]
-    histogram: Int[np.ndarray, "code klass"]
-    exemplar: Int[np.ndarray, " code"]
-    inertia: float
-    scatter: float
+    choice: tuple[Candidate, ...] = ()
 
 
 def cluster_network(
@@ -73,22 +85,30 @@ def cluster_network(
     model: Path,
     output: Path,
     *,
-    k: tuple[int, ...] = DEFAULT_K,
+    k: tuple[int, ...] | None = DEFAULT_K,
     memory: int = 2 * 10**9,
     workers: int | None = None,
+    scheduler: str | None = None,
+    scratch: Path | None = None,
     seed: int = 0,
     device: torch.device,
     force: bool = False,
     report: Callable[[ClusteringProgress], None] = lambda _: None,
 ) -> ClusteringSummary:
-    """Fit both codebooks of a trained network and write them to `output`.
+    """Fit both codebooks of a trained network and write them to `output`, the same whoever does the work.
 
-    `k` is the number of codes of each layer below the output; `memory` bounds the features held at once, in
-    bytes. The result does not depend on `memory` or `workers`.
+    `k` is the number of codes of each layer below the output, None to choose it (see `choice`). `memory` bounds the
+    features held at once, in bytes; what is more goes to a file without a name in the folder `scratch`, that of
+    `output` unless given. `workers` threads (one per core if None) share the work, or the workers of a Dask `scheduler`
+    do. A stage that was ended from outside, or for want of resources, goes on where it stopped when it is started
+    again.
 
-    Raises UsageError where k and the layers or the samples do not fit, LineageError if `model` is not of `voxels`.
+    Raises UsageError where k and the layers or the samples do not fit, LineageError if `model` is not of `voxels`,
+    ResourceError if a file cannot be written, a worker dies, or the scheduler does not answer.
     """
     started = time.monotonic()
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers can do nothing; give at least 1.")
     claim_output(output, force=force)
     with open_artifact(model, MODEL) as model_artifact:
         voxel_set = open_voxels(voxels, in_memory=True)
@@ -97,15 +117,56 @@ def cluster_network(
         validation = model_artifact.read("validation/index")
         model_id = model_artifact.id
     samples = np.setdiff1d(voxel_set.indices("train"), validation)
-    codes = _codes_per_layer(network.config, k, len(samples))
-    fitting = _Fitting(network, voxel_set, samples, codes, memory, workers or os.cpu_count() or 1, seed, report)
-    config = {"k": dict(codes), "seed": seed}
-    with ArtifactWriter(
-        output, CODEBOOK, config=config, parents={"voxels": voxel_set.id, "model": model_id}, seed=seed
-    ) as writer:
-        summaries = fitting.fit(writer)
-        _calibrate(writer, network, fitting.codebook(), voxel_set, validation)
-    return ClusteringSummary(output, len(samples), tuple(summaries), time.monotonic() - started)
+    codes = None if k is None else _codes_per_layer(network.config, k, len(samples))
+    parents = {"voxels": voxel_set.id, "model": model_id}
+    with ExitStack() as at_end:
+        journal = at_end.enter_context(Journal(output, _run_key([codes or "auto", seed, parents])))
+        try:
+            opened: AbstractContextManager[WorkExecutor] = (
+                open_threads(workers or os.cpu_count() or 1)
+                if scheduler is None
+                else open_scheduler(scheduler, reads=None)
+            )
+            executor = at_end.enter_context(opened)
+            choice: list[Candidate] = []
+            if codes is None:
+                choice = choose_codes(
+                    network,
+                    voxel_set,
+                    samples,
+                    executor,
+                    seed=seed,
+                    report=lambda done, total: report(ClusteringProgress(CHOOSING, done, total)),
+                )
+                chosen = tuple(candidate.k for candidate in choice if candidate.chosen)
+                codes = _codes_per_layer(network.config, chosen, len(samples))
+            fitting = _Fitting(
+                network,
+                voxel_set,
+                samples,
+                codes,
+                memory,
+                scratch or output.parent,
+                seed,
+                FittedLayers(journal),
+                executor,
+                report,
+            )
+            resumed = len(journal)
+            precision = fitting.fit()
+            config = {"k": codes, "seed": seed}
+            with ArtifactWriter(output, CODEBOOK, config=config, parents=parents, seed=seed) as writer:
+                writer.set_attribute("precision", precision)
+                writer.set_attribute("choice", [vars(candidate) for candidate in choice])
+                summaries = [layer.write(writer) for layer in fitting.finished(precision)]
+                _calibrate(writer, network, fitting.codebook(precision), voxel_set, validation)
+        except Exception as error:
+            if not isinstance(error, ResourceError):
+                journal.remove()
+            raise
+        journal.remove()
+    seconds = time.monotonic() - started
+    return ClusteringSummary(output, len(samples), tuple(summaries), resumed, seconds, tuple(choice))
 
 
 def _codes_per_layer(config: NetworkConfig, k: tuple[int, ...], samples: int) -> dict[str, int]:
@@ -123,6 +184,15 @@ def _codes_per_layer(config: NetworkConfig, k: tuple[int, ...], samples: int) ->
     return codes
 
 
+def _run_key(decisive: Sequence[Any]) -> str:
+    """A hash of whatever decides the codes; equal keys mean that a journal can be gone on with."""
+    return hashlib.sha256(json.dumps([__version__, CODEBOOK.version, *decisive]).encode()).hexdigest()
+
+
+Precision = dict[str, dict[str, dict[str, Any]]]
+"""By path and layer: `bits`, and `half_agreement`, the share of look-ups that half precision leaves unchanged."""
+
+
 @dataclass(frozen=True)
 class _Fitting:
     network: FERNet
@@ -130,108 +200,157 @@ class _Fitting:
     samples: Int[np.ndarray, " sample"]
     k: Mapping[str, int]
     memory: int
-    workers: int
+    scratch: Path
     seed: int
+    done: FittedLayers
+    executor: WorkExecutor
     report: Callable[[ClusteringProgress], None]
 
-    @cached_property
-    def books(self) -> dict[tuple[str, str], LayerCodebook]:
-        """Codebooks fitted so far, by path and layer."""
-        return {}
+    def fit(self) -> Precision:
+        """Fit every layer of both paths, at the lowest precision that serves; the precision of each."""
+        keys = [(path, layer) for path in PATHS for layer in self.network.config.layer_names]
+        bits = {key: _BITS[key[0]] for key in keys}
+        self._fit(bits)
+        self._count(bits)
+        agreement = self._agreement(bits)
+        poor = {key: 32 for key in keys if bits[key] == 16 and agreement[key] < AGREEMENT}
+        self._fit(poor)
+        self._count(poor)
+        precision: Precision = {path: {} for path in PATHS}
+        for path, layer in keys:
+            key = (path, layer)
+            precision[path][layer] = {"bits": poor.get(key, bits[key]), "half_agreement": agreement[key]}
+        return precision
 
-    def codebook(self) -> Codebook:
+    def finished(self, precision: Precision) -> Iterator[FittedLayer]:
+        """The layers, one at a time."""
+        for path, layers in precision.items():
+            for layer, chosen in layers.items():
+                yield self.done.load(path, layer, chosen["bits"])
+
+    def codebook(self, precision: Precision) -> Codebook:
         """The codebook of what is fitted."""
         counts = np.bincount(self.voxels.labels[self.samples], minlength=len(self.voxels.classes))
-        return Codebook(self.network.config, counts / counts.sum(), lambda path, layer: self.books[path, layer])
+        return Codebook(
+            self.network.config,
+            counts / counts.sum(),
+            lambda path, layer: self.done.load(path, layer, precision[path][layer]["bits"]).codebook(),
+        )
 
-    def fit(self, writer: ArtifactWriter) -> list[LayerSummary]:
-        """Fit and write both paths, layer by layer."""
-        probabilities = class_probabilities(self.network, self.voxels, self.samples)
-        passes = plan_passes(self.network.config, len(self.samples), self.memory)
-        fitted: dict[tuple[str, str], list[_FittedLocation]] = {}
+    @cached_property
+    def _shuffled(self) -> Int[np.ndarray, " sample"]:
+        """Positions of the samples in random order, for whatever needs only some of them."""
+        return np.random.default_rng([self.seed, 0x5A4D]).permutation(len(self.samples))
+
+    @cached_property
+    def _fitted_on(self) -> Int[np.ndarray, " sample"]:
+        """The samples that codes are fitted on."""
+        return self.samples[np.sort(self._shuffled[: ENOUGH * max(self.k.values())])]
+
+    @cached_property
+    def _extraction(self) -> Extraction:
+        return Extraction(self.network, self.voxels, self._fitted_on)
+
+    def _fit(self, bits: Mapping[tuple[str, str], int]) -> None:
+        """Fit the layers that are not fitted yet, each on features of so many bits a number."""
+        wanted = [
+            whole_layer(self.network.config, path, layer, samples=len(self._fitted_on), bits=of_layer)
+            for (path, layer), of_layer in bits.items()
+            if not self.done.holds(path, layer, of_layer)
+        ]
+        check_memory(wanted, self.memory)
+        parts: list[Fitted] = []
         for path in PATHS:
-            for slabs in passes:
-                features = collect(
-                    self.network, self.voxels, self.samples, path=path, slabs=slabs, probabilities=probabilities
-                )
-                for slab in slabs:
-                    # A slab's features are freed before the next slab's are clustered.
-                    locations = self._fit_slab(path, slab, features.pop(slab))
-                    fitted.setdefault((path, slab.layer), []).extend(locations)
-        return [self._write_layer(writer, path, layer, locations) for (path, layer), locations in fitted.items()]
+            of_path = [slab for slab in wanted if slab.path == path]
+            for group in plan_passes(of_path, self._capacity(of_path)):
+                with FeatureStore(group, memory=self.memory, scratch=self.scratch) as store:
+                    self._extraction.run(path, store, group, report=self._reader(EXTRACTING, path))
+                    for slab in group:
+                        parts += self._fit_slab(store, slab)
+                        if slab.stop == self._locations(slab.layer):
+                            self.done.add(FittedLayer(path, slab.layer, slab.bits, Fitted.joined(parts)))
+                            parts = []
 
-    def _fit_slab(
-        self, path: str, slab: Slab, features: Float32[np.ndarray, "location sample filter"]
-    ) -> list[_FittedLocation]:
-        layer_index = self.network.config.index(slab.layer)
-        locations = int(np.prod(self.network.config.level_shape(slab.layer)[1:]))
+    def _reader(self, doing: str, path: str = "") -> Callable[[int, int], None]:
+        return lambda done, total: self.report(ClusteringProgress(doing, done, total, path))
 
-        def fit(offset: int) -> _FittedLocation:
-            # At the output both paths hold the class probabilities, and so share their codes too.
-            path_index = 0 if slab.layer == OUTPUT else PATHS.index(path)
-            key = [self.seed, path_index, layer_index, slab.start + offset]
-            return self._fit_location(features[offset], self.k[slab.layer], seed=_faiss_seed(key))
+    def _fit_slab(self, store: FeatureStore, slab: Slab) -> list[Fitted]:
+        total, piece = self._locations(slab.layer), max(1, _PIECE // slab.location_bytes)
+        # At the output both paths hold the class probabilities, and so share their codes too.
+        path = 0 if slab.layer == OUTPUT else PATHS.index(slab.path)
+        layer = self.network.config.index(slab.layer)
+        counted = None
+        if len(self._fitted_on) == len(self.samples):
+            counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
 
-        fitted = []
-        for result in in_threads(fit, range(len(features)), workers=self.workers):
-            fitted.append(result)
-            self.report(ClusteringProgress(path, slab.layer, slab.start + len(fitted), locations))
-        return fitted
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for start in range(slab.start, slab.stop, piece):
+                stop = min(start + piece, slab.stop)
+                seeds = [_faiss_seed([self.seed, path, layer, location]) for location in range(start, stop)]
+                yield store.read(slab, start - slab.start, stop - slab.start), self.k[slab.layer], seeds, counted
 
-    def _fit_location(self, vectors: Float32[np.ndarray, "sample filter"], k: int, *, seed: int) -> _FittedLocation:
-        clustering = cluster(vectors, k, seed=seed)
-        classes = len(self.voxels.classes)
-        pairs = clustering.codes * classes + self.voxels.labels[self.samples]
-        # By code, nearest first: the first of each code is its exemplar.
-        order = np.lexsort((clustering.distances, clustering.codes))
-        used, first = np.unique(clustering.codes[order], return_index=True)
-        exemplar = np.full(k, -1, dtype=np.int64)
-        exemplar[used] = self.samples[order[first]]
-        return _FittedLocation(
-            centroids=clustering.centroids,
-            histogram=np.bincount(pairs, minlength=k * classes).reshape(k, classes),
-            exemplar=exemplar,
-            inertia=float(clustering.distances.sum()),
-            scatter=float(np.square(vectors - vectors.mean(axis=0, dtype=np.float64)).sum()),
-        )
+        parts: list[Fitted] = []
+        done = slab.start
+        for fitted in results_in_order(self.executor, fit_locations, calls()):
+            parts.append(fitted)
+            done += len(fitted.centroids)
+            self.report(ClusteringProgress(FITTING, done, total, slab.path, slab.layer))
+        store.drop(slab)
+        return parts
 
-    def _write_layer(
-        self, writer: ArtifactWriter, path: str, layer: str, locations: list[_FittedLocation]
-    ) -> LayerSummary:
-        book = LayerCodebook(
-            centroids=np.stack([fitted.centroids for fitted in locations]),
-            histogram=np.stack([fitted.histogram for fitted in locations]).astype(np.int32),
-            exemplar=np.stack([fitted.exemplar for fitted in locations]).astype(np.int32),
-        )
-        self.books[path, layer] = book
-        inertia = np.array([fitted.inertia for fitted in locations])
-        scatter = np.array([fitted.scatter for fitted in locations])
-        writer.write(f"{path}/{layer}/centroid", book.centroids)
-        writer.write(f"{path}/{layer}/histogram", book.histogram)
-        writer.write(f"{path}/{layer}/exemplar", book.exemplar)
-        writer.write(f"{path}/{layer}/inertia", inertia)
-        writer.write(f"{path}/{layer}/scatter", scatter)
-        return summarise_layer(path, layer, book.histogram, inertia, scatter)
+    def _locations(self, layer: str) -> int:
+        return int(np.prod(self.network.config.level_shape(layer)[1:]))
 
+    def _capacity(self, wanted: Sequence[Slab]) -> int:
+        """Bytes of features that one pass may hold: in memory if all fit there, else in a scratch file."""
+        if sum(slab.bytes for slab in wanted) <= self.memory:
+            return self.memory
+        with writing(self.scratch):
+            free = shutil.disk_usage(self.scratch).free
+        return max(self.memory, min(SCRATCH, int(free * _DISK_SHARE)))
 
-def summarise_layer(
-    path: str,
-    layer: str,
-    histogram: Int[np.ndarray, "location code klass"],
-    inertia: Float[np.ndarray, " location"],
-    scatter: Float[np.ndarray, " location"],
-) -> LayerSummary:
-    """The figures of a layer that `fer cluster` and `fer info` show."""
-    locations, k, _ = histogram.shape
-    return LayerSummary(
-        path=path,
-        layer=layer,
-        locations=locations,
-        k=k,
-        used=float((histogram.sum(axis=2) > 0).sum(axis=1).mean()),
-        explained=float(1 - inertia.sum() / scatter.sum()) if scatter.sum() > 0 else 1.0,
-        purity=float(histogram.max(axis=2).sum() / histogram.sum()),
-    )
+    def _count(self, bits: Mapping[tuple[str, str], int]) -> None:
+        """Count what the codes hold, for layers that were fitted on some of the samples."""
+        keys = [(*key, of_layer) for key, of_layer in bits.items() if not self.done.is_counted(*key, of_layer)]
+        layers = [self.done.load(*key) for key in keys]
+        if not layers:
+            return
+        books = [layer.codebook() for layer in layers]
+        tallies = []
+        for book in books:
+            locations, k, filters = book.centroids.shape
+            tallies.append(Tally.empty(locations, k, filters, len(self.voxels.classes)))
+        report = self._reader(COUNTING)
+        done = 0
+        for part, features in self._features(self.samples):
+            for layer, book, tally in zip(layers, books, tallies, strict=True):
+                vectors, codes = book.look_up(features[layer.path][layer.layer])
+                tally.add(vectors, codes, book.centroids, samples=part, labels=self.voxels.labels[part])
+            done += len(part)
+            report(done, len(self.samples))
+        for layer, tally in zip(layers, tallies, strict=True):
+            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=tally)))
+
+    def _agreement(self, bits: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
+        """Share of look-ups that half precision leaves unchanged, on some of the samples."""
+        books = {key: self.done.load(*key, of_layer).codebook() for key, of_layer in bits.items()}
+        pairs = {key: (replace(book, bits=16), replace(book, bits=32)) for key, book in books.items()}
+        same = dict.fromkeys(bits, 0)
+        pilot = np.sort(self._shuffled[:_PILOT])
+        for _, features in self._features(self.samples[pilot]):
+            for (path, layer), (half, single) in pairs.items():
+                feature = features[path][layer]
+                same[path, layer] += int((half.assign(feature) == single.assign(feature)).sum())
+        return {(path, layer): count / (len(pilot) * self._locations(layer)) for (path, layer), count in same.items()}
+
+    def _features(
+        self, samples: Int[np.ndarray, " sample"]
+    ) -> Iterator[tuple[Int[np.ndarray, " batch"], dict[str, Features]]]:
+        for part in batches(samples):
+            features = encode_paths(self.network, self.voxels.tensor(part))
+            for path, of_path in features.items():
+                check_finite(path, of_path, self.voxels, part)
+            yield part, features
 
 
 def _faiss_seed(key: list[int]) -> int:

@@ -15,25 +15,42 @@ import torch
 from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor
 
+from fer_cli.activations import round_to
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.errors import ArtifactError
-from fer_cli.kmeans import nearest_by_location
+from fer_cli.lookup import CentroidIndex
 from fer_cli.model import OUTPUT, NetworkConfig
 from fer_cli.schema import CODEBOOK
 
 
 @dataclass(frozen=True)
 class LayerCodebook:
-    """The codes of one layer in one path; see `docs/schema.md`."""
+    """The codes of one layer in one path; see `docs/schema.md`. Codes from `n_codes` of a location on do not exist."""
 
     centroids: Float32[np.ndarray, "location code filter"]
     histogram: Int32[np.ndarray, "location code klass"]
     exemplar: Int32[np.ndarray, "location code"]
+    n_codes: Int32[np.ndarray, " location"]
+    bits: int
+
+    @cached_property
+    def _indices(self) -> dict[torch.device, CentroidIndex]:
+        return {}
 
     def assign(self, feature: Float[Tensor, "sample filter x y z"]) -> Int[np.ndarray, "sample location"]:
-        """Code of the nearest centroid at every location."""
-        vectors = feature.detach().flatten(2).permute(2, 0, 1).float().contiguous().cpu().numpy()
-        return nearest_by_location(vectors, self.centroids).T
+        """Code of the nearest centroid at every location, for the feature at the codebook's precision."""
+        return self.look_up(feature)[1].T
+
+    def look_up(
+        self, feature: Float[Tensor, "sample filter x y z"]
+    ) -> tuple[Float32[np.ndarray, "location sample filter"], Int[np.ndarray, "location sample"]]:
+        """The same location by location, with the vectors that were looked up."""
+        device = feature.device
+        if device not in self._indices:
+            centroids, n_codes = (torch.from_numpy(array).to(device) for array in (self.centroids, self.n_codes))
+            self._indices[device] = CentroidIndex(centroids, n_codes)
+        vectors = round_to(feature.detach().flatten(2).permute(2, 0, 1), self.bits).float().contiguous()
+        return vectors.cpu().numpy(), self._indices[device].search(vectors).cpu().numpy()
 
     def chosen_exemplars(self, codes: Int[np.ndarray, "sample location"]) -> Int[np.ndarray, "sample location"]:
         """The training sample that each chosen centroid names."""
@@ -108,11 +125,15 @@ def open_codebook(path: Path, model: Artifact, config: NetworkConfig) -> tuple[C
     artifact = open_artifact(path, CODEBOOK)
     artifact.require_parent("model", model)
 
+    precision = artifact.attribute("precision")
+
     def load(path: str, layer: str) -> LayerCodebook:
         return LayerCodebook(
             centroids=artifact.read(f"{path}/{layer}/centroid"),
             histogram=artifact.read(f"{path}/{layer}/histogram"),
             exemplar=artifact.read(f"{path}/{layer}/exemplar"),
+            n_codes=artifact.read(f"{path}/{layer}/n_codes"),
+            bits=precision[path][layer]["bits"],
         )
 
     counts = artifact.read(f"feedforward/{OUTPUT}/histogram").sum(axis=(0, 1))

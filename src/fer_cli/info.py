@@ -9,8 +9,8 @@ from jaxtyping import Float64
 
 from fer_cli.activations import PATHS
 from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.clustering import summarise_layer
 from fer_cli.duplicates import count_duplicates
+from fer_cli.fitted_layer import DESCRIBED, summarise_layer
 from fer_cli.history import read_history
 from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
@@ -105,12 +105,16 @@ def _model(artifact: Artifact) -> dict[str, Any]:
 
 def _codebook(artifact: Artifact) -> dict[str, Any]:
     layers = [name.split("/")[1] for name in artifact.names(f"{PATHS[0]}/") if name.endswith("/centroid")]
+    precision = artifact.attribute("precision")
     summaries = []
     for path in PATHS:
         for layer in layers:
-            arrays = [artifact.read(f"{path}/{layer}/{part}") for part in ("histogram", "inertia", "scatter")]
-            summaries.append(vars(summarise_layer(path, layer, *arrays)))
+            arrays = {part: artifact.read(f"{path}/{layer}/{part}") for part in DESCRIBED}
+            filters = artifact.shape(f"{path}/{layer}/centroid")[2]
+            bits = precision[path][layer]["bits"]
+            summaries.append(vars(summarise_layer(path, layer, filters=filters, bits=bits, **arrays)))
     return {
         "layers": summaries,
+        "choice": artifact.attribute("choice"),
         "validation_samples": artifact.shape("calibration/index")[0],
     }

@@ -40,9 +40,13 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class ClusteringProgress:
-    """Locations done of a layer in a path."""
+    """Where `fer cluster` is: `done` of `total` samples read by the network, or locations of the layer clustered."""
 
-    path: str
-    layer: str
+    doing: str
     done: int
-    locations: int
+    total: int
+    path: str = ""
+    layer: str = ""
+
+
+EXTRACTING, FITTING, COUNTING, CHOOSING = "extracting", "fitting", "counting", "choosing k"

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS, encode, feed_back
+from fer_cli.activations import FEEDFORWARD, PATHS, encode_paths
 from fer_cli.artifact import Artifact
 from fer_cli.codebook import Codebook
 from fer_cli.model import OUTPUT, Features, FERNet
@@ -59,8 +59,7 @@ class Reading:
 
 def read_samples(network: FERNet, codebook: Codebook, grids: Float[Tensor, "sample 1 x y z"]) -> Reading:
     """Read a batch of occupancy grids."""
-    forward = encode(network, grids)
-    features = {FEEDFORWARD: forward, FEEDBACK: feed_back(network, forward[OUTPUT])}
+    features = encode_paths(network, grids)
     codes: dict[str, dict[str, np.ndarray]] = {path: {} for path in PATHS}
     evidence: dict[str, dict[str, np.ndarray]] = {path: {} for path in PATHS}
     for path in PATHS:

@@ -29,10 +29,10 @@ _GO_ON = "Start the same command again to go on."
 
 
 @contextmanager
-def open_scheduler(address: str, *, reads: Path) -> Iterator[WorkExecutor]:
+def open_scheduler(address: str, *, reads: Path | None) -> Iterator[WorkExecutor]:
     """Run calls on the workers of the Dask scheduler at `address`; what is not done at the end is cancelled.
 
-    `reads` is what the calls read, which every worker must find under this path.
+    `reads` is what the calls read, which every worker must find under this path; None if they read nothing.
 
     Raises UsageError if `address` is none or the extra `distributed` is not installed, ResourceError if the scheduler
     does not answer, or has no worker that can do the work.
@@ -112,13 +112,13 @@ def _connect(connect: Callable[..., "Client"], address: str) -> "Client":
         raise ResourceError(f"no Dask scheduler answers at {address} within {CONNECT_SECONDS:.0f} s.") from error
 
 
-def _check_workers(client: "Client", address: str, reads: Path) -> None:
+def _check_workers(client: "Client", address: str, reads: Path | None) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
         raise ResourceError(f"the scheduler at {address} has no workers; start some with 'dask worker'.") from error
     try:
-        answers = client.run(introduce, str(reads))
+        answers = client.run(introduce, None if reads is None else str(reads))
     except Exception as error:  # whatever the worker's interpreter says, such as that there is no module fer_cli
         said = (str(error).splitlines() or [""])[0]
         raise ResourceError(
@@ -133,6 +133,6 @@ def _check_workers(client: "Client", address: str, reads: Path) -> None:
             raise ResourceError(f"worker {worker} does not see {reads}; it must be there under this very path.")
 
 
-def introduce(reads: str) -> tuple[str, bool]:
+def introduce(reads: str | None) -> tuple[str, bool]:
     """What a worker says of itself: the version of `fer`, and whether it sees the source."""
-    return __version__, Path(reads).exists()
+    return __version__, reads is None or Path(reads).exists()

@@ -186,7 +186,7 @@ CODEBOOK = Format(
             "{path}/{layer}/centroid",
             ("{layer}.location", "{layer}.code", "{layer}.filter"),
             "float32",
-            "k-means centroids; " + _PATH_NOTE,
+            "k-means centroids, the first `n_codes` of a location; " + _PATH_NOTE,
         ),
         DatasetSpec(
             "{path}/{layer}/histogram",
@@ -213,6 +213,24 @@ CODEBOOK = Format(
             ("{layer}.location",),
             "float64",
             "summed squared distance of the training samples to their mean",
+        ),
+        DatasetSpec(
+            "{path}/{layer}/n_codes",
+            ("{layer}.location",),
+            "int32",
+            "codes of a location; less than `k` where its vectors are too few; the other centroids are zeros",
+        ),
+        DatasetSpec(
+            "{path}/{layer}/n_distinct",
+            ("{layer}.location",),
+            "int32",
+            "distinct vectors among those that the codes were fitted on",
+        ),
+        DatasetSpec(
+            "{path}/{layer}/n_dead",
+            ("{layer}.location",),
+            "int32",
+            "filters that are zero for every sample that the codes were fitted on",
         ),
         DatasetSpec("calibration/index", ("validation",), "int64", "validation samples, indices into voxels.h5"),
         DatasetSpec("calibration/label", ("validation",), "int64", "their classes"),

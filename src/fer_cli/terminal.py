@@ -106,19 +106,21 @@ def _terms(terms: Mapping[str, float]) -> str:
 
 
 class ClusteringView:
-    """A bar over the locations of the layer in work."""
+    """A bar for what is being done: samples read by the network, or locations of a layer clustered."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("extracting features", total=None)
+        self._doing = ""
+        self._task: TaskID | None = None
 
     def __call__(self, state: ClusteringProgress) -> None:
         """Show where the stage is."""
-        self._progress.update(
-            self._task,
-            description=f"{state.path} {state.layer}",
-            completed=state.done,
-            total=state.locations,
-        )
-        if state.done == state.locations and self._progress.disable:
-            console.print(f"{state.path} {state.layer}: {state.locations} locations clustered", soft_wrap=True)
+        doing = " ".join(filter(None, (state.doing, state.path, state.layer)))
+        if self._task is None or doing != self._doing:
+            if self._task is not None:
+                self._progress.update(self._task, visible=False)
+            self._doing, self._task = doing, self._progress.add_task(doing)
+        self._progress.update(self._task, completed=state.done, total=state.total)
+        if state.done == state.total and self._progress.disable:
+            what = "locations" if state.layer else "samples"
+            console.print(f"{doing}: {state.total} {what}", soft_wrap=True)

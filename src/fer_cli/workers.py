@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context, parent_process
@@ -32,6 +32,19 @@ def open_executor(workers: int, *, preload: str) -> Iterator[WorkExecutor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def open_threads(workers: int) -> Iterator[WorkExecutor]:
+    """Run calls in so many threads, for work that lets go of the interpreter's lock.
+
+    What is not begun at the end is dropped.
+    """
+    executor = _Threads(workers)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
 def is_stopping() -> bool:
     """Whether this process is a worker whose answer is no longer wanted; long calls ask between steps."""
     return _stopping is not None and _stopping.is_set()
@@ -44,6 +57,12 @@ class _InThisProcess(WorkExecutor):
         future: Future[Any] = Future()
         future.set_result(call(*args, **kwargs))
         return future
+
+
+class _Threads(ThreadPoolExecutor, WorkExecutor):
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.slots = workers
 
 
 class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
