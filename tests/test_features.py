@@ -1,3 +1,4 @@
+import copy
 import errno
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.errors import FerError, ResourceError, UsageError
-from fer_cli.features import Extraction, FeatureStore, Slab, check_finite, check_memory, plan_passes, whole_layer
+from fer_cli.features import Extraction, FeatureStore, Slab, check_memory, plan_passes, whole_layer
 from fer_cli.model import OUTPUT, PRESETS, NetworkConfig
 from fer_cli.run import Run
 
@@ -73,13 +74,6 @@ def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int
     assert FEEDBACK in PATHS
 
 
-def test_half_precision_saturates() -> None:
-    slab = Slab(FEEDFORWARD, "a", 0, 1, 2, 1, 16)
-    with FeatureStore([slab], memory=100, scratch=Path()) as store:
-        store.put(slab, torch.tensor([1e6, -1e6]).reshape(2, 1, 1, 1, 1))
-        assert store.read(slab, 0, 1).ravel().tolist() == [65504, -65504]
-
-
 def test_scratch_folder_that_is_full_or_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slab = Slab(FEEDFORWARD, "a", 0, 100, 1000, 10, 16)
     with pytest.raises(ResourceError, match=r"cannot write .*nowhere: No such file or directory"):
@@ -94,13 +88,18 @@ def test_scratch_folder_that_is_full_or_missing_is_an_error(tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_features_that_are_no_numbers_are_an_error(run: Run) -> None:
-    features = {k: v.clone() for k, v in encode_paths(run.network, run.voxels.tensor([0, 1]))[FEEDFORWARD].items()}
-    check_finite(FEEDFORWARD, features, run.voxels, np.array([0, 1]))
-    features["conv2"][0, 0, 0, 0, 0] = float("nan")
-    name = run.voxels.names[0]
-    with pytest.raises(FerError, match=rf"the feedforward features of conv2 hold values that are no numbers.*{name}"):
-        check_finite(FEEDFORWARD, features, run.voxels, np.array([0, 1]))
+@pytest.mark.parametrize("path", PATHS)
+def test_a_weight_that_is_no_number_is_an_error(run: Run, path: str) -> None:
+    network = copy.deepcopy(run.network)
+    part = network.encoder if path == FEEDFORWARD else network.feedback
+    next(part.parameters()).data.view(-1)[0] = float("nan")
+    samples = np.arange(3)
+    layers = [whole_layer(network.config, path, "conv1", samples=3, bits=32)]
+    with (
+        FeatureStore(layers, memory=10**9, scratch=Path()) as store,
+        pytest.raises(FerError, match=rf"the {path} features of .* no numbers, in the batch of {run.voxels.names[0]}"),
+    ):
+        Extraction(network, run.voxels, samples).run(path, store, layers)
 
 
 def test_a_slab_knows_its_size() -> None:

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fer_cli.kmeans import HALF_MAX
 from fer_cli.model import OUTPUT, Features, FERNet
 
 FEEDFORWARD, FEEDBACK = "feedforward", "feedback"
 PATHS = (FEEDFORWARD, FEEDBACK)
 BATCH = 64
 """Samples the network reads at once; fixed, so that features do not depend on memory or workers."""
-_HALF_MAX = float(torch.finfo(torch.float16).max)
 
 
 def device_of(network: torch.nn.Module) -> torch.device:
@@ -51,4 +51,4 @@ def round_to(feature: Float[Tensor, "*axes"], bits: int) -> Float[Tensor, "*axes
 
     What is beyond the range of half precision is brought to its end.
     """
-    return feature.clamp(-_HALF_MAX, _HALF_MAX).half() if bits == 16 else feature.float()
+    return feature.clamp(-HALF_MAX, HALF_MAX).half() if bits == 16 else feature.float()

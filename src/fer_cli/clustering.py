@@ -34,7 +34,7 @@ from fer_cli.dataset import VoxelSet, open_voxels
 from fer_cli.disk import writing
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.executor import WorkExecutor, results_in_order
-from fer_cli.features import Extraction, FeatureStore, Slab, check_finite, check_memory, plan_passes, whole_layer
+from fer_cli.features import Extraction, FeatureStore, Slab, check_memory, check_numbers, plan_passes, whole_layer
 from fer_cli.fitted_layer import FittedLayer, FittedLayers, LayerSummary
 from fer_cli.fitting import Counted, Fitted, fit_locations
 from fer_cli.journal import Journal
@@ -57,7 +57,7 @@ _DISK_SHARE = 0.9
 """Most of a disk's free space that a scratch file takes."""
 AGREEMENT = 0.999
 """Share of look-ups that half precision has to leave as they are."""
-_BITS = {FEEDFORWARD: 16, FEEDBACK: 32}
+BITS = {FEEDFORWARD: 16, FEEDBACK: 32}
 """Bits a number at first. Feedback features lie so close to a few prototypes that half precision seldom serves."""
 _PILOT = 256
 """Samples on which that is measured."""
@@ -209,7 +209,7 @@ class _Fitting:
     def fit(self) -> Precision:
         """Fit every layer of both paths, at the lowest precision that serves; the precision of each."""
         keys = [(path, layer) for path in PATHS for layer in self.network.config.layer_names]
-        bits = {key: _BITS[key[0]] for key in keys}
+        bits = {key: BITS[key[0]] for key in keys}
         self._fit(bits)
         self._count(bits)
         agreement = self._agreement(bits)
@@ -349,7 +349,7 @@ class _Fitting:
         for part in batches(samples):
             features = encode_paths(self.network, self.voxels.tensor(part))
             for path, of_path in features.items():
-                check_finite(path, of_path, self.voxels, part)
+                check_numbers(path, of_path, self.voxels, part)
             yield part, features
 
 

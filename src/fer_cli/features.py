@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fer_cli.activations import BATCH, FEEDBACK, batches, encode, feed_back, round_to
+from fer_cli.activations import BATCH, FEEDBACK, batches, encode, feed_back
 from fer_cli.dataset import VoxelSet
 from fer_cli.disk import writing
 from fer_cli.errors import FerError, UsageError
@@ -93,6 +93,8 @@ def check_memory(layers: Iterable[Slab], memory: int) -> None:
 class FeatureStore:
     """Features of some slabs, put in batch by batch and read location by location; a context manager.
 
+    Beyond the range of half precision, 16 bits hold an infinity, which `fitting` brings to the end of that range.
+
     What exceeds `memory` bytes goes to a file in the folder `scratch` that has no name: it is gone when this process
     is, however it ends. At least one batch is held in memory.
 
@@ -137,7 +139,7 @@ class FeatureStore:
         while done < rows.shape[1]:
             buffer, held = self._buffers[slab], self._held[slab]
             count = min(rows.shape[1] - done, buffer.shape[1] - held)
-            buffer[:, held : held + count].copy_(round_to(rows[:, done : done + count], slab.bits))
+            buffer[:, held : held + count].copy_(rows[:, done : done + count])
             self._held[slab] += count
             done += count
             if self._held[slab] == buffer.shape[1] < slab.samples:
@@ -167,7 +169,7 @@ class FeatureStore:
             for location, rows in enumerate(buffer):
                 row_bytes = slab.location_bytes // slab.samples
                 self._file.seek(self._offsets[slab] + location * slab.location_bytes + self._spilled[slab] * row_bytes)
-                left = memoryview(np.ascontiguousarray(rows).tobytes())
+                left = rows.data.cast("B")
                 while left:
                     left = left[self._file.write(left) :]
         self._spilled[slab] += self._held[slab]
@@ -206,19 +208,22 @@ class Extraction:
                     self._probabilities.append(features[OUTPUT])
                 if path == FEEDBACK:
                     features = feed_back(self.network, features[OUTPUT])
-            check_finite(path, features, self.voxels, part)
+            check_numbers(path, features, self.voxels, part)
             for slab in slabs:
                 store.put(slab, features[slab.layer])
             done += len(part)
             report(done, len(self.samples))
 
 
-def check_finite(path: str, features: Features, voxels: VoxelSet, samples: Int[np.ndarray, " sample"]) -> None:
-    """Raise FerError if some feature of these samples is no number."""
-    for layer, feature in features.items():
-        if not feature.sum().isfinite():
-            names = ", ".join(voxels.names[i] for i in samples[:3])
-            raise FerError(
-                f"the {path} features of {layer} hold values that are no numbers, in the batch of {names}, …. "
-                "Train the network again."
-            )
+def check_numbers(path: str, features: Features, voxels: VoxelSet, samples: Int[np.ndarray, " sample"]) -> None:
+    """Raise FerError if some feature of these samples is not a number.
+
+    Such a value spreads through every level that is computed from it, so the last one is looked at.
+    """
+    last = list(features)[-1]
+    if features[last].isnan().any():
+        names = ", ".join(voxels.names[i] for i in samples[:3])
+        raise FerError(
+            f"the {path} features of {last} hold values that are no numbers, in the batch of {names}, …. "
+            "Train the network again."
+        )

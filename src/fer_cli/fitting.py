@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
-from fer_cli.kmeans import DistinctRows, cluster, distinct_rows, nearest, use_one_thread
+from fer_cli.kmeans import HALF_MAX, DistinctRows, cluster, distinct_rows, each_by_itself, nearest, use_one_thread
 from fer_cli.tally import Tally
 
 
@@ -18,8 +18,9 @@ from fer_cli.tally import Tally
 class Fitted:
     """Codes of some locations.
 
-    The first `n_codes` centroids of a location are its codes, the others zeros. `n_distinct` counts the distinct
-    vectors, `n_dead` the filters that are zero for every sample. `tally` is None where samples are yet to be counted.
+    The first `n_codes` centroids of a location are its codes, the others zeros. `n_distinct` counts the vectors that
+    half precision tells apart, `n_dead` the filters that are zero for every sample. `tally` is None where samples are
+    yet to be counted.
     """
 
     centroids: Float32[np.ndarray, "location code filter"]
@@ -62,17 +63,19 @@ def fit_locations(
     tallies = []
     for location, (stored, seed) in enumerate(zip(features, seeds, strict=True)):
         vectors = stored.astype(np.float32)
-        distinct = distinct_rows(vectors)
-        # What half precision does not tell apart needs no two centroids.
-        halves = (
-            distinct if stored.dtype == np.float16 else distinct_rows(vectors.astype(np.float16).astype(np.float32))
-        )
-        found = cluster(halves, k, seed=seed)
+        halves = np.clip(vectors, -HALF_MAX, HALF_MAX)
+        if stored.dtype == np.float16:
+            vectors = halves
+        else:  # what half precision does not tell apart needs no two centroids
+            halves = halves.astype(np.float16).astype(np.float32)
+        distinct = distinct_rows(halves)
+        found = cluster(distinct, k, seed=seed)
         n_codes[location], n_distinct[location] = len(found), len(distinct.rows)
         n_dead[location] = (~distinct.rows.any(axis=0)).sum()
         centroids[location, : len(found)] = found
         if counted is not None:
-            tallies.append(_count(distinct, centroids[location], len(found), counted))
+            exact = distinct if stored.dtype == np.float16 else each_by_itself(vectors)
+            tallies.append(_count(exact, centroids[location], len(found), counted))
     return Fitted(centroids, n_codes, n_distinct, n_dead, Tally.joined(tallies) if tallies else None)
 
 

@@ -12,6 +12,8 @@ import faiss
 import numpy as np
 from jaxtyping import Float32, Int
 
+HALF_MAX = float(np.finfo(np.float16).max)
+"""The end of half precision's range, to which what is beyond it is brought."""
 ITERATIONS = 20
 """Most iterations of a k-means."""
 _ENOUGH_GAIN = 1e-3
@@ -47,6 +49,12 @@ def distinct_rows(vectors: Float32[np.ndarray, "sample filter"]) -> DistinctRows
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return DistinctRows(vectors[first[order]], first[order], count[order], rank[back])
+
+
+def each_by_itself(vectors: Float32[np.ndarray, "sample filter"]) -> DistinctRows:
+    """The vectors as if no two were equal."""
+    order = np.arange(len(vectors))
+    return DistinctRows(vectors, order, np.ones(len(vectors), dtype=np.int64), order)
 
 
 def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray, "code filter"]:

@@ -1,0 +1,257 @@
+"""Codebooks of a trained network: k-means against its peers, extraction, look-ups, and the stage as a whole.
+
+Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--skip-stage]
+
+RUN holds voxels.h5 and model.h5. Peers cluster the same features, in memory, in float32, in the same run and in turn: a loop
+over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start, once; all with
+the same k and at most 20 iterations. Ours is what the stage's workers do, from features in half precision (feedforward) or
+single (feedback): the centroids, and then also what each code holds. Locations are spread evenly over the layer. Prints Markdown.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+
+from fer_cli.activations import PATHS, batches, encode, encode_paths, feed_back
+from fer_cli.artifact import open_artifact
+from fer_cli.clustering import BITS, DEFAULT_K
+from fer_cli.codebook import open_codebook
+from fer_cli.dataset import open_voxels
+from fer_cli.executor import results_in_order
+from fer_cli.features import Extraction, FeatureStore, whole_layer
+from fer_cli.fitting import Counted, fit_locations
+from fer_cli.kmeans import ITERATIONS, nearest
+from fer_cli.model import OUTPUT, load_network
+from fer_cli.reading import read_samples
+from fer_cli.schema import MODEL
+from fer_cli.workers import open_threads
+from machine import cpu_name, run_command
+
+LAYERS = ("conv1", "conv2", "conv3")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--locations", type=int, default=64, help="of each layer, for the peers")
+    parser.add_argument("--samples", type=int, help="at most so many training samples, for the peers")
+    parser.add_argument("--skip-stage", action="store_true")
+    options = parser.parse_args()
+    bench = Bench(options.run, options.samples)
+    print(f"{cpu_name()}, {os.cpu_count()} cores, FAISS {faiss.__version__}, torch {torch.__version__}, ", end="")
+    print(f"{len(bench.samples)} samples, load average {os.getloadavg()[0]:.1f}\n")
+    bench.compare_kmeans(options.locations)
+    bench.compare_extraction()
+    if not options.skip_stage:
+        bench.run_stage(options.run)
+
+
+class Bench:
+    """A network, its voxels and its training samples."""
+
+    def __init__(self, run: Path, limit: int | None) -> None:
+        self.voxels = open_voxels(run / "voxels.h5", in_memory=True)
+        self.model = open_artifact(run / "model.h5", MODEL)
+        self.network = load_network(self.model, device=torch.device("cpu"))
+        training = np.setdiff1d(self.voxels.indices("train"), self.model.read("validation/index"))
+        self.samples = training if limit is None else np.sort(np.random.default_rng(0).permutation(training)[:limit])
+
+    def compare_kmeans(self, locations: int) -> None:
+        """k-means of each layer, as a table."""
+        print(
+            "| path | layer | k | loop over faiss.Kmeans | scikit-learn | ours | ours, with counts | ours to loop | to scikit-learn ",
+            end="",
+        )
+        print("| inertia, ours to loop | to scikit-learn |\n|---|---|---|---|---|---|---|---|---|---|---|")
+        for path in PATHS:
+            for layer in LAYERS:
+                features = self.features(path, layer, locations)
+                self.compare_layer(path, layer, features)
+        print(
+            "\nMilliseconds a location. Inertia is summed over the locations, in float64, on the features in float32.\n"
+        )
+
+    def features(self, path: str, layer: str, locations: int) -> np.ndarray:
+        """(location, sample, filter) in float32."""
+        total = int(np.prod(self.network.config.level_shape(layer)[1:]))
+        chosen = np.linspace(0, total - 1, min(total, locations)).astype(int)
+        parts = []
+        for part in batches(self.samples):
+            feature = encode_paths(self.network, self.voxels.tensor(part))[path][layer]
+            parts.append(feature.flatten(2)[:, :, chosen].permute(2, 0, 1))
+        return torch.cat(parts, dim=1).contiguous().numpy()
+
+    def compare_layer(self, path: str, layer: str, features: np.ndarray) -> None:
+        """One row of it."""
+        k = dict(zip(self.network.config.layer_names, DEFAULT_K, strict=False))[layer]
+        stored = features.astype(np.float16 if BITS[path] == 16 else np.float32)
+        counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
+        ways: dict[str, Callable[[], list[np.ndarray]]] = {
+            "loop": lambda: [loop_kmeans(vectors, k, seed) for seed, vectors in enumerate(features)],
+            "scikit-learn": lambda: [sklearn_kmeans(vectors, k, seed) for seed, vectors in enumerate(features)],
+            "ours": lambda: our_kmeans(stored, k, None),
+            "counted": lambda: our_kmeans(stored, k, counted),
+        }
+        seconds: dict[str, float] = {}
+        centroids: dict[str, list[np.ndarray]] = {}
+        for name, way in ways.items():
+            seconds[name], centroids[name] = timed(way)
+        for name in ("ours", "loop"):  # once more, in another order; the faster counts
+            seconds[name] = min(seconds[name], timed(ways[name])[0])
+        spread = {name: summed_inertia(features, found) for name, found in centroids.items()}
+        cells = [f"{1e3 * seconds[name] / len(features):.1f}" for name in ways]
+        cells += [f"{seconds[name] / seconds['ours']:.1f}" for name in ("loop", "scikit-learn")]
+        cells += [f"{spread['ours'] / spread[name]:.3f}" for name in ("loop", "scikit-learn")]
+        print(f"| {path} | {layer} | {k} | {' | '.join(cells)} |", flush=True)
+
+    def compare_extraction(self) -> None:
+        """Samples a second of the network alone, and into a store in memory or a scratch file."""
+        samples = self.samples[: 16 * 64]
+        grids = [self.voxels.tensor(part) for part in batches(samples)]
+        print("| path | network alone | into memory | into a scratch file | share |\n|---|---|---|---|---|")
+        codes = [encode(self.network, grid)[OUTPUT] for grid in grids]
+        for path in PATHS:
+            layers = [
+                whole_layer(self.network.config, path, layer, samples=len(samples), bits=BITS[path])
+                for layer in self.network.config.layer_names
+            ]
+            extraction = Extraction(self.network, self.voxels, samples, codes)
+
+            def pure(path: str = path) -> None:
+                for i, part in enumerate(batches(samples)):
+                    if path == "feedforward":
+                        encode(self.network, self.voxels.tensor(part))
+                    else:
+                        feed_back(self.network, codes[i])
+
+            def stored(memory: int, path: str = path, layers: list = layers, extraction: object = extraction) -> None:
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    FeatureStore(layers, memory=memory, scratch=Path(folder)) as store,
+                ):
+                    extraction.run(path, store, layers)  # type: ignore[attr-defined]
+
+            rates = []
+            whole = sum(layer.bytes for layer in layers)
+            for way in (pure, lambda: stored(10**12), lambda whole=whole: stored(whole // 3)):
+                way()
+                rates.append(len(samples) / min(timed(way)[0] for _ in range(2)))
+            print(f"| {path} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[2]:.0f} | {min(rates[1:]) / rates[0]:.2f} |")
+        print("\nSamples a second, batches of 64.\n")
+
+    def run_stage(self, run: Path) -> None:
+        """`fer cluster` as a process, the law that training samples give the stored counts, and look-ups."""
+        with tempfile.TemporaryDirectory(dir=run) as folder:
+            path = Path(folder) / "codebook.h5"
+            done = run_command([
+                "fer", "cluster", "--voxels", run / "voxels.h5", "--model", run / "model.h5", "-o", path, "--json",
+            ])  # fmt: skip
+            print(f"`fer cluster`: {done.seconds:.0f} s, peak memory {done.peak_bytes / 1e6:.0f} MB, ", end="")
+            print(f"codebook {path.stat().st_size / 1e6:.0f} MB")
+            for way in PATHS:
+                size = sum(
+                    whole_layer(self.network.config, way, layer, samples=len(self.samples), bits=BITS[way]).bytes
+                    for layer in self.network.config.layer_names
+                )
+                print(f"Features of the {way} path: {size / 1e9:.2f} GB")
+            self.check_counts(path)
+            self.time_look_ups(path)
+
+    def check_counts(self, path: Path) -> None:
+        """Assign the training samples again, and tell what half precision would have changed."""
+        book, artifact = open_codebook(path, self.model, self.network.config)
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for part in batches(self.samples):
+            reading = read_samples(self.network, book, self.voxels.tensor(part))
+            for way in PATHS:
+                for layer, codes in reading.codes[way].items():
+                    stored = artifact.read(f"{way}/{layer}/histogram") if (way, layer) not in found else None
+                    histogram = found.setdefault((way, layer), np.zeros_like(stored))
+                    np.add.at(histogram, (np.arange(codes.shape[1]), codes, self.voxels.labels[part][:, None]), 1)
+        wrong = {
+            key: int(np.abs(histogram - artifact.read(f"{key[0]}/{key[1]}/histogram")).sum()) // 2
+            for key, histogram in found.items()
+        }
+        looked_up = len(self.samples) * sum(histogram.shape[0] for histogram in found.values())
+        print(f"Training samples assigned again: {sum(wrong.values())} of {looked_up} codes unlike the stored counts")
+        precision = artifact.attribute("precision")
+        for way in PATHS:
+            shares = {layer: f"{each['half_agreement']:.5f} ({each['bits']})" for layer, each in precision[way].items()}
+            print(f"Look-ups that half precision leaves unchanged (bits used), {way}: {shares}")
+
+    def time_look_ups(self, path: Path) -> None:
+        """Time codes of one sample, and of a batch."""
+        opened = time.perf_counter()
+        book, _ = open_codebook(path, self.model, self.network.config)
+        book.layer("feedforward", "conv3")
+        print(f"Open the codebook and load conv3 of one path: {1e3 * (time.perf_counter() - opened):.0f} ms")
+        for count in (1, 64):
+            features = encode_paths(self.network, self.voxels.tensor(self.samples[:count]))
+
+            def product(features: dict = features) -> None:
+                for way in PATHS:
+                    for layer, feature in features[way].items():
+                        book.layer(way, layer).assign(feature)
+
+            def loop(features: dict = features) -> None:
+                for way in PATHS:
+                    for layer, feature in features[way].items():
+                        vectors = np.ascontiguousarray(feature.flatten(2).permute(2, 0, 1).numpy())
+                        own = book.layer(way, layer).centroids
+                        for location in range(len(vectors)):
+                            nearest(vectors[location], own[location])
+
+            for name, way in (("batched product", product), ("loop over FAISS", loop)):
+                way()
+                fastest = min(timed(way)[0] for _ in range(5 if count == 1 else 2))
+                print(f"Look-ups of {count} samples, all layers, both paths, {name}: {1e3 * fastest:.1f} ms")
+
+
+def loop_kmeans(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
+    kmeans = faiss.Kmeans(
+        vectors.shape[1], k, niter=ITERATIONS, seed=seed, min_points_per_centroid=1, max_points_per_centroid=10**9
+    )
+    kmeans.train(vectors)
+    return kmeans.centroids
+
+
+def sklearn_kmeans(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct vectors than k
+        return KMeans(k, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(vectors).cluster_centers_
+
+
+def our_kmeans(stored: np.ndarray, k: int, counted: Counted | None) -> list[np.ndarray]:
+    step = max(1, 8 * 10**6 // stored[0].nbytes)
+    with open_threads(os.cpu_count() or 1) as executor:
+        pieces = range(0, len(stored), step)
+        calls = ((stored[i : i + step], k, list(range(i, min(i + step, len(stored)))), counted) for i in pieces)
+        parts = list(results_in_order(executor, fit_locations, calls))
+    return [found[:used] for part in parts for found, used in zip(part.centroids, part.n_codes, strict=True)]
+
+
+def summed_inertia(features: np.ndarray, centroids: list[np.ndarray]) -> float:
+    total = 0.0
+    for vectors, own in zip(features, centroids, strict=True):
+        codes = nearest(vectors, np.ascontiguousarray(own, dtype=np.float32))
+        total += np.square(vectors - own[codes].astype(np.float64)).sum()
+    return total
+
+
+def timed(way: Callable[[], object]) -> tuple[float, object]:
+    started = time.perf_counter()
+    result = way()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    main()
