@@ -18,7 +18,7 @@ from fer_cli.codebook import open_codebook
 from fer_cli.errors import LineageError, ResourceError, UsageError
 from fer_cli.fitted_layer import summarise_layer
 from fer_cli.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
-from fer_cli.reading import load_calibration, read_samples
+from fer_cli.reading import code_distances, load_calibration, read_samples
 from fer_cli.reconstruction import ERRORS, read_errors
 from fer_cli.run import Run, RunPaths
 from fer_cli.schema import CODEBOOK
@@ -145,6 +145,16 @@ def test_calibration_is_the_validation_samples_read(codebook: Artifact, run: Run
     assert {name.rpartition("/")[2] for name in codebook.names("calibration/error/")} == set(errors) == set(ERRORS)
     for name, values in errors.items():
         np.testing.assert_allclose(codebook.read(f"calibration/error/{name}"), values, rtol=1e-6)
+    np.testing.assert_allclose(codebook.read("calibration/probability"), reading.probabilities, rtol=1e-6)
+    layers = run.network.config.layer_names[:-1]
+    for path in PATHS:
+        for layer in layers:
+            stored = codebook.read(f"calibration/evidence/{path}/{layer}")
+            np.testing.assert_allclose(stored, reading.evidence[path][layer], rtol=1e-6)
+    distances = code_distances(run.codebook, reading)
+    assert list(distances) == list(layers)
+    for layer, values in distances.items():
+        np.testing.assert_allclose(codebook.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
 
 
 def clustered(run_paths: RunPaths, path: Path, **options: Any) -> ClusteringSummary:

@@ -130,5 +130,6 @@ def test_codebook_without_a_class_is_refused(run: Run, run_paths: RunPaths, tmp_
         writer.write("feedforward/output/histogram", histogram)
         for name in ("index", "label", "predicted"):
             writer.write(f"calibration/{name}", np.zeros(1, np.int64))
+        writer.write("calibration/probability", np.ones((1, 3), np.float32))
     with pytest.raises(ArtifactError, match=r"c\.h5 is damaged: its class counts are \[5, 0, 5\]\. Run 'fer cluster'"):
         open_codebook(tmp_path / "c.h5", run.model, run.network.config)

@@ -4,7 +4,7 @@ import torch
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS, encode, feed_back
 from fer_cli.model import OUTPUT
-from fer_cli.reading import Calibration, margin, read_samples
+from fer_cli.reading import Calibration, code_distances, margin, read_samples
 from fer_cli.run import Run
 
 NAMES = ("max_softmax", "softmax_margin", "evidence_feedforward_a", "evidence_feedforward_b", "evidence_feedback_a")
@@ -36,6 +36,16 @@ def test_reading_joins_codes_and_evidence_of_both_paths(run: Run) -> None:
                 for sample in range(len(indices)):
                     total[sample] += run.codebook.evidence(path, layer, codes)[sample, location]
             np.testing.assert_allclose(reading.evidence[path][layer], total, rtol=1e-5, atol=1e-5)
+
+
+def test_distance_of_a_layer_is_what_its_codes_leave_of_the_feature(run: Run) -> None:
+    reading = read_samples(run.network, run.codebook, run.voxels.tensor([0, 25, 70]))
+    distances = code_distances(run.codebook, reading)
+    assert list(distances) == list(run.network.config.layer_names[:-1])
+    for layer, values in distances.items():
+        snapped = run.codebook.feature_map(FEEDFORWARD, layer, reading.codes[FEEDFORWARD][layer])
+        expected = (reading.features[FEEDFORWARD][layer] - snapped).double().square().flatten(1).sum(1)
+        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5)
 
 
 def test_scores_are_softmax_and_margins_of_every_layer_below_the_output(run: Run) -> None:

@@ -40,7 +40,7 @@ from fer_cli.fitting import Counted, Fitted, fit_locations
 from fer_cli.journal import Journal
 from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig, load_network
 from fer_cli.progress import CHOOSING, COUNTING, EXTRACTING, FITTING, ClusteringProgress
-from fer_cli.reading import read_samples
+from fer_cli.reading import code_distances, read_samples
 from fer_cli.reconstruction import read_errors
 from fer_cli.scheduler import open_scheduler
 from fer_cli.schema import CODEBOOK, MODEL
@@ -365,22 +365,29 @@ def _calibrate(
     voxels: VoxelSet,
     validation: Int[np.ndarray, " validation"],
 ) -> None:
-    """Read the validation samples and store the scores and errors that later samples are held against."""
-    predicted: list[np.ndarray] = []
-    scores: dict[str, list[np.ndarray]] = {}
-    errors: dict[str, list[np.ndarray]] = {}
+    """Read the validation samples and store what later samples are held against."""
+    columns: dict[str, list[np.ndarray]] = {}
     for part in batches(validation):
         grids = voxels.tensor(part)
         reading = read_samples(network, codebook, grids)
-        predicted.append(reading.predicted)
-        for name, values in reading.confidence_scores().items():
-            scores.setdefault(name, []).append(values)
-        for name, values in read_errors(network, codebook, voxels, reading, grids).items():
-            errors.setdefault(name, []).append(values)
+        batch = {
+            "predicted": reading.predicted,
+            "probability": reading.probabilities,
+            **{f"score/{name}": values.astype(np.float64) for name, values in reading.confidence_scores().items()},
+            **{
+                f"error/{name}": values
+                for name, values in read_errors(network, codebook, voxels, reading, grids).items()
+            },
+            **{
+                f"evidence/{path}/{layer}": reading.evidence[path][layer]
+                for path in PATHS
+                for layer in network.config.layer_names[:-1]
+            },
+            **{f"distance/{layer}": values for layer, values in code_distances(codebook, reading).items()},
+        }
+        for name, values in batch.items():
+            columns.setdefault(name, []).append(values)
     writer.write("calibration/index", validation)
     writer.write("calibration/label", voxels.labels[validation])
-    writer.write("calibration/predicted", np.concatenate(predicted))
-    for name, parts in scores.items():
-        writer.write(f"calibration/score/{name}", np.concatenate(parts).astype(np.float64))
-    for name, parts in errors.items():
-        writer.write(f"calibration/error/{name}", np.concatenate(parts).astype(np.float64))
+    for name, parts in columns.items():
+        writer.write(f"calibration/{name}", np.concatenate(parts))

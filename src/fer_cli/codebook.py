@@ -52,6 +52,14 @@ class LayerCodebook:
         vectors = round_to(feature.detach().flatten(2).permute(2, 0, 1), self.bits).float().contiguous()
         return vectors.cpu().numpy(), self._indices[device].search(vectors).cpu().numpy()
 
+    def distances(
+        self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]
+    ) -> Float[np.ndarray, " sample"]:
+        """Squared distance of each sample's feature to the given centroids, summed over locations."""
+        vectors = feature.detach().flatten(2).transpose(1, 2).float().cpu().numpy()
+        chosen = self.centroids[np.arange(codes.shape[1]), codes]
+        return np.square(vectors - chosen, dtype=np.float64).sum(axis=(1, 2))
+
     def chosen_exemplars(self, codes: Int[np.ndarray, "sample location"]) -> Int[np.ndarray, "sample location"]:
         """The training sample that each chosen centroid names."""
         return self.exemplar[np.arange(codes.shape[1]), codes].astype(np.int64)

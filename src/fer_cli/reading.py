@@ -69,6 +69,16 @@ def read_samples(network: FERNet, codebook: Codebook, grids: Float[Tensor, "samp
     return Reading(features, codes, evidence)
 
 
+def code_distances(codebook: Codebook, reading: Reading) -> dict[str, Float[np.ndarray, " sample"]]:
+    """How far the samples' feedforward features lie from their codes, layer by layer below the output.
+
+    Squared distances to the chosen centroids, summed over locations.
+    """
+    features, codes = reading.features[FEEDFORWARD], reading.codes[FEEDFORWARD]
+    layers = codebook.config.layer_names[:-1]
+    return {layer: codebook.layer(FEEDFORWARD, layer).distances(features[layer], codes[layer]) for layer in layers}
+
+
 def margin(
     evidence: Float[np.ndarray, "sample klass"], chosen: Int[np.ndarray, " sample"]
 ) -> Float[np.ndarray, " sample"]:

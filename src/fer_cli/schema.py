@@ -247,6 +247,19 @@ CODEBOOK = Format(
             "float64",
             "one of Table I's errors of each validation sample: squared differences summed over voxels",
         ),
+        DatasetSpec("calibration/probability", ("validation", "class"), "float32", "their class probabilities"),
+        DatasetSpec(
+            "calibration/evidence/{path}/{layer}",
+            ("validation", "class"),
+            "float32",
+            "their class evidence at each layer below the output, nats, summed over locations",
+        ),
+        DatasetSpec(
+            "calibration/distance/{layer}",
+            ("validation",),
+            "float64",
+            "summed squared distance of their feedforward features to the chosen centroids, each layer below the output",
+        ),
     ),
 )
 
