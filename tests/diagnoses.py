@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fer_cli.diagnosis import Blame, Diagnosis, LayerReading, Suspicion
+from fer_cli.blame import Blame
+from fer_cli.categories import Category
+from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
@@ -51,8 +53,11 @@ def diagnosis_of(**changes):
         errors={"input_vs_local": 1120.5, "nearest_vs_code": 1433.0, "local_vs_code": 1720.0, "input_vs_code": 2241.0},
         nearest_training_sample="table_0042",
         layers=tuple(reading(name, count, index) for index, (name, count) in enumerate(LOCATIONS.items())),
-        blame=Blame("conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24)))),
+        blame=Blame(
+            "conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))), 3.25
+        ),
         suspicion=Suspicion(0.87, 0.031),
+        category=Category("wrong from the representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,
         local_layer="conv3",
         input_grid=chair(),

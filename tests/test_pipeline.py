@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fer_cli.categories import CATEGORIES
+
 pytestmark = pytest.mark.end_to_end
 
 FER = Path(sys.executable).with_name("fer")
@@ -75,7 +77,7 @@ def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
-        *("layers", "blame", "suspicion", "verdict", "report"),
+        *("layers", "blame", "suspicion", "category", "criterion", "verdict", "report"),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax
@@ -93,7 +95,10 @@ def check_explanation(said: dict[str, Any]) -> None:
             assert sorted(evidence) == CLASSES
             assert evidence[layer[f"{path}_class"]] == max(evidence.values())
             assert re.fullmatch(r"[a-z_]+_\d{4}", layer[f"{path}_exemplar"])
-    assert set(said["blame"]) == {"layer", "locations"}
+    assert set(said["blame"]) == {"layer", "locations", "margin"}
+    assert (said["blame"]["margin"] is None) == (said["blame"]["layer"] is None)
+    assert said["category"] in CATEGORIES
+    assert said["criterion"]
     assert set(said["suspicion"]) == {"score", "p_value"}
     assert 0 <= said["suspicion"]["score"] <= 1
     assert 0 < said["suspicion"]["p_value"] <= 1
@@ -230,7 +235,7 @@ def test_a_real_mesh_is_voxelized_and_explained(pipeline: Pipeline, shared_data:
     check_explanation(said)
     assert (said["sample"], said["label"], said["report"]) == (mesh.stem, "bathtub", None)
     if said["correct"]:
-        assert said["blame"] == {"layer": None, "locations": []}
+        assert said["blame"] == {"layer": None, "locations": [], "margin": None}
 
 
 @pytest.mark.real_data

@@ -62,7 +62,7 @@ def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample", "layers",
-        "blame", "suspicion", "verdict", "report",
+        "blame", "suspicion", "category", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert [layer["name"] for layer in summary["layers"]] == list(LOCATIONS)
@@ -72,7 +72,7 @@ def test_json_has_exactly_the_contracts_keys():
             "feedforward_exemplar", "feedback_exemplar",
         }  # fmt: skip
         assert set(layer["feedforward_evidence"]) == set(layer["feedback_evidence"]) == set(CLASSES)
-    assert summary["blame"] == {"layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]]}
+    assert summary["blame"] == {"layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "margin": 3.25}
     assert set(summary["suspicion"]) == {"score", "p_value"}
     assert summary["report"] == "out/index.html"
 

@@ -1,6 +1,5 @@
 """One sample read through the network's clusters: what they stand for, and where a wrong class comes in."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from fer_cli import markup
 from fer_cli.activations import FEEDFORWARD, PATHS
-from fer_cli.codebook import Codebook
+from fer_cli.blame import Blame, find_blame
+from fer_cli.categories import Category, categorise
 from fer_cli.dataset import Sample
 from fer_cli.model import LOCAL_LAYER, OUTPUT
-from fer_cli.reading import Reading, read_samples
-from fer_cli.receptive import Box, Location, receptive_field
+from fer_cli.reading import Reading, code_distances, read_samples
 from fer_cli.reconstruction import (
     class_code_reconstruction,
     layer_exemplar,
@@ -23,9 +23,6 @@ from fer_cli.reconstruction import (
     table1_errors,
 )
 from fer_cli.run import Run
-
-_MOST_BLAMED = 16
-_BLAMED_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,6 @@ class LayerReading:
     feedback_representative: Float[np.ndarray, "x y z"]
     feedforward_exemplar_grid: Float[np.ndarray, "x y z"]
     feedback_exemplar_grid: Float[np.ndarray, "x y z"]
-
-
-@dataclass(frozen=True)
-class Blame:
-    """The layer at which the evidence turns to the wrong class, and the locations that turn it most.
-
-    `layer` is None for a correctly classified sample. `boxes` are the receptive fields of `locations`.
-    """
-
-    layer: str | None
-    locations: tuple[Location, ...]
-    boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
@@ -93,12 +78,32 @@ class Diagnosis:
     layers: tuple[LayerReading, ...]
     blame: Blame
     suspicion: Suspicion
+    category: Category
     verdict: str
     local_layer: str
     input_grid: Float[np.ndarray, "x y z"]
     local_grid: Float[np.ndarray, "x y z"]
     nearest_grid: Float[np.ndarray, "x y z"]
     class_code_grid: Float[np.ndarray, "x y z"]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            (
+                f"{layer.name} (blamed)" if layer.name == self.blame.layer else layer.name,
+                layer.feedforward_class,
+                layer.feedback_class,
+                layer.feedforward_exemplar,
+                layer.feedback_exemplar,
+            )
+            for layer in self.layers
+        ]
+        heads = ("layer", "feedforward speaks for", "feedback speaks for", "feedforward exemplar", "feedback exemplar")
+        return (
+            markup.paragraph(self.sample, self.verdict)
+            + markup.paragraph(self.category.name, self.category.criterion)
+            + markup.table(heads, rows)
+        )
 
 
 def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diagnosis:
@@ -120,12 +125,19 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     correct = None if sample.label is None else predicted == sample.label
     blame = Blame(None, (), ())
     if correct is False and sample.label is not None:
-        blame = find_blame(codebook, reading, predicted=predicted, label=sample.label)
+        blame = find_blame(codebook, reading, run.temperatures, predicted=predicted, label=sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
     layers = tuple(_read_layer(run, reading, layer) for layer in config.layer_names)
     probabilities = reading.probabilities[0]
     label = None if sample.label is None else config.classes[sample.label]
+    category = categorise(
+        _by_class(config.classes, run.temperatures.calibrated(reading.probabilities)[0]),
+        label,
+        atypicality=run.typicality.measure(code_distances(codebook, reading))[0],
+        suspicion=suspicion.p_value,
+        blame=blame,
+    )
     return Diagnosis(
         sample=sample.name,
         predicted=config.classes[predicted],
@@ -137,48 +149,21 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         layers=layers,
         blame=blame,
         suspicion=suspicion,
-        verdict=_verdict(config.classes[predicted], float(probabilities[predicted]), label, layers, blame, suspicion),
+        category=category,
+        verdict=_verdict(
+            config.classes[predicted],
+            float(probabilities[predicted]),
+            label,
+            category,
+            _where(config.classes[predicted], label, layers, blame),
+            suspicion,
+        ),
         local_layer=local_layer,
         input_grid=inputs[0],
         local_grid=local[0],
         nearest_grid=nearest_grid[0],
         class_code_grid=class_code[0],
     )
-
-
-def find_blame(codebook: Codebook, reading: Reading, *, predicted: int, label: int) -> Blame:
-    """The layer at which a misclassified sample's feedforward evidence turns to the predicted class, and where in it.
-
-    It is the lowest layer from which on, up to the last below the output, the summed evidence for the predicted
-    class exceeds that for the true one; `output` if it does not at the last. Its locations are those with the
-    largest such difference above zero, the largest first: an eighth of the layer, at most 16.
-    """
-    config = codebook.config
-    below = config.layer_names[:-1]
-    evidence = reading.evidence[FEEDFORWARD]
-    turned = [bool(evidence[layer][0, predicted] > evidence[layer][0, label]) for layer in below]
-    layer = OUTPUT
-    for name, wrong in zip(reversed(below), reversed(turned), strict=True):
-        if not wrong:
-            break
-        layer = name
-    shape = config.level_shape(layer)[1:]
-    locations: list[Location] = [(0, 0, 0)]
-    if math.prod(shape) > 1:
-        parts = codebook.evidence(FEEDFORWARD, layer, reading.codes[FEEDFORWARD][layer])[0]
-        difference = parts[:, predicted] - parts[:, label]
-        most = min(_MOST_BLAMED, math.ceil(len(difference) * _BLAMED_SHARE))
-        chosen = np.argsort(-difference, kind="stable")[:most]
-        locations = [unravel(int(i), shape) for i in chosen if difference[i] > 0]
-    index = config.index(layer)
-    boxes = [receptive_field(config.specs, index, location, config.input_shape) for location in locations]
-    return Blame(layer, tuple(locations), tuple(boxes))
-
-
-def unravel(index: int, shape: tuple[int, int, int]) -> Location:
-    """(x, y, z) of a flattened location (C order)."""
-    x, y, z = (int(i) for i in np.unravel_index(index, shape))
-    return (x, y, z)
 
 
 def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
@@ -199,33 +184,30 @@ def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
 
 
 def _verdict(
-    predicted: str,
-    probability: float,
-    label: str | None,
-    layers: tuple[LayerReading, ...],
-    blame: Blame,
-    suspicion: Suspicion,
+    predicted: str, probability: float, label: str | None, category: Category, where: str, suspicion: Suspicion
 ) -> str:
     """Two sentences in plain words."""
     sure = f"{predicted} (probability {probability:.2f})"
-    rarity = f"{suspicion.p_value:.0%} of correctly classified validation samples look at least as suspicious"
+    lead = f"Classified as {sure}"
     if label is None:
-        return f"Classified as {sure}; its true class is not known. {rarity}."
-    if label == predicted:
-        agreeing = sum(layer.feedforward_class == label for layer in layers[:-1])
-        return (
-            f"Correctly classified as {sure}: the feedforward clusters of {agreeing} of {len(layers) - 1} layers "
-            f"speak for {label}. {rarity}."
-        )
+        lead += ", its true class not known"
+    elif label != predicted:
+        lead = f"A {label} taken for a {sure}"
+    rarity = f"{suspicion.p_value:.0%} of correctly classified validation samples look at least as suspicious"
+    return f"{lead}: {category.name}. {where}; {rarity}."
+
+
+def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], blame: Blame) -> str:
+    """What the layers say, as the beginning of a sentence."""
+    *below, _ = layers
+    if label is None or label == predicted:
+        agreeing = sum(layer.feedforward_class == predicted for layer in below)
+        return f"The feedforward clusters of {agreeing} of {len(below)} layers speak for {predicted}"
     if blame.layer == OUTPUT:
-        where = (
-            f"Up to the last layer the feedforward clusters favour {label}, so the mistake is made in the output layer"
-        )
-    elif blame.layer == layers[0].name:
-        where = f"Already the clusters of {blame.layer} favour {predicted} over {label}, and every layer above agrees"
-    else:
-        where = f"The feedforward clusters turn from {label} to {predicted} at {blame.layer} and stay with it above"
-    return f"A {label} taken for a {sure}. {where}; {rarity}."
+        return f"Up to {below[-1].name} the feedforward clusters favour {label}, so the mistake is made in the output"
+    if blame.layer == below[0].name:
+        return f"Already from {blame.layer} on the feedforward clusters favour {predicted} over {label}"
+    return f"The feedforward clusters turn from {label} to {predicted} at {blame.layer}"
 
 
 def _by_class(classes: tuple[str, ...], values: Float[np.ndarray, " klass"]) -> dict[str, float]:

@@ -113,8 +113,11 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
         "blame": {
             "layer": diagnosis.blame.layer,
             "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
+            "margin": diagnosis.blame.margin,
         },
         "suspicion": _finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
+        "category": diagnosis.category.name,
+        "criterion": diagnosis.category.criterion,
         "verdict": diagnosis.verdict,
         "report": report,
     }

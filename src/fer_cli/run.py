@@ -13,6 +13,8 @@ from fer_cli.errors import UsageError
 from fer_cli.model import FERNet, load_network
 from fer_cli.reading import Calibration, load_calibration
 from fer_cli.schema import MODEL
+from fer_cli.temperature import Temperatures, load_temperatures
+from fer_cli.typicality import Typicality, load_typicality
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Run:
     def calibration(self) -> Calibration:
         """Confidence scores of the validation samples."""
         return load_calibration(self._codebook[1])
+
+    @cached_property
+    def temperatures(self) -> Temperatures:
+        """What evidence and log probabilities are divided by, fitted on the validation samples."""
+        return load_temperatures(self._codebook[1], self.codebook.prior)
+
+    @cached_property
+    def typicality(self) -> Typicality:
+        """How far the validation samples lie from their codes."""
+        return load_typicality(self._codebook[1])
 
     @cached_property
     def voxels(self) -> VoxelSet:

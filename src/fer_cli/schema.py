@@ -258,7 +258,8 @@ CODEBOOK = Format(
             "calibration/distance/{layer}",
             ("validation",),
             "float64",
-            "summed squared distance of their feedforward features to the chosen centroids, each layer below the output",
+            "summed squared distance of their feedforward features to the chosen centroids, each layer below the "
+            "output",
         ),
     ),
 )

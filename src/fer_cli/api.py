@@ -1,0 +1,59 @@
+"""The stages that explain, for Python: `load_run` opens a run's folder, and what it gives explains and probes samples.
+
+What the commands `fer explain` and `fer probe` print is made of the same objects.
+"""
+
+from pathlib import Path
+
+from fer_cli import diagnosis, probe
+from fer_cli.dataset import Sample
+from fer_cli.diagnosis import Diagnosis
+from fer_cli.errors import InputError
+from fer_cli.probe import Probe
+from fer_cli.receptive import Location
+from fer_cli.run import Run, RunPaths, choose_device
+
+
+class OpenRun(Run):
+    """A run whose samples can be asked about; artifacts are opened when first needed, and stay open."""
+
+    def explain(self, sample: str | Path, *, label: str | None = None, local_layer: str | None = None) -> Diagnosis:
+        """Explain how a shape was recognised, or where the wrong class came in.
+
+        `sample` is a file that holds a shape, or the name of a sample in the run's voxels; `label` its true class,
+        where the voxels do not tell it; `local_layer` that of the local reconstruction, conv3 unless given.
+
+        Raises InputError for a sample that is not there or cannot be used, UsageError for an unknown class or layer,
+        ArtifactError and LineageError where the run's files are missing, damaged or not of one another.
+        """
+        layer = local_layer or self.network.config.local_layer
+        return diagnosis.explain(self, self._named(sample, label), local_layer=layer)
+
+    def probe(self, sample: str | Path, layer: str, location: Location = (0, 0, 0)) -> Probe:
+        """Show what one location of one layer stands for (Algorithm 1).
+
+        Raises UsageError for an unknown layer or a location outside it, and what `explain` raises.
+        """
+        return probe.probe(self.network, self._named(sample, None).grid, layer, location)
+
+    def _named(self, sample: str | Path, label: str | None) -> Sample:
+        return self.sample(str(sample), label=label)
+
+
+def load_run(
+    folder: str | Path = "fer-run",
+    *,
+    voxels: str | Path | None = None,
+    model: str | Path | None = None,
+    codebook: str | Path | None = None,
+    device: str = "auto",
+) -> OpenRun:
+    """Open the run in `folder`, with any artifact named explicitly taken from there instead.
+
+    Raises InputError if there is no such folder and an artifact is not named, UsageError for a device that is not here.
+    """
+    named = [None if path is None else Path(path) for path in (voxels, model, codebook)]
+    if not Path(folder).is_dir() and None in named:
+        raise InputError(f"{folder} is no folder of a run. Run 'fer demo --run {folder}' to make one.")
+    paths = RunPaths.in_folder(Path(folder), voxels=named[0], model=named[1], codebook=named[2])
+    return OpenRun(paths, device=choose_device(device))

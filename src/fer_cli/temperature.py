@@ -1,0 +1,81 @@
+"""Evidence that is worth its nats: temperatures fitted on the validation samples.
+
+A layer's evidence is summed over its locations as if they were independent. They are not: neighbours see the same
+voxels, so that the sum counts one thing many times, and the more often the more locations a layer has. Divided by its
+temperature, evidence is what it proved to be worth on samples that took no part in training or clustering, and
+can be compared between layers. The class probabilities have a temperature too.
+
+Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fer_cli.activations import PATHS
+from fer_cli.artifact import Artifact
+
+_LOWEST, _HIGHEST = 1e-3, 1e7
+_HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """What evidence, by path and layer below the output, and log probabilities are divided by."""
+
+    probability: float
+    evidence: dict[str, dict[str, float]]
+
+    def calibrated(self, probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+        """Class probabilities that were right as often as they say, on the validation samples."""
+        return _softmax(_logarithm(probabilities) / self.probability)
+
+
+def fit_temperature(
+    scores: Float[np.ndarray, "sample klass"],
+    labels: Int[np.ndarray, " sample"],
+    prior: Float[np.ndarray, " klass"] | None = None,
+) -> float:
+    """The temperature T for which softmax(scores / T + log prior) tells the labels best, in cross-entropy.
+
+    As many imaginary samples as there are classes count as mislabelled at random, so that scores which are right on
+    every sample do not become infinitely sure.
+    """
+    count, classes = scores.shape
+    scores = scores.astype(np.float64)
+    offset = np.log(np.full(classes, 1 / classes) if prior is None else prior)
+    share = classes / (count + classes)
+    wanted = (1 - share) * np.eye(classes)[labels] + share / classes
+
+    def slope(temperature: float) -> float:
+        """Of the cross-entropy, along 1 / T; it is convex, so the slope rises with 1 / T."""
+        return float(((_softmax(scores / temperature + offset) - wanted) * scores).sum())
+
+    low, high = np.log(_LOWEST), np.log(_HIGHEST)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(np.exp(middle)) > 0 else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def load_temperatures(codebook: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:
+    """Temperatures fitted on the validation samples that `fer cluster` read into a codebook."""
+    labels = codebook.read("calibration/label")
+    evidence: dict[str, dict[str, float]] = {}
+    for path in PATHS:
+        prefix = f"calibration/evidence/{path}/"
+        evidence[path] = {
+            name.removeprefix(prefix): fit_temperature(codebook.read(name), labels, prior)
+            for name in codebook.names(prefix)
+        }
+    return Temperatures(fit_temperature(_logarithm(codebook.read("calibration/probability")), labels), evidence)
+
+
+def _logarithm(probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+    return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+
+
+def _softmax(logits: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fer_cli.activations import FEEDFORWARD
+from fer_cli.blame import find_blame, turning_point, unravel
+from fer_cli.codebook import Codebook, LayerCodebook
+from fer_cli.model import PRESETS, NetworkConfig
+from fer_cli.reading import Reading
+from fer_cli.receptive import receptive_field
+from fer_cli.temperature import Temperatures
+
+CONFIG = NetworkConfig(PRESETS["smoke"], ("p", "q", "r"), 32)
+BELOW = CONFIG.layer_names[:-1]
+WARM = {layer: float(2**index) for index, layer in enumerate(BELOW)}
+
+
+def reading_of(seed: int, differences: list[float]) -> tuple[Codebook, Reading, Temperatures]:
+    """Random codes of one sample, and evidence that, calibrated, favours class 2 over class 0 by so much a layer."""
+    generator = np.random.default_rng(seed)
+    books, codes, evidence = {}, {}, {}
+    for layer, difference in zip(CONFIG.layer_names, [*differences, 0.0], strict=True):
+        filters, *sides = CONFIG.level_shape(layer)
+        locations = int(np.prod(sides))
+        histogram = generator.integers(0, 9, (locations, 4, 3)).astype(np.int32)
+        centroids = np.zeros((locations, 4, filters), np.float32)
+        books[layer] = LayerCodebook(centroids, histogram, np.zeros((locations, 4), np.int32))
+        codes[layer] = generator.integers(0, 4, (1, locations))
+        evidence[layer] = np.array([[1, 99, 1 + difference * WARM.get(layer, 1)]], np.float32)
+    codebook = Codebook(CONFIG, np.array([0.2, 0.5, 0.3]), lambda path, layer: books[layer])
+    return codebook, Reading({}, {FEEDFORWARD: codes}, {FEEDFORWARD: evidence}), Temperatures(1.0, {FEEDFORWARD: WARM})
+
+
+@pytest.mark.parametrize(
+    ("differences", "layer", "margin"),
+    [
+        ([1, 1, 1, 1, 1, 1, 1], "conv1", 1),
+        ([-1, 1, 1, 1, 1, 1, 1], "conv2", 1),
+        ([-1, -2, 1, 1, 1, 1, 1], "conv3", 1),
+        ([-1, -1, 2, -1, 4, 1, 1], "conv3", 1),  # one layer against it does not outweigh the layer below that
+        ([-1, -1, 2, -3, 4, 1, 1], "conv5", 1),
+        ([0.25, -1, -1, 2, 3, 4, 1], "conv4", 1),  # a first layer that says little is not followed
+        ([3, -1, -1, 2, 3, 4, 1], "conv1", 1),
+        ([-1, -1, -1, -1, -1, -1, 2], "fc7", 1),
+        ([-1, -1, -1, -1, -1, 2, -1], "fc6", 1),
+        ([-1, -1, -1, -1, -1, 1, -2], "output", 1),
+        ([-1, -1, -1, -1, -1, -1, -1], "output", 1),
+        ([0, 0, 0, 0, 0, 0, 0], "conv1", 0),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_blame_falls_where_the_calibrated_evidence_turns(
+    differences: list[float], layer: str, margin: float, seed: int
+) -> None:
+    codebook, reading, temperatures = reading_of(seed, differences)
+    blame = find_blame(codebook, reading, temperatures, predicted=2, label=0)
+    assert (blame.layer, blame.margin) == (layer, margin)
+    shape = CONFIG.level_shape(layer)[1:]
+    expected = [(0, 0, 0)]
+    if shape != (1, 1, 1):
+        codes = reading.codes[FEEDFORWARD][layer]
+        table = codebook.evidence(FEEDFORWARD, layer, codes)[0]
+        ordered = [(float(table[i, 2] - table[i, 0]), -i) for i in range(len(table))]
+        most = {"conv1": 16, "conv2": 16, "conv3": 8, "conv4": 1}[layer]
+        best = sorted(ordered, reverse=True)[:most]
+        expected = [unravel(-i, shape) for difference, i in best if difference > 0]
+    assert list(blame.locations) == expected
+    index = CONFIG.index(layer)
+    assert list(blame.boxes) == [receptive_field(CONFIG.specs, index, at, (32, 32, 32)) for at in expected]
+
+
+@given(st.lists(st.floats(-9, 9, width=16), min_size=1, max_size=8))
+def test_turning_point_is_the_most_likely_single_turn(differences: list[float]) -> None:
+    """Among all splits of the depth: what is below speaks for the true class, what is above for the wrong one."""
+    found, margin = turning_point(differences)
+    agreement = [sum(differences[split:]) - sum(differences[:split]) for split in range(len(differences) + 1)]
+    others = agreement[:found] + agreement[found + 1 :]
+    assert agreement[found] >= max(others)
+    assert margin == pytest.approx((agreement[found] - max(others)) / 2, abs=1e-9)
+    if margin > 0:
+        assert found == len(differences) or differences[found] > 0
+        assert found == 0 or differences[found - 1] < 0
+
+
+def test_locations_are_flattened_with_z_fastest() -> None:
+    shape = (4, 3, 2)
+    flat = np.arange(24).reshape(shape)
+    assert all(flat[unravel(i, shape)] == i for i in range(24))
