@@ -1,10 +1,11 @@
-"""Composes the README's picture from a finished run of `fer demo`.
+"""Makes the documents' pictures from a finished run of `fer demo`: the README's, and those of `docs/paper.md`.
 
-Run: make demo && .venv/bin/python docs/make_images.py fer-demo
+Run: make demo && .venv/bin/fer figures --run fer-demo && .venv/bin/python docs/make_images.py fer-demo
 
 Takes the report that the demo wrote (the synthetic furniture, nothing of ModelNet) and mounts its pictures: the input
 and its reconstructions above, the representatives of conv3 … fc7 in both paths below. What the captions say is read
-from the report's `diagnosis.json`.
+from the report's `diagnosis.json`. The sheets that `fer figures` drew are made smaller; without them only the first
+picture is made.
 """
 
 import argparse
@@ -20,6 +21,8 @@ HEADING, CAPTION = 64, 52
 LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
 SOFT = (80, 80, 80)
 OUTPUT = Path(__file__).parent / "images" / "demo.png"
+FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
+FIGURE_WIDTH, FIGURE_COLOURS = 1200, 48
 
 Panel = tuple[str, str, str]
 """File name without its suffix, bold line, plain line."""
@@ -38,6 +41,20 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     compose(reports[-1].parent, diagnosis).quantize(96).save(options.output, optimize=True)
     print(options.output)
+    for name in FIGURES:
+        source = options.run / "figures" / f"{name}.png"
+        if source.exists():
+            shrink(source, options.output.parent / source.name)
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Write a sheet of `fer figures` at a width that a page shows, in few colours."""
+    with Image.open(source) as picture:
+        sheet = picture.convert("RGB")
+    height = round(sheet.height * FIGURE_WIDTH / sheet.width)
+    small = sheet.resize((FIGURE_WIDTH, height), Image.Resampling.LANCZOS)
+    small.quantize(FIGURE_COLOURS, method=Image.Quantize.MEDIANCUT).save(target, optimize=True)
+    print(target)
 
 
 def compose(folder: Path, diagnosis: dict[str, Any]) -> Image.Image:

@@ -162,6 +162,41 @@ REFUSALS = (
     Refusal("location outside", f"probe {SAMPLE} --layer conv3 --location 0,4,0", 2, r"0,4,0 lies outside.*4×4×4"),
     Refusal("location below zero", f"probe {SAMPLE} --layer conv3 --location=0,0,-1", 2, r"0,0,-1 lies outside conv3"),
     Refusal("unknown layer", f"probe {SAMPLE} --layer conv9", 2, r"no layer 'conv9'; .*conv1, conv2, .*fc7"),
+    Refusal(
+        "unknown filling", f"probe {SAMPLE} --layer conv3 --by shape", 2, r"--by takes feature or centroid.*'shape'"
+    ),
+    Refusal(
+        "code without centroid", f"probe {SAMPLE} --layer conv3 --code 1", 2, r"--code names a centroid: .*--by cent"
+    ),
+    Refusal(
+        "code out of range",
+        f"probe {SAMPLE} --layer conv3 --by centroid --code 2",
+        2,
+        r"conv3 has the codes 0 to 1 at each location, not 2\.",
+    ),
+    Refusal(
+        "code of all locations",
+        f"probe {SAMPLE} --layer conv3 --by centroid --code 1 --all-locations",
+        2,
+        r"--code is for",
+    ),
+    Refusal(
+        "one and all locations",
+        f"probe {SAMPLE} --layer conv3 --location 1,1,1 --all-locations",
+        2,
+        r"--all-locations and --location exclude one another",
+    ),
+    Refusal("too many locations", f"probe {SAMPLE} --layer conv1 --all-locations", 2, r"4096 locations, .*--slices 8"),
+    Refusal(
+        "slice outside", f"probe {SAMPLE} --layer conv3 --all-locations --slices 3,4", 2, r"slices 0 to 3, not 4\."
+    ),
+    Refusal("slice of one location", f"probe {SAMPLE} --layer conv3 --slices 1", 2, r"--slices is for --all-locations"),
+    Refusal(
+        "centroids of another model",
+        f"probe {SAMPLE} --layer conv3 --by centroid --codebook other/codebook.h5",
+        4,
+        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster' again",
+    ),
     Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
     Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"no preset 'huge'; .*paper, compact, smoke"),
@@ -252,7 +287,7 @@ class Refused:
 
 FORKING = """
 import json, os, sys
-from fer_cli import cli, diagnosis, evaluate, info, probe, report, terminal, voxelize
+from fer_cli import cli, diagnosis, evaluate, info, mosaic, probe, report, terminal, voxelize
 codes = []
 for number, command in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:

@@ -199,7 +199,8 @@ def test_keys_of_cluster_are_documented(run_folder, tmp_path):
 
 def test_keys_of_probe_are_documented(run_folder, tmp_path):
     probed = answer("probe", "beam_test_00", "--layer", "conv1", "--run", run_folder, "-o", tmp_path)
-    assert_keys_are_documented("probe", keys_of(probed, KNOWN_NAMES))
+    swept = answer("probe", "beam_test_00", "--layer", "conv3", "--all-locations", "--run", run_folder, "-o", tmp_path)
+    assert_keys_are_documented("probe", keys_of(probed, KNOWN_NAMES) | keys_of(swept, KNOWN_NAMES))
 
 
 def test_keys_of_explain_are_documented(run_folder, evaluation):
@@ -222,6 +223,15 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
     for score in scores:
         general = re.sub(r"^(evidence_\w+)_(conv\d|fc\d)$", r"\1_<layer>", score)
         assert f"`{general}`" in described, f"docs/cli.md does not name the score {general}"
+
+
+def test_keys_of_figures_are_documented(run_folder, tmp_path):
+    drawn = answer("figures", "--run", run_folder, "-o", tmp_path)
+    drawn["table1"] = None
+    names = dict.fromkeys(drawn["figures"], "<figure>") | dict.fromkeys(drawn["shares"], "<group>")
+    assert_keys_are_documented("figures", keys_of(drawn, names))
+    rule = " ".join(drawn["rule"].split()).lower()
+    assert rule in " ".join(section(DOCS / "cli.md", "figures").split()).lower(), "docs/cli.md tells another rule"
 
 
 def test_keys_of_info_are_documented(run_folder, voxelized, tmp_path):

@@ -26,6 +26,23 @@ def location(text: str) -> tuple[int, int, int]:
     return (places[0], places[1], places[2])
 
 
+def probe_choices(
+    by: str, code: int | None, location: str | None, slices: str | None, *, all_locations: bool
+) -> tuple[int, ...] | None:
+    """The slices of `--slices`. Raises UsageError where the options of `fer probe` do not fit one another."""
+    if by not in ("feature", "centroid"):
+        raise UsageError(f"--by takes feature or centroid, got {by!r}.")
+    if code is not None and by != "centroid":
+        raise UsageError("--code names a centroid: give --by centroid with it.")
+    if slices is not None and not all_locations:
+        raise UsageError("--slices is for --all-locations; for one location give --location.")
+    if all_locations and location is not None:
+        raise UsageError("--all-locations and --location exclude one another. Give one of the two.")
+    if all_locations and code is not None:
+        raise UsageError("--code is for one location: each has codes of its own. Leave out --all-locations.")
+    return None if slices is None else numbers(slices, "--slices")
+
+
 def size_in_bytes(text: str) -> int:
     """Bytes that `--memory` means, with decimal units. Raises UsageError for what is no size."""
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

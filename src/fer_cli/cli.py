@@ -262,29 +262,62 @@ def cluster(
 def probe(
     sample: SampleName,
     layer: Annotated[str, typer.Option(help="Layer of the location: conv1 … conv5, fc6, fc7.")],
-    location: Annotated[str, typer.Option(help="x,y,z in the layer's feature map, from 0.")] = "0,0,0",
+    location: Annotated[str | None, typer.Option(help="x,y,z in the layer's feature map, from 0; 0,0,0.")] = None,
+    by: Annotated[
+        str, typer.Option(help="What fills the response field: the sample's feature, or its centroid.")
+    ] = "feature",
+    code: Annotated[
+        int | None, typer.Option(help="With --by centroid: the location's code; the nearest unless given.")
+    ] = None,
+    all_locations: Annotated[
+        bool, typer.Option("--all-locations", help="Draw every location of the layer, a sheet a slice.")
+    ] = False,
+    slices: Annotated[
+        str | None, typer.Option(help="With --all-locations: only these horizontal slices (z), such as 7,8.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the pictures.")] = None,
     run: RunDir = _DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
+    codebook: CodebookFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Show what one location of one layer stands for (Algorithm 1)."""
+    """Show what one location of one layer, or every one, stands for (Algorithm 1)."""
+    from fer_cli import mosaic
     from fer_cli.page import write_probe
+    from fer_cli.probe import layer_locations, sweep
     from fer_cli.probe import probe as probe_location
     from fer_cli.run import Run, RunPaths, choose_device
 
-    x, y, z = arguments.location(location)
-    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model), device=choose_device(device))
+    x, y, z = arguments.location(location or "0,0,0")
+    chosen_slices = arguments.probe_choices(by, code, location, slices, all_locations=all_locations)
+    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
+    opened = Run(paths, device=choose_device(device))
     chosen = opened.sample(sample)
-    result = probe_location(opened.network, chosen.grid, layer, (x, y, z))
-    folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}"
+    centroids_of = opened.codebook if by == "centroid" else None
+    answer: dict[str, Any] = {"sample": chosen.name, "layer": layer, "by": by}
+    filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
+    if all_locations:
+        places = layer_locations(opened.network.config, layer, chosen_slices)
+        mosaic.check_size(layer, len(places), opened.network.config.level_shape(layer)[3])
+        probes = sweep(opened.network, chosen.grid, layer, places, centroids_of=centroids_of)
+        folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
+        pictures, found = mosaic.write_sweep(probes, chosen.grid, folder, sample=chosen.name, by=by)
+        answer |= {"locations": found, "images": [str(picture) for picture in pictures]}
+        if as_json:
+            _print_json(answer)
+            return
+        typer.echo(f"{layer}: {len(found)} locations, by {by}")
+        for picture in pictures:
+            typer.echo(f"picture: {picture}")
+        return
+    result = probe_location(opened.network, chosen.grid, layer, (x, y, z), centroids_of=centroids_of, code=code)
+    folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
     written = write_probe(result, chosen.grid, folder)
-    answer = {
-        "sample": chosen.name,
-        "layer": layer,
+    answer |= {
         "location": [x, y, z],
+        "code": result.code,
         "receptive_field": [list(span) for span in result.receptive_field],
         "response_field": [list(place) for place in result.response_field],
         "reconstruction": str(written.reconstruction),
@@ -297,6 +330,8 @@ def probe(
     count = len(result.response_field)
     sharing = "no other location shares any" if count == 1 else f"{count - 1} other locations share some"
     typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
+    if result.code is not None:
+        typer.echo(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
     typer.echo(f"picture: {written.picture}")
 
 
@@ -363,6 +398,32 @@ def evaluate(
         return
     _print_rich(evaluation_table(evaluation))
     typer.echo(f"written to {path}")
+
+
+@app.command(epilog="Example: fer figures --run my-run")
+def figures(
+    split: Annotated[str, typer.Option(help="Split to take samples from: test or train.")] = "test",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/figures.")] = None,
+    run: RunDir = _DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Draw the paper's Figs 2 to 7 and Table I for this run, on samples that a written rule picks."""
+    from fer_cli.figures import write_figures
+    from fer_cli.report import figures_table
+    from fer_cli.run import Run, RunPaths, choose_device
+    from fer_cli.terminal import CountView, progress_bar
+
+    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
+    with progress_bar() as bar:
+        answer = write_figures(opened, output or run / "figures", split=split, report=CountView(bar, "reading"))
+    if as_json:
+        _print_json(answer)
+        return
+    _print_rich(figures_table(answer))
 
 
 @app.command(epilog="Example: fer info my-run/voxels.h5")

@@ -74,9 +74,9 @@ def evaluate(
         "votes": None if votes is None else {"views": votes, **_accuracy(np.concatenate(voted) != labels, labels)},
         "reconstruction": fidelity.means(),
         "table1": {
-            "all": _table1(joined_errors, np.ones_like(wrong)),
-            "correct": _table1(joined_errors, ~wrong),
-            "misclassified": _table1(joined_errors, wrong),
+            "all": mean_errors(joined_errors, np.ones_like(wrong)),
+            "correct": mean_errors(joined_errors, ~wrong),
+            "misclassified": mean_errors(joined_errors, wrong),
         },
         "detection": {name: detection_metrics(values, wrong) for name, values in confidence.items()},
         "misclassified": [
@@ -115,7 +115,7 @@ def _accuracy(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " samp
     }
 
 
-def _table1(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:
+def mean_errors(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:
     """Means of Table I's errors over the chosen samples, and the ratio of the means; None if there are none."""
     if not chosen.any():
         return None

@@ -44,6 +44,7 @@ ERRORS = {
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
 _BARS = "▁▂▃▄▅▆▇█"
+_SPOKEN_FOR = ("true", "predicted")
 _LOSS_TERMS = ("class_loss", "voxel_loss", "feature_loss")
 _HISTORY_HEADS = {
     "epoch": "epoch",
@@ -145,6 +146,25 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     if by_layer:
         parts.append(Text("\nevidence for the predicted class less that for the next, as such a score", style="italic"))
         parts.append(_evidence_table(detection, by_layer))
+    return Group(*parts)
+
+
+def figures_table(answer: Mapping[str, Any]) -> RenderableType:
+    """`fer figures`'s results: the rule, what was drawn, Table I, and what layers speak for over the whole split."""
+    parts: list[RenderableType] = [Text(answer["rule"]), Text()]
+    for name, figure in answer["figures"].items():
+        said = "no such sample in the split" if figure is None else f"{figure['path']}: {', '.join(figure['samples'])}"
+        parts.append(Text(f"{name}  {printable(said)}"))
+    parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), _error_table(answer["table1"])]
+    for group, shares in answer["shares"].items():
+        parts.append(
+            Text(f"\n{group}, {shares['n']}: share whose clusters speak for the true | predicted class", style="italic")
+        )
+        table = open_table("layer", *PATHS)
+        for layer in shares["layers"]:
+            both = (" | ".join(_number(layer[f"{path}_{what}"], 2) for what in _SPOKEN_FOR) for path in PATHS)
+            table.add_row(Text(printable(layer["name"])), *both)
+        parts.append(table)
     return Group(*parts)
 
 
