@@ -22,7 +22,7 @@ LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
 SOFT = (80, 80, 80)
 OUTPUT = Path(__file__).parent / "images" / "demo.png"
 FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
-FIGURE_WIDTH, FIGURE_COLOURS = 1200, 48
+FIGURE_WIDTH, FIGURE_COLOURS = 960, 96
 
 Panel = tuple[str, str, str]
 """File name without its suffix, bold line, plain line."""

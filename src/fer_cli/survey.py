@@ -13,12 +13,7 @@ from jaxtyping import Bool, Float, Int
 from fer_cli.activations import PATHS, batches
 from fer_cli.evaluate import mean_errors
 from fer_cli.reading import read_samples
-from fer_cli.reconstruction import (
-    class_code_reconstruction,
-    local_reconstruction,
-    nearest_training_sample,
-    table1_errors,
-)
+from fer_cli.reconstruction import nearest_training_sample, read_errors
 from fer_cli.run import Run
 
 RULE = (
@@ -101,17 +96,14 @@ def survey(run: Run, *, split: str = "test", report: Callable[[int, int], None] 
         grids = voxels.tensor(part)
         reading = read_samples(network, codebook, grids)
         nearest = nearest_training_sample(codebook, reading)
-        errors = table1_errors(
-            grids[:, 0].numpy(),
-            local_reconstruction(network, reading, network.config.local_layer),
-            voxels.grids(nearest).astype(np.float32),
-            class_code_reconstruction(network, codebook, reading),
-        )
         batch = {
             "predicted": reading.predicted,
             "nearest": voxels.labels[nearest],
             "suspicion": run.calibration.suspicion(reading.confidence_scores()),
-            **{f"error/{name}": values for name, values in errors.items()},
+            **{
+                f"error/{name}": values
+                for name, values in read_errors(network, codebook, voxels, reading, grids).items()
+            },
             **{
                 f"{path}/{layer}": evidence.argmax(axis=1)
                 for path, layers in reading.evidence.items()
