@@ -55,6 +55,13 @@ def test_run_probes_as_the_command_does(opened: OpenRun, run: Run) -> None:
     expected = probe(run.network, run.sample("plate_test_00").grid, "conv2", (1, 0, 1))
     np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
     assert said.response_field == expected.response_field
+    said = opened.probe("plate_test_00", "conv2", (1, 0, 1), by="centroid", code=3)
+    grid = run.sample("plate_test_00").grid
+    expected = probe(run.network, grid, "conv2", (1, 0, 1), centroids_of=run.codebook, code=3)
+    np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
+    for wrong in ({"by": "shape"}, {"code": 3}):
+        with pytest.raises(UsageError, match="by feature or centroid, and only a centroid has a code"):
+            opened.probe("plate_test_00", "conv2", **wrong)
 
 
 def test_the_example_of_the_page_runs(

@@ -8,7 +8,7 @@ from pathlib import Path
 from fer_cli import diagnosis, probe
 from fer_cli.dataset import Sample
 from fer_cli.diagnosis import Diagnosis
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, UsageError
 from fer_cli.probe import Probe
 from fer_cli.receptive import Location
 from fer_cli.run import Run, RunPaths, choose_device
@@ -29,12 +29,29 @@ class OpenRun(Run):
         layer = local_layer or self.network.config.local_layer
         return diagnosis.explain(self, self._named(sample, label), local_layer=layer)
 
-    def probe(self, sample: str | Path, layer: str, location: Location = (0, 0, 0)) -> Probe:
+    def probe(
+        self,
+        sample: str | Path,
+        layer: str,
+        location: Location = (0, 0, 0),
+        *,
+        by: str = "feature",
+        code: int | None = None,
+    ) -> Probe:
         """Show what one location of one layer stands for (Algorithm 1).
 
-        Raises UsageError for an unknown layer or a location outside it, and what `explain` raises.
+        The response field holds the sample's own `feature` or, by `centroid`, the nearest ones of the codebook, with
+        that of `code`, if given, at the location.
+
+        Raises UsageError for an unknown layer or code or a location outside the layer, and what `explain` raises.
         """
-        return probe.probe(self.network, self._named(sample, None).grid, layer, location)
+        if by not in probe.FILLINGS or (code is not None and by == "feature"):
+            raise UsageError(
+                f"a probe is by {' or '.join(probe.FILLINGS)}, and only a centroid has a code; got {by!r}."
+            )
+        centroids_of = self.codebook if by == "centroid" else None
+        grid = self._named(sample, None).grid
+        return probe.probe(self.network, grid, layer, location, centroids_of=centroids_of, code=code)
 
     def _named(self, sample: str | Path, label: str | None) -> Sample:
         return self.sample(str(sample), label=label)

@@ -77,6 +77,7 @@ def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -
         reconstruction=probed.reconstruction,
         receptive_field=probed.receptive_field,
         input_grid=grid.astype(np.float32),
+        source="from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there",
     )
     render.write_png(picture, files.picture)
     return files

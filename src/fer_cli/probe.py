@@ -20,6 +20,8 @@ from fer_cli.errors import UsageError
 from fer_cli.model import OUTPUT, FERNet, NetworkConfig
 from fer_cli.receptive import Box, Location, receptive_field, response_field
 
+FILLINGS = ("feature", "centroid")
+"""What a response field can hold."""
 _BATCH = 64
 
 

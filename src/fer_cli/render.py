@@ -69,12 +69,14 @@ def render_probe(
     reconstruction: Grid,
     receptive_field: Box,
     input_grid: Grid,
+    source: str = "from the response field alone",
     size: int = 420,
 ) -> Image:
     """Algorithm 1's four panels side by side, with captions.
 
     The location in the layer's feature map; its response field; the reconstruction from the response field,
-    with the receptive field as a wireframe; the receptive field cut out of it, laid over the input.
+    with the receptive field as a wireframe and a caption that says its `source`; the receptive field cut out of it,
+    laid over the input.
 
     Source: Fig. 2.
     """
@@ -96,7 +98,7 @@ def render_probe(
     captions = [
         (f"1  Location {','.join(map(str, location))}", f"in {layer}, {'×'.join(map(str, feature_map))}"),
         ("2  Response field", f"{count} of {total} location{'s' if total > 1 else ''}"),
-        ("3  Reconstruction", "from the response field alone"),
+        ("3  Reconstruction", source),
         ("4  Receptive field, against the input", f"voxels {spans}" if drawn else f"{spans}, both empty"),
     ]
     return _mount(panels, captions, {3: LEGEND}, {0: feature_map, 1: feature_map, 2: full.shape})

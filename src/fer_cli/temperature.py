@@ -39,13 +39,13 @@ def fit_temperature(
 ) -> float:
     """The temperature T for which softmax(scores / T + log prior) tells the labels best, in cross-entropy.
 
-    As many imaginary samples as there are classes count as mislabelled at random, so that scores which are right on
-    every sample do not become infinitely sure.
+    One sample more is imagined, like the others but labelled at random, so that scores which are right on every sample
+    do not become infinitely sure.
     """
     count, classes = scores.shape
     scores = scores.astype(np.float64)
     offset = np.log(np.full(classes, 1 / classes) if prior is None else prior)
-    share = classes / (count + classes)
+    share = 1 / (count + 1)
     wanted = (1 - share) * np.eye(classes)[labels] + share / classes
 
     def slope(temperature: float) -> float:
