@@ -13,7 +13,7 @@ came in; `output` stands for a fault above all layers, with every feature left a
 - turn: that of `fer_cli.blame`, on calibrated evidence.
 
 Prints Markdown tables: exact hits by planted layer; hits of `turn` by margin; blame of the mistakes on the validation and
-the test split. See docs/adr/0011.
+the test split. See docs/adr/0012.
 """
 
 import argparse

@@ -25,7 +25,9 @@ def reading_of(seed: int, differences: list[float]) -> tuple[Codebook, Reading, 
         locations = int(np.prod(sides))
         histogram = generator.integers(0, 9, (locations, 4, 3)).astype(np.int32)
         centroids = np.zeros((locations, 4, filters), np.float32)
-        books[layer] = LayerCodebook(centroids, histogram, np.zeros((locations, 4), np.int32))
+        books[layer] = LayerCodebook(
+            centroids, histogram, np.zeros((locations, 4), np.int32), np.full(locations, 4, np.int32), 32
+        )
         codes[layer] = generator.integers(0, 4, (1, locations))
         evidence[layer] = np.array([[1, 99, 1 + difference * WARM.get(layer, 1)]], np.float32)
     codebook = Codebook(CONFIG, np.array([0.2, 0.5, 0.3]), lambda path, layer: books[layer])

@@ -172,7 +172,7 @@ REFUSALS = (
         "code out of range",
         f"probe {SAMPLE} --layer conv3 --by centroid --code 2",
         2,
-        r"conv3 has the codes 0 to 1 at each location, not 2\.",
+        r"conv3 has the codes 0 to 1 at 0,0,0, not 2\.",
     ),
     Refusal(
         "code of all locations",

@@ -134,5 +134,5 @@ def test_what_cannot_be_probed_is_refused(run: Run) -> None:
     with pytest.raises(UsageError, match="output has no features of the input; probe one of conv1, conv2, conv3, fc4"):
         probe(run.network, grid, "output", (0, 0, 0))
     for code in (-1, 4):
-        with pytest.raises(UsageError, match=rf"conv2 has the codes 0 to 3 at each location, not {code}\."):
+        with pytest.raises(UsageError, match=rf"conv2 has the codes 0 to 3 at 0,0,0, not {code}\."):
             probe(run.network, grid, "conv2", (0, 0, 0), centroids_of=run.codebook, code=code)

@@ -123,8 +123,10 @@ def layer_locations(config: NetworkConfig, layer: str, slices: Sequence[int] | N
 
 
 def _centroid(codebook: Codebook, layer: str, location: Location, code: int) -> Float[Tensor, " filter"]:
-    centroids = codebook.layer(FEEDFORWARD, layer).centroids
-    if not 0 <= code < centroids.shape[1]:
-        raise UsageError(f"{layer} has the codes 0 to {centroids.shape[1] - 1} at each location, not {code}.")
-    shape = codebook.config.level_shape(layer)[1:]
-    return torch.from_numpy(centroids[np.ravel_multi_index(location, shape), code])
+    book = codebook.layer(FEEDFORWARD, layer)
+    index = np.ravel_multi_index(location, codebook.config.level_shape(layer)[1:])
+    count = int(book.n_codes[index])
+    if not 0 <= code < count:
+        at = ",".join(map(str, location))
+        raise UsageError(f"{layer} has the codes 0 to {count - 1} at {at}, not {code}.")
+    return torch.from_numpy(book.centroids[index, code])
