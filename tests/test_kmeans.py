@@ -1,10 +1,13 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_cli import kmeans
-from fer_cli.kmeans import cluster, distinct_rows, nearest
+from fer_cli.kmeans import cluster, distinct_rows, nearest, use_one_thread
 
 
 def squared_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -120,3 +123,17 @@ def test_no_two_centroids_are_equal() -> None:
     vectors = np.round(some_vectors(400, 1), 1)  # some 50 values
     centroids = clustered(vectors, 40)
     assert len(np.unique(centroids, axis=0)) == len(centroids) <= 40
+
+
+def test_torch_keeps_its_threads_when_faiss_works() -> None:
+    before = torch.get_num_threads()
+    vectors = some_vectors(200, 4)
+
+    def work(seed: int) -> np.ndarray:
+        use_one_thread()
+        return clustered(vectors, 3, seed=seed)
+
+    work(0)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(4)))
+    assert torch.get_num_threads() == before

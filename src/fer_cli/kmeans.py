@@ -6,6 +6,7 @@ optimum and takes a fraction of the time. FAISS would sample at most 256 vectors
 every vector given counts.
 """
 
+import threading
 from dataclasses import dataclass
 
 import faiss
@@ -102,13 +103,14 @@ def nearest(
 
 
 def use_one_thread() -> None:
-    """Let FAISS use one thread where the calling thread calls it.
+    """Let FAISS use one thread where the calling thread calls it; in the main thread nothing is changed.
 
     Problems here are small and many: OpenMP threads started inside one cost more than they bring, so several problems
-    run at once instead, in threads that each call this. Not for the main thread: FAISS and torch may share one OpenMP
-    library, and torch would be bound as well.
+    run at once instead, in threads that each call this. FAISS and torch may share one OpenMP library, and in the main
+    thread torch would be bound as well.
     """
-    faiss.omp_set_num_threads(1)
+    if threading.current_thread() is not threading.main_thread():
+        faiss.omp_set_num_threads(1)
 
 
 def rounding(filters: int) -> float:
