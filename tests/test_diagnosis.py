@@ -10,7 +10,7 @@ from fer_cli.errors import UsageError
 from fer_cli.model import PRESETS, NetworkConfig
 from fer_cli.reading import Reading, read_samples
 from fer_cli.receptive import receptive_field
-from fer_cli.reconstruction import class_code_reconstruction, local_reconstruction, table1_errors
+from fer_cli.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
 from fer_cli.run import Run
 
 CONFIG = NetworkConfig(PRESETS["smoke"], ("p", "q", "r"), 32)
@@ -106,6 +106,17 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
+
+
+def test_errors_are_held_against_those_of_validation_samples_from_the_same_local_layer(run: Run) -> None:
+    sample, calibration = run.sample("pole_test_03"), run.calibration
+    same = explain(run, sample, local_layer=run.network.config.local_layer).reference_errors
+    for group, chosen in ((same.correct, calibration.correct), (same.misclassified, ~calibration.correct)):
+        assert set(group) == set(ERRORS)
+        for name, values in group.items():
+            np.testing.assert_array_equal(values, calibration.errors[name][chosen])
+    other = explain(run, sample, local_layer="conv2").reference_errors
+    assert set(other.correct) == set(other.misclassified) == {"nearest_vs_code", "input_vs_code"}
 
 
 def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:

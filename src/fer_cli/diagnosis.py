@@ -12,7 +12,7 @@ from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.codebook import Codebook
 from fer_cli.dataset import Sample
 from fer_cli.model import LOCAL_LAYER, OUTPUT
-from fer_cli.reading import Reading, read_samples
+from fer_cli.reading import Reading, ReferenceErrors, read_samples
 from fer_cli.receptive import Box, Location, receptive_field
 from fer_cli.reconstruction import (
     class_code_reconstruction,
@@ -80,7 +80,8 @@ class Diagnosis:
     """Everything that `fer explain` says of one sample.
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
-    squared errors. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
+    theirs start from another local layer. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
     """
 
     sample: str
@@ -89,6 +90,7 @@ class Diagnosis:
     correct: bool | None
     probabilities: dict[str, float]
     errors: dict[str, float]
+    reference_errors: ReferenceErrors
     nearest_training_sample: str
     layers: tuple[LayerReading, ...]
     blame: Blame
@@ -133,6 +135,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         correct=correct,
         probabilities=_by_class(config.classes, probabilities),
         errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_grid, class_code).items()},
+        reference_errors=_comparable(run.calibration.reference_errors, local_layer == config.local_layer),
         nearest_training_sample=voxels.names[nearest],
         layers=layers,
         blame=blame,
@@ -179,6 +182,16 @@ def unravel(index: int, shape: tuple[int, int, int]) -> Location:
     """(x, y, z) of a flattened location (C order)."""
     x, y, z = (int(i) for i in np.unravel_index(index, shape))
     return (x, y, z)
+
+
+def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:
+    """Without the errors of local reconstructions, unless those of the sample start from the same layer."""
+    return ReferenceErrors(
+        *(
+            {name: values for name, values in group.items() if same_local_layer or "local" not in name}
+            for group in (errors.correct, errors.misclassified)
+        )
+    )
 
 
 def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
