@@ -19,7 +19,7 @@ from fer_cli.reconstruction import (
     layer_exemplar,
     local_reconstruction,
     nearest_training_sample,
-    representative,
+    representatives,
     table1_errors,
 )
 from fer_cli.run import Run
@@ -125,7 +125,8 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         blame = find_blame(codebook, reading, predicted=predicted, label=sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
-    layers = tuple(_read_layer(run, reading, layer) for layer in config.layer_names)
+    decoded = representatives(network, codebook, reading)
+    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in config.layer_names)
     probabilities = reading.probabilities[0]
     label = None if sample.label is None else config.classes[sample.label]
     return Diagnosis(
@@ -194,7 +195,7 @@ def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErr
     )
 
 
-def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
+def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]) -> LayerReading:
     classes = run.network.config.classes
     parts: dict[str, dict[str, Any]] = {}
     for path in PATHS:
@@ -204,7 +205,7 @@ def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
             "class": classes[int(evidence.argmax())],
             "evidence": _by_class(classes, evidence),
             "exemplar": run.voxels.names[exemplar],
-            "representative": representative(run.network, run.codebook, reading, path, layer)[0],
+            "representative": decoded[path][layer][0],
             "exemplar_grid": run.voxels.grids([exemplar])[0].astype(np.float32),
         }
     fields = {f"{path}_{part}": value for path, values in parts.items() for part, value in values.items()}

@@ -19,13 +19,14 @@ _stopping: Event | None = None
 
 
 @contextmanager
-def open_executor(workers: int, *, preload: str) -> Iterator[WorkExecutor]:
+def open_executor(workers: int, *, preload: str, apart: bool = False) -> Iterator[WorkExecutor]:
     """Run calls in so many processes, or in this one if `workers` is 1; what is not begun at the end is cancelled.
 
-    `preload` is the module that the calls need, imported once for all processes where the platform can.
-    `scheduler.open_scheduler` does the same on a cluster.
+    `preload` is the module that the calls need, imported once for all processes where the platform can. With `apart`
+    even a single worker is a process of its own, so that it works beside this one. `scheduler.open_scheduler` does the
+    same on a cluster.
     """
-    executor = _InThisProcess() if workers == 1 else _ProcessPool(workers, preload)
+    executor = _InThisProcess() if workers == 1 and not apart else _ProcessPool(workers, preload)
     try:
         yield executor
     finally:
