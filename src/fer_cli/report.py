@@ -233,8 +233,9 @@ def suspicion_level(suspicion: Suspicion) -> str:
 
 
 def signed(value: float) -> str:
-    """With two decimals and always a sign, a typographic one."""
-    return f"{value:+.2f}".replace("-", "−")
+    """With two decimals and a sign, a typographic one, unless it is zero."""
+    shown = f"{value:+.2f}"
+    return "0.00" if float(shown) == 0 else shown.replace("-", "−")
 
 
 def _accuracy(evaluation: Mapping[str, Any]) -> Text:

@@ -239,11 +239,14 @@
     for (const [id, { data, layout: own }] of Object.entries(facts.charts)) {
       await Plotly.newPlot(id, data, own, settings);
     }
-    const resize = (width) => {
-      for (const id of Object.keys(facts.charts)) Plotly.relayout(id, width ? { width } : { width: null, autosize: true });
+    const resize = (onPaper) => {
+      for (const id of Object.keys(facts.charts)) {
+        const width = facts.charts[id].layout.height < 200 ? 165 : 320;
+        Plotly.relayout(id, onPaper ? { width, "font.size": 9 } : { width: null, autosize: true, "font.size": 12 });
+      }
     };
-    addEventListener("beforeprint", () => resize(230));
-    addEventListener("afterprint", () => resize());
+    addEventListener("beforeprint", () => resize(true));
+    addEventListener("afterprint", () => resize(false));
   }
 
   async function loadLibrary() {
