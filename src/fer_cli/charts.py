@@ -55,7 +55,7 @@ def depth_chart(
         "xaxis": {**_AXIS, "type": "category", "showgrid": False, "tickangle": 0},
         "yaxis": {**_AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
     }
-    if blamed in layers:
+    if blamed is not None and blamed in layers:
         place = list(layers).index(blamed)
         layout["shapes"] = [
             {

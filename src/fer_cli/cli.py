@@ -353,10 +353,10 @@ def explain(
             return
         names = given or misclassified(opened, split)
         folder = output or run / "explain"
-        title = f"{len(names)} misclassified samples of {split}" if errors else f"{len(names)} samples"
+        what = f"misclassified samples of the split {split}" if errors else "samples"
         with progress_bar() as bar:
             several = explain_several(
-                opened, names, folder, wanted, title=title, complain=complain, progress=CountView(bar, "explaining")
+                opened, names, folder, wanted, what=what, complain=complain, progress=CountView(bar, "explaining")
             )
     if as_json:
         _print_json(several.json)

@@ -39,10 +39,13 @@ class Drawing:
         def finish() -> Pngs:
             drawn: Pngs = {}
             for future in futures:
-                drawn |= self._executor.wait(future)
+                drawn.update(self._wait(future))
             return {name: drawn[name] for name in names}
 
         return finish
+
+    def _wait(self, future: "Future[Pngs]") -> Pngs:
+        return self._executor.wait(future)
 
 
 @contextmanager

@@ -107,14 +107,14 @@ def explain_several(
     folder: Path,
     wanted: Wanted,
     *,
-    title: str,
+    what: str,
     complain: Callable[[str], None],
     progress: Callable[[int, int | None], None],
 ) -> Several:
     """Explain samples one after the other, each into a folder of its own in `folder`, and write their gallery there.
 
-    Pictures are drawn and written while the next sample is read. A sample that does not exist or cannot be used is
-    complained of and left out; errors that would meet every sample are raised.
+    `what` they are is the gallery's title. Pictures are drawn and written while the next sample is read. A sample that
+    does not exist or cannot be used is complained of and left out; errors that would meet every sample are raised.
     """
     explained: list[Explained] = []
     failed: list[Failed] = []
@@ -142,7 +142,7 @@ def explain_several(
     settle(0)
     gallery = None
     if wanted.drawing is not None:
-        gallery = write_gallery(explained, run.network.config.layer_names, folder, title)
+        gallery = write_gallery(explained, run.network.config.layer_names, folder, f"{len(explained)} {what}")
     return Several(explained, failed, gallery)
 
 

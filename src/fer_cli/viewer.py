@@ -44,7 +44,7 @@ def viewer_facts(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def pack_bits(grid: scene.Grid) -> str:
     """Which voxels are occupied, as base64 of one bit each, z fastest, the first in a byte's highest bit."""
-    return base64.b64encode(np.packbits(scene.occupied(grid).ravel())).decode()
+    return base64.b64encode(np.packbits(scene.occupied(grid).ravel()).tobytes()).decode()
 
 
 def css_colour(colour: scene.Colour) -> str:
