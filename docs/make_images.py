@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def photographs(chromium: str, report: Path, gallery: Path) -> dict[str, Image.Image]:
-    """Report and gallery as a browser shows them: the report's head with two comparisons on, and its strip of layers."""
+    """Report and gallery as a browser shows them: the head with two comparisons on, and the strip of layers."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--headless", "--no-sandbox", "--disable-gpu"]
