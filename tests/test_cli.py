@@ -203,9 +203,9 @@ REFUSALS = (
     Refusal("sample is HDF5", "explain run/voxels.h5", 3, r"voxels\.h5: not a format that fer reads"),
     Refusal("strict", "voxelize mixed -o new.h5 --strict", 3, r"chair/train/chair_broken\.off: "),
     Refusal("sample of another resolution", "explain bad/small.npy", 3, r"30×30×30 voxels, but the network reads 32³"),
-    Refusal("mesh with nothing in it", "explain bad/empty.off", 3, r"empty\.off.* has no|empty\.off.* no "),
+    Refusal("mesh with nothing in it", "explain bad/empty.off", 3, r"empty\.off: 0 vertices and 0 faces make no shape"),
     Refusal(
-        "grid with nothing in it", "explain bad/empty.npy", 3, r"empty\.npy has nothing in it: no voxel is occupied"
+        "grid with nothing in it", "explain bad/empty.npy", 3, r"empty\.npy: not one of 32×32×32 voxels is occupied"
     ),
     Refusal("no such sample file", "explain nowhere.off", 3, r"nowhere\.off does not exist"),
     Refusal("no such sample", "explain bathtub_005", 3, r"no sample called 'bathtub_005'\. Near: .*bathtub_0005"),

@@ -194,10 +194,7 @@ def _read_grid(path: Path, voxelization: Mapping[str, Any], resolution: int) -> 
     if isinstance(shape, Grid) and path.suffix.lower() == ".npy" and shape.occupancy.shape != (resolution,) * 3:
         found = "×".join(map(str, shape.occupancy.shape))
         raise InputError(f"{path.name} is a grid of {found} voxels, but the network reads {resolution}³.")
-    grid = voxelize_shape(shape, VoxelSettings.from_json(dict(voxelization)))
-    if not grid.occupancy.any():
-        raise InputError(f"{path.name} has nothing in it: no voxel is occupied.")
-    return grid
+    return voxelize_shape(shape, VoxelSettings.from_json(dict(voxelization)))
 
 
 def _class_index(label: str, classes: Sequence[str]) -> int:

@@ -4,7 +4,6 @@ Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
 """
 
 import base64
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,12 +92,16 @@ def explain_one(
 
     Raises what opening the run, reading the sample and writing raise; whether the folder can be written is seen first.
     """
+    _check(run, wanted)
     sample = run.sample(name, label=wanted.label)
     folder = folder or parent / file_name(sample.name)
     if wanted.files:
         make_folder(folder)
+    if wanted.drawing:
+        wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer)
-    return _begin(diagnosis, sample, folder, wanted, parts=os.cpu_count() or 1)(), diagnosis
+    parts = wanted.drawing.processes if wanted.drawing else 1
+    return _begin(diagnosis, sample, folder, wanted, parts=parts)(), diagnosis
 
 
 def explain_several(
@@ -125,6 +128,7 @@ def explain_several(
             explained.append(pending.popleft()())
             progress(len(explained) + len(failed), len(names))
 
+    _check(run, wanted)
     progress(0, len(names))
     if wanted.files:
         make_folder(folder)
@@ -144,6 +148,12 @@ def explain_several(
     if wanted.drawing is not None:
         gallery = write_gallery(explained, run.network.config.layer_names, folder, f"{len(explained)} {what}")
     return Several(explained, failed, gallery)
+
+
+def _check(run: Run, wanted: Wanted) -> None:
+    """Raise what would meet every sample, before anything is begun: artifacts that do not fit, no such layer."""
+    run.network.config.index(wanted.local_layer)
+    _ = run.codebook
 
 
 def _begin(
