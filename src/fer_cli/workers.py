@@ -77,10 +77,12 @@ class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
     """Processes that do not hear Ctrl-C themselves, and end after the step in hand once they are shut down."""
 
     def __init__(self, workers: int, preload: list[str]) -> None:
-        context = _prepare(preload)
-        self._stopping = context.Event()
         self.slots = workers
-        super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
+        # An interrupt between a semaphore's making and its entry among what is cleared up would leave it behind.
+        with _interrupts_held():
+            context = _prepare(preload)
+            self._stopping = context.Event()
+            super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # An interrupt while a worker starts would leave it behind, to fail noisily when this process has gone.
