@@ -210,10 +210,13 @@ def test_nothing_is_wider_than_the_window(report: Opened, width: int, theme: str
 
 
 def test_on_paper_pictures_stand_for_the_rotatable_shapes(report: Opened) -> None:
+    report.tab.set_viewport_size({"width": 720, "height": 1000})
     report.tab.emulate_media(media="print", color_scheme="light")
     assert not report.tab.locator("#view-input").is_visible()
     assert report.tab.locator("figure.static img").count() == 8
     assert all(picture.is_visible() for picture in report.tab.locator("figure.static img").all())
+    for chart in report.tab.locator(".chart").all():  # drawn for the window, scaled to the card
+        assert chart.locator(".main-svg").first.bounding_box()["width"] <= chart.bounding_box()["width"] + 1
     report.tab.emulate_media(media="screen")
     assert report.tab.locator("#view-input").is_visible()
 

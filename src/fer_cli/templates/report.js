@@ -233,20 +233,22 @@
     }
   }
 
-  // Charts, narrow on paper.
+  // Charts. With a view box, the style sheet can scale them to the paper's width, whatever the window's.
+
+  function makeScalable(place) {
+    for (const svg of place.querySelectorAll(".main-svg")) {
+      const [width, height] = [svg.getAttribute("width"), svg.getAttribute("height")];
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      place.style.setProperty("--ratio", `${width} / ${height}`);
+    }
+  }
 
   async function drawCharts() {
     for (const [id, { data, layout: own }] of Object.entries(facts.charts)) {
-      await Plotly.newPlot(id, data, own, settings);
+      const place = await Plotly.newPlot(id, data, own, settings);
+      makeScalable(place);
+      place.on("plotly_afterplot", () => makeScalable(place));
     }
-    const resize = (onPaper) => {
-      for (const id of Object.keys(facts.charts)) {
-        const width = facts.charts[id].layout.height < 200 ? 165 : 320;
-        Plotly.relayout(id, onPaper ? { width, "font.size": 9 } : { width: null, autosize: true, "font.size": 12 });
-      }
-    };
-    addEventListener("beforeprint", () => resize(true));
-    addEventListener("afterprint", () => resize(false));
   }
 
   async function loadLibrary() {
