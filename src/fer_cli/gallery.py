@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fer_cli.activations import class_probabilities
+import torch
+
+from fer_cli.activations import batches, encode
 from fer_cli.arguments import file_name
 from fer_cli.dataset import Sample
 from fer_cli.diagnosis import Blame, Diagnosis, Suspicion, explain
 from fer_cli.disk import make_folder, writing
 from fer_cli.drawing import Drawing
 from fer_cli.errors import FerError, InputError
+from fer_cli.model import OUTPUT
 from fer_cli.page import POLICY, begin_report, environment
 from fer_cli.report import diagnosis_json
 from fer_cli.run import Run
@@ -81,7 +84,8 @@ class Several:
 def misclassified(run: Run, split: str) -> list[str]:
     """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
     indices = run.voxels.indices(split)
-    predicted = class_probabilities(run.network, run.voxels, indices).flatten(1).argmax(dim=1).numpy()
+    probabilities = [encode(run.network, run.voxels.tensor(part))[OUTPUT].flatten(1) for part in batches(indices)]
+    predicted = torch.cat(probabilities).argmax(dim=1).cpu().numpy()
     return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
 
 
