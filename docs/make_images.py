@@ -1,15 +1,18 @@
-"""Makes the documents' pictures from a finished run of `fer demo`: the README's, and those of `docs/paper.md`.
+"""Makes the documents' pictures from a finished run of `fer demo`: README, `docs/paper.md` and the page on reports.
 
-Run: make demo && .venv/bin/fer figures --run fer-demo && .venv/bin/python docs/make_images.py fer-demo
+Run: make demo && .venv/bin/fer figures --run fer-demo && .venv/bin/fer explain --errors --run fer-demo &&
+.venv/bin/python docs/make_images.py fer-demo
 
 Takes the report that the demo wrote (the synthetic furniture, nothing of ModelNet) and mounts its pictures: the input
 and its reconstructions above, the representatives of conv3 … fc7 in both paths below. What the captions say is read
-from the report's `diagnosis.json`. The sheets that `fer figures` drew are made smaller; without them only the first
-picture is made.
+from the report's `diagnosis.json`. The sheets that `fer figures` drew are made smaller. The pictures of report and
+gallery are what Debian's Chromium shows.
 """
 
 import argparse
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ PANEL, GAP, LETTER = 264, 18, 15
 HEADING, CAPTION = 64, 52
 LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
 SOFT = (80, 80, 80)
-OUTPUT = Path(__file__).parent / "images" / "demo.png"
+OUTPUT = Path(__file__).parent / "images"
 FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
 FIGURE_WIDTH, FIGURE_COLOURS = 960, 96
 
@@ -34,17 +37,23 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of fer demo")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    reports = sorted((options.run / "explain").glob("*/diagnosis.json"), key=lambda path: path.stat().st_mtime)
-    if not reports:
-        parser.error(f"{options.run} holds no report; run 'make demo' first")
-    diagnosis = json.loads(reports[-1].read_text(encoding="utf-8"))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    compose(reports[-1].parent, diagnosis).quantize(96).save(options.output, optimize=True)
-    print(options.output)
+    reports = {path: json.loads(path.read_text("utf-8")) for path in options.run.glob("explain/*/diagnosis.json")}
+    mistakes = [path for path, report in reports.items() if report["correct"] is False]
+    if not mistakes:
+        parser.error(f"{options.run} holds no report of a mistake; run 'make demo' first")
+    chosen = max(mistakes, key=lambda path: max(reports[path]["probabilities"].values()))  # as the demo chooses
+    diagnosis, folder = reports[chosen], chosen.parent
+    options.output.mkdir(parents=True, exist_ok=True)
+    pictures = {"demo": compose(folder, diagnosis)}
+    if chromium := shutil.which("chromium"):
+        pictures |= photographs(chromium, folder / "index.html", options.run / "explain" / "index.html")
+    for name, picture in pictures.items():
+        picture.quantize(96).save(options.output / f"{name}.png", optimize=True)
+        print(options.output / f"{name}.png")
     for name in FIGURES:
         source = options.run / "figures" / f"{name}.png"
         if source.exists():
-            shrink(source, options.output.parent / source.name)
+            shrink(source, options.output / source.name)
 
 
 def shrink(source: Path, target: Path) -> None:
@@ -55,6 +64,26 @@ def shrink(source: Path, target: Path) -> None:
     small = sheet.resize((FIGURE_WIDTH, height), Image.Resampling.LANCZOS)
     small.quantize(FIGURE_COLOURS, method=Image.Quantize.MEDIANCUT).save(target, optimize=True)
     print(target)
+
+
+def photographs(chromium: str, report: Path, gallery: Path) -> dict[str, Image.Image]:
+    """Report and gallery as a browser shows them: the head with two comparisons on, and the strip of layers."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+    with sync_playwright() as playwright:
+        tab = playwright.chromium.launch(executable_path=chromium, args=flags).new_page()
+        tab.set_default_timeout(240_000)
+        tab.set_viewport_size({"width": 1200, "height": 1000})
+        tab.goto(report.resolve().as_uri())
+        tab.wait_for_function("document.documentElement.dataset.ready")
+        for name in ("input", "class-code"):
+            tab.locator(f"[data-special={name}]").check()
+        tab.wait_for_timeout(3000)
+        pngs = {"report": tab.screenshot(), "strip": tab.locator(".strip").screenshot()}
+        tab.goto(gallery.resolve().as_uri())
+        pngs["gallery"] = tab.screenshot(clip={"x": 0, "y": 0, "width": 1200, "height": 700})
+    return {name: Image.open(io.BytesIO(png)).convert("RGB") for name, png in pngs.items()}
 
 
 def compose(folder: Path, diagnosis: dict[str, Any]) -> Image.Image:

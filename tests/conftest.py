@@ -6,6 +6,7 @@ that there are mistakes to explain.
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,6 +53,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: FER_SHARED_DATA names no folder ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser; skips where there is none, unless `FER_CHROMIUM` names one, which then has to be there."""
+    named = os.environ.get("FER_CHROMIUM")
+    found = shutil.which(named or "chromium")
+    if found is None and named:
+        pytest.fail(f"FER_CHROMIUM names no browser: {named}")
+    if found is None:
+        pytest.skip("no chromium here (Debian: apt-get install chromium)")
+    return found
 
 
 @pytest.fixture

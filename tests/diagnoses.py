@@ -7,6 +7,8 @@ import numpy as np
 from fer_cli.blame import Blame
 from fer_cli.categories import Category
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.reading import ReferenceErrors
+from fer_cli.reconstruction import ERRORS
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
@@ -43,6 +45,14 @@ def reading(name, locations, index):
     )
 
 
+def reference_errors():
+    """Of nineteen correct samples 100, 200 … 1900, of four misclassified 1000, 1500 … 2500."""
+    return ReferenceErrors(
+        {name: np.arange(1.0, 20) * 100 for name in ERRORS},
+        {name: np.arange(2.0, 6) * 500 for name in ERRORS},
+    )
+
+
 def diagnosis_of(**changes):
     whole = Diagnosis(
         sample="chair_0891",
@@ -51,6 +61,7 @@ def diagnosis_of(**changes):
         correct=False,
         probabilities={"bed": 0.05, "chair": 0.3, "night_stand": 0.04, "table": 0.61},
         errors={"input_vs_local": 1120.5, "nearest_vs_code": 1433.0, "local_vs_code": 1720.0, "input_vs_code": 2241.0},
+        reference_errors=reference_errors(),
         nearest_training_sample="table_0042",
         layers=tuple(reading(name, count, index) for index, (name, count) in enumerate(LOCATIONS.items())),
         blame=Blame(

@@ -44,6 +44,8 @@ def test_run_explains_as_the_command_does(opened: OpenRun, run: Run) -> None:
     for field in fields(said):
         if field.name == "layers":
             assert [layer.feedback_evidence for layer in said.layers] == [e.feedback_evidence for e in expected.layers]
+        elif field.name == "reference_errors":
+            np.testing.assert_equal(vars(said.reference_errors), vars(expected.reference_errors))
         elif field.name.endswith("_grid"):
             np.testing.assert_array_equal(getattr(said, field.name), getattr(expected, field.name))
         else:

@@ -102,6 +102,8 @@ def _write_bad_shapes(folder: Path) -> None:
         (bad / f"truncated{suffix}").write_bytes(whole[: len(whole) - 1] if suffix == ".binvox" else whole[:-40])
         (bad / f"garbage{suffix}").write_bytes(bytes(range(256)) * 4)
     np.save(bad / "small.npy", np.ones((30, 30, 30), np.uint8))
+    np.save(bad / "empty.npy", np.zeros((32, 32, 32), np.uint8))
+    (bad / "empty.off").write_text("OFF\n0 0 0\n")
     for split in ("train", "test"):
         (folder / "mixed/chair" / split).mkdir(parents=True)
         (folder / "mixed/chair" / split / f"chair_{split}.off").write_bytes(mesh)
@@ -150,7 +152,11 @@ REFUSALS = (
     # the command line itself
     Refusal("unknown command", "trian", 2, r"No such command 'trian'\. Did you mean 'train'\? Try 'fer --help'\."),
     Refusal("unknown option", "train --bogus", 2, r"No such option: --bogus\. Try"),
-    Refusal("missing argument", "explain", 2, r"Missing argument 'SAMPLE'"),
+    Refusal("missing argument", "explain", 2, r"Missing argument 'SAMPLE', or --errors"),
+    Refusal("errors of a sample", f"explain {SAMPLE} --errors", 2, r"--errors finds the samples .* give no SAMPLE"),
+    Refusal(
+        "errors of no split", "explain --errors --split new --no-images", 2, r"no labelled sample in the split 'new'"
+    ),
     Refusal("missing option", f"probe {SAMPLE}", 2, r"Missing option '--layer'"),
     Refusal("value out of range", "train -o new.h5 --epochs 0", 2, r"'--epochs'.* greater than or equal to 1"),
     Refusal("k is no list of numbers", "cluster -o new.h5 --k 8,many", 2, r"--k takes whole numbers.*'8,many'"),
@@ -232,6 +238,10 @@ REFUSALS = (
     Refusal("sample is HDF5", "explain run/voxels.h5", 3, r"voxels\.h5: not a format that fer reads"),
     Refusal("strict", "voxelize mixed -o new.h5 --strict", 3, r"chair/train/chair_broken\.off: "),
     Refusal("sample of another resolution", "explain bad/small.npy", 3, r"30×30×30 voxels, but the network reads 32³"),
+    Refusal("mesh with nothing in it", "explain bad/empty.off", 3, r"empty\.off: 0 vertices and 0 faces make no shape"),
+    Refusal(
+        "grid with nothing in it", "explain bad/empty.npy", 3, r"empty\.npy: not one of 32×32×32 voxels is occupied"
+    ),
     Refusal("no such sample file", "explain nowhere.off", 3, r"nowhere\.off does not exist"),
     Refusal("no such sample", "explain bathtub_005", 3, r"no sample called 'bathtub_005'\. Near: .*bathtub_0005"),
     Refusal("class without training shape", "train --run untrained", 3, r"'chair' \(0\); at least two"),

@@ -91,7 +91,8 @@ def test_snapping_twice_is_snapping_once(run: Run) -> None:
             assert torch.equal(feature, again)  # equal centroids may have other codes
 
 
-def test_evidence_of_codes_is_that_of_their_histograms() -> None:
+@pytest.mark.parametrize("samples", [4, 20])  # from six on, the codes of a layer, a table of all is made
+def test_evidence_of_codes_is_that_of_their_histograms(samples: int) -> None:
     layer, prior = book(), np.array([0.2, 0.5, 0.3])
     loaded: list[tuple[str, str]] = []
 
@@ -100,9 +101,9 @@ def test_evidence_of_codes_is_that_of_their_histograms() -> None:
         return layer
 
     codebook = Codebook(CONFIG, prior, load)
-    codes = np.random.default_rng(3).integers(0, 6, (4, 8))
+    codes = np.random.default_rng(3).integers(0, 6, (samples, 8))
     evidence = codebook.evidence("feedback", "a", codes)
-    for sample, location in np.ndindex(4, 8):
+    for sample, location in np.ndindex(samples, 8):
         expected = class_evidence(layer.histogram[location, codes[sample, location]], prior)
         np.testing.assert_array_equal(evidence[sample, location], expected)
     codebook.evidence("feedback", "a", codes)

@@ -8,7 +8,7 @@ from fer_cli.dataset import Sample
 from fer_cli.diagnosis import explain
 from fer_cli.errors import UsageError
 from fer_cli.reading import code_distances, read_samples
-from fer_cli.reconstruction import class_code_reconstruction, local_reconstruction, table1_errors
+from fer_cli.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
 from fer_cli.run import Run
 
 
@@ -50,6 +50,17 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
         suspicion=diagnosis.suspicion.p_value,
         blame=diagnosis.blame,
     )
+
+
+def test_errors_are_held_against_those_of_validation_samples_from_the_same_local_layer(run: Run) -> None:
+    sample, calibration = run.sample("pole_test_03"), run.calibration
+    same = explain(run, sample, local_layer=run.network.config.local_layer).reference_errors
+    for group, chosen in ((same.correct, calibration.correct), (same.misclassified, ~calibration.correct)):
+        assert set(group) == set(ERRORS)
+        for name, values in group.items():
+            np.testing.assert_array_equal(values, calibration.errors[name][chosen])
+    other = explain(run, sample, local_layer="conv2").reference_errors
+    assert set(other.correct) == set(other.misclassified) == {"nearest_vs_code", "input_vs_code"}
 
 
 def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:

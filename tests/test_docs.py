@@ -166,6 +166,12 @@ def answer(*words):
     return json.loads(result.stdout)
 
 
+def fails(*words):
+    """Exit code and JSON of a command of which a part fails."""
+    result = CliRunner().invoke(load_file(ROOT / "src" / "fer_cli" / "cli.py").app, [*map(str, words), "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
 KNOWN_NAMES = {**dict.fromkeys(CLASSES, "<class>"), **dict.fromkeys(("train", "test", "unlabelled"), "<split>")}
 
 
@@ -208,6 +214,12 @@ def test_keys_of_explain_are_documented(run_folder, evaluation):
     assert_keys_are_documented(
         "explain", keys_of(answer("explain", mistake, "--no-images", "--run", run_folder), KNOWN_NAMES)
     )
+
+
+def test_keys_of_explain_of_several_are_documented(run_folder):
+    code, said = fails("explain", "beam_test_02", "nosuch", "--no-images", "--run", run_folder)
+    assert code == 3
+    assert_keys_are_documented("explain, several", keys_of({**said, "samples": [None]}, KNOWN_NAMES))
 
 
 def test_keys_and_scores_of_evaluate_are_documented(evaluation):

@@ -9,7 +9,6 @@ import pytest
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.formats import Grid, Mesh, PointCloud, index_to_world, read_shape
 from fer_cli.occupancy import (
-    TOUCH,
     VoxelSettings,
     fill_enclosed,
     fit_grid,
@@ -17,6 +16,7 @@ from fer_cli.occupancy import (
     voxelize_mesh,
     voxelize_shape,
 )
+from fer_cli.triangles import TOUCH
 
 EIGHT = VoxelSettings(8, 0)
 

@@ -1,3 +1,5 @@
+import base64
+import gzip
 import html
 import json
 import re
@@ -11,9 +13,12 @@ from PIL import Image as Pillow
 
 from diagnoses import CORRECT, UNKNOWN, VERDICT, diagnosis_of
 from fer_cli import page
+from fer_cli.drawing import open_drawing
 from fer_cli.errors import ResourceError
 from fer_cli.probe import Probe
-from fer_cli.report import PATHS, diagnosis_json
+from fer_cli.reading import ReferenceErrors
+from fer_cli.report import ERRORS, PATHS, diagnosis_json
+from fer_cli.viewer import VIEWS
 
 
 class Page(HTMLParser):
@@ -67,7 +72,9 @@ def test_report_is_one_page_with_its_json_and_pictures(written):
 
 def test_page_asks_for_nothing_from_outside(written):
     parsed = Page(written[2])
-    assert not parsed.all("script")
+    policy = next(meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert "http" not in policy
     for _, attributes in parsed.tags:
         for name, value in attributes.items():
             assert not name.startswith("on")
@@ -77,6 +84,12 @@ def test_page_asks_for_nothing_from_outside(written):
     assert "url(" not in style
     assert "@import" not in style
     assert not re.search(r"https?://", written[2])
+
+
+def test_page_holds_the_library_packed(written):
+    packed = re.search(r'<script type="text/plain" id="library">(.*?)</script>', written[2])[1]
+    library = gzip.decompress(base64.b64decode(packed, validate=True))
+    assert library.startswith(b"/**\n* plotly.js v")
 
 
 def test_page_describes_every_picture_and_orders_its_headings(written):
@@ -89,7 +102,38 @@ def test_page_describes_every_picture_and_orders_its_headings(written):
     assert all(after - before <= 1 for before, after in pairwise(levels))
     identifiers = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
-    assert {section["aria-labelledby"] for section in parsed.all("section")} == set(identifiers)
+    assert {section["aria-labelledby"] for section in parsed.all("section")} < set(identifiers)
+
+
+def test_every_control_has_a_name_and_the_shapes_can_be_reached_by_keyboard(written):
+    parsed = Page(written[2])
+    for button in parsed.all("button"):
+        assert button["aria-label"]
+        assert button["type"] == "button"
+    assert {button["data-action"] for button in parsed.all("button")} == {action for action, _, _ in page.CONTROLS}
+    views = [tag for tag in parsed.all("div") if tag.get("class") == "view"]
+    assert [tag["id"] for tag in views] == [f"view-{name}" for name in VIEWS]
+    assert all(tag["tabindex"] == "0" and "Arrow keys rotate" in " ".join(tag["aria-label"].split()) for tag in views)
+    boxes = parsed.all("input")
+    assert {box.get("data-special") for box in boxes} == {*VIEWS, None}
+    assert len(boxes) == len(parsed.all("label")) == 7
+
+
+def facts_of(source):
+    """What the page's script is given."""
+    return json.loads(re.search(r'<script type="application/json" id="facts">(.*?)</script>', source, re.DOTALL)[1])
+
+
+def test_script_is_given_the_shapes_boxes_and_charts(written):
+    facts, diagnosis = facts_of(written[2]), diagnosis_of()
+    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    for view, name, grid in zip(facts["views"], VIEWS, grids, strict=True):
+        assert view["name"] == name
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(view["bits"]), np.uint8)).reshape(facts["shape"])
+        np.testing.assert_array_equal(bits, grid >= 0.5)
+    assert facts["boxes"] == [[list(span) for span in box] for box in diagnosis.blame.boxes]
+    assert set(facts["charts"]) <= {tag.get("id") for tag in Page(written[2]).all("div")}
+    assert len(facts["charts"]) == 6
 
 
 def test_page_tells_verdict_numbers_and_readings(written):
@@ -106,18 +150,13 @@ def test_page_tells_verdict_numbers_and_readings(written):
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
 
 
-def test_chart_places_each_margin_by_its_value(written):
-    points = [
-        [tuple(map(float, point.split(","))) for point in line["points"].split()]
-        for line in Page(written[2]).all("polyline")
-    ]
-    assert [len(line) for line in points] == [8, 8]
-    margins = [(0.1 + 0.2 * index) - (0.5 - 0.01 * index) for index in range(8)] + [1.0] * 8
-    heights = [y for line in points for _, y in line]
-    slope, offset = np.polyfit(margins, heights, 1)
-    assert slope < 0
-    # Coordinates are written with one decimal.
-    np.testing.assert_allclose(np.polyval((slope, offset), margins), heights, atol=0.06)
+def test_errors_are_ranked_among_those_of_validation_samples(written, tmp_path):
+    text = " ".join(Page(written[2]).text.split())
+    assert "Larger than that of 58% of the 19 correct and of 25% of the 4 misclassified validation samples." in text
+    nothing = ReferenceErrors({name: np.zeros(0) for name in ERRORS}, {name: np.zeros(0) for name in ERRORS})
+    source = page.write_report(diagnosis_of(reference_errors=nothing), tmp_path).read_text(encoding="utf-8")
+    assert "Larger than" not in source
+    assert set(facts_of(source)["charts"]) == {"chart-feedforward", "chart-feedback"}
 
 
 @pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
@@ -129,26 +168,54 @@ def test_page_of_a_sample_without_blame_says_so(changes, tmp_path):
 
 
 def test_everything_from_files_is_escaped(tmp_path):
-    evil = '<script>alert("1")</script>\'" onload=x 🪑'
+    evil = '<script>alert("1")</script><!--\'" onload=x {{ 7 * 7 }} \u2028 🪑'
+
+    def renamed(evidence):
+        return {evil if name == "table" else name: value for name, value in evidence.items()}
+
     layers = tuple(
-        replace(layer, feedforward_class=evil, feedforward_exemplar=evil, feedback_exemplar=evil)
+        replace(
+            layer,
+            feedforward_class=evil,
+            feedforward_exemplar=evil,
+            feedback_exemplar=evil,
+            feedforward_evidence=renamed(layer.feedforward_evidence),
+            feedback_evidence=renamed(layer.feedback_evidence),
+        )
         for layer in diagnosis_of().layers
     )
     diagnosis = diagnosis_of(
         sample=evil,
         nearest_training_sample=evil,
         verdict=evil,
+        predicted=evil,
         layers=layers,
         probabilities={evil: 1.0},
         local_layer=evil,
     )
     source = page.write_report(diagnosis, tmp_path).read_text(encoding="utf-8")
     parsed = Page(source)
-    assert not parsed.all("script")
+    assert [tag.get("type") for tag in parsed.all("script")] == ["application/json", "text/plain", None]
+    line = facts_of(source)["charts"]["chart-feedforward"]["data"][0]["name"]
+    assert html.unescape(line) == f"{evil} (predicted)"
+    assert "<" not in line  # plotly reads names as a kind of HTML
     assert not any("onload" in attributes for _, attributes in parsed.tags)
     assert evil in parsed.text
     assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in source
     assert any(image["alt"].startswith(f"Input {evil}") for image in parsed.all("img"))
+
+
+def test_name_that_is_not_utf_8_is_written_all_the_same(tmp_path):
+    path = page.write_report(diagnosis_of(sample="chair\udcff"), tmp_path)
+    assert "chair?: predicted table" in path.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))["sample"] == "chair?"
+
+
+def test_pictures_drawn_by_other_processes_are_the_same(written, tmp_path):
+    with open_drawing(2) as drawing:
+        page.begin_report(diagnosis_of(), tmp_path, drawing, parts=2)()
+    for picture in written[0].glob("*.png"):
+        assert (tmp_path / picture.name).read_bytes() == picture.read_bytes(), picture.name
 
 
 def test_earlier_report_is_replaced(tmp_path):
@@ -162,7 +229,7 @@ def test_earlier_report_is_replaced(tmp_path):
 def test_folder_that_cannot_be_made_is_a_resource_error_in_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ResourceError, match=r"cannot write the report to .*file") as caught:
+        with pytest.raises(ResourceError, match=r"cannot write .*file") as caught:
             page.write_report(diagnosis_of(), folder)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from fer_cli import ply, points, scanning, triangles  # noqa: F401, which take long to import: once for all workers
 from fer_cli.errors import InputError
 from fer_cli.facts import MeshFacts, describe_mesh
 from fer_cli.formats import Mesh, read_shape

@@ -6,6 +6,7 @@ command, so that help and usage errors are quick.
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -337,35 +338,69 @@ def probe(
 
 @app.command(epilog="Example: fer explain broken_chair.off --label chair --run my-run")
 def explain(
-    sample: SampleName,
+    samples: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SAMPLE]...", help="Files that hold a shape, or names of samples in the voxels."),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
+    split: Annotated[str, typer.Option(help="The split of --errors: test or train.")] = "test",
     label: Annotated[str | None, typer.Option(help="The true class, where the voxels do not tell it.")] = None,
     local_layer: Annotated[str, typer.Option(help="Layer of the local reconstruction.")] = "conv3",
     images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/explain/SAMPLE.")] = None,
+    vtk: Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; RUN/explain/SAMPLE, or RUN/explain of several.")
+    ] = None,
     run: RunDir = _DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
     codebook: CodebookFile = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; all cores by default.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Explain how one shape was recognised, or where the wrong class came in."""
-    from fer_cli.diagnosis import explain as explain_sample
-    from fer_cli.page import write_report
-    from fer_cli.report import diagnosis_json, terminal_report
-    from fer_cli.run import Run, RunPaths, choose_device
+    """Explain how shapes were recognised, or where the wrong class came in; of several, with a gallery."""
+    from fer_cli.drawing import open_drawing
 
-    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
-    opened = Run(paths, device=choose_device(device))
-    diagnosis = explain_sample(opened, opened.sample(sample, label=label), local_layer=local_layer)
-    folder = output or run / "explain" / file_name(diagnosis.sample)
-    report = str(write_report(diagnosis, folder)) if images else None
+    given = samples or []
+    if errors and (given or label):
+        raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
+    if not errors and not given:
+        raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
+    with open_drawing(workers) if images else nullcontext() as drawing:
+        # Imported while other processes get ready to draw.
+        from fer_cli.gallery import Wanted, explain_one, explain_several, misclassified
+        from fer_cli.report import diagnosis_table, terminal_report
+        from fer_cli.run import Run, RunPaths, choose_device
+        from fer_cli.terminal import CountView, complain, progress_bar
+
+        paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
+        opened = Run(paths, device=choose_device(device))
+        wanted = Wanted(label, local_layer, drawing, volumes=vtk)
+        if len(given) == 1:
+            one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
+            if as_json:
+                _print_json(one.json)
+                return
+            _print_rich(terminal_report(diagnosis))
+            for kind, written in one.files.items():
+                typer.echo(f"{kind}: {written}")
+            return
+        names = given or misclassified(opened, split)
+        folder = output or run / "explain"
+        what = f"misclassified samples of the split {split}" if errors else "samples"
+        with progress_bar() as bar:
+            several = explain_several(
+                opened, names, folder, wanted, what=what, complain=complain, progress=CountView(bar, "explaining")
+            )
     if as_json:
-        _print_json(diagnosis_json(diagnosis, report=report))
-        return
-    _print_rich(terminal_report(diagnosis))
-    if report:
-        typer.echo(f"report: {report}")
+        _print_json(several.json)
+    else:
+        _print_rich(diagnosis_table([each.json for each in several.explained]))
+        if several.gallery:
+            typer.echo(f"gallery: {several.gallery}")
+    if several.failed:
+        raise typer.Exit(several.failed[0].error.exit_code)
 
 
 @app.command(epilog="Example: fer evaluate --split test --json --run my-run")

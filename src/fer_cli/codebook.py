@@ -91,29 +91,15 @@ class Codebook:
     load: Callable[[str, str], LayerCodebook]
 
     @cached_property
-    def _layers(self) -> dict[tuple[str, str], tuple[LayerCodebook, Float32[np.ndarray, "location code klass"]]]:
+    def _layers(self) -> dict[tuple[str, str], LayerCodebook]:
+        return {}
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, str], Float32[np.ndarray, "location code klass"]]:
         return {}
 
     def layer(self, path: str, layer: str) -> LayerCodebook:
         """Centroids, histograms and exemplars of a layer. Raises ArtifactError where they do not fit the network."""
-        return self._layer(path, layer)[0]
-
-    def evidence(
-        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"]
-    ) -> Float32[np.ndarray, "sample location klass"]:
-        """Class evidence of the given codes, location by location, in nats."""
-        table = self._layer(path, layer)[1]
-        return table[np.arange(codes.shape[1]), codes]
-
-    def feature_map(
-        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"]
-    ) -> Float[Tensor, "sample filter x y z"]:
-        """The layer's feature made of the chosen centroids."""
-        chosen = self.layer(path, layer).centroids[np.arange(codes.shape[1]), codes]
-        sides = self.config.level_shape(layer)[1:]
-        return torch.from_numpy(chosen).transpose(1, 2).unflatten(2, sides).contiguous()
-
-    def _layer(self, path: str, layer: str) -> tuple[LayerCodebook, Float32[np.ndarray, "location code klass"]]:
         key = (path, layer)
         if key not in self._layers:
             book = self.load(path, layer)
@@ -124,8 +110,27 @@ class Codebook:
                     f"the codebook's {layer} has {locations} locations of {width} filters, but the network has "
                     f"{int(np.prod(sides))} of {filters}. Run 'fer cluster' again."
                 )
-            self._layers[key] = book, class_evidence(book.histogram, self.prior)
+            self._layers[key] = book
         return self._layers[key]
+
+    def evidence(
+        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"]
+    ) -> Float32[np.ndarray, "sample location klass"]:
+        """Class evidence of the given codes, location by location, in nats."""
+        book, places = self.layer(path, layer), np.arange(codes.shape[1])
+        if len(codes) < book.centroids.shape[1]:  # fewer logarithms than for all codes
+            return class_evidence(book.histogram[places, codes], self.prior)
+        if (path, layer) not in self._tables:
+            self._tables[path, layer] = class_evidence(book.histogram, self.prior)
+        return self._tables[path, layer][places, codes]
+
+    def feature_map(
+        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"]
+    ) -> Float[Tensor, "sample filter x y z"]:
+        """The layer's feature made of the chosen centroids."""
+        chosen = self.layer(path, layer).centroids[np.arange(codes.shape[1]), codes]
+        sides = self.config.level_shape(layer)[1:]
+        return torch.from_numpy(chosen).transpose(1, 2).unflatten(2, sides).contiguous()
 
 
 def open_codebook(path: Path, model: Artifact, config: NetworkConfig) -> tuple[Codebook, Artifact]:

@@ -5,7 +5,7 @@ Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,16 @@ def hold_out(
 
 @dataclass(frozen=True)
 class Sample:
-    """One shape to be explained: its name, grid, class if known, and its index in the voxel set if it is there."""
+    """One shape to be explained: its name, grid, class if known, and its index in the voxel set if it is there.
+
+    `index_to_world` maps the centres of voxels to the units of the file that the shape comes from.
+    """
 
     name: str
     grid: UInt8[np.ndarray, "x y z"]
     label: int | None
     index: int | None = None
+    index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
 
 
 def load_sample(
@@ -170,16 +174,19 @@ def load_sample(
     given = None if label is None else _class_index(label, classes)
     path = Path(sample)
     if path.is_file():
-        return Sample(path.stem, _read_grid(path, voxelization, resolution), given)
+        read = _read_grid(path, voxelization, resolution)
+        return Sample(path.stem, read.occupancy, given, index_to_world=read.index_to_world)
     if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
     voxel_set = voxels()
     index = voxel_set.index_of(sample)
     known = int(voxel_set.labels[index])
-    return Sample(sample, voxel_set.grids([index])[0], known if given is None and known >= 0 else given, index)
+    label_index = known if given is None and known >= 0 else given
+    matrix = voxel_set.artifact.read("index_to_world", index)
+    return Sample(sample, voxel_set.grids([index])[0], label_index, index, matrix)
 
 
-def _read_grid(path: Path, voxelization: Mapping[str, Any], resolution: int) -> UInt8[np.ndarray, "x y z"]:
+def _read_grid(path: Path, voxelization: Mapping[str, Any], resolution: int) -> Grid:
     try:
         shape = read_shape(path.read_bytes(), path.name)
     except OSError as error:
@@ -187,7 +194,7 @@ def _read_grid(path: Path, voxelization: Mapping[str, Any], resolution: int) -> 
     if isinstance(shape, Grid) and path.suffix.lower() == ".npy" and shape.occupancy.shape != (resolution,) * 3:
         found = "×".join(map(str, shape.occupancy.shape))
         raise InputError(f"{path.name} is a grid of {found} voxels, but the network reads {resolution}³.")
-    return voxelize_shape(shape, VoxelSettings.from_json(dict(voxelization))).occupancy
+    return voxelize_shape(shape, VoxelSettings.from_json(dict(voxelization)))
 
 
 def _class_index(label: str, classes: Sequence[str]) -> int:

@@ -13,13 +13,13 @@ from fer_cli.blame import Blame, find_blame
 from fer_cli.categories import Category, categorise
 from fer_cli.dataset import Sample
 from fer_cli.model import LOCAL_LAYER, OUTPUT
-from fer_cli.reading import Reading, code_distances, read_samples
+from fer_cli.reading import Reading, ReferenceErrors, code_distances, read_samples
 from fer_cli.reconstruction import (
     class_code_reconstruction,
     layer_exemplar,
     local_reconstruction,
     nearest_training_sample,
-    representative,
+    representatives,
     table1_errors,
 )
 from fer_cli.run import Run
@@ -65,7 +65,8 @@ class Diagnosis:
     """Everything that `fer explain` says of one sample.
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
-    squared errors. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
+    theirs start from another local layer. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
     """
 
     sample: str
@@ -74,6 +75,7 @@ class Diagnosis:
     correct: bool | None
     probabilities: dict[str, float]
     errors: dict[str, float]
+    reference_errors: ReferenceErrors
     nearest_training_sample: str
     layers: tuple[LayerReading, ...]
     blame: Blame
@@ -128,7 +130,8 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         blame = find_blame(codebook, reading, run.temperatures, predicted=predicted, label=sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
-    layers = tuple(_read_layer(run, reading, layer) for layer in config.layer_names)
+    decoded = representatives(network, codebook, reading)
+    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in config.layer_names)
     probabilities = reading.probabilities[0]
     label = None if sample.label is None else config.classes[sample.label]
     category = categorise(
@@ -145,6 +148,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         correct=correct,
         probabilities=_by_class(config.classes, probabilities),
         errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_grid, class_code).items()},
+        reference_errors=_comparable(run.calibration.reference_errors, local_layer == config.local_layer),
         nearest_training_sample=voxels.names[nearest],
         layers=layers,
         blame=blame,
@@ -166,7 +170,17 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     )
 
 
-def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
+def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:
+    """Without the errors of local reconstructions, unless those of the sample start from the same layer."""
+    return ReferenceErrors(
+        *(
+            {name: values for name, values in group.items() if same_local_layer or "local" not in name}
+            for group in (errors.correct, errors.misclassified)
+        )
+    )
+
+
+def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]) -> LayerReading:
     classes = run.network.config.classes
     parts: dict[str, dict[str, Any]] = {}
     for path in PATHS:
@@ -176,7 +190,7 @@ def _read_layer(run: Run, reading: Reading, layer: str) -> LayerReading:
             "class": classes[int(evidence.argmax())],
             "evidence": _by_class(classes, evidence),
             "exemplar": run.voxels.names[exemplar],
-            "representative": representative(run.network, run.codebook, reading, path, layer)[0],
+            "representative": decoded[path][layer][0],
             "exemplar_grid": run.voxels.grids([exemplar])[0].astype(np.float32),
         }
     fields = {f"{path}_{part}": value for path, values in parts.items() for part, value in values.items()}

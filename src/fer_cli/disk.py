@@ -1,6 +1,7 @@
 """What the operating system says when a file cannot be written, in one line for the user."""
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,3 +19,15 @@ def writing(path: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write {path}: {'the disk is full' if full else error.strerror or error}."
         ) from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder if need be, and see that files can be written there; for before the work whose result goes there.
+
+    Raises ResourceError where they cannot.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return folder

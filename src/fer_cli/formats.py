@@ -24,8 +24,6 @@ from fer_cli.errors import InputError
 from fer_cli.interchange import read_glb, read_stl
 from fer_cli.obj import read_obj
 from fer_cli.off import read_off
-from fer_cli.ply import read_ply
-from fer_cli.points import read_pcd, read_xyz
 
 MAX_VOXELS = 512**3
 
@@ -255,16 +253,37 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+# The compiled loops of these need Numba, which takes a third of a second to import.
+
+
+def _read_ply(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    from fer_cli.ply import read_ply
+
+    return read_ply(content, name)
+
+
+def _read_pcd(content: bytes, name: str) -> np.ndarray:
+    from fer_cli.points import read_pcd
+
+    return read_pcd(content, name)
+
+
+def _read_xyz(content: bytes, name: str) -> np.ndarray:
+    from fer_cli.points import read_xyz
+
+    return read_xyz(content, name)
+
+
 _Reader = Callable[[bytes, str], Mesh | PointCloud | Grid]
 
 _READERS: dict[str, _Reader] = {
     ".off": _reads_mesh(read_off),
     ".obj": _reads_mesh(read_obj),
     ".stl": _reads_mesh(read_stl),
-    ".ply": _reads_mesh(read_ply),
+    ".ply": _reads_mesh(_read_ply),
     ".glb": _reads_mesh(read_glb),
-    ".pcd": _reads_points(read_pcd),
-    ".xyz": _reads_points(read_xyz),
+    ".pcd": _reads_points(_read_pcd),
+    ".xyz": _reads_points(_read_xyz),
     ".binvox": _read_binvox,
     ".mat": _read_mat,
     ".npy": _read_npy,

@@ -250,6 +250,24 @@ class FeedbackNetwork(nn.Module):
 
     decode = forward
 
+    def occupancies(self, codes: Features) -> Features:
+        """Occupancy probabilities (sample, x, y, z) decoded from each of several levels, every gate shut.
+
+        What `decode` gives level by level, but each step is taken once for all that has entered above it.
+        """
+        entered: list[str] = []
+        counts: list[int] = []
+        feature: Tensor | None = None
+        for name, step in self.steps.items():
+            if name in codes:
+                entered.append(name)
+                counts.append(len(codes[name]))
+                feature = codes[name] if feature is None else torch.cat([feature, codes[name]])
+            if feature is not None:
+                feature = step(feature)
+        parts = () if feature is None else torch.sigmoid(feature.float())[:, 0].split(counts)
+        return dict(zip(entered, parts, strict=True))
+
 
 def _feedback_step(config: NetworkConfig, index: int) -> nn.Module:
     """One level of the feedback network: the mirror of the encoder's layer `index`."""

@@ -1,17 +1,18 @@
 """Diagnosis → a folder with pictures and one self-contained page; a probe → its picture and reconstruction.
 
-The page holds its pictures as data URIs and its style inline, so that it can be sent to someone and opened
-from disk; it makes no request and needs no script. Nothing is decided here: verdict, evidence and blame
-come from the diagnosis. Evidence is shown per location, since layers have between 4096 and 1 of them.
+The page holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to someone
+and opened from disk; it makes no request. Without script or WebGL, and in print, it shows pictures of what it otherwise
+lets rotate. Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown per
+location, since layers have between 4096 and 1 of them.
 
 Source: Figs 3 to 7 and Table I.
 """
 
 import base64
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,73 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fer_cli import render, scene
 from fer_cli.activations import PATHS
+from fer_cli.charts import depth_chart, error_chart, rank_sentence
 from fer_cli.diagnosis import Diagnosis
+from fer_cli.disk import writing
+from fer_cli.drawing import Drawing
 from fer_cli.errors import ResourceError
 from fer_cli.probe import Probe
 from fer_cli.report import ERRORS, diagnosis_json, read_path, signed, suspicion_level
+from fer_cli.viewer import css_colour, embedded_json, packed_library, viewer_facts
 
 PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
 """Layers whose representatives the paper shows (Figs 3, 4, 6)."""
 
 
-def write_report(diagnosis: Diagnosis, folder: Path) -> Path:
+CONTROLS = (
+    ("left", "←", "Rotate to the left"),
+    ("right", "→", "Rotate to the right"),
+    ("up", "↑", "See from higher up"),
+    ("down", "↓", "See from lower down"),
+    ("nearer", "+", "Zoom in"),
+    ("farther", "−", "Zoom out"),
+    ("reset", "Reset", "Reset the view"),
+)
+"""What the buttons do, by the name that the script has for it: sign and words."""
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""The page may not ask for anything, whatever is in it."""
+_PATH_MEANINGS = {
+    "feedforward": "Clusters chosen by what came in, from the input up.",
+    "feedback": "Clusters chosen by what was recognised, from the class probabilities down.",
+}
+
+
+def write_report(diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None) -> Path:
     """Write pictures, `diagnosis.json` and `index.html` into `folder`, made if need be; the page's path.
 
-    Files of an earlier report are replaced.
+    Files of an earlier report are replaced. Pictures are drawn by `drawing` if given, else by this process.
 
     Raises ResourceError if the folder cannot be written or the machine cannot draw.
     """
-    page = folder / "index.html"
-    summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = _pictures(diagnosis)
-        images = render.render_scenes([picture.scene for picture in pictures.values()])
-        pngs = {name: render.encode_png(image) for name, image in zip(pictures, images, strict=True)}
-        for name, png in pngs.items():
-            (folder / f"{name}.png").write_bytes(png)
-        (folder / "diagnosis.json").write_text(summary + "\n", encoding="utf-8")
-        page.write_text(_fill_page(diagnosis, pictures, pngs), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write the report to {folder}: {error.strerror or error}.") from error
-    return page
+    return begin_report(diagnosis, folder, drawing)()
+
+
+def begin_report(
+    diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None, *, parts: int = 1
+) -> Callable[[], Path]:
+    """Begin a report as `write_report` writes it; what is returned waits for the pictures and writes all."""
+    pictures = _pictures(diagnosis)
+    scenes = {name: picture.scene for name, picture in pictures.items()}
+    finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
+    packed_library()  # while others draw
+
+    def write() -> Path:
+        page = folder / "index.html"
+        summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
+        pngs = finish()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, png in pngs.items():
+                (folder / f"{name}.png").write_bytes(png)
+            # Names of files need not be UTF-8, but these files are.
+            (folder / "diagnosis.json").write_text(summary + "\n", encoding="utf-8", errors="replace")
+            page.write_text(_fill_page(diagnosis, pictures, pngs), encoding="utf-8", errors="replace")
+        return page
+
+    return write
 
 
 @dataclass(frozen=True)
@@ -125,14 +163,6 @@ def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
 
 
 def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
-    environment = Environment(
-        loader=PackageLoader("fer_cli"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["signed"] = signed
     errors, voxels = diagnosis.errors, diagnosis.input_grid.size
     images = {
         name: {
@@ -152,70 +182,97 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
         }
         for layer in diagnosis.layers
     ]
-    return environment.get_template("report.html.j2").render(
-        diagnosis=diagnosis,
-        images=images,
-        legend=[(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in scene.LEGEND],
-        differences={
-            name: scene.count_differences(grid, diagnosis.input_grid)
-            for name, grid in (
-                ("local", diagnosis.local_grid),
-                ("nearest", diagnosis.nearest_grid),
-                ("class-code", diagnosis.class_code_grid),
-            )
-        },
-        top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
-        errors=[
-            {
-                "pair": pair,
-                "meaning": meaning,
-                "sum": errors[key],
-                "mean": errors[key] / voxels,
-                "share": errors[key] / max(*errors.values(), 1e-12),
-            }
-            for key, (_, pair, meaning) in ERRORS.items()
-        ],
-        ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
-        layers=layers,
-        chart=_chart(layers),
-        suspicion_level=suspicion_level(diagnosis.suspicion),
+    charts = _error_charts(diagnosis) | _depth_charts(diagnosis, layers)
+    ranks = {name: rank_sentence(errors[name], _references(diagnosis, name)) for name in ERRORS}
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            diagnosis=diagnosis,
+            images=images,
+            legend=[(name, css_colour(colour)) for name, colour in scene.LEGEND],
+            seen=[
+                (words, css_colour(colour))
+                for words, colour in zip(("in one box", "in the most boxes"), scene.SEEN, strict=True)
+            ],
+            controls=CONTROLS,
+            policy=POLICY,
+            differences={
+                name: scene.count_differences(grid, diagnosis.input_grid)
+                for name, grid in (
+                    ("local", diagnosis.local_grid),
+                    ("nearest", diagnosis.nearest_grid),
+                    ("class-code", diagnosis.class_code_grid),
+                )
+            },
+            top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
+            errors=[
+                {
+                    "pair": pair,
+                    "meaning": meaning,
+                    "sum": errors[key],
+                    "mean": errors[key] / voxels,
+                    "rank": ranks[key],
+                    "chart": f"chart-{key}" if ranks[key] else None,
+                }
+                for key, (_, pair, meaning) in ERRORS.items()
+            ],
+            compared=any(ranks.values()),
+            ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
+            layers=layers,
+            paths=[
+                {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS
+            ],
+            suspicion_level=suspicion_level(diagnosis.suspicion),
+            facts=embedded_json({**viewer_facts(diagnosis), "charts": charts}),
+            library=packed_library(),
+        )
     )
 
 
-def _chart(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Places of the margins, predicted minus rival per location, on an SVG canvas of 460 × 270 units."""
-    margins: dict[str, list[float]] = {
-        path: [layer["paths"][i]["predicted"] - layer["paths"][i]["rival"] for layer in layers]
+def environment() -> Environment:
+    """Where templates come from; what they show is escaped."""
+    found = Environment(
+        loader=PackageLoader("fer_cli"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters["signed"] = signed
+    return found
+
+
+def _references(diagnosis: Diagnosis, error: str) -> dict[str, np.ndarray]:
+    """An error of the validation samples, by outcome."""
+    reference, nothing = diagnosis.reference_errors, np.zeros(0)
+    return {
+        "correct": reference.correct.get(error, nothing),
+        "misclassified": reference.misclassified.get(error, nothing),
+    }
+
+
+def _error_charts(diagnosis: Diagnosis) -> dict[str, Any]:
+    groups = {name: _references(diagnosis, name) for name in ERRORS}
+    return {
+        f"chart-{name}": error_chart(diagnosis.errors[name], by["correct"], by["misclassified"])
+        for name, by in groups.items()
+        if any(len(values) for values in by.values())
+    }
+
+
+def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    wrong = diagnosis.correct is False
+    names = (f"{diagnosis.predicted} (predicted)", f"{diagnosis.label} (true)" if wrong else "best other class")
+    values = [path[kind] for layer in layers for path in layer["paths"] for kind in ("predicted", "rival")]
+    return {
+        f"chart-{path}": depth_chart(
+            [layer["name"] for layer in layers],
+            [layer["paths"][i]["predicted"] for layer in layers],
+            [layer["paths"][i]["rival"] for layer in layers],
+            names=names,
+            span=(min(0.0, *values), max(0.0, *values)),
+            blamed=diagnosis.blame.layer,
+        )
         for i, path in enumerate(PATHS)
     }
-    low = min(0.0, *(value for line in margins.values() for value in line))
-    high = max(0.0, *(value for line in margins.values() for value in line))
-    step = _tick_step(high - low)
-    low, high = math.floor(low / step) * step, max(math.ceil(high / step), 1) * step
-    xs = [56 + 400 * (i + 0.5) / len(layers) for i in range(len(layers))]
-
-    def height(value: float) -> float:
-        return 30 + 200 * (high - value) / (high - low)
-
-    return {
-        "ticks": [
-            (f"{value:+.3g}".replace("-", "−") if value else "0", height(value)) for value in _ticks(low, high, step)
-        ],
-        "zero": height(0.0),
-        "columns": [(layer["name"], x, layer["blamed"]) for layer, x in zip(layers, xs, strict=True)],
-        "lines": {
-            path: [(x, height(value), value) for x, value in zip(xs, line, strict=True)]
-            for path, line in margins.items()
-        },
-    }
-
-
-def _tick_step(span: float) -> float:
-    """A round step (1, 2 or 5 times a power of ten) that divides `span` into at most five."""
-    power = 10.0 ** math.floor(math.log10(max(span, 1e-6) / 5))
-    step: float = power * next(factor for factor in (1, 2, 5, 10) if factor * power * 5 >= span)
-    return step
-
-
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    return [round(low / step + i) * step for i in range(round((high - low) / step) + 1)]

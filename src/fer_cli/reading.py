@@ -5,7 +5,7 @@ feedback network makes of the class probabilities alone. Section 4.1 of the pape
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -90,8 +90,16 @@ def margin(
 
 
 @dataclass(frozen=True)
+class ReferenceErrors:
+    """Table I's errors of validation samples by name, of those classified correctly and of the others; may be empty."""
+
+    correct: dict[str, Float[np.ndarray, " correct"]]
+    misclassified: dict[str, Float[np.ndarray, " misclassified"]]
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Confidence scores of the validation samples, against which a new sample's are held.
+    """Confidence scores and Table I's errors of the validation samples, against which a new sample's are held.
 
     Validation samples took no part in training or clustering. Nothing here is fitted to labels, except that the
     p-value compares with the correctly classified ones.
@@ -99,6 +107,15 @@ class Calibration:
 
     scores: dict[str, Float[np.ndarray, " validation"]]
     correct: Bool[np.ndarray, " validation"]
+    errors: dict[str, Float[np.ndarray, " validation"]] = field(default_factory=dict)
+
+    @property
+    def reference_errors(self) -> ReferenceErrors:
+        """The errors by outcome."""
+        return ReferenceErrors(
+            {name: values[self.correct] for name, values in self.errors.items()},
+            {name: values[~self.correct] for name, values in self.errors.items()},
+        )
 
     def suspicion(self, scores: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:
         """How suspicious samples look, in [0, 1]: one less the mean rank of their scores among validation samples.
@@ -130,6 +147,9 @@ def _family(score: str) -> str:
 
 def load_calibration(codebook: Artifact) -> Calibration:
     """The calibration that `fer cluster` wrote into a codebook."""
-    names = codebook.names("calibration/score/")
-    scores = {name.rpartition("/")[2]: codebook.read(name) for name in names}
-    return Calibration(scores, codebook.read("calibration/label") == codebook.read("calibration/predicted"))
+    scores, errors = (
+        {name.rpartition("/")[2]: codebook.read(name) for name in codebook.names(f"calibration/{kind}/")}
+        for kind in ("score", "error")
+    )
+    correct = codebook.read("calibration/label") == codebook.read("calibration/predicted")
+    return Calibration(scores, correct, errors)

@@ -42,10 +42,16 @@ def class_code_reconstruction(network: FERNet, codebook: Codebook, reading: Read
 
 
 @torch.inference_mode()
-def representative(network: FERNet, codebook: Codebook, reading: Reading, path: str, layer: str) -> Grids:
-    """Occupancy decoded from the feature made of the centroids that the samples chose at `layer`."""
-    feature = codebook.feature_map(path, layer, reading.codes[path][layer]).to(device_of(network))
-    return network.decode(feature, layer).occupancy.cpu().numpy()
+def representatives(network: FERNet, codebook: Codebook, reading: Reading) -> dict[str, dict[str, Grids]]:
+    """By path and layer, occupancy decoded from the feature made of the centroids that the samples chose there."""
+    paths, device = tuple(reading.codes), device_of(network)
+    features = {
+        layer: torch.cat([codebook.feature_map(path, layer, reading.codes[path][layer]) for path in paths]).to(device)
+        for layer in network.config.layer_names
+    }
+    decoded = network.feedback.occupancies(features)
+    halves = {layer: np.split(grids.cpu().numpy(), len(paths)) for layer, grids in decoded.items()}
+    return {path: {layer: halves[layer][i] for layer in features} for i, path in enumerate(paths)}
 
 
 def layer_exemplar(codebook: Codebook, reading: Reading, path: str, layer: str) -> Int[np.ndarray, " sample"]:

@@ -55,6 +55,12 @@ def render_scenes(scenes: Sequence[Scene], *, size: int = 420) -> list[Image]:
         plotter.close()
 
 
+def draw_pngs(scenes: Mapping[str, Scene], *, size: int = 420) -> dict[str, bytes]:
+    """Each scene as `render_scenes` draws it, as a PNG; for other processes, to and from which no picture crosses."""
+    images = render_scenes(list(scenes.values()), size=size)
+    return {name: encode_png(image) for name, image in zip(scenes, images, strict=True)}
+
+
 def render_grids(grids: Sequence[Grid], *, size: int = 420) -> list[Image]:
     """One picture per grid, as `render_scenes` draws them."""
     return render_scenes([grid_scene(grid) for grid in grids], size=size)
@@ -108,7 +114,7 @@ def encode_png(image: Image, *, colours: int = 256) -> bytes:
     """`image` as a PNG with a palette of at most `colours`."""
     from PIL import Image as Pillow
 
-    palette = Pillow.fromarray(image).quantize(colours, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
+    palette = Pillow.fromarray(image).quantize(colours, method=Pillow.Quantize.FASTOCTREE, dither=Pillow.Dither.NONE)
     file = io.BytesIO()
     palette.save(file, "PNG")
     return file.getvalue()

@@ -124,6 +124,18 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
     }
 
 
+def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
+    table = open_table("sample", "true", "predicted", "blamed", "suspicion", "p-value")
+    for column in table.columns[1:4]:
+        column.justify = "left"
+    for answer in sorted(answers, key=lambda answer: -answer["suspicion"]["score"]):
+        words = (answer["sample"], answer["label"], answer["predicted"], answer["blame"]["layer"])
+        figures = (f"{answer['suspicion']['score']:.2f}", f"{answer['suspicion']['p_value']:.3f}")
+        table.add_row(*(Text(printable(word or "–")) for word in words), *figures)
+    return table
+
+
 def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     """`fer evaluate`'s results on one screen: accuracy, Table I by outcome, and how scores detect failures."""
     detection: Mapping[str, Mapping[str, Any]] = evaluation["detection"]
@@ -244,8 +256,9 @@ def suspicion_level(suspicion: Suspicion) -> str:
 
 
 def signed(value: float) -> str:
-    """With two decimals and always a sign, a typographic one."""
-    return f"{value:+.2f}".replace("-", "−")
+    """With two decimals and a sign, a typographic one, unless it is zero."""
+    shown = f"{value:+.2f}"
+    return "0.00" if float(shown) == 0 else shown.replace("-", "−")
 
 
 def _accuracy(evaluation: Mapping[str, Any]) -> Text:

@@ -53,6 +53,15 @@ def training_bar(*, shown: bool = True) -> Iterator[Progress]:
         yield progress
 
 
+def complain(message: str) -> None:
+    """Say in one line what went wrong with a part of the work, and that it goes on without it."""
+    console.print(
+        "".join(c if c.isprintable() else "�" for c in f"fer: {' '.join(message.split())}"),
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 class CountView:
     """A bar over a known number of things, for stages that tell (done, total)."""
 

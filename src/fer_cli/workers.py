@@ -3,11 +3,12 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -19,13 +20,15 @@ _stopping: Event | None = None
 
 
 @contextmanager
-def open_executor(workers: int, *, preload: str) -> Iterator[WorkExecutor]:
+def open_executor(workers: int, *, preload: str | Sequence[str], apart: bool = False) -> Iterator[WorkExecutor]:
     """Run calls in so many processes, or in this one if `workers` is 1; what is not begun at the end is cancelled.
 
-    `preload` is the module that the calls need, imported once for all processes where the platform can.
-    `scheduler.open_scheduler` does the same on a cluster.
+    `preload` are the modules that the calls need, imported once for all processes where the platform can. With `apart`
+    even a single worker is a process of its own, so that it works beside this one. `scheduler.open_scheduler` does the
+    same on a cluster.
     """
-    executor = _InThisProcess() if workers == 1 else _ProcessPool(workers, preload)
+    modules = [preload] if isinstance(preload, str) else list(preload)
+    executor = _InThisProcess() if workers == 1 and not apart else _ProcessPool(workers, modules)
     try:
         yield executor
     finally:
@@ -43,6 +46,11 @@ def open_threads(workers: int) -> Iterator[WorkExecutor]:
         yield executor
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def preload_for_workers(*modules: str) -> None:
+    """Begin to import what processes opened later will need, meanwhile, where the platform can."""
+    _prepare(modules)
 
 
 def is_stopping() -> bool:
@@ -68,19 +76,13 @@ class _Threads(ThreadPoolExecutor, WorkExecutor):
 class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
     """Processes that do not hear Ctrl-C themselves, and end after the step in hand once they are shut down."""
 
-    def __init__(self, workers: int, preload: str) -> None:
-        # Not `fork`: HDF5 and BLAS run threads by now, and a forked lock that a thread held stays locked.
-        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-        context = get_context(method)
-        if method == "forkserver":
-            from multiprocessing import forkserver  # does not exist everywhere
-
-            context.set_forkserver_preload([preload])
-            with _interrupts_held(signal.SIG_IGN):  # which the server, and whatever it forks, inherits
-                forkserver.ensure_running()
-        self._stopping = context.Event()
+    def __init__(self, workers: int, preload: list[str]) -> None:
         self.slots = workers
-        super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
+        # An interrupt between a semaphore's making and its entry among what is cleared up would leave it behind.
+        with _interrupts_held():
+            context = _prepare(preload)
+            self._stopping = context.Event()
+            super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(self._stopping,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # An interrupt while a worker starts would leave it behind, to fail noisily when this process has gone.
@@ -103,6 +105,20 @@ class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
         if cancel_futures:
             self._stopping.set()
         super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _prepare(preload: Sequence[str]) -> BaseContext:
+    """The context that worker processes start in; where a server forks them, it runs and imports what they need."""
+    # Not `fork`: HDF5 and BLAS run threads by now, and a forked lock that a thread held stays locked.
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    context = get_context(method)
+    if method == "forkserver":
+        from multiprocessing import forkserver  # does not exist everywhere
+
+        context.set_forkserver_preload(list(preload))
+        with _interrupts_held(signal.SIG_IGN):  # which the server, and whatever it forks, inherits
+            forkserver.ensure_running()
+    return context
 
 
 def _start_worker(stopping: Event) -> None:

@@ -1,0 +1,83 @@
+"""Which voxels triangles touch: the compiled test, for `occupancy`.
+
+The separating-axis test of Akenine-Möller ("Fast 3D triangle–box overlap testing", 2001). Apart from `occupancy`,
+because Numba takes a third of a second to import, which only meshes are worth.
+"""
+
+from collections.abc import Callable
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+# Cubes are closed, and this much larger than a voxel (in voxels), lest rounding should open them.
+TOUCH = 1e-7
+
+
+@no_type_check
+def _occupy(points, faces, margin, occupancy):
+    """Set every voxel within `margin` of the border that a triangle touches; voxel i spans [i, i + 1] of `points`."""
+    high = occupancy.shape[0] - margin
+    half = 0.5 + TOUCH
+    for face in range(faces.shape[0]):
+        ax, ay, az = points[faces[face, 0]]
+        bx, by, bz = points[faces[face, 1]]
+        cx, cy, cz = points[faces[face, 2]]
+        x0, x1 = _span(min(ax, bx, cx), max(ax, bx, cx), margin, high)
+        y0, y1 = _span(min(ay, by, cy), max(ay, by, cy), margin, high)
+        z0, z1 = _span(min(az, bz, cz), max(az, bz, cz), margin, high)
+        ux, uy, uz = bx - ax, by - ay, bz - az
+        vx, vy, vz = cx - bx, cy - by, cz - bz
+        wx, wy, wz = ax - cx, ay - cy, az - cz
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        # What rounding can do to the normal of a sliver: it must not separate by a normal that is noise.
+        noise = 1e-15 * (abs(ux) + abs(uy) + abs(uz)) * (abs(vx) + abs(vy) + abs(vz)) * 3 * occupancy.shape[0]
+        reach = half * (abs(nx) + abs(ny) + abs(nz)) + noise
+        for i in range(x0, x1):
+            x = i + 0.5
+            for j in range(y0, y1):
+                y = j + 0.5
+                if (
+                    _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, ux, uy, half)
+                    or _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, vx, vy, half)
+                    or _apart(ax - x, ay - y, bx - x, by - y, cx - x, cy - y, wx, wy, half)
+                ):
+                    continue
+                k0, k1 = z0, z1
+                if abs(nz) > 1e-3 * (abs(nx) + abs(ny)):
+                    # Only so much of the column as the plane passes through; one voxel to spare, tested below.
+                    middle = az - (nx * (x - ax) + ny * (y - ay)) / nz
+                    rise = (half * (abs(nx) + abs(ny)) + noise) / abs(nz) + 1.0
+                    k0, k1 = max(z0, int(np.floor(middle - rise))), min(z1, int(np.ceil(middle + rise)))
+                for k in range(k0, k1):
+                    z = k + 0.5
+                    if occupancy[i, j, k] or abs(nx * (ax - x) + ny * (ay - y) + nz * (az - z)) > reach:
+                        continue
+                    if not (
+                        _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, uy, uz, half)
+                        or _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, vy, vz, half)
+                        or _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, wy, wz, half)
+                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, ux, uz, half)
+                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, vx, vz, half)
+                        or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, wx, wz, half)
+                    ):
+                        occupancy[i, j, k] = 1
+
+
+@no_type_check
+def _first_and_last(least, most, low, high):
+    """Half-open range of voxels from `low` to `high` whose closed extent meets least..most."""
+    return max(low, int(np.ceil(least - 1 - TOUCH))), min(high, int(np.floor(most + TOUCH)) + 1)
+
+
+@no_type_check
+def _is_apart(a0, a1, b0, b1, c0, c1, edge0, edge1, half):
+    """Whether, on two axes, the normal of an edge separates the triangle abc from the square of half side `half`."""
+    p, q, r = a0 * edge1 - a1 * edge0, b0 * edge1 - b1 * edge0, c0 * edge1 - c1 * edge0
+    reach = half * (abs(edge0) + abs(edge1))
+    return min(p, q, r) > reach or max(p, q, r) < -reach
+
+
+_span = numba.njit(_first_and_last)
+_apart = numba.njit(_is_apart)
+occupy_touched: Callable[..., None] = numba.njit(cache=True, nogil=True)(_occupy)

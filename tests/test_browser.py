@@ -1,0 +1,266 @@
+"""The report and the gallery in a real browser: Debian's Chromium, opened from disk, driven by Playwright.
+
+A page may take a minute to get ready where other work has the cores: everything is drawn in software here.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from diagnoses import CORRECT, diagnosis_of
+from fer_cli import page, scene
+from fer_cli.gallery import Explained, write_gallery
+from fer_cli.report import diagnosis_json
+from fer_cli.viewer import VIEWS
+
+pytestmark = pytest.mark.browser
+PATIENCE = 240_000
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+NAME = 'a <b>chair</b> & "stool" 🪑 </script><script>alert(1)</script>'
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts the browser with an empty profile and given flags."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, ExitStack() as stack:
+
+        def start(*flags: str) -> Any:
+            context = playwright.chromium.launch_persistent_context(
+                tmp_path_factory.mktemp("profile"),
+                executable_path=chromium,
+                args=[*FLAGS, *flags],
+                viewport={"width": 1400, "height": 900},
+            )
+            stack.callback(context.close)
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        yield start
+
+
+class Opened:
+    """A page opened from disk, with what it said and asked for."""
+
+    def __init__(self, context, path: Path) -> None:
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.path = path
+        self.tab = context.new_page()
+        self.tab.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.tab.goto(path.as_uri())
+
+    def until_ready(self) -> "Opened":
+        self.tab.wait_for_function("document.documentElement.dataset.ready === 'true'")
+        return self
+
+    def picture(self, view: str) -> np.ndarray:
+        png = self.tab.locator(f"#view-{view}").screenshot()
+        return np.asarray(Pillow.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        return {name: self.picture(name) for name in VIEWS}
+
+    def eyes(self) -> list[list[float]]:
+        """Where each shape is seen from."""
+        return self.tab.evaluate(
+            "names => names.map(name => Object.values(document.getElementById(name)._fullLayout.scene.camera.eye))",
+            [f"view-{name}" for name in VIEWS],
+        )
+
+    def overflow(self) -> int:
+        """Pixels by which the page is wider than the window."""
+        return self.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.fixture(scope="module")
+def report(browser: Start, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    folder = tmp_path_factory.mktemp("reports") / "a folder with spaces & 🪑"
+    path = page.write_report(diagnosis_of(sample=NAME), folder)
+    return Opened(browser(), path).until_ready()
+
+
+def share_changed(before: np.ndarray, after: np.ndarray) -> float:
+    return float((np.abs(before - after).max(axis=-1) > 24).mean())
+
+
+def share_near(image: np.ndarray, colour: tuple[int, int, int], tolerance: int = 30) -> float:
+    return float((np.abs(image - np.array(colour)).max(axis=-1) <= tolerance).mean())
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold; the browser draws when it gets to it."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not (held := holds()) and time.monotonic() < end:
+        time.sleep(0.3)
+    return held
+
+
+def exposed_faces(cells: np.ndarray) -> int:
+    padded = np.pad(cells, 1).astype(int)
+    return sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in range(3))
+
+
+def test_report_opens_from_disk_without_errors_and_asks_for_nothing(report: Opened) -> None:
+    assert report.requests == [report.path.as_uri()]
+    assert report.errors == []
+    assert report.tab.title() == f"{NAME}: predicted table"
+    assert report.tab.locator("h1").inner_text() == f"{NAME}: predicted table, truly chair"
+    assert report.tab.locator(".chart svg.main-svg").count() >= 6
+
+
+def test_shapes_are_drawn_with_a_face_where_a_voxel_meets_none(report: Opened) -> None:
+    diagnosis = diagnosis_of()
+    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    light = tuple(np.round(np.array(scene.SHAPE) * 0.97).astype(int))  # tops, of even and of odd voxels
+    for name, grid in zip(VIEWS, grids, strict=True):
+        image = report.picture(name)
+        assert share_near(image, light) > 0.01, name
+        assert share_near(image, (255, 255, 255), 0) > 0.3, name
+        corners = report.tab.evaluate(f"document.getElementById('view-{name}').data[1].x.length")
+        assert corners == 4 * exposed_faces(scene.occupied(grid)), name
+
+
+def test_comparison_shows_what_is_missing_and_extra_in_that_view_alone(report: Opened) -> None:
+    before = report.pictures()
+    box = report.tab.get_by_label("Compare with the input").nth(2)
+    box.check()
+    assert eventually(lambda: share_changed(before["class-code"], report.picture("class-code")) > 0.03)
+    after = report.pictures()
+    for colour in (scene.MISSING, scene.EXTRA):
+        assert share_near(after["class-code"], colour, 40) > 0.005
+        assert share_near(before["class-code"], colour, 40) < 0.001
+    for name in VIEWS[:3]:
+        assert share_changed(before[name], after[name]) < 0.001, name
+    report.tab.get_by_label("missing", exact=True).uncheck()
+    assert eventually(lambda: share_near(report.picture("class-code"), scene.MISSING, 40) < 0.001)
+    report.tab.get_by_label("missing", exact=True).check()
+    box.uncheck()
+    assert eventually(lambda: share_changed(before["class-code"], report.picture("class-code")) < 0.001)
+
+
+def test_blamed_boxes_can_be_shown_by_the_space_bar(report: Opened) -> None:
+    before = report.picture("input")
+    box = report.tab.get_by_label("What the blamed locations see")
+    box.focus()
+    report.tab.keyboard.press("Space")
+    assert eventually(lambda: share_changed(before, report.picture("input")) > 0.03)
+    assert share_near(report.picture("input"), scene.SEEN[0], 30) > 0.005
+    report.tab.keyboard.press("Space")
+    assert eventually(lambda: share_changed(before, report.picture("input")) < 0.001)
+
+
+def test_a_drag_turns_all_shapes_together(report: Opened) -> None:
+    before, seen_from = report.pictures(), report.eyes()
+    place = report.tab.locator("#view-local")
+    place.scroll_into_view_if_needed()
+    rectangle = place.bounding_box()
+    x, y = rectangle["x"] + rectangle["width"] / 2, rectangle["y"] + rectangle["height"] / 2
+    report.tab.mouse.move(x, y)
+    report.tab.mouse.down()
+    report.tab.mouse.move(x + 70, y + 15, steps=6)
+    report.tab.mouse.up()
+    assert eventually(lambda: np.ptp(report.eyes(), axis=0).max() < 1e-6 and report.eyes() != seen_from)
+    assert np.linalg.norm(np.subtract(report.eyes()[0], seen_from[0])) > 0.2
+    assert eventually(lambda: all(share_changed(before[name], report.picture(name)) > 0.02 for name in VIEWS))
+    report.tab.get_by_role("button", name="Reset the view").click()
+    assert eventually(lambda: np.abs(np.subtract(report.eyes(), seen_from)).max() < 1e-6)
+    assert eventually(lambda: all(share_changed(before[name], report.picture(name)) < 0.001 for name in VIEWS))
+
+
+def test_arrow_keys_and_buttons_turn_all_shapes(report: Opened) -> None:
+    seen_from = report.eyes()
+    report.tab.locator("#view-nearest").focus()
+    report.tab.keyboard.press("ArrowRight")
+    assert eventually(lambda: np.abs(np.subtract(report.eyes(), seen_from)).max(axis=1).min() > 0.1)
+    report.tab.keyboard.press("ArrowLeft")
+    assert eventually(lambda: np.abs(np.subtract(report.eyes(), seen_from)).max() < 1e-6)
+    report.tab.get_by_role("button", name="See from higher up").press("Enter")
+    assert eventually(lambda: all(eye[2] > first[2] + 0.1 for eye, first in zip(report.eyes(), seen_from, strict=True)))
+    report.tab.get_by_role("button", name="Reset the view").click()
+    assert eventually(lambda: np.abs(np.subtract(report.eyes(), seen_from)).max() < 1e-6)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nothing_is_wider_than_the_window(report: Opened, width: int, theme: str) -> None:
+    report.tab.set_viewport_size({"width": width, "height": 900})
+    report.tab.emulate_media(color_scheme=theme)
+    assert eventually(lambda: report.overflow() <= 0)
+    ground = report.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(21, 23, 26)") == (theme == "dark")
+    drawn = report.tab.locator("#view-input canvas").first.bounding_box()
+    assert eventually(lambda: report.tab.locator("#view-input").bounding_box()["width"] >= 100)
+    assert drawn["width"] <= width
+    assert report.errors == []
+
+
+def test_on_paper_pictures_stand_for_the_rotatable_shapes(report: Opened) -> None:
+    report.tab.set_viewport_size({"width": 720, "height": 1000})
+    report.tab.emulate_media(media="print", color_scheme="light")
+    assert not report.tab.locator("#view-input").is_visible()
+    assert report.tab.locator("figure.static img").count() == 8
+    assert all(picture.is_visible() for picture in report.tab.locator("figure.static img").all())
+    for chart in report.tab.locator(".chart").all():  # drawn for the window, scaled to the card
+        assert chart.locator(".main-svg").first.bounding_box()["width"] <= chart.bounding_box()["width"] + 1
+    report.tab.emulate_media(media="screen")
+    assert report.tab.locator("#view-input").is_visible()
+
+
+def test_without_webgl_the_pictures_stay_and_the_page_says_why(browser: Start, tmp_path: Path) -> None:
+    path = page.write_report(diagnosis_of(**CORRECT), tmp_path / "report")
+    report = Opened(browser("--disable-3d-apis"), path).until_ready()
+    assert report.errors == []
+    assert not report.tab.locator("#view-input").is_visible()
+    assert report.tab.locator("figure.static img").first.is_visible()
+    assert "no WebGL" in report.tab.locator("#static-note").inner_text()
+    assert report.tab.locator("#chart-feedforward svg.main-svg").first.is_visible()
+
+
+def test_gallery_sorts_by_mouse_and_by_keyboard_and_leads_to_the_reports(browser: Start, tmp_path: Path) -> None:
+    scores = {NAME: ("chair", "table", 0.4), "bed 2": ("bed", "table", 0.9), "bed 10": ("bed", "chair", 0.1)}
+    explained = []
+    for number, (name, (label, predicted, score)) in enumerate(scores.items()):
+        diagnosis = diagnosis_of(sample=name, label=label, predicted=predicted)
+        written = page.write_report(diagnosis, tmp_path / f"a # {number} 🪑")
+        answer = diagnosis_json(diagnosis, report=str(written))
+        answer["suspicion"]["score"] = score
+        suspicion = type(diagnosis.suspicion)(score, 0.5)
+        explained.append(Explained(answer, diagnosis.blame, suspicion, {"report": written}))
+    path = write_gallery(explained, ["conv3"], tmp_path, "three")
+    gallery = Opened(browser(), path)
+
+    def order() -> list[str]:
+        return gallery.tab.locator("tbody th").all_inner_texts()
+
+    assert order() == ["bed 2", NAME, "bed 10"]
+    gallery.tab.get_by_role("button", name="Sample").click()
+    assert order() == [NAME, "bed 2", "bed 10"]
+    head = gallery.tab.get_by_role("columnheader", name="Suspicion")
+    assert head.get_attribute("aria-sort") is None
+    head.get_by_role("button").focus()
+    gallery.tab.keyboard.press("Enter")
+    assert (order(), head.get_attribute("aria-sort")) == (["bed 10", NAME, "bed 2"], "ascending")
+    gallery.tab.keyboard.press("Enter")
+    assert (order(), head.get_attribute("aria-sort")) == (["bed 2", NAME, "bed 10"], "descending")
+    gallery.tab.set_viewport_size({"width": 400, "height": 900})
+    assert gallery.overflow() <= 0
+    assert gallery.errors == []
+    assert gallery.requests == [path.as_uri()]
+    gallery.tab.get_by_role("link", name="bed 10").click()
+    gallery.tab.wait_for_url("**/index.html")
+    assert gallery.tab.locator("h1").inner_text().startswith("bed 10: predicted chair")
