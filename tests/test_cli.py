@@ -467,11 +467,6 @@ def test_a_reader_that_goes_away_is_no_error(form: list[str], place: Path) -> No
 Started = Callable[[subprocess.Popen[str]], bool]
 
 
-def partial_file(path: Path) -> Started:
-    """Whether the artifact `path` is being written."""
-    return lambda _: any(path.parent.glob(f".{path.name}.*.partial"))
-
-
 def opened(path: Path) -> Started:
     """Whether the process has `path` open."""
 
@@ -525,7 +520,6 @@ LAST_LINE = {
     signal.SIGTERM: (143, "fer: terminated; nothing half-written was left behind."),
 }
 INTERRUPTED = {
-    "cluster": (f"cluster --run run --k {K} --force", lambda folder: partial_file(folder / "run/codebook.h5")),
     "evaluate": ("evaluate --run run", lambda folder: opened(folder / "run/codebook.h5")),
     "explain": (f"explain {SAMPLE} --run run", lambda folder: exists(folder / f"run/explain/{SAMPLE}")),
 }
@@ -562,6 +556,25 @@ def test_voxelize_goes_on_after_a_signal(number: signal.Signals, place: Path, ma
     assert answer["resumed"] >= 16
     assert answer["duplicates"]["within_train"] == 2999
     assert [path.name for path in tmp_path.iterdir()] == ["v.h5"]
+
+
+@pytest.mark.parametrize("number", LAST_LINE, ids=lambda number: number.name)
+def test_cluster_goes_on_after_a_signal(number: signal.Signals, place: Path, tmp_path: Path) -> None:
+    journal = tmp_path / ".c.h5.journal"
+    command = f"cluster --run run --k {K} -o {tmp_path / 'c.h5'}"
+    outcome, stderr = interrupted(
+        command, number, lambda _: journal.exists() and journal.stat().st_size > 1000, folder=place
+    )
+    code, line = LAST_LINE[number]
+    kept = line.replace(
+        "nothing half-written was left behind.", "what was done is kept, and the same command goes on from there."
+    )
+    assert (outcome, stderr.splitlines()[-1]) == (code, kept)
+    assert list(tmp_path.iterdir()) == [journal]
+    answer = json.loads(fer(*command.split(), "--json", folder=place).stdout)
+    assert answer["resumed"] >= 1
+    assert (tmp_path / "c.h5").read_bytes() == (place / "run/codebook.h5").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["c.h5"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sees through /proc what a process has open")

@@ -230,6 +230,7 @@ def cluster(
     from fer_cli.run import choose_device
     from fer_cli.terminal import ClusteringView, progress_bar
 
+    endings.goes_on()
     with progress_bar() as bar:
         summary = cluster_network(
             voxels or run / "voxels.h5",
