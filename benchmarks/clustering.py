@@ -3,9 +3,10 @@
 Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--skip-stage]
 
 RUN holds voxels.h5 and model.h5. Peers cluster the same features, in memory, in float32, in the same run and in turn: a loop
-over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start, once; all with
+over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start; all with
 the same k and at most 20 iterations. Ours is what the stage's workers do, from features in half precision (feedforward) or
-single (feedback): the centroids, and then also what each code holds. Locations are spread evenly over the layer. Prints Markdown.
+single (feedback): the centroids, and then also what each code holds. Medians of five rounds in turn, of scikit-learn one. Locations
+are spread evenly over the layer. Prints Markdown.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from fer_cli.workers import open_threads
 from machine import cpu_name, run_command
 
 LAYERS = ("conv1", "conv2", "conv3")
+ROUNDS = 5
 
 
 def main() -> None:
@@ -101,12 +103,15 @@ class Bench:
             "ours": lambda: our_kmeans(stored, k, None),
             "counted": lambda: our_kmeans(stored, k, counted),
         }
-        seconds: dict[str, float] = {}
+        taken: dict[str, list[float]] = {name: [] for name in ways}
         centroids: dict[str, list[np.ndarray]] = {}
-        for name, way in ways.items():
-            seconds[name], centroids[name] = timed(way)
-        for name in ("ours", "loop"):  # once more, in another order; the faster counts
-            seconds[name] = min(seconds[name], timed(ways[name])[0])
+        for rounds in range(ROUNDS):
+            for name, way in ways.items():
+                if rounds and name == "scikit-learn":
+                    continue
+                elapsed, centroids[name] = timed(way)
+                taken[name].append(elapsed)
+        seconds = {name: float(np.median(each)) for name, each in taken.items()}
         spread = {name: summed_inertia(features, found) for name, found in centroids.items()}
         cells = [f"{1e3 * seconds[name] / len(features):.1f}" for name in ways]
         cells += [f"{seconds[name] / seconds['ours']:.1f}" for name in ("loop", "scikit-learn")]

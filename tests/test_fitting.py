@@ -46,12 +46,10 @@ def test_few_distinct_vectors_dead_filters_and_silent_locations() -> None:
 
 
 def test_what_half_precision_cannot_hold_is_brought_to_its_end() -> None:
-    features = np.full((1, 60, 1), np.inf, np.float16)
-    features[0, 0] = -np.inf
-    fitted = fit_locations(features, 2, [0], COUNTED)
+    features = np.full((1, 60, 1), 1e30, np.float32)
+    features[0, 0] = -1e30
+    fitted = fit_locations(features, 2, [0], None)
     assert fitted.centroids.ravel().tolist() == [-65504, 65504]
-    single = fit_locations(np.full((1, 60, 1), 1e9, np.float32), 2, [0], COUNTED)
-    assert single.n_codes.tolist() == [1]
 
 
 def test_parts_join_in_order() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_cli import kmeans
-from fer_cli.kmeans import cluster, distinct_rows, nearest, use_one_thread
+from fer_cli.kmeans import cluster, distinct_rows, in_half, in_single, nearest, use_one_thread
 
 
 def squared_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -56,16 +56,33 @@ def test_distinct_rows_are_those_of_a_set(pairs: list[tuple[int, int]]) -> None:
     np.testing.assert_array_equal(distinct.count, np.bincount(distinct.back))
 
 
-def test_rows_that_share_a_projection_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Blind:
-        def standard_normal(self, size: int) -> np.ndarray:
-            return np.zeros(size)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_that_share_a_key_are_told_apart(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Same:
+        def integers(self, high: int, size: int, dtype: type) -> np.ndarray:
+            return np.zeros(size, dtype)
 
-    monkeypatch.setattr(kmeans.np.random, "default_rng", lambda seed: Blind())
-    vectors = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    monkeypatch.setattr(kmeans.np.random, "default_rng", lambda seed: Same())
+    high, low = (1, 2**-12) if dtype == np.float16 else (2**-126, 2**-149)
+    vectors = np.array([[high, 0, low, 0], [low, 0, high, 0], [high, 0, low, 0]], dtype)
     distinct = distinct_rows(vectors)
-    assert distinct.rows.tolist() == [[1, 0], [0, 1]]
+    assert distinct.rows.tolist() == vectors[:2].tolist()
     assert (distinct.back.tolist(), distinct.count.tolist(), distinct.first.tolist()) == ([0, 1, 0], [2, 1], [0, 1])
+
+
+def test_halves_are_what_they_are_in_single_precision() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    np.testing.assert_array_equal(in_single(every).view(np.uint32), every.astype(np.float32).view(np.uint32))
+    np.testing.assert_array_equal(in_half(in_single(every)).view(np.uint16), every.view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("filters", [1, 3, 8])
+def test_zeros_of_either_sign_are_equal(filters: int, dtype: type) -> None:
+    vectors = np.zeros((5, filters), dtype)
+    vectors[1::2] = -0.0
+    assert len(distinct_rows(vectors).rows) == 1
 
 
 def test_centroids_are_means_of_their_members() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
-from fer_cli.kmeans import HALF_MAX, DistinctRows, cluster, distinct_rows, each_by_itself, nearest, use_one_thread
+from fer_cli.kmeans import DistinctRows, cluster, distinct_rows, each_by_itself, in_half, nearest, use_one_thread
 from fer_cli.tally import Tally
 
 
@@ -62,19 +62,14 @@ def fit_locations(
     n_codes, n_distinct, n_dead = (np.zeros(locations, np.int64) for _ in range(3))
     tallies = []
     for location, (stored, seed) in enumerate(zip(features, seeds, strict=True)):
-        vectors = stored.astype(np.float32)
-        halves = np.clip(vectors, -HALF_MAX, HALF_MAX)
-        if stored.dtype == np.float16:
-            vectors = halves
-        else:  # what half precision does not tell apart needs no two centroids
-            halves = halves.astype(np.float16).astype(np.float32)
-        distinct = distinct_rows(halves)
+        # What half precision does not tell apart needs no two centroids.
+        distinct = distinct_rows(stored if stored.dtype == np.float16 else in_half(stored))
         found = cluster(distinct, k, seed=seed)
         n_codes[location], n_distinct[location] = len(found), len(distinct.rows)
         n_dead[location] = (~distinct.rows.any(axis=0)).sum()
         centroids[location, : len(found)] = found
         if counted is not None:
-            exact = distinct if stored.dtype == np.float16 else each_by_itself(vectors)
+            exact = distinct if stored.dtype == np.float16 else each_by_itself(stored)
             tallies.append(_count(exact, centroids[location], len(found), counted))
     return Fitted(centroids, n_codes, n_distinct, n_dead, Tally.joined(tallies) if tallies else None)
 
