@@ -37,7 +37,7 @@ class TrainingSettings:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     dropout: float = 0.4
-    augmentation: Augmentation = field(default=Augmentation(shift=2, mirror=True))
+    augmentation: Augmentation = field(default=Augmentation(shift=2, mirror=True, rotation=10.0, stretch=0.15))
     feedback_augmentation: Augmentation = field(default=Augmentation(mirror=True))
     average_decay: float = 0.995
     gate_probability: float = 0.25

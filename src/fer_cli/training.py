@@ -14,6 +14,7 @@ import torch
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.artifact_writer import ArtifactWriter, claim_output
+from fer_cli.augmentation import Augmentation
 from fer_cli.checkpoint import checkpoint_path
 from fer_cli.curves import curve_path, write_learning_curve
 from fer_cli.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
@@ -29,8 +30,14 @@ from fer_cli.world import ALONE, World
 # What differs between presets.
 _PRESET_SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 30, "feedback_epochs": 24},
-    "compact": {"epochs": 30, "feedback_epochs": 24},
-    "smoke": {"epochs": 20, "feedback_epochs": 20, "batch_size": 16, "dropout": 0.1},
+    "compact": {"epochs": 60, "feedback_epochs": 24},
+    "smoke": {
+        "epochs": 20,
+        "feedback_epochs": 20,
+        "batch_size": 16,
+        "dropout": 0.1,
+        "augmentation": Augmentation(shift=2, mirror=True),
+    },
 }
 
 
