@@ -36,6 +36,8 @@ def reading(name, locations, index):
         feedback_class="table",
         feedforward_evidence={label: value * locations for label, value in feedforward.items()},
         feedback_evidence={label: value * locations for label, value in feedback.items()},
+        feedforward_temperature=float(locations),
+        feedback_temperature=float(locations),
         feedforward_exemplar="chair_0007",
         feedback_exemplar="table_0042",
         feedforward_representative=chair(),

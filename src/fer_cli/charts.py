@@ -27,7 +27,7 @@ def depth_chart(
     span: tuple[float, float],
     blamed: str | None,
 ) -> dict[str, Any]:
-    """Evidence per location of the predicted class and its rival, layer by layer; `blamed` is marked.
+    """Calibrated evidence for the predicted class and its rival, layer by layer; `blamed` is marked.
 
     `span` are the least and the most of both paths, so that their charts have one scale.
     """
@@ -50,8 +50,8 @@ def depth_chart(
     margin = 0.08 * (span[1] - span[0] or 1.0)
     layout: dict[str, Any] = {
         "height": 290,
-        "margin": {"l": 44, "r": 8, "t": 8, "b": 30},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 44, "r": 8, "t": 22, "b": 30},
+        "legend": {"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
         "xaxis": {**_AXIS, "type": "category", "showgrid": False, "tickangle": 0},
         "yaxis": {**_AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
     }
@@ -72,7 +72,7 @@ def depth_chart(
             }
         ]
         layout["annotations"] = [
-            {"text": "blamed", "x": place, "y": 0, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+            {"text": "blamed", "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
         ]
     return {"data": lines, "layout": _shared(layout)}
 

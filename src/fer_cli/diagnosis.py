@@ -29,9 +29,10 @@ from fer_cli.run import Run
 class LayerReading:
     """What the clusters of one layer say of a sample, in both paths.
 
-    Evidence is in nats, summed over the layer's locations; an exemplar is the name of the training
-    sample that most of the layer's chosen centroids name. A representative is the feature map made of
-    the chosen centroids, decoded to occupancy probabilities (x, y, z).
+    Evidence is in nats, summed over the layer's locations; divided by its path's temperature it is what it proved to be
+    worth on validation samples, and can be compared between layers. An exemplar is the name of the training sample that
+    most of the layer's chosen centroids name. A representative is the feature map made of the chosen centroids, decoded
+    to occupancy probabilities (x, y, z).
     """
 
     name: str
@@ -40,6 +41,8 @@ class LayerReading:
     feedback_class: str
     feedforward_evidence: dict[str, float]
     feedback_evidence: dict[str, float]
+    feedforward_temperature: float
+    feedback_temperature: float
     feedforward_exemplar: str
     feedback_exemplar: str
     feedforward_representative: Float[np.ndarray, "x y z"]
@@ -189,6 +192,7 @@ def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[
         parts[path] = {
             "class": classes[int(evidence.argmax())],
             "evidence": _by_class(classes, evidence),
+            "temperature": run.temperatures.evidence[path].get(layer, 1.0),  # the output's evidence is its prediction
             "exemplar": run.voxels.names[exemplar],
             "representative": decoded[path][layer][0],
             "exemplar_grid": run.voxels.grids([exemplar])[0].astype(np.float32),

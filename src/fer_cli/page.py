@@ -2,8 +2,8 @@
 
 The page holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to someone
 and opened from disk; it makes no request. Without script or WebGL, and in print, it shows pictures of what it otherwise
-lets rotate. Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown per
-location, since layers have between 4096 and 1 of them.
+lets rotate. Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown
+calibrated, since layers have between 4096 locations and one.
 
 Source: Figs 3 to 7 and Table I.
 """
@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fer_cli import render, scene
-from fer_cli.activations import PATHS
+from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.charts import depth_chart, error_chart, rank_sentence
 from fer_cli.diagnosis import Diagnosis
 from fer_cli.disk import writing
@@ -272,7 +272,7 @@ def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> 
             [layer["paths"][i]["rival"] for layer in layers],
             names=names,
             span=(min(0.0, *values), max(0.0, *values)),
-            blamed=diagnosis.blame.layer,
+            blamed=diagnosis.blame.layer if path == FEEDFORWARD else None,
         )
         for i, path in enumerate(PATHS)
     }

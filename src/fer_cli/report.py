@@ -1,7 +1,7 @@
 """What a run found, for a terminal and as JSON: a diagnosis, an evaluation, an artifact.
 
-Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown per location,
-since layers have between 4096 and 1 of them.
+Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown calibrated, since layers
+have between 4096 locations and one.
 
 Source: Table I.
 """
@@ -72,6 +72,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         places = " ".join(",".join(map(str, location)) for location in diagnosis.blame.locations[:6])
         more = len(diagnosis.blame.locations) - 6
         facts.add_row("blame", Text(f"{diagnosis.blame.layer} at {places}{f' and {more} more' if more > 0 else ''}"))
+    facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
     facts.add_row(
         "suspicion",
         Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
@@ -80,7 +81,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         (printable(diagnosis.sample), "bold"), "  ", ("", "") if correct is None else _mark_text(correct)
     )
     note = Text(
-        "evidence per location in nats, of the predicted class and of the "
+        "calibrated evidence in nats, for the predicted class and for the "
         + ("true one" if correct is False else "best other")
     )
     return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
@@ -228,11 +229,12 @@ def _sparkline(values: Sequence[float], width: int = 32) -> str:
 
 
 def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
-    """What one path's clusters say at `layer`; evidence per location of the predicted class and its rival.
+    """What one path's clusters say at `layer`; calibrated evidence for the predicted class and its rival.
 
     The rival is the true class of a misclassified sample, and else the best of the other classes.
     """
     evidence: Mapping[str, float] = getattr(layer, f"{path}_evidence")
+    temperature: float = getattr(layer, f"{path}_temperature")
     speaks_for: str = getattr(layer, f"{path}_class")
     others = [name for name in evidence if name != diagnosis.predicted]
     rival = max(others, key=lambda name: evidence[name])
@@ -243,8 +245,8 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str,
         "speaks_for": speaks_for,
         "mark": "" if diagnosis.label is None else "✓" if speaks_for == diagnosis.label else "✗",
         "rival_name": rival,
-        "predicted": float(evidence[diagnosis.predicted]) / layer.locations,
-        "rival": float(evidence[rival]) / layer.locations,
+        "predicted": float(evidence[diagnosis.predicted]) / temperature,
+        "rival": float(evidence[rival]) / temperature,
         "exemplar": getattr(layer, f"{path}_exemplar"),
     }
 
