@@ -10,7 +10,7 @@ This and `artifact_writer` are the only modules that import h5py.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Artifact:
     seed: int | None
     created_by: str
     _file: h5py.File = field(repr=False)
+    _names: tuple[str, ...] = field(repr=False)
 
     def __enter__(self) -> "Artifact":
         return self
@@ -57,7 +58,7 @@ class Artifact:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of all datasets that start with `prefix`, sorted."""
-        return [name for name in sorted(_dataset_names(self._file)) if name.startswith(prefix)]
+        return [name for name in self._names if name.startswith(prefix)]
 
     def __contains__(self, name: str) -> bool:
         return name in self._file
@@ -157,7 +158,8 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         raise ArtifactError(f"{path} is damaged: an attribute does not parse. Run '{form.command}' again.") from error
     if not (isinstance(parents, dict) and form.takes_parents(parents) and isinstance(config, dict)):
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
-    _check_datasets(path, file, form)
+    names = tuple(sorted(_dataset_names(file)))
+    _check_datasets(path, file, form, names)
     return Artifact(
         path=path,
         form=form,
@@ -167,11 +169,11 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         seed=None if seed == NO_SEED else seed,
         created_by=str(attributes["created_by"]),
         _file=file,
+        _names=names,
     )
 
 
-def _check_datasets(path: Path, file: h5py.File, form: Format) -> None:
-    names = list(_dataset_names(file))
+def _check_datasets(path: Path, file: h5py.File, form: Format, names: Sequence[str]) -> None:
     for declared in form.datasets:
         if declared.required and not declared.is_family and not any(declared.pattern.fullmatch(name) for name in names):
             raise ArtifactError(f"{path} lacks the dataset {declared.name!r}. Run '{form.command}' again.")

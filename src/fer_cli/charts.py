@@ -52,7 +52,7 @@ def depth_chart(
         "height": 290,
         "margin": {"l": 44, "r": 8, "t": 22, "b": 30},
         "legend": {"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
-        "xaxis": {**_AXIS, "type": "category", "showgrid": False, "tickangle": 0},
+        "xaxis": {**_AXIS, "type": "category", "showgrid": False, "tickangle": 0, "tickfont": {"size": 10}},
         "yaxis": {**_AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
     }
     if blamed is not None and blamed in layers:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from fer_cli.artifact import Artifact
 from fer_cli.errors import ArtifactError, UsageError
@@ -361,10 +362,23 @@ def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> N
     network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in state}, strict=False)
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves weights of modules made in the block as memory is, where all of them are about to be replaced."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
 def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> FERNet:
     """The trained network of a `model.h5`, in evaluation mode. Raises ArtifactError where it is damaged."""
     try:
-        network = FERNet(NetworkConfig.from_json(artifact.config["network"]))
+        with _Uninitialised():
+            network = FERNet(NetworkConfig.from_json(artifact.config["network"]))
         for part in ("encoder", "feedback"):
             arrays = {name.partition("/")[2]: artifact.read(name) for name in artifact.names(f"{part}/")}
             load_state_arrays(getattr(network, part), arrays)
