@@ -143,7 +143,7 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table, truly chair", "2241", "2.00 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicious: 3 % of the correctly classified validation samples look at least as odd (conformal p = 0.031)"
+        "Suspicious: 3% of the correctly classified validation samples look at least as odd (conformal p = 0.031)"
         in text
     )
     assert "672 matching 512 missing 0 extra" in text

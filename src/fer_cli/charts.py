@@ -14,8 +14,17 @@ from jaxtyping import Float
 # Apart for colour-blind readers, and three to one against the page's light and its dark background.
 PREDICTED, RIVAL = "#d55e00", "#2a86c8"
 CORRECT, MISCLASSIFIED = "#009e73", "#cc6f9f"
+LINES = (
+    ("#d55e00", "solid"),
+    ("#2a86c8", "dash"),
+    ("#009e73", "dot"),
+    ("#cc6f9f", "dashdot"),
+    ("#b98a00", "longdash"),
+    ("#8a8f96", "longdashdot"),
+)
+"""Colours and strokes of several lines; apart in either."""
 _FONT = {"family": 'system-ui, "Segoe UI", Roboto, sans-serif', "size": 12}
-_AXIS = {"fixedrange": True, "zeroline": False, "automargin": True}
+AXIS = {"fixedrange": True, "zeroline": False, "automargin": True}
 
 
 def depth_chart(
@@ -35,12 +44,12 @@ def depth_chart(
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": _text(name),
+            "name": plain_text(name),
             "x": list(layers),
             "y": [round(float(value), 4) for value in values],
             "line": {"color": colour, "width": 2.5, "dash": dash},
             "marker": {"color": colour, "size": 8, "symbol": symbol},
-            "hovertemplate": "%{x}: %{y:.2f}<extra>" + _text(name) + "</extra>",
+            "hovertemplate": "%{x}: %{y:.2f}<extra>" + plain_text(name) + "</extra>",
         }
         for name, values, colour, dash, symbol in (
             (names[0], predicted, PREDICTED, "solid", "circle"),
@@ -52,8 +61,8 @@ def depth_chart(
         "height": 290,
         "margin": {"l": 44, "r": 8, "t": 22, "b": 30},
         "legend": {"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
-        "xaxis": {**_AXIS, "type": "category", "showgrid": False, "tickangle": 0, "tickfont": {"size": 10}},
-        "yaxis": {**_AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
+        "xaxis": {**AXIS, "type": "category", "showgrid": False, "tickangle": 0, "tickfont": {"size": 10}},
+        "yaxis": {**AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
     }
     if blamed is not None and blamed in layers:
         place = list(layers).index(blamed)
@@ -74,7 +83,7 @@ def depth_chart(
         layout["annotations"] = [
             {"text": "blamed", "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
         ]
-    return {"data": lines, "layout": _shared(layout)}
+    return {"data": lines, "layout": shared_layout(layout)}
 
 
 def error_chart(
@@ -104,14 +113,14 @@ def error_chart(
         "height": 170,
         "margin": {"l": 54, "r": 10, "t": 20, "b": 28},
         "showlegend": False,
-        "xaxis": {**_AXIS, "nticks": 5, "rangemode": "tozero"},
-        "yaxis": {**_AXIS, "type": "category"},
+        "xaxis": {**AXIS, "nticks": 5, "rangemode": "tozero"},
+        "yaxis": {**AXIS, "type": "category"},
         "shapes": [{"type": "line", "x0": error, "x1": error, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 2}}],
         "annotations": [
             {"text": "this shape", "x": error, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
         ],
     }
-    return {"data": boxes, "layout": _shared(layout)}
+    return {"data": boxes, "layout": shared_layout(layout)}
 
 
 def rank_sentence(error: float, groups: Mapping[str, Float[np.ndarray, " sample"]]) -> str:
@@ -122,14 +131,15 @@ def rank_sentence(error: float, groups: Mapping[str, Float[np.ndarray, " sample"
     return f"Larger than that of {' and of '.join(said)} validation samples." if said else ""
 
 
-def _text(name: str) -> str:
+def plain_text(name: str) -> str:
     """A name as plotly's pseudo-HTML, which knows a few elements and entities."""
     for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("%{", "% {")):
         name = name.replace(letter, entity)
     return name
 
 
-def _shared(layout: dict[str, Any]) -> dict[str, Any]:
+def shared_layout(layout: dict[str, Any]) -> dict[str, Any]:
+    """`layout` with what all charts of a page have: no ground of their own, no dragging."""
     clear = "rgba(0,0,0,0)"
     return {
         "font": _FONT,

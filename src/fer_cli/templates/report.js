@@ -1,11 +1,9 @@
 "use strict";
-// The report's rotatable shapes and charts. Without WebGL, or without this script, the page keeps its pictures and tables.
+// The report's rotatable shapes. Without WebGL, or without this script, the page keeps its pictures and tables.
 (() => {
   const root = document.documentElement;
-  const facts = JSON.parse(document.getElementById("facts").textContent);
   const [X, Y, Z] = facts.shape;
   const longest = Math.max(X, Y, Z);
-  const settings = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false, showTips: false };
 
   // Grids. z varies fastest, as numpy has it.
 
@@ -233,33 +231,6 @@
     }
   }
 
-  // Charts. With a view box, the style sheet can scale them to the paper's width, whatever the window's.
-
-  function makeScalable(place) {
-    for (const svg of place.querySelectorAll(".main-svg")) {
-      const [width, height] = [svg.getAttribute("width"), svg.getAttribute("height")];
-      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-      place.style.setProperty("--ratio", `${width} / ${height}`);
-    }
-  }
-
-  async function drawCharts() {
-    for (const [id, { data, layout: own }] of Object.entries(facts.charts)) {
-      const place = await Plotly.newPlot(id, data, own, settings);
-      makeScalable(place);
-      place.on("plotly_afterplot", () => makeScalable(place));
-    }
-  }
-
-  async function loadLibrary() {
-    const packed = document.getElementById("library").textContent;
-    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
-  }
-
   function hasWebGL() {
     const context = document.createElement("canvas").getContext("webgl");
     context?.getExtension("WEBGL_lose_context")?.loseContext();
@@ -267,8 +238,6 @@
   }
 
   async function start() {
-    await loadLibrary();
-    root.classList.add("with-charts");
     await drawCharts();
     if (!hasWebGL()) throw new Error("this browser offers no WebGL");
     root.classList.add("interactive");
