@@ -15,7 +15,7 @@ import typer
 from fer_cli.cli import app
 
 PAGE = Path(__file__).parent / "cli.md"
-_TYPES = {Path: "path", str: "text", int: "whole number", float: "number", list[str]: "texts"}
+_TYPES = {Path: "path", str: "text", int: "whole number", float: "number", list[str]: "texts", list[Path]: "paths"}
 _BLOCK = re.compile(r"(<!-- options: (?P<command>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

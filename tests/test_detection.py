@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fer_cli.detection import (
-    area_under_generalized_risk_coverage,
-    area_under_risk_coverage,
-    bootstrap_auroc,
-    detection_metrics,
-    false_positive_rate_at_95,
-    weighted_auroc,
-)
+from fer_cli.detection import METRICS, compare, detection_metrics, draw_weights, risk_coverage, roc, weighted_metrics
+
+
+def metric(name: str, score: np.ndarray, errors: np.ndarray) -> float:
+    return float(weighted_metrics(score, errors, np.ones((1, len(score)), np.int64))[name][0])
 
 
 def some(count: int, seed: int, distinct: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,27 +23,25 @@ def some(count: int, seed: int, distinct: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("distinct", [1, 2, 5, 10**6])
 def test_auroc_is_sklearns_ties_included(distinct: int) -> None:
     score, errors = some(60, 1, distinct)
-    metrics = detection_metrics(score, errors)
-    assert metrics["auroc"] == roc_auc_score(~errors, score)
-    mine = weighted_auroc(score, errors, np.ones((1, 60), np.int64))[0]
-    assert mine == pytest.approx(metrics["auroc"], abs=1e-12)
+    assert detection_metrics(score, errors)["auroc"] == pytest.approx(roc_auc_score(~errors, score), abs=1e-12)
 
 
 @pytest.mark.parametrize("distinct", [3, 10**6])
-def test_weighted_auroc_is_that_of_the_samples_repeated(distinct: int) -> None:
+def test_metrics_of_weights_are_those_of_the_samples_repeated(distinct: int) -> None:
     score, errors = some(30, 2, distinct)
     generator = np.random.default_rng(0)
     draws = generator.integers(0, 30, (50, 30))
     weights = np.array([np.bincount(draw, minlength=30) for draw in draws])
-    expected = [roc_auc_score(~errors[draw], score[draw]) for draw in draws]
-    np.testing.assert_allclose(weighted_auroc(score, errors, weights), expected, atol=1e-12)
+    found = weighted_metrics(score, errors, weights)
+    for name in METRICS:
+        expected = [metric(name, score[draw], errors[draw]) for draw in draws]
+        np.testing.assert_allclose(found[name], expected, atol=1e-12)
 
 
 def test_draws_of_one_kind_are_left_out() -> None:
     score, errors = np.array([0.1, 0.7, 0.4]), np.array([True, False, False])
-    assert np.isnan(weighted_auroc(score, errors, np.array([[3, 0, 0], [0, 2, 1]]))).all()
-    low, high = bootstrap_auroc(score, errors)
-    assert (low, high) == (1, 1)
+    assert np.isnan(weighted_metrics(score, errors, np.array([[3, 0, 0], [0, 2, 1]]))["auroc"]).all()
+    assert detection_metrics(score, errors)["auroc_ci"] == [1, 1]
 
 
 def test_interval_is_that_of_the_slow_bootstrap() -> None:
@@ -54,11 +49,61 @@ def test_interval_is_that_of_the_slow_bootstrap() -> None:
     generator = np.random.default_rng(9)
     draws = (generator.integers(0, 80, 80) for _ in range(2000))
     values = [(score[d][~errors[d], None] > score[d][errors[d]]).mean() for d in draws]  # no two scores are equal
-    low, high = bootstrap_auroc(score, errors, seed=1)
+    weights = draw_weights(np.arange(80), seed=1)
+    low, high = detection_metrics(score, errors, weights)["auroc_ci"]
     # Of 2000 draws each end has a standard error of about 0.004 here.
     assert (low, high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=0.02)
-    assert bootstrap_auroc(score, errors, seed=1) == (low, high)
+    assert np.array_equal(weights, draw_weights(np.arange(80), seed=1))
     assert low < roc_auc_score(~errors, score) < high
+
+
+def test_samples_of_a_group_are_drawn_together() -> None:
+    groups = np.array([4, 9, 4, 7, 9])
+    weights = draw_weights(groups, draws=200)
+    assert np.array_equal(weights[:, 0], weights[:, 2])
+    assert np.array_equal(weights[:, 1], weights[:, 4])
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert len(np.unique(weights, axis=0)) > 5
+
+
+def test_differences_are_paired() -> None:
+    score, errors = some(90, 11, 10**6)
+    scores = {"a": score, "b": score + 1e-9, "c": np.random.default_rng(0).random(90)}
+    weights = draw_weights(np.arange(90))
+    same = compare(scores, errors, weights, ours="a", theirs="b")
+    assert same["auroc"] == {"difference": pytest.approx(0, abs=1e-12), "ci": pytest.approx([0, 0], abs=1e-12)}
+    better = compare(scores, errors, weights, ours="a", theirs="c")["auroc"]
+    aurocs = [weighted_metrics(scores[name], errors, weights)["auroc"] for name in "ac"]
+    assert better["ci"] == pytest.approx(np.nanpercentile(aurocs[0] - aurocs[1], [2.5, 97.5]))
+    assert better["ci"][0] < better["difference"] < better["ci"][1]
+
+
+@pytest.mark.parametrize("distinct", [4, 10**6])
+def test_coverage_at_5_is_the_largest_that_a_threshold_gives(distinct: int) -> None:
+    generator = np.random.default_rng(distinct)
+    score = generator.integers(0, distinct, 300) / distinct
+    errors = generator.random(300) < 0.15 * (1 - score)
+    coverages = [0.0]
+    for threshold in np.unique(score):
+        accepted = score >= threshold
+        if errors[accepted].mean() <= 0.05:
+            coverages.append(accepted.mean())
+    assert metric("coverage_at_5", score, errors) == pytest.approx(max(coverages))
+
+
+@pytest.mark.parametrize("distinct", [5, 10**6])
+def test_curves_go_through_every_threshold(distinct: int) -> None:
+    score, errors = some(40, 3, distinct)
+    drawn = risk_coverage(score, errors, 40)
+    for threshold in np.unique(score):
+        accepted = score >= threshold
+        place = accepted.sum() - 1
+        assert drawn["coverage"][place] == pytest.approx(accepted.mean())
+        assert drawn["risk"][place] == pytest.approx(errors[accepted].mean())
+        assert drawn["generalized_risk"][place] == pytest.approx((errors & accepted).mean())
+    curve = roc(score, errors, 2001)
+    area = np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"])
+    assert area == pytest.approx(roc_auc_score(~errors, score), abs=0.01)  # the curve has steps between its points
 
 
 def risks(score: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
@@ -77,8 +122,8 @@ def risks(score: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
 def test_risk_coverage_areas_are_means_over_every_order_of_ties(seed: int) -> None:
     score, errors = some(7, seed, 1 + seed)
     aurc, augrc = risks(score, errors)
-    assert area_under_risk_coverage(score, errors) == pytest.approx(aurc, abs=1e-12)
-    assert area_under_generalized_risk_coverage(score, errors) == pytest.approx(augrc, abs=1e-12)
+    assert metric("aurc", score, errors) == pytest.approx(aurc, abs=1e-12)
+    assert metric("augrc", score, errors) == pytest.approx(augrc, abs=1e-12)
 
 
 def test_augrc_follows_from_auroc_and_accuracy() -> None:
@@ -86,14 +131,14 @@ def test_augrc_follows_from_auroc_and_accuracy() -> None:
     score, errors = some(200, 4, 10**6)
     wrong = errors.mean()
     limit = (1 - roc_auc_score(~errors, score)) * wrong * (1 - wrong) + wrong**2 / 2
-    value = area_under_generalized_risk_coverage(score, errors)
+    value = metric("augrc", score, errors)
     assert value == pytest.approx(limit + wrong / (2 * 200), abs=1e-12)
 
 
 def test_risk_areas_by_hand() -> None:
     score, errors = np.array([0.9, 0.8, 0.7, 0.1]), np.array([False, True, False, True])
-    assert area_under_risk_coverage(score, errors) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
-    assert area_under_generalized_risk_coverage(score, errors) == pytest.approx((0 + 1 + 1 + 2) / 16)
+    assert metric("aurc", score, errors) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+    assert metric("augrc", score, errors) == pytest.approx((0 + 1 + 1 + 2) / 16)
 
 
 def test_false_positive_rate_at_95_by_hand() -> None:
@@ -101,9 +146,9 @@ def test_false_positive_rate_at_95_by_hand() -> None:
     wrong = np.array([0.0, 0.05, 0.1, 0.5])
     score = np.concatenate([wrong, right])
     errors = np.arange(24) < 4
-    assert false_positive_rate_at_95(score, errors) == 0.5
-    assert false_positive_rate_at_95(score[[0, 1, 2, 3, 20]], errors[[0, 1, 2, 3, 20]]) == 0
-    assert false_positive_rate_at_95(np.zeros(24), errors) == 1
+    assert metric("fpr95", score, errors) == 0.5
+    assert metric("fpr95", score[[0, 1, 2, 3, 20]], errors[[0, 1, 2, 3, 20]]) == 0
+    assert metric("fpr95", np.zeros(24), errors) == 1
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 40, 60, 99, 100, 837])
@@ -113,13 +158,13 @@ def test_no_lower_threshold_is_needed_for_95_per_cent(count: int) -> None:
     right = score[~errors]
     thresholds = sorted(right, reverse=True)
     highest = next(t for t in thresholds if 20 * (right >= t).sum() >= 19 * count)  # in integers
-    assert false_positive_rate_at_95(score, errors) == (score[errors] >= highest).mean()
+    assert metric("fpr95", score, errors) == (score[errors] >= highest).mean()
 
 
 @pytest.mark.parametrize("errors", [np.zeros(4, bool), np.ones(4, bool)])
 def test_metrics_that_are_not_defined_are_none(errors: np.ndarray) -> None:
     metrics = detection_metrics(np.arange(4.0), errors)
-    assert metrics == dict.fromkeys(["auroc", "auroc_ci", "aurc", "augrc", "fpr95"])
+    assert metrics == dict.fromkeys([key for name in METRICS for key in (name, f"{name}_ci")])
 
 
 def test_metrics_do_not_change_with_a_monotone_map_of_the_score() -> None:

@@ -143,7 +143,7 @@ def run_folder(run_paths):
 
 @pytest.fixture(scope="module")
 def evaluation(run_folder, tmp_path_factory):
-    return answer("evaluate", "--run", run_folder, "-o", tmp_path_factory.mktemp("evaluate"))
+    return answer("evaluate", run_folder, "--sanity", "-o", tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture(scope="module")
@@ -224,16 +224,34 @@ def test_keys_of_explain_of_several_are_documented(run_folder):
 
 def test_keys_and_scores_of_evaluate_are_documented(evaluation):
     scores = evaluation["detection"]
-    # Some scores have the names of other keys, so only here are they taken for scores.
-    metrics = {f"detection.{key}" for key in keys_of(scores, dict.fromkeys(scores, "<score>"))}
-    levels = evaluation["reconstruction"]
-    metrics |= {f"reconstruction.{key}" for key in keys_of(levels, dict.fromkeys(levels, "<layer>"))}
-    metrics |= {f"votes.{key}" for key in ("views", *evaluation["without_duplicates"])}
-    rest = {key: value for key, value in evaluation.items() if key not in ("detection", "reconstruction")}
-    assert_keys_are_documented("evaluate", keys_of(rest, KNOWN_NAMES) | metrics)
+    metrics = dict.fromkeys(evaluation["comparisons"][0].keys() - {"ours", "theirs", "why"}, "<metric>")
+    layers = dict.fromkeys(evaluation["reconstruction"], "<layer>")
+    # Some scores and layers have the names of other keys, so only here are they taken for what they are.
+    apart = {
+        "detection": dict.fromkeys(scores, "<score>"),
+        "curves": dict.fromkeys(scores, "<score>"),
+        "reconstruction": layers,
+        "comparisons": metrics,
+        "added_to_softmax": metrics,
+        "sanity": layers | dict.fromkeys(evaluation["sanity"][0]["checks"], "<network>"),
+    }
+    found = {"votes", "sanity", "shares.<group>", "without_duplicates.<figures>"}
+    for key, names in apart.items():
+        found |= keys_of({key: evaluation[key]}, names)
+    accuracy = {key: evaluation[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}
+    found |= {f"votes.{key}" for key in ("views", *accuracy)}
+    experts = dict.fromkeys(evaluation["runs"][0]["weights"], "<expert>")
+    found |= keys_of({"runs": evaluation["runs"]}, experts) | keys_of({"without_duplicates": accuracy}, {})
+    rest = {key: value for key, value in evaluation.items() if key not in {*apart, "runs", "without_duplicates"}}
+    shares = {name: None for name in rest.pop("shares")}
+    assert list(shares) == ["correct", "misclassified"]
+    assert set(evaluation["without_duplicates"]) == {
+        *accuracy, "detection", "comparisons", "added_to_softmax", "undefined"
+    }  # fmt: skip
+    assert_keys_are_documented("evaluate", found | keys_of(rest, KNOWN_NAMES))
     described = section(DOCS / "cli.md", "evaluate")
     for score in scores:
-        general = re.sub(r"^(evidence_\w+)_(conv\d|fc\d)$", r"\1_<layer>", score)
+        general = re.sub(r"_(conv\d|fc\d)$", "_<layer>", score)
         assert f"`{general}`" in described, f"docs/cli.md does not name the score {general}"
 
 

@@ -1,30 +1,36 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import Rewrite
 from fer_cli.artifact import Artifact
-from fer_cli.detection import detection_metrics
+from fer_cli.dataset import open_voxels
+from fer_cli.detection import METRICS, detection_metrics
 from fer_cli.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluate import evaluate, write_evaluation
+from fer_cli.reading import read_samples
 from fer_cli.reconstruction import ERRORS
-from fer_cli.run import Run
+from fer_cli.run import Run, RunPaths
 from fer_cli.votes import voted_probabilities
+
+KINDS = ("ours", "baseline", "trivial")
 
 
 def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> None:
-    seen: list[tuple[int, int]] = []
-    result = evaluate(run, report=lambda done, total: seen.append((done, total)))
+    seen: list[tuple[str, int, int]] = []
+    result = evaluate(run, report=lambda doing, done, total: seen.append((doing, done, total)))
     indices = run.voxels.indices("test")
     diagnoses = [explain(run, run.sample(run.voxels.names[i])) for i in indices]
     wrong = np.array([not d.correct for d in diagnoses])
     assert (result["split"], result["n"], result["n_errors"]) == ("test", 18, wrong.sum())
     assert result["n_errors"] >= 1
     assert result["accuracy"] == pytest.approx(1 - wrong.mean())
-    assert seen[-1] == (18, 18)
+    assert ("reading", 18, 18) in seen
     for name in run.voxels.classes:
         mine = [not w for w, d in zip(wrong, diagnoses, strict=True) if d.label == name]
         assert result["per_class_accuracy"][name] == pytest.approx(np.mean(mine))
@@ -112,15 +118,85 @@ def test_test_shapes_that_training_has_are_left_out_of_a_second_accuracy(
 def test_evaluation_names_every_score(run: Run) -> None:
     result = evaluate(run)
     layers = run.network.config.layer_names[:-1]
-    assert set(result["detection"]) == {
-        "max_softmax",
-        "softmax_margin",
+    kinds = {kind: {n for n, row in result["detection"].items() if row["kind"] == kind} for kind in KINDS}
+    assert kinds["ours"] == {
+        "combined",
         "suspicion",
         "input_vs_code/input_vs_local",
         *ERRORS,
         *(f"evidence_{path}_{layer}" for path in ("feedforward", "feedback") for layer in layers),
+        *(f"calibrated_{path}_{layer}" for path in ("feedforward", "feedback") for layer in (*layers, "all")),
+        *(f"{what}_{layer}" for what in ("agreement", "typicality") for layer in (*layers, "all")),
     }
-    assert all(set(m) == {"auroc", "auroc_ci", "aurc", "augrc", "fpr95"} for m in result["detection"].values())
+    assert kinds["baseline"] == {
+        *("max_softmax", "softmax_margin", "entropy", "max_logit", "max_logit_p_norm", "softmax_p_norm", "energy"),
+        *("gen", "doctor", "temperature_scaling", "mahalanobis", "relative_mahalanobis", "deep_knn", "feature_knn"),
+        *("vim", "trust_score_fc4", "mc_dropout", "rotations", "mirrored", "augmentations"),
+    }
+    assert kinds["trivial"] == {"class_mean_grid", "nearest_grid", "random_class_code", "random_decoder"}
+    metrics = {key for metric in METRICS for key in (metric, f"{metric}_ci")}
+    assert all(set(row) == {"kind", *metrics} for row in result["detection"].values())
+
+
+def test_runs_of_the_same_voxels_are_pooled_and_drawn_by_shape(run: Run) -> None:
+    one, two = evaluate(run), evaluate(run, run)
+    assert (two["n"], two["n_errors"]) == (2 * one["n"], 2 * one["n_errors"])
+    assert [found["n"] for found in two["runs"]] == [one["n"]] * 2
+    for name, row in one["detection"].items():
+        # The same samples twice are no more shapes: point and interval stay, but for how AURC counts a sample.
+        assert two["detection"][name]["auroc"] == pytest.approx(row["auroc"], abs=1e-12)
+        assert two["detection"][name]["auroc_ci"] == pytest.approx(row["auroc_ci"], abs=1e-12)
+    assert two["claims"] == [
+        {**claim, "value": pytest.approx(claim["value"]), "ci": pytest.approx(claim["ci"])} for claim in one["claims"]
+    ]
+    assert np.array_equal(two["confusion"], 2 * np.array(one["confusion"]))
+    assert sorted({mistake["run"] for mistake in two["misclassified"]}) == [0, 1]
+
+
+def test_runs_of_other_voxels_are_refused(run: Run, rewrite: Rewrite, tmp_path: Path) -> None:
+    artifact = run.voxels.artifact
+    voxels = tmp_path / "voxels.h5"
+    changed = artifact.read("label").copy()
+    changed[0] = (changed[0] + 1) % 3
+    rewrite(artifact, voxels, {"label": changed})
+    other = Run(RunPaths(voxels, run.paths.model, run.paths.codebook), device=torch.device("cpu"))
+    other.__dict__["voxels"] = open_voxels(voxels)
+    with pytest.raises(UsageError, match=r"runs of different data sets cannot be pooled.*train every run on the same"):
+        evaluate(run, other)
+    rewrite(artifact, voxels, {"classes": ["beam", "plate", "rod"]})
+    other.__dict__["voxels"] = open_voxels(voxels)
+    with pytest.raises(UsageError, match=r"the classes of .* is \('beam', 'plate', 'pole'\), but that of .*'rod'"):
+        evaluate(run, other)
+
+
+@pytest.mark.parametrize("all_wrong", [True, False])
+def test_without_both_kinds_nothing_is_detected_and_that_is_said(
+    run: Run, all_wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = run.voxels.labels.copy()
+    test = run.voxels.indices("test")
+    predicted = read_samples(run.network, run.codebook, run.voxels.tensor(test)).predicted
+    labels[test] = (predicted + all_wrong) % 3
+    monkeypatch.setitem(run.__dict__, "voxels", replace(run.voxels, labels=labels))
+    result = evaluate(run, sanity=True)
+    assert result["n_errors"] == (18 if all_wrong else 0)
+    assert all(row["auroc"] is row["auroc_ci"] is None for row in result["detection"].values())
+    assert ("every" if all_wrong else "no") + " sample is misclassified" in result["undefined"]
+    assert result["comparisons"] == result["added_to_softmax"] == []
+    assert result["curves"] == {}
+    json.dumps(result, allow_nan=False)
+    if not all_wrong:
+        assert all(claim["verdict"] is None for claim in result["claims"])
+
+
+def test_curves_end_where_everything_is_accepted(run: Run) -> None:
+    result = evaluate(run)
+    assert {"combined", "max_softmax"} <= set(result["curves"])
+    for drawn in result["curves"].values():
+        assert drawn["roc"]["true_positive_rate"][-1] == 1
+        assert drawn["risk_coverage"]["risk"][-1] == pytest.approx(1 - result["accuracy"])
+        area = np.trapezoid(drawn["roc"]["true_positive_rate"], drawn["roc"]["false_positive_rate"])
+        assert 0 <= area <= 1
 
 
 def test_evaluation_is_the_same_twice_and_survives_json(run: Run, tmp_path: Path) -> None:

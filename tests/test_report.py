@@ -92,64 +92,6 @@ def test_json_refuses_numbers_that_are_not_finite():
         report.diagnosis_json(diagnosis_of(errors=diagnosis_of().errors | {"local_vs_code": float("nan")}), report=None)
 
 
-FIGURES = {"auroc": 0.906, "auroc_ci": [0.88, 0.93], "aurc": 0.0123, "augrc": 0.0101, "fpr95": 0.4}
-NO_FIGURES = dict.fromkeys(FIGURES)
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
-EVALUATION = {
-    "split": "test",
-    "n": 908,
-    "n_errors": 71,
-    "accuracy": 0.9218,
-    "class_accuracy": 0.9175,
-    "per_class_accuracy": {"bed": 0.97, "chair": 1.0, "night_stand": 0.75, "sofa": 0.95, "table": None},
-    "without_duplicates": {"n": 837, "n_errors": 71, "accuracy": 0.9152, "class_accuracy": 0.9103},
-    "votes": {"views": 12, "n": 908, "n_errors": 60, "accuracy": 0.9339, "class_accuracy": 0.9301},
-    "reconstruction": {
-        layer: {gates: {"iou": 0.612, "mse": 0.0312} for gates in ("shut", "open")} for layer in (*LAYERS, "output")
-    },
-    "table1": {
-        "all": dict.fromkeys(report.ERRORS, 1500.25) | {"ratio": 1.675},
-        "correct": dict.fromkeys(report.ERRORS, 1493.0) | {"ratio": 1.68},
-        "misclassified": None,
-    },
-    "detection": {
-        "input_vs_local": NO_FIGURES,
-        "max_softmax": FIGURES,
-        "suspicion": FIGURES | {"auroc": 0.92},
-        "input_vs_code/input_vs_local": FIGURES | {"auroc": 0.4},
-        **{f"evidence_{path}_{layer}": FIGURES for path in ("feedforward", "feedback") for layer in LAYERS},
-        "evidence_feedback_fc7": FIGURES | {"auroc": 0.777, "auroc_ci": [0.7, 0.8], "fpr95": 0.25},
-    },
-    "misclassified": [
-        {"sample": "chair_0891", "label": "chair", "predicted": "table", "max_softmax": 0.61, "suspicion": 0.87}
-    ],
-}
-
-
-def test_evaluation_table_shows_the_figures_on_one_screen_and_a_dash_where_there_is_none():
-    text = printed(report.evaluation_table(EVALUATION))
-    assert max(map(len, text.split("\n"))) <= 80
-    assert text.count("\n") < 48
-    assert "…" not in text
-    for part in ("908 samples, 71 misclassified", "0.9218", "1500.2", "1.68", "0.906", "0.880 to 0.930", "0.40"):
-        assert part in text, part
-    # The mean is over the classes that the split has samples of.
-    assert "mean of classes 0.9175, lowest night_stand 0.75, sofa 0.95" in text
-    assert re.search(r"misclassified\W+–\W+–\W+–\W+–\W+–", text)
-    assert re.search(r"input_vs_local\W+–\W+–\W+–\W+–\W+–", text)
-    assert "without the 71 shapes that training has: accuracy 0.9152; mean of classes 0.9103" in text
-    assert "by a vote of 12 views: accuracy 0.9339; mean of classes 0.9301" in text
-    assert re.search(r"^shut( +0\.612){8}$", text, re.MULTILINE)
-    assert "chair_0891" not in text
-
-
-def test_evaluation_table_tells_no_vote_and_no_duplicates_where_there_are_none():
-    alone = {"without_duplicates": {key: EVALUATION[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}}
-    text = printed(report.evaluation_table(EVALUATION | alone | {"votes": None}))
-    assert "vote" not in text
-    assert "training has" not in text
-
-
 def record(phase, epoch, **changes):
     terms = {"class_loss": 2.0} if phase == "feedforward" else {"voxel_loss": 0.171, "feature_loss": 0.159}
     return {
@@ -179,21 +121,6 @@ def test_training_history_fits_a_terminal_and_its_curves_rise_and_fall_as_the_va
     assert re.search(r"^ +1 +1\.900 +0\.1710 +0\.1590 +0\.5000 +0\.1000 +117\.2 *$", text, re.MULTILINE)
     many = [record("feedforward", epoch, training_loss=float(epoch)) for epoch in range(1000)]
     assert max(map(len, printed(report.training_history(many)).split("\n"))) <= 80
-
-
-def test_evaluation_table_puts_the_best_score_first_and_evidence_by_layer():
-    text = printed(report.evaluation_table(EVALUATION))
-    scores = re.findall(r"^(\w\S+) +(?:0\.\d{3}|–) +(?:0\.\d{3} to|–) ", text[text.index("AUROC") :], re.MULTILINE)
-    assert scores == ["suspicion", "max_softmax", "input_vs_code/input_vs_local", "input_vs_local", *LAYERS]
-    assert re.search(r"^fc7 +0\.906 +0\.880 to 0\.930 +0\.40 +0\.777 +0\.700 to 0\.800 +0\.25$", text, re.MULTILINE)
-    assert "evidence_" not in text
-
-
-def test_evaluation_table_of_a_network_without_evidence_has_no_such_part():
-    detection = {"max_softmax": FIGURES, "evidence_feedforward_conv1": FIGURES}
-    text = printed(report.evaluation_table(EVALUATION | {"detection": detection}))
-    assert "evidence_feedforward_conv1" in text
-    assert "evidence for" not in text
 
 
 def test_info_table_indents_nested_parts_and_shortens_lists():

@@ -406,11 +406,20 @@ def explain(
 
 @app.command(epilog="Example: fer evaluate --split test --json --run my-run")
 def evaluate(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Folders of runs on the same voxels, to put together; --run alone."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
     votes: Annotated[
         int | None, typer.Option(help="Let so many turned views of each shape vote too, such as 12.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate.")] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Hold randomised networks against the trained ones; takes longer.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate, of several runs the first's.")
+    ] = None,
     run: RunDir = _DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
@@ -418,21 +427,27 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure accuracy, reconstructions, Table I's errors, and how well scores detect misclassification."""
-    from fer_cli.evaluate import evaluate as evaluate_run
+    """Measure accuracy, reconstructions, the paper's claims, and how well scores detect misclassification."""
+    from fer_cli.evaluate import evaluate as evaluate_runs
     from fer_cli.evaluate import write_evaluation
-    from fer_cli.report import evaluation_table
+    from fer_cli.evaluation_report import evaluation_report
     from fer_cli.run import Run, RunPaths, choose_device
-    from fer_cli.terminal import CountView, progress_bar
+    from fer_cli.terminal import StageView, progress_bar
 
-    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
+    folders = runs or [run]
+    if len(folders) > 1 and (voxels or model or codebook):
+        raise UsageError("--voxels, --model and --codebook name an artifact of one run; give one RUN with them.")
+    opened = [
+        Run(RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
+        for folder in folders
+    ]
     with progress_bar() as bar:
-        evaluation = evaluate_run(opened, split=split, votes=votes, report=CountView(bar, "evaluating"))
-    path = write_evaluation(evaluation, output or run / "evaluate")
+        evaluation = evaluate_runs(*opened, split=split, votes=votes, sanity=sanity, report=StageView(bar))
+    path = write_evaluation(evaluation, output or folders[0] / "evaluate")
     if as_json:
         _print_json(evaluation)
         return
-    _print_rich(evaluation_table(evaluation))
+    _print_rich(evaluation_report(evaluation))
     typer.echo(f"written to {path}")
 
 

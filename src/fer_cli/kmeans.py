@@ -140,6 +140,13 @@ def nearest(
     return codes
 
 
+def nearest_rows(
+    vectors: Float32[np.ndarray, "sample filter"], rows: Float32[np.ndarray, "row filter"], count: int
+) -> tuple[Float32[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
+    """Squared distances and indices of the `count` nearest rows of each vector, ascending; found by brute force."""
+    return faiss.knn(np.ascontiguousarray(vectors), np.ascontiguousarray(rows), count)
+
+
 def use_one_thread() -> None:
     """Let FAISS use one thread where the calling thread calls it; in the main thread nothing is changed.
 

@@ -6,10 +6,11 @@ would be one reconstruction a class. Figs 5 and 7, Table I.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, device_of
@@ -96,6 +97,14 @@ def read_errors(
         voxels.grids(nearest_training_sample(codebook, reading)).astype(np.float32),
         class_code_reconstruction(network, codebook, reading),
     )
+
+
+def mean_errors(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:
+    """Means of Table I's errors over the chosen samples, and the ratio of the means; None if there are none."""
+    if not chosen.any():
+        return None
+    means = {name: float(errors[name][chosen].mean()) for name in ERRORS}
+    return {**means, "ratio": means["input_vs_code"] / means["input_vs_local"]}
 
 
 def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:

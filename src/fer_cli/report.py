@@ -137,45 +137,20 @@ def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
-    """`fer evaluate`'s results on one screen: accuracy, Table I by outcome, and how scores detect failures."""
-    detection: Mapping[str, Mapping[str, Any]] = evaluation["detection"]
-    by_layer = [
-        layer
-        for name in detection
-        if (layer := name.removeprefix(f"evidence_{PATHS[0]}_")) != name
-        and all(f"evidence_{path}_{layer}" in detection for path in PATHS)
-    ]
-    apart = {f"evidence_{path}_{layer}" for path in PATHS for layer in by_layer}
-    parts: list[RenderableType] = [
-        _accuracy(evaluation),
-        Text("\nvoxel IoU of the reconstruction from each level", style="italic"),
-        _fidelity_table(evaluation["reconstruction"]),
-        Text("\nreconstruction error: summed squares, mean over samples", style="italic"),
-        _error_table(evaluation["table1"]),
-        Text("\nscores as detectors of misclassification, the best first", style="italic"),
-        _score_table({name: row for name, row in detection.items() if name not in apart}),
-    ]
-    if by_layer:
-        parts.append(Text("\nevidence for the predicted class less that for the next, as such a score", style="italic"))
-        parts.append(_evidence_table(detection, by_layer))
-    return Group(*parts)
-
-
 def figures_table(answer: Mapping[str, Any]) -> RenderableType:
     """`fer figures`'s results: the rule, what was drawn, Table I, and what layers speak for over the whole split."""
     parts: list[RenderableType] = [Text(answer["rule"]), Text()]
     for name, figure in answer["figures"].items():
         said = "no such sample in the split" if figure is None else f"{figure['path']}: {', '.join(figure['samples'])}"
         parts.append(Text(f"{name}  {printable(said)}"))
-    parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), _error_table(answer["table1"])]
+    parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), error_table(answer["table1"])]
     for group, shares in answer["shares"].items():
         parts.append(
             Text(f"\n{group}, {shares['n']}: share whose clusters speak for the true | predicted class", style="italic")
         )
         table = open_table("layer", *PATHS)
         for layer in shares["layers"]:
-            both = (" | ".join(_number(layer[f"{path}_{what}"], 2) for what in _SPOKEN_FOR) for path in PATHS)
+            both = (" | ".join(number_or_dash(layer[f"{path}_{what}"], 2) for what in _SPOKEN_FOR) for path in PATHS)
             table.add_row(Text(printable(layer["name"])), *both)
         parts.append(table)
     return Group(*parts)
@@ -263,73 +238,13 @@ def signed(value: float) -> str:
     return "0.00" if float(shown) == 0 else shown.replace("-", "−")
 
 
-def _accuracy(evaluation: Mapping[str, Any]) -> Text:
-    known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
-    lowest = sorted(known, key=lambda name: known[name])[:2]
-    others = {
-        f"without the {evaluation['n'] - evaluation['without_duplicates']['n']} shapes that training has": evaluation[
-            "without_duplicates"
-        ]
-    }
-    if votes := evaluation["votes"]:
-        others[f"by a vote of {votes['views']} views"] = votes
-    return Text.assemble(
-        f"{printable(str(evaluation['split']))}: {evaluation['n']} samples, {evaluation['n_errors']} misclassified\n"
-        "accuracy ",
-        (_number(evaluation["accuracy"], 4), "bold"),
-        f"; mean of classes {_number(evaluation['class_accuracy'], 4)}, lowest ",
-        ", ".join(f"{printable(name)} {known[name]:.2f}" for name in lowest) or "–",
-        *(
-            f"\n{how}: accuracy {_number(row['accuracy'], 4)}; mean of classes {_number(row['class_accuracy'], 4)}"
-            for how, row in others.items()
-            if row["n"] < evaluation["n"] or "views" in row
-        ),
-    )
-
-
-def _fidelity_table(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """One column a layer; the squared errors are in the JSON."""
-    table = open_table("gates", *(printable(layer) for layer in reconstruction))
-    for gates in ("shut", "open"):
-        table.add_row(gates, *(_number(by_gates[gates]["iou"], 3) for by_gates in reconstruction.values()))
-    return table
-
-
-def _error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
+def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
+    """Table I by outcome."""
     table = open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
     for group in ("all", "correct", "misclassified"):
         row = table1.get(group) or {}
-        table.add_row(group, *(_number(row.get(key), 1) for key in ERRORS), _number(row.get("ratio"), 2))
+        table.add_row(group, *(number_or_dash(row.get(key), 1) for key in ERRORS), number_or_dash(row.get("ratio"), 2))
     return table
-
-
-def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = open_table("score", "AUROC", "95 % interval", "AURC", "AUGRC", "FPR95")
-    for name in sorted(detection, key=lambda name: -(detection[name].get("auroc") or 0.0)):
-        row = detection[name]
-        figures = [_number(row.get(key), digits) for key, digits in (("aurc", 4), ("augrc", 4), ("fpr95", 2))]
-        table.add_row(Text(printable(name)), _number(row.get("auroc"), 3), _interval(row), *figures)
-    return table
-
-
-def _evidence_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> Table:
-    """One row a layer; of each path what tells most. The rest is in the JSON."""
-    table = open_table("layer")
-    for path in PATHS:
-        for head in (path, "95 % interval", "FPR95"):
-            table.add_column(head, justify="right")
-    for layer in layers:
-        cells = []
-        for path in PATHS:
-            row = detection[f"evidence_{path}_{layer}"]
-            cells += [_number(row.get("auroc"), 3), _interval(row), _number(row.get("fpr95"), 2)]
-        table.add_row(Text(printable(layer)), *cells)
-    return table
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    low, high = row.get("auroc_ci") or (None, None)
-    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def open_table(*heads: str) -> Table:
@@ -423,7 +338,8 @@ def _mark_text(correct: bool) -> tuple[str, str]:
     return ("✓ correct", "bold green") if correct else ("✗ misclassified", "bold red")
 
 
-def _number(value: float | None, digits: int) -> str:
+def number_or_dash(value: float | None, digits: int) -> str:
+    """A figure to so many digits, a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fer_cli.artifact import Artifact, open_artifact
@@ -13,7 +14,7 @@ from fer_cli.errors import UsageError
 from fer_cli.model import FERNet, load_network
 from fer_cli.reading import Calibration, load_calibration
 from fer_cli.schema import MODEL
-from fer_cli.temperature import Temperatures, load_temperatures
+from fer_cli.temperature import Temperatures, load_evidence, load_temperatures
 from fer_cli.typicality import Typicality, load_typicality
 
 
@@ -71,6 +72,11 @@ class Run:
     def calibration(self) -> Calibration:
         """Confidence scores of the validation samples."""
         return load_calibration(self._codebook[1])
+
+    @cached_property
+    def validation_evidence(self) -> dict[str, dict[str, np.ndarray]]:
+        """Class evidence of the validation samples, by path and layer."""
+        return load_evidence(self._codebook[1])
 
     @cached_property
     def temperatures(self) -> Temperatures:

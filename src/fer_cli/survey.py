@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fer_cli.activations import PATHS, batches
-from fer_cli.evaluate import mean_errors
-from fer_cli.reading import read_samples
-from fer_cli.reconstruction import nearest_training_sample, read_errors
+from fer_cli.claims import Measured
+from fer_cli.reconstruction import mean_errors
 from fer_cli.run import Run
+from fer_cli.split_reading import read_split
 
 RULE = (
     "Of each class, in alphabetical order, the sample in the middle when its correctly classified samples (Figs 4, 5) "
@@ -56,26 +55,7 @@ class Survey:
 
     def shares(self) -> dict[str, Any]:
         """What the figures are to show, counted over the split; see the keys of `fer figures --json`."""
-        groups = {"correct": self.correct, "misclassified": ~self.correct}
-        return {
-            name: {
-                "n": int(chosen.sum()),
-                "nearest_of_true_class": _share(self.nearest == self.labels, chosen),
-                "nearest_of_predicted_class": _share(self.nearest == self.predicted, chosen),
-                "layers": [
-                    {
-                        "name": layer,
-                        **{
-                            f"{path}_{what}": _share(self.speaks_for[path][layer] == wanted, chosen)
-                            for path in PATHS
-                            for what, wanted in (("true", self.labels), ("predicted", self.predicted))
-                        },
-                    }
-                    for layer in self.speaks_for[PATHS[0]]
-                ],
-            }
-            for name, chosen in groups.items()
-        }
+        return Measured(self.labels, self.predicted, self.nearest, self.errors, self.speaks_for).shares()
 
     def table1(self) -> dict[str, Any]:
         """Table I's errors, means over all, correct and misclassified samples, as `fer evaluate` has them."""
@@ -89,41 +69,13 @@ class Survey:
 
 def survey(run: Run, *, split: str = "test", report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
     """Read every labelled sample of a split. Raises UsageError if there is none, and what opening the run raises."""
-    network, codebook, voxels = run.network, run.codebook, run.voxels
-    indices = voxels.indices(split)
-    columns: dict[str, list[np.ndarray]] = {}
-    for part in batches(indices):
-        grids = voxels.tensor(part)
-        reading = read_samples(network, codebook, grids)
-        nearest = nearest_training_sample(codebook, reading)
-        batch = {
-            "predicted": reading.predicted,
-            "nearest": voxels.labels[nearest],
-            "suspicion": run.calibration.suspicion(reading.confidence_scores()),
-            **{
-                f"error/{name}": values
-                for name, values in read_errors(network, codebook, voxels, reading, grids).items()
-            },
-            **{
-                f"{path}/{layer}": evidence.argmax(axis=1)
-                for path, layers in reading.evidence.items()
-                for layer, evidence in layers.items()
-            },
-        }
-        for name, values in batch.items():
-            columns.setdefault(name, []).append(values)
-        report(sum(map(len, columns["predicted"])), len(indices))
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    found = read_split(run, split, report=report)
     return Survey(
-        names=[voxels.names[i] for i in indices],
-        labels=voxels.labels[indices],
-        predicted=joined["predicted"],
-        suspicion=joined["suspicion"],
-        errors={name.removeprefix("error/"): joined[name] for name in joined if name.startswith("error/")},
-        nearest=joined["nearest"],
-        speaks_for={path: {layer: joined[f"{path}/{layer}"] for layer in network.config.layer_names} for path in PATHS},
+        names=found.names,
+        labels=found.labels,
+        predicted=found.predicted,
+        suspicion=run.calibration.suspicion(found.confidence),
+        errors=found.errors,
+        nearest=found.nearest,
+        speaks_for=found.speaks_for,
     )
-
-
-def _share(which: Bool[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]) -> float | None:
-    return float(which[among].mean()) if among.any() else None

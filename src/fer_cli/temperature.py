@@ -11,7 +11,7 @@ Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networ
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from fer_cli.activations import PATHS
 from fer_cli.artifact import Artifact
@@ -29,7 +29,7 @@ class Temperatures:
 
     def calibrated(self, probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
         """Class probabilities that were right as often as they say, on the validation samples."""
-        return _softmax(_logarithm(probabilities) / self.probability)
+        return _softmax(logarithm(probabilities) / self.probability)
 
 
 def fit_temperature(
@@ -59,20 +59,27 @@ def fit_temperature(
     return float(np.exp((low + high) / 2))
 
 
+def load_evidence(codebook: Artifact) -> dict[str, dict[str, Float32[np.ndarray, "validation klass"]]]:
+    """Evidence of the validation samples by path and layer, as `fer cluster` read it into a codebook."""
+    evidence: dict[str, dict[str, np.ndarray]] = {}
+    for path in PATHS:
+        prefix = f"calibration/evidence/{path}/"
+        evidence[path] = {name.removeprefix(prefix): codebook.read(name) for name in codebook.names(prefix)}
+    return evidence
+
+
 def load_temperatures(codebook: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:
     """Temperatures fitted on the validation samples that `fer cluster` read into a codebook."""
     labels = codebook.read("calibration/label")
-    evidence: dict[str, dict[str, float]] = {}
-    for path in PATHS:
-        prefix = f"calibration/evidence/{path}/"
-        evidence[path] = {
-            name.removeprefix(prefix): fit_temperature(codebook.read(name), labels, prior)
-            for name in codebook.names(prefix)
-        }
-    return Temperatures(fit_temperature(_logarithm(codebook.read("calibration/probability")), labels), evidence)
+    evidence = {
+        path: {layer: fit_temperature(values, labels, prior) for layer, values in layers.items()}
+        for path, layers in load_evidence(codebook).items()
+    }
+    return Temperatures(fit_temperature(logarithm(codebook.read("calibration/probability")), labels), evidence)
 
 
-def _logarithm(probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+def logarithm(probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+    """Logarithms of probabilities, those of zero finite."""
     return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
 
 

@@ -74,6 +74,22 @@ class CountView:
         self._progress.update(self._task, completed=done, total=total)
 
 
+class StageView:
+    """A bar for what is being done, one after the other, for stages that tell (doing, done, total)."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        """Move the bar; what was done before is hidden."""
+        if doing not in self._tasks:
+            for finished in self._tasks.values():
+                self._progress.update(finished, visible=False)
+            self._tasks[doing] = self._progress.add_task(doing)
+        self._progress.update(self._tasks[doing], completed=done, total=total)
+
+
 class TrainingView:
     """A line for the phase in work: epoch, loss and its terms, last score, rate; one for each finished epoch stays."""
 

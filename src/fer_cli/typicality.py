@@ -37,7 +37,7 @@ class Typicality:
 
     def measure(self, distances: Mapping[str, Float[np.ndarray, " sample"]]) -> list[Atypicality]:
         """The atypicality of each sample, given the distance to its codes at every layer."""
-        layers, deviations = list(self.mean), self._deviations(distances)
+        layers, deviations = list(self.mean), self.deviations(distances)
         worst = deviations.argmax(axis=0)
         scores = deviations.max(axis=0)
         at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
@@ -47,7 +47,8 @@ class Typicality:
             for score, layer, p in zip(scores, worst, p_values, strict=True)
         ]
 
-    def _deviations(self, distances: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, "layer sample"]:
+    def deviations(self, distances: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, "layer sample"]:
+        """Standard deviations above the validation samples' mean log distance, layer by layer."""
         return np.array(
             [(_logarithm(distances[layer]) - self.mean[layer]) / self.deviation[layer] for layer in self.mean]
         )
@@ -60,7 +61,7 @@ def known_typicality(distances: Mapping[str, Float[np.ndarray, " validation"]]) 
     # A single validation sample has no deviation; any scale says then how much farther another lies.
     deviation = {layer: float(values.std()) or 1.0 for layer, values in logarithms.items()}
     unscored = Typicality(mean, deviation, np.zeros(0))
-    return Typicality(mean, deviation, np.sort(unscored._deviations(distances).max(axis=0)))
+    return Typicality(mean, deviation, np.sort(unscored.deviations(distances).max(axis=0)))
 
 
 def load_typicality(codebook: Artifact) -> Typicality:

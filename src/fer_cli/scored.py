@@ -1,0 +1,148 @@
+"""One run's samples with every confidence score: those of its clusters, and those of the baselines.
+
+Whatever a score has to fit or choose it takes from the run's own training and validation samples, so that scores of
+several runs can be put together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fer_cli.augmentation import Augmentation
+from fer_cli.baselines import (
+    NETWORK,
+    TRIVIAL,
+    feature_baselines,
+    logit_baselines,
+    trivial_baselines,
+    variation_baselines,
+    varied_probabilities,
+)
+from fer_cli.cluster_scores import (
+    agreement_scores,
+    calibrated_scores,
+    error_scores,
+    even_weights,
+    experts,
+    typicality_scores,
+)
+from fer_cli.encoded import Encoded, encode_samples
+from fer_cli.posterior import Posterior, fit_posterior
+from fer_cli.run import Run
+from fer_cli.split_reading import SplitReading
+from fer_cli.temperature import fit_temperature, logarithm
+
+OURS = "ours"
+COMBINED = "combined"
+
+Scores = dict[str, Float[np.ndarray, " _"]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The samples of a split as one run reads them, and their scores by name; `kinds` are ours, baseline or trivial.
+
+    `validation_scores` are the baselines' scores of the run's validation samples, of which `validation_wrong` are
+    misclassified.
+    """
+
+    reading: SplitReading
+    scores: Scores
+    kinds: dict[str, str]
+    validation_scores: Scores
+    validation_wrong: np.ndarray
+    posterior: Posterior
+
+
+def score_run(
+    run: Run, reading: SplitReading, *, report: Callable[[int, int], None] = lambda done, total: None
+) -> Scored:
+    """Score the samples that a run has read."""
+    network, voxels = run.network, run.voxels
+    held_out = run.model.read("validation/index")
+    clustered = np.setdiff1d(voxels.indices("train"), held_out)
+    done, total = 0, len(clustered) + 2 * len(held_out) + len(reading.names)
+
+    def count(number: int) -> None:
+        nonlocal done
+        done += number
+        report(done, total)
+
+    training = encode_samples(network, voxels, clustered, report=count)
+    validation = encode_samples(network, voxels, held_out, report=count)
+    tested = reading.encoded
+    settings = run.model.config["training"]
+    varied = [
+        varied_probabilities(
+            network,
+            voxels,
+            part,
+            dropout=settings["dropout"],
+            augmentation=Augmentation(**settings["augmentation"]),
+            report=count,
+        )
+        for part in (validation, tested)
+    ]
+    pairs = {
+        NETWORK: [
+            logit_baselines(validation, tested),
+            feature_baselines(network, training, validation, tested),
+            (
+                variation_baselines(varied[0], validation.predicted),
+                variation_baselines(varied[1], tested.predicted),
+            ),
+        ],
+        TRIVIAL: [trivial_baselines(network, voxels, training, (validation, tested))],
+    }
+    posterior, combined = _combined(run, reading, validation, varied[0]["mirrored"], varied[1]["mirrored"])
+    ours = {**combined, **own_scores(run, reading)}
+    theirs = {name: values for of_kind in pairs.values() for _, scores in of_kind for name, values in scores.items()}
+    return Scored(
+        reading,
+        {**theirs, **ours},
+        {
+            **{name: kind for kind, of_kind in pairs.items() for _, scores in of_kind for name in scores},
+            **dict.fromkeys(ours, OURS),
+        },
+        {name: values for of_kind in pairs.values() for scores, _ in of_kind for name, values in scores.items()},
+        validation.wrong,
+        posterior,
+    )
+
+
+def own_scores(run: Run, reading: SplitReading) -> Scores:
+    """The scores that a run's clusters and reconstructions give."""
+    prior = run.codebook.prior
+    return {
+        "suspicion": 1 - run.calibration.suspicion(reading.confidence),
+        **error_scores(reading.errors),
+        **{name: values for name, values in reading.confidence.items() if name.startswith("evidence_")},
+        **calibrated_scores(reading.evidence, run.temperatures, prior, reading.predicted),
+        **agreement_scores(reading.evidence, run.temperatures, prior),
+        **typicality_scores(reading.distances, run.typicality),
+    }
+
+
+def _combined(
+    run: Run,
+    reading: SplitReading,
+    validation: Encoded,
+    validation_mirrored: Float[np.ndarray, "validation klass"],
+    mirrored: Float[np.ndarray, "sample klass"],
+) -> tuple[Posterior, Scores]:
+    """Log odds of the predicted class by a posterior of mirrored views and feedforward evidence, and by either alone.
+
+    The posterior is fitted on validation samples.
+    """
+    temperature = fit_temperature(logarithm(validation_mirrored), validation.labels)
+    fitted_on, given = (
+        experts(evidence, run.temperatures, run.codebook.prior, logarithm(probabilities) / temperature)
+        for evidence, probabilities in (
+            (run.validation_evidence, validation_mirrored),
+            (reading.evidence, mirrored),
+        )
+    )
+    posterior = fit_posterior(fitted_on, validation.labels, even_weights(fitted_on))
+    return posterior, {COMBINED: posterior.log_odds(given, reading.predicted)}

@@ -1,0 +1,60 @@
+import copy
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fer_cli.evaluate import evaluate
+from fer_cli.evaluation_report import evaluation_report
+from fer_cli.run import Run
+
+
+def printed(evaluation: dict[str, Any]) -> str:
+    console = Console(width=80, file=io.StringIO())
+    console.print(evaluation_report(evaluation))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> dict[str, Any]:
+    return evaluate(run, votes=2, sanity=True)
+
+
+def test_the_report_fits_a_terminal_and_cuts_nothing_off(found: dict[str, Any]) -> None:
+    text = printed(found)
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "…" not in text
+
+
+def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> None:
+    text = printed(found)
+    assert f"test: {found['n']} samples, {found['n_errors']} misclassified" in text
+    assert f"{found['accuracy']:.4f}" in text
+    assert "by a vote of 2 views" in text
+    for name in ("combined", "max_softmax", "nearest_grid"):
+        assert re.search(rf"^{name} +{found['detection'][name]['auroc']:.3f} ", text, re.MULTILINE), name
+    for claim in found["claims"]:
+        assert claim["claim"] in " ".join(text.split())
+    assert found["sanity"][0]["findings"][0] in " ".join(text.split())
+
+
+def test_the_best_score_of_a_kind_comes_first(found: dict[str, Any]) -> None:
+    text = printed(found).partition("baselines, the best first")[2].partition("trivial")[0]
+    values = [float(value) for value in re.findall(r"^\w+ +(\d\.\d{3}) +\d\.\d{3} to", text, re.MULTILINE)]
+    assert len(values) > 10
+    assert values == sorted(values, reverse=True)
+
+
+def test_what_is_not_defined_is_a_dash_and_the_reason_is_said(found: dict[str, Any]) -> None:
+    empty = copy.deepcopy(found)
+    empty |= {"undefined": "no sample is misclassified.", "comparisons": [], "added_to_softmax": [], "votes": None}
+    empty["table1"]["misclassified"] = None
+    for row in empty["detection"].values():
+        row.update({key: None for key in row if key != "kind"})
+    text = printed(empty)
+    assert "no sample is misclassified." in text
+    assert re.search(r"^max_softmax +– +– +– +– +–", text, re.MULTILINE)
+    assert re.search(r"misclassified\W+–\W+–\W+–\W+–\W+–", text)
+    assert "vote" not in text
