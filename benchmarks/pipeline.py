@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -18,15 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from machine import cpu_name, run_command
+from results import RESULTS, evaluation_parts, replace_section, table
 
 FER = Path(sys.executable).with_name("fer")
-DOCS = Path(__file__).parents[1] / "docs"
-HEAD = """# Results
-
-One seed a data set: that says little about differences of a point or two. The test split was read by `fer evaluate` alone;
-nothing was fitted on it. How voxelization compares with its peers is in [voxelize.md](voxelize.md)."""
-
-NOTES = "## What was tried"
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ def main() -> None:
     parser.add_argument("--preset", default="compact")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--train", default="", help="further options of fer train, in one string")
-    parser.add_argument("--output", type=Path, default=DOCS / "results.md")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     shutil.rmtree(arguments.run, ignore_errors=True)
     run = ("--run", str(arguments.run))
@@ -75,21 +68,7 @@ def main() -> None:
     section = write_section(
         arguments, stages, extras, json.loads(stages[1].output), json.loads(stages[2].output), evaluation
     )
-    page = arguments.output.read_text(encoding="utf-8") if arguments.output.exists() else f"{HEAD}\n"
-    arguments.output.write_text(with_section(page, section), encoding="utf-8")
-    print(f"written to {arguments.output}")
-
-
-def with_section(page: str, section: str) -> str:
-    """The page with its section of the same heading replaced, or with a new one before the notes at its end."""
-    heading = section.partition("\n")[0]
-    before, *parts = [part.strip() for part in re.split(r"^(?=## )", page, flags=re.MULTILINE)]
-    headings = [part.partition("\n")[0] for part in parts]
-    if heading in headings:
-        parts[headings.index(heading)] = section.strip()
-    else:
-        parts.insert(headings.index(NOTES) if NOTES in headings else len(parts), section.strip())
-    return "\n\n".join([before, *parts]) + "\n"
+    replace_section(arguments.output, section)
 
 
 def write_section(
@@ -130,35 +109,8 @@ def write_section(
                 ["`fer --help`", f"{extras[2].seconds:.2f} s"],
             ],
         ),
-        "### Recognition and reconstruction",
-        f"Accuracy on the test split: **{evaluation['accuracy']:.4f}** ({evaluation['n_errors']} errors in "
-        f"{evaluation['n']}), mean of classes {evaluation['class_accuracy']:.4f}. {without_duplicates(evaluation)}Validation: "
-        f"accuracy {training['accuracy']:.4f}, voxel IoU of the reconstruction from conv3 {training['voxel_iou']:.3f}.",
-        table(
-            ["class", "accuracy"],
-            [[name, f"{value:.3f}"] for name, value in evaluation["per_class_accuracy"].items()],
-        ),
-        "Reconstruction of the test shapes from each level: voxel IoU, and mean squared error a voxel.",
-        table(
-            ["from", "IoU, gates shut", "IoU, gates open", "error, gates shut", "error, gates open"],
-            [
-                [
-                    layer,
-                    *(f"{by_gates[gates]['iou']:.3f}" for gates in ("shut", "open")),
-                    *(f"{by_gates[gates]['mse']:.4f}" for gates in ("shut", "open")),
-                ]
-                for layer, by_gates in evaluation["reconstruction"].items()
-            ],
-        ),
-        "### Table I",
-        "Summed squared error a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
-        "19.185, 22.610, 26.467, 35.837 on misclassified samples, ratio 1.87, in units that it does not name.",
-        table1(evaluation["table1"]),
-        verdict_on_table1(evaluation["table1"]),
-        "### Detection of misclassification",
-        "AUROC with a bootstrap 95 % interval over samples; AURC and AUGRC in thousandths (lower is better); FPR95 is the "
-        "share of errors still accepted when 95 % of correct samples are.",
-        detection_table(evaluation["detection"]),
+        f"Validation: accuracy {training['accuracy']:.4f}, voxel IoU of the reconstruction from conv3 {training['voxel_iou']:.3f}.",
+        *evaluation_parts(evaluation),
         "### Codebooks",
         f"{clustering['samples']} training samples; `explained` is the share of scatter that the codes account for, "
         "`purity` the share of a code's largest class, over samples; `used` the mean number of codes of a location that "
@@ -180,62 +132,6 @@ def write_section(
         ),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def without_duplicates(evaluation: dict[str, Any]) -> str:
-    """What is left of the accuracy without the test shapes that training has too."""
-    rest = evaluation["without_duplicates"]
-    if rest["n"] == evaluation["n"]:
-        return "No test shape's grid is that of a training shape. "
-    return (
-        f"Without the {evaluation['n'] - rest['n']} test shapes whose grid is that of a training shape: {rest['accuracy']:.4f} "
-        f"({rest['n_errors']} errors in {rest['n']}). "
-    )
-
-
-def table1(rows: dict[str, dict[str, float] | None]) -> str:
-    """Table I, split by correct and misclassified."""
-    names = ["input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"]
-    return table(
-        ["samples", *names, "ratio"],
-        [
-            [kind, *(f"{row[name]:.0f}" for name in names), f"{row['ratio']:.2f}"] if row else [kind, *["–"] * 5]
-            for kind, row in rows.items()
-        ],
-    )
-
-
-def verdict_on_table1(rows: dict[str, dict[str, float] | None]) -> str:
-    """What the ratio says, in words that the figures choose."""
-    wrong, right = rows["misclassified"], rows["correct"]
-    if not wrong or not right:
-        return "The ratio cannot be compared: there are no errors, or nothing else."
-    larger = "larger" if wrong["ratio"] > right["ratio"] else "not larger"
-    return (
-        f"The ratio is {larger} on misclassified samples ({wrong['ratio']:.2f}) than on correct ones "
-        f"({right['ratio']:.2f}); the paper gives it for misclassified samples alone."
-    )
-
-
-def detection_table(detection: dict[str, dict[str, Any]]) -> str:
-    """All scores, best AUROC first."""
-    ordered = sorted(detection.items(), key=lambda item: -(item[1]["auroc"] or 0))
-    rows = []
-    for name, metrics in ordered:
-        if metrics["auroc"] is None:
-            rows.append([name, *["–"] * 5])
-            continue
-        low, high = metrics["auroc_ci"]
-        thousandths = [f"{1000 * metrics[key]:.1f}" for key in ("aurc", "augrc")]
-        rows.append(
-            [name, f"{metrics['auroc']:.3f}", f"{low:.3f} – {high:.3f}", *thousandths, f"{metrics['fpr95']:.3f}"]
-        )
-    return table(["score", "AUROC", "95 % interval", "AURC", "AUGRC", "FPR95"], rows)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def duration(seconds: float) -> str:

@@ -430,6 +430,7 @@ def evaluate(
     """Measure accuracy, reconstructions, the paper's claims, and how well scores detect misclassification."""
     from fer_cli.evaluate import evaluate as evaluate_runs
     from fer_cli.evaluate import write_evaluation
+    from fer_cli.evaluation_page import write_evaluation_page
     from fer_cli.evaluation_report import evaluation_report
     from fer_cli.run import Run, RunPaths, choose_device
     from fer_cli.terminal import StageView, progress_bar
@@ -444,11 +445,12 @@ def evaluate(
     with progress_bar() as bar:
         evaluation = evaluate_runs(*opened, split=split, votes=votes, sanity=sanity, report=StageView(bar))
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
+    page = write_evaluation_page(evaluation, path.with_suffix(".html"))
     if as_json:
         _print_json(evaluation)
         return
     _print_rich(evaluation_report(evaluation))
-    typer.echo(f"written to {path}")
+    typer.echo(f"written to {path} and {page.name}")
 
 
 @app.command(epilog="Example: fer figures --run my-run")

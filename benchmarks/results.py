@@ -1,0 +1,234 @@
+"""Evaluate finished runs of one data set together, and write their section of docs/results.md.
+
+    .venv/bin/python benchmarks/results.py --title "ModelNet10, preset compact" RUN RUN RUN
+    .venv/bin/python benchmarks/results.py --title PSB12 RUN --evaluation RUN/evaluate/test.json
+
+Every figure comes from `fer evaluate RUN… --json`, or from the file that it wrote.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from machine import run_command
+
+FER = Path(sys.executable).with_name("fer")
+RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+HEAD = """# Results
+
+The test split was read by `fer evaluate` alone; nothing was fitted on it. How voxelization compares with its peers is in
+[voxelize.md](voxelize.md)."""
+NOTES = "## What was tried"
+_MOST_SCORES = 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--title", required=True, help="heading of the section")
+    parser.add_argument("--evaluation", type=Path, help="what fer evaluate has written of these runs")
+    parser.add_argument("--options", default="", help="further options of fer evaluate, in one string")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    options = arguments.options.split()
+    if arguments.evaluation:
+        evaluation = json.loads(arguments.evaluation.read_text(encoding="utf-8"))
+    else:
+        evaluation = json.loads(run_command([FER, "evaluate", *arguments.runs, *options, "--json"]).output)
+    parts = [
+        f"## {arguments.title}",
+        f"From `fer evaluate {' '.join(['RUN'] * len(arguments.runs))}{''.join(f' {word}' for word in options)}`.",
+        *evaluation_parts(evaluation),
+    ]
+    replace_section(arguments.output, "\n\n".join(parts) + "\n")
+
+
+def replace_section(page: Path, section: str) -> None:
+    """Put a section in the place of the one of the same heading, or before the notes at the page's end."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{HEAD}\n"
+    heading = section.partition("\n")[0]
+    before, *parts = [part.strip() for part in re.split(r"^(?=## )", text, flags=re.MULTILINE)]
+    headings = [part.partition("\n")[0] for part in parts]
+    if heading in headings:
+        parts[headings.index(heading)] = section.strip()
+    else:
+        parts.insert(headings.index(NOTES) if NOTES in headings else len(parts), section.strip())
+    page.write_text("\n\n".join([before, *parts]) + "\n", encoding="utf-8")
+    print(f"written to {page}")
+
+
+def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
+    """What `fer evaluate` found, as Markdown."""
+    parts = [
+        "### Recognition and reconstruction",
+        accuracy(evaluation),
+        table(
+            ["class", "accuracy"],
+            [[name, f"{value:.3f}"] for name, value in evaluation["per_class_accuracy"].items()],
+        ),
+        "Reconstruction of the shapes from each level: voxel IoU, and mean squared error a voxel.",
+        table(
+            ["from", "IoU, gates shut", "IoU, gates open", "error, gates shut", "error, gates open"],
+            [
+                [
+                    layer,
+                    *(f"{by_gates[gates]['iou']:.3f}" for gates in ("shut", "open")),
+                    *(f"{by_gates[gates]['mse']:.4f}" for gates in ("shut", "open")),
+                ]
+                for layer, by_gates in evaluation["reconstruction"].items()
+            ],
+        ),
+        "### Table I",
+        "Summed squared error a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
+        "19.185, 22.610, 26.467, 35.837 on misclassified samples, ratio 1.87, in units that it does not name.",
+        table1(evaluation["table1"]),
+        "### The paper's claims",
+        "A claim is borne out where its whole 95 % interval is on its side of the bound, not borne out where it is wholly on "
+        "the other, undecided between.",
+        claims(evaluation["claims"]),
+    ]
+    if evaluation["undefined"]:
+        return [*parts, evaluation["undefined"].capitalize()]
+    return [
+        *parts,
+        "### Detection of misclassification",
+        f"The {_MOST_SCORES} scores of the highest AUROC, and the paper's; 95 % intervals by a bootstrap over shapes. AURC and AUGRC in "
+        "thousandths (lower is better); FPR95 is the share of errors still accepted when 95 % of correct samples are; "
+        "*distinct* leaves out shapes whose grid is that of a training shape.",
+        detection(evaluation["detection"], evaluation["without_duplicates"]["detection"]),
+        "Paired differences over the same draws:",
+        differences(evaluation["comparisons"]),
+        "Added to maximum softmax, by a logistic stack of both that is cross-fitted on this very split:",
+        added(evaluation["added_to_softmax"]),
+        *(f"{finding}" for check in evaluation["sanity"] or () for finding in check["findings"]),
+    ]
+
+
+def accuracy(evaluation: dict[str, Any]) -> str:
+    """Of all runs, of each, and without shapes that training has too."""
+    rest, runs = evaluation["without_duplicates"], evaluation["runs"]
+    said = (
+        f"Accuracy: **{evaluation['accuracy']:.4f}** ({evaluation['n_errors']} errors in {evaluation['n']}), mean of classes "
+        f"{evaluation['class_accuracy']:.4f}."
+    )
+    if len(runs) > 1:
+        by_run = ", ".join(f"{run['accuracy']:.4f} (seed {run['seed']})" for run in runs)
+        said += f" By run: {by_run}; standard deviation {np.std([run['accuracy'] for run in runs], ddof=1):.4f}."
+    if rest["n"] == evaluation["n"]:
+        return f"{said} No shape's grid is that of a training shape."
+    return (
+        f"{said} Without the {evaluation['n'] - rest['n']} samples whose grid is that of a training shape: "
+        f"{rest['accuracy']:.4f} ({rest['n_errors']} errors in {rest['n']})."
+    )
+
+
+def table1(rows: dict[str, dict[str, float] | None]) -> str:
+    """Table I, split by correct and misclassified."""
+    names = ["input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"]
+    return table(
+        ["samples", *names, "ratio"],
+        [
+            [kind, *(f"{row[name]:.0f}" for name in names), f"{row['ratio']:.2f}"] if row else [kind, *["–"] * 5]
+            for kind, row in rows.items()
+        ],
+    )
+
+
+def claims(rows: list[dict[str, Any]]) -> str:
+    """The claims with their verdicts."""
+    return table(
+        ["claim", "layer", "measure", "value", "95 % interval", "bound", "verdict"],
+        [
+            [
+                row["claim"],
+                row["layer"] or "",
+                row["measure"],
+                number(row["value"], 2),
+                interval(row["ci"], 2),
+                row["bound"],
+                row["verdict"] or "–",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def detection(rows: dict[str, dict[str, Any]], distinct: dict[str, dict[str, Any]]) -> str:
+    """The best scores, and the paper's."""
+    ordered = sorted(rows, key=lambda name: -rows[name]["auroc"])
+    chosen = [name for place, name in enumerate(ordered) if place < _MOST_SCORES or name.startswith("input_vs")]
+    return table(
+        [
+            "score",
+            "kind",
+            "AUROC",
+            "95 % interval",
+            "AURC",
+            "AUGRC",
+            "FPR95",
+            "coverage at 5 % risk",
+            "AUROC, distinct",
+        ],
+        [
+            [
+                name,
+                rows[name]["kind"],
+                number(rows[name]["auroc"], 3),
+                interval(rows[name]["auroc_ci"], 3),
+                *(f"{1000 * rows[name][key]:.1f}" for key in ("aurc", "augrc")),
+                number(rows[name]["fpr95"], 3),
+                number(rows[name]["coverage_at_5"], 3),
+                number(distinct[name]["auroc"], 3),
+            ]
+            for name in chosen
+        ],
+    )
+
+
+def differences(rows: list[dict[str, Any]]) -> str:
+    """Pairs of scores."""
+    return table(
+        ["score", "less", "AUROC", "95 % interval", "AUGRC × 1000", "95 % interval"],
+        [[row["ours"], f"{row['theirs']} ({row['why']})", *_changes(row)] for row in rows],
+    )
+
+
+def added(rows: list[dict[str, Any]]) -> str:
+    """What scores add."""
+    return table(
+        ["score", "AUROC", "95 % interval", "AUGRC × 1000", "95 % interval"],
+        [[row["score"], *_changes(row)] for row in rows],
+    )
+
+
+def _changes(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['auroc']['difference']:+.4f}",
+        interval(row["auroc"]["ci"], 4),
+        f"{1000 * row['augrc']['difference']:+.2f}",
+        interval(row["augrc"]["ci"] and [1000 * end for end in row["augrc"]["ci"]], 2),
+    ]
+
+
+def number(value: float | None, digits: int) -> str:
+    """A dash for what is not defined."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(ends: list[float] | None, digits: int) -> str:
+    """Both ends."""
+    return "–" if not ends else f"{ends[0]:.{digits}f} – {ends[1]:.{digits}f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+if __name__ == "__main__":
+    main()
