@@ -243,7 +243,7 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
     experts = dict.fromkeys(evaluation["runs"][0]["weights"], "<expert>")
     found |= keys_of({"runs": evaluation["runs"]}, experts) | keys_of({"without_duplicates": accuracy}, {})
     rest = {key: value for key, value in evaluation.items() if key not in {*apart, "runs", "without_duplicates"}}
-    shares = {name: None for name in rest.pop("shares")}
+    shares = dict.fromkeys(rest.pop("shares"))
     assert list(shares) == ["correct", "misclassified"]
     assert set(evaluation["without_duplicates"]) == {
         *accuracy, "detection", "comparisons", "added_to_softmax", "undefined"
