@@ -207,6 +207,13 @@ REFUSALS = (
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
     Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"no preset 'huge'; .*paper, compact, smoke"),
     Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
+    Refusal(
+        "pooled runs of other shapes",
+        "evaluate run other",
+        2,
+        r"different data sets cannot be pooled: .*run/voxels\.h5.*other/voxels\.h5",
+    ),
+    Refusal("a model for several runs", "evaluate run run --model run/model.h5", 2, r"of one run; give one RUN with"),
     Refusal("unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here"),
     Refusal("resolution out of range", "voxelize meshes -o new.h5 --resolution 7", 2, r"resolution 7 .*8 to 128"),
     Refusal(
@@ -251,6 +258,7 @@ REFUSALS = (
     Refusal("no voxels", "train --run empty", 4, r"empty/voxels\.h5 does not exist\. Run 'fer voxelize' to make it\."),
     Refusal("no model", f"explain {SAMPLE} --run odd", 4, r"odd/model\.h5 does not exist\. Run 'fer train'"),
     Refusal("no codebook", "evaluate --codebook new.h5", 4, r"new\.h5 does not exist\. Run 'fer cluster'"),
+    Refusal("a pooled run without model", "evaluate run odd", 4, r"odd/model\.h5 does not exist\. Run 'fer train'"),
     Refusal("artifact of another kind", "evaluate --codebook run/model.h5", 4, r"fer-model file, but a fer-codebook"),
     Refusal("truncated voxels", "train -o new.h5 --voxels damaged/truncated-voxels.h5", 4, r"truncated-voxels.*HDF5"),
     Refusal("truncated model", "cluster -o new.h5 --model damaged/truncated-model.h5", 4, r"truncated-model.*HDF5"),
@@ -297,7 +305,7 @@ class Refused:
 
 FORKING = """
 import json, os, sys
-from fer_cli import cli, diagnosis, evaluate, info, mosaic, probe, report, terminal, voxelize
+from fer_cli import cli, diagnosis, evaluate, evaluation_report, info, mosaic, probe, report, terminal, voxelize
 codes = []
 for number, command in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fer_cli import feature_scores as near
@@ -29,6 +29,8 @@ VIEWS = 8
 """Variations as in training that are averaged, the shape as it is among them."""
 PASSES = 50
 """Passes of Monte-Carlo dropout."""
+_SHAPES = 256
+"""Shapes held as numbers at once."""
 NETWORK = "baseline"
 TRIVIAL = "trivial"
 
@@ -196,32 +198,42 @@ def trivial_baselines(
         columns: dict[str, list[np.ndarray]] = {}
         for rows in batches(np.arange(len(part.indices))):
             shapes = voxels.grids(part.indices[rows]).reshape(len(rows), -1).astype(np.float32)
-            predicted = part.predicted[rows]
-            differing = differing_voxels(torch.from_numpy(shapes), grids, training.labels, classes)
             batch = {
-                "class_mean_grid": -np.square(shapes - means[predicted]).sum(axis=1),
-                "nearest_grid": near.trust_score(differing, predicted),
+                "class_mean_grid": -np.square(shapes - means[part.predicted[rows]]).sum(axis=1),
                 "random_class_code": -np.square(shapes - painted[drawn[rows]]).sum(axis=1),
                 "random_decoder": -np.square(shapes - _decoded(untrained, _softmax(part.logits[rows]))).sum(axis=1),
             }
             for name, values in batch.items():
                 columns.setdefault(name, []).append(values.astype(np.float64))
-        found.append({name: np.concatenate(values) for name, values in columns.items()})
+        differing = differing_voxels(
+            torch.from_numpy(voxels.grids(part.indices)).flatten(1), grids, training.labels, classes
+        )
+        found.append(
+            {
+                **{name: np.concatenate(values) for name, values in columns.items()},
+                "nearest_grid": near.trust_score(differing, part.predicted),
+            }
+        )
     return found[0], found[1]
 
 
 def differing_voxels(
-    shapes: Float[Tensor, "sample voxel"], training: Tensor, labels: Int[np.ndarray, " training"], classes: int
+    shapes: UInt8[Tensor, "sample voxel"],
+    training: UInt8[Tensor, "training voxel"],
+    labels: Int[np.ndarray, " training"],
+    classes: int,
 ) -> Float[np.ndarray, "sample klass"]:
-    """Voxels in which a shape differs from the nearest training grid of each class; infinite without such a grid."""
-    nearest = np.full((len(shapes), classes), np.inf)
-    occupied = shapes.sum(dim=1, keepdim=True)
-    for label in range(classes):
+    """Voxels in which each shape differs from the nearest training grid of each class; infinite without such a grid."""
+    nearest = torch.full((len(shapes), classes), torch.inf)
+    for label in np.unique(labels):
+        # As numbers, grids take as many bytes as voxels times four, so it is done class by class.
         grids = training[torch.from_numpy(labels == label)].float()
-        if len(grids):
-            differing = occupied + grids.sum(dim=1) - 2 * shapes @ grids.T
-            nearest[:, label] = differing.min(dim=1).values.numpy()
-    return nearest
+        size = grids.sum(dim=1)
+        for start in range(0, len(shapes), _SHAPES):
+            part = shapes[start : start + _SHAPES].float()
+            differing = part.sum(dim=1, keepdim=True) + size - 2 * part @ grids.T
+            nearest[start : start + _SHAPES, label] = differing.min(dim=1).values
+    return nearest.double().numpy()
 
 
 def random_feedback(network: FERNet, *, seed: int) -> FeedbackNetwork:
