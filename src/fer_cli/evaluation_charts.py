@@ -68,7 +68,7 @@ def auroc_chart(detection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             }
         )
     layout = {
-        "height": 90 + 19 * len(ordered),
+        "height": 90 + 18 * len(ordered),
         "margin": {"l": 8, "r": 8, "t": 8, "b": 40},
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         "xaxis": {**AXIS, "title": {"text": "AUROC, 95 % interval", "standoff": 6}},
@@ -79,8 +79,8 @@ def auroc_chart(detection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "categoryarray": [plain_text(name) for name in ordered],
             "tickfont": {"size": 10},
             "dtick": 1,
+            "range": [-0.8, len(ordered) - 0.2],
         },
-        "shapes": [{"type": "line", "x0": 0.5, "x1": 0.5, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot"}}],
     }
     return {"data": dots, "layout": shared_layout(layout)}
 

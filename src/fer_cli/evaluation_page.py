@@ -29,6 +29,9 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
             "chart-roc": roc_chart(evaluation["curves"]),
             "chart-risk": risk_chart(evaluation["curves"]),
         }
+    claims: dict[str, list[Mapping[str, Any]]] = {}
+    for row in evaluation["claims"]:
+        claims.setdefault(row["claim"], []).append(row)
     template = environment().get_template("evaluation.html.j2")
     with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +40,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
             title=_title(evaluation),
             classes=list(evaluation["per_class_accuracy"]),
             ranked=ranked,
+            claims=claims,
             charted=min(len(ranked), _MOST_ROWS),
             error_heads={key: head for key, (head, _, _) in ERRORS.items()},
             policy=POLICY,
