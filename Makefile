@@ -1,13 +1,16 @@
 # make demo   everything a fresh machine needs, then the main job on a synthetic data set
 # make test   everything a fresh machine needs, then all tests
 # make check  the fast gate: format, lint, types, layers, unit tests
+# make docs   the documentation as a site, in site/, strictly: a broken link ends it
+# make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,8 +30,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser"
+
 clean:
-	rm -rf $(VENV) fer-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-docs .venv-lowest fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,3 +49,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	touch $(VENV)/.installed $@
+
+.venv-docs/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install $(PIP_FLAGS) constraints.txt mkdocs mkdocs-material
+	touch $@
+
+.venv-lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install $(PIP_FLAGS) constraints-lowest.txt --editable '.[test]'
+	touch $@

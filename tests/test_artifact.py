@@ -293,7 +293,10 @@ def alter(path: Path, change: str) -> None:
         ("no format", "is not an artifact of fer: it has no attribute 'format'"),
         ("other format", "is a fer-model file, but a fer-voxels file is needed"),
         ("unknown format", "is a cooler file, but a fer-voxels file is needed"),
-        ("future version", r"has version 2 of fer-voxels, but this fer reads version 1\. Run 'fer voxelize' again"),
+        (
+            "future version",
+            r"has version 2 of fer-voxels, but this fer reads version 1\. Upgrade fer, or run 'fer voxelize' again",
+        ),
         ("config is not JSON", "is damaged: an attribute does not parse"),
         ("config is a list", "is damaged: parents or config are not as fer-voxels has them"),
         ("seed is text", "is damaged: an attribute does not parse"),

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fer_cli.artifact import open_artifact
+from fer_cli.doctor import CPU_FLAGS, Cpu, Disk, Drawing, Examination, Extra, Library, Memory
 from fer_cli.download import DownloadRecord
 from fer_cli.schema import FORMATS
 from fer_cli.training import TrainingSummary
@@ -273,6 +274,16 @@ def test_keys_of_info_are_documented(run_folder, voxelized, tmp_path):
         told["parents"] = told["config"] = None
         found |= keys_of(told, KNOWN_NAMES)
     assert_keys_are_documented("info", found)
+
+
+def test_keys_of_doctor_are_documented():
+    machine = Cpu("a CPU", 2, 2, dict.fromkeys(CPU_FLAGS, True), None)
+    library, extra = Library("h5py", ">=3.12", None, "is not installed"), Extra("distributed", ("distributed",), "pip")
+    disk, drawing, memory = Disk("the run", "fer-run", None, "full"), Drawing(None, None, "no EGL"), Memory(1, 1, None)
+    said = Examination(
+        "0", "3", "Linux", machine, memory, ("a GPU",), (library,), (extra,), drawing, (disk,), ("bad",), ("odd",)
+    ).as_json()
+    assert_keys_are_documented("doctor", keys_of(json.loads(json.dumps(said)), KNOWN_NAMES))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The whole pipeline on real shapes, stage by stage through the installed `fer`, and the demo."""
+"""The whole pipeline on real shapes, stage by stage through the installed `fer`; the demo is in test_install."""
 
 import json
 import math
@@ -269,16 +269,3 @@ def test_info_tells_the_lineage_of_every_artifact(pipeline: Pipeline) -> None:
     assert codebook["parents"] == {"voxels": voxels["id"], "model": model["id"]}
     assert voxels["content"]["classes"] == pipeline.said["voxelize"]["classes"]
     assert codebook["content"]["layers"] == pipeline.said["cluster"]["layers"]
-
-
-def test_the_demo_ends_with_the_report_of_a_mistake(tmp_path: Path) -> None:
-    completed = fer("demo", "--run", "fer-demo", folder=tmp_path)
-    *_, last = completed.stdout.splitlines()
-    found = re.fullmatch(r"(\w+) taken for (\w+); report: (.+)", last)
-    assert found, last
-    label, predicted, report = found.groups()
-    assert label != predicted
-    assert {label, predicted} <= set(CLASSES)
-    assert Path(report).is_absolute()
-    assert Path(report).is_file()
-    assert {"voxels.h5", "model.h5", "codebook.h5"} <= {path.name for path in (tmp_path / "fer-demo").iterdir()}

@@ -146,10 +146,11 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
     if form is None or (expected is not None and form is not expected):
         wanted = expected.name if expected else " or ".join(FORMATS)
         raise ArtifactError(f"{path} is a {attributes['format']} file, but a {wanted} file is needed.")
-    if attributes["format_version"] != form.version:
+    if (version := attributes["format_version"]) != form.version:
+        remedy = "Upgrade fer, or run" if version > form.version else "Run"
         raise ArtifactError(
-            f"{path} has version {attributes['format_version']} of {form.name}, but this fer reads version "
-            f"{form.version}. Run '{form.command}' again."
+            f"{path} has version {version} of {form.name}, but this fer reads version {form.version}. "
+            f"{remedy} '{form.command}' again."
         )
     try:
         parents, config = json.loads(attributes["parents"]), json.loads(attributes["config"])

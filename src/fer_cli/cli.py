@@ -14,7 +14,7 @@ import typer
 
 from fer_cli import __version__, arguments, endings
 from fer_cli.arguments import file_name, numbers, size_in_bytes
-from fer_cli.errors import UsageError
+from fer_cli.errors import ResourceError, UsageError
 
 app = typer.Typer(
     name="fer",
@@ -504,6 +504,27 @@ def info(
         _print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
         if history:
             _print_rich(training_history(history))
+
+
+@app.command(epilog="Example: fer doctor --run my-run")
+def doctor(
+    run: RunDir = _DEFAULT_RUN,
+    as_json: AsJson = False,
+) -> None:
+    """Try what fer needs on this machine, and say what is missing."""
+    from fer_cli.doctor import examination_lines, examine
+
+    examination = examine(run)
+    if as_json:
+        _print_json(examination.as_json())
+    else:
+        for line in examination_lines(examination):
+            typer.echo(line)
+    if count := len(examination.problems):
+        raise ResourceError(
+            f"{count} thing{'s' if count > 1 else ''} that fer needs {'do' if count > 1 else 'does'} "
+            "not work; see the problems above."
+        )
 
 
 @app.command(epilog="Example: fer demo --run fer-demo")

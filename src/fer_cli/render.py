@@ -7,6 +7,7 @@ Source: the panels of Figs 2 to 7.
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def write_png(image: Image, path: Path) -> None:
         path.write_bytes(encode_png(image))
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def try_drawing() -> tuple[str, str]:
+    """Draw a small picture, and tell by which of VTK's windows and which OpenGL renderer.
+
+    Raises ResourceError if the machine offers no off-screen OpenGL, or one that draws nothing.
+    """
+    plotter = _open_plotter(32)
+    try:
+        image = _draw(plotter, grid_scene(np.ones((4, 3, 2), bool)))
+        window = plotter.render_window
+        renderer = re.search(r"OpenGL renderer string:\s*(.+)", window.ReportCapabilities())
+        if image.min() == 255:
+            raise ResourceError(f"this machine's off-screen OpenGL ({window.GetClassName()}) draws empty pictures.")
+        return window.GetClassName(), renderer[1].strip() if renderer else "unknown"
+    finally:
+        plotter.close()
 
 
 def _open_plotter(size: int) -> Any:

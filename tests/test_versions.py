@@ -1,0 +1,74 @@
+"""Artifacts that earlier versions wrote: those of the present version are read, older ones refused with a remedy."""
+
+import gzip
+import re
+from pathlib import Path
+
+import h5py
+import pytest
+
+from fer_cli.api import load_run
+from fer_cli.artifact import open_artifact
+from fer_cli.errors import ArtifactError
+from fer_cli.info import describe
+from fer_cli.schema import FORMATS, Format
+
+FIXTURES = Path(__file__).parent / "fixtures"
+VERSIONS = [(form, version) for form in FORMATS.values() for version in range(1, form.version + 1)]
+OLDER = [(form, version) for form, version in VERSIONS if version < form.version]
+
+
+def unpack(form: Format, version: int, folder: Path) -> Path:
+    """The kept artifact of a version, as the file that a run has."""
+    name = form.name.removeprefix("fer-")
+    path = folder / f"{name}.h5"
+    path.write_bytes(gzip.decompress((FIXTURES / f"{name}-{version}.h5.gz").read_bytes()))
+    return path
+
+
+def test_a_small_artifact_of_every_version_is_kept() -> None:
+    kept = {path.name for path in FIXTURES.glob("*.gz")}
+    assert kept == {f"{form.name.removeprefix('fer-')}-{version}.h5.gz" for form, version in VERSIONS}
+    assert all((FIXTURES / name).stat().st_size < 100_000 for name in kept)
+
+
+@pytest.mark.parametrize(("form", "version"), OLDER, ids=lambda value: getattr(value, "name", value))
+def test_older_artifact_is_refused_with_the_command_that_makes_it_again(
+    form: Format, version: int, tmp_path: Path
+) -> None:
+    path = unpack(form, version, tmp_path)
+    with h5py.File(path) as file:  # it is of that version, and not damaged
+        assert (file.attrs["format"], file.attrs["format_version"]) == (form.name, version)
+    told = (
+        f"{path} has version {version} of {form.name}, but this fer reads version {form.version}. "
+        f"Run '{form.command}' again."
+    )
+    for asked in (form, None):
+        with pytest.raises(ArtifactError, match=f"^{re.escape(told)}$"):
+            open_artifact(path, asked)
+    assert ArtifactError.exit_code == 4
+
+
+def test_newer_artifact_is_refused_with_the_advice_to_upgrade(tmp_path: Path) -> None:
+    form = next(iter(FORMATS.values()))
+    path = unpack(form, form.version, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = form.version + 1
+    with pytest.raises(
+        ArtifactError, match=rf"version {form.version + 1} of .+ Upgrade fer, or run '{form.command}' again\.$"
+    ):
+        open_artifact(path)
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_kept_artifact_of_the_present_version_is_read(form: Format, tmp_path: Path) -> None:
+    described = describe(unpack(form, form.version, tmp_path))
+    assert (described["format"], described["version"]) == (form.name, form.version)
+
+
+def test_run_of_kept_artifacts_is_explained(tmp_path: Path) -> None:
+    for form in FORMATS.values():
+        unpack(form, form.version, tmp_path)
+    diagnosis = load_run(tmp_path, device="cpu").explain("beam_test_02")
+    assert diagnosis.label == "beam"
+    assert [layer.name for layer in diagnosis.layers] == ["conv1", "conv2", "conv3", "fc4", "output"]
