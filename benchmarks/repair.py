@@ -30,7 +30,9 @@ def main() -> None:
         held = run.model.read("validation/index") if options.split == "validation" else None
         wall, processor = time.perf_counter(), time.process_time()
         studies.append(study_repairs(run, samples=held, seed=options.seed))
-        print(f"{folder.name}: {time.perf_counter() - wall:.0f} s, of the processor {time.process_time() - processor:.0f} s")
+        print(
+            f"{folder.name}: {time.perf_counter() - wall:.0f} s, of the processor {time.process_time() - processor:.0f} s"
+        )
     summary = summarise_repairs(studies)
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2))

@@ -99,6 +99,4 @@ class Donors:
         for part in batches(missing):
             features = encode(self.network, self.voxels.tensor(part))
             for row, index in enumerate(part):
-                self._encoded[int(index)] = {
-                    name: features[name][row].cpu().clone() for name in (*self.layers, OUTPUT)
-                }
+                self._encoded[int(index)] = {name: features[name][row].cpu().clone() for name in (*self.layers, OUTPUT)}

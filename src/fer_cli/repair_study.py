@@ -27,7 +27,7 @@ from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig
 from fer_cli.replacement import Replacement, highest, random_scores
 from fer_cli.resampling import shape_weights, weighted_mean, with_interval
 from fer_cli.run import Run
-from fer_cli.temperature import Temperatures
+from fer_cli.temperature import implied_class
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Of a layer's locations, how many are replaced."""
@@ -69,21 +69,6 @@ class Repairs:
 def repair_layers(config: NetworkConfig) -> tuple[str, ...]:
     """The layers with several locations."""
     return tuple(spec.name for spec in config.layers if math.prod(config.level_shape(spec.name)[1:]) > 1)
-
-
-def implied_class(
-    evidence: Mapping[str, Float[np.ndarray, "sample klass"]],
-    temperatures: Temperatures,
-    predicted: Int[np.ndarray, " sample"],
-) -> Int[np.ndarray, " sample"]:
-    """The class, other than the predicted one, that the feedforward clusters of all layers speak for most.
-
-    Evidence is calibrated layer by layer, and summed.
-    """
-    total = sum(evidence[layer] / worth for layer, worth in temperatures.evidence[FEEDFORWARD].items())
-    others = np.array(total, dtype=np.float64)
-    others[np.arange(len(others)), predicted] = -np.inf
-    return others.argmax(axis=1)
 
 
 def study_repairs(
@@ -200,7 +185,9 @@ def _says(
     klass: Int[Tensor, " sample"],
 ) -> Float[np.ndarray, "sample m"]:
     """Whether the network says `klass` when the m locations of the highest score are replaced."""
-    said = [edit.logits(edit.replaced(highest(score, count))).argmax(dim=1) == klass.to(score.device) for count in counts]
+    said = [
+        edit.logits(edit.replaced(highest(score, count))).argmax(dim=1) == klass.to(score.device) for count in counts
+    ]
     return torch.stack(said, dim=1).cpu().numpy().astype(np.float64)
 
 
@@ -230,9 +217,7 @@ def _repaired(
     return results
 
 
-def _greedy(
-    edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, ...]
-) -> Float[np.ndarray, "sample m"]:
+def _greedy(edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, ...]) -> Float[np.ndarray, "sample m"]:
     """Whether adding the location that helps most, again and again, repairs with m locations or fewer.
 
     From the fourth location on, a quarter of those there are is added at a time.
@@ -286,7 +271,9 @@ def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, An
         parts = [run.layers[layer] for run in runs]
         row: dict[str, Any] = {"locations": first.locations, "m": list(first.counts), "donors": {}}
         for donor in first.repaired:
-            rates = {name: np.concatenate([part.repaired[donor][name] for part in parts]) for name in first.repaired[donor]}
+            rates = {
+                name: np.concatenate([part.repaired[donor][name] for part in parts]) for name in first.repaired[donor]
+            }
             row["donors"][donor] = _scores(rates, weights)
         wrong = {name: np.concatenate([part.wrong_class[name] for part in parts]) for name in first.wrong_class}
         broken = {name: np.concatenate([part.broken[name] for part in parts]) for name in first.broken}
