@@ -1,12 +1,12 @@
 """Which locations of a layer made the network say what it said: rankings, a score for each location.
 
-All explain the same quantity, the log odds of the class given against the one wanted, so that those which know no donor
-are told as much about the classes as those which do. Gradients are integrated as Riemann sums at the middle of
-`STEPS` steps.
+All explain the same quantity, the log odds of the class given against the one wanted, so that those which know no
+donor are told as much about the classes as those which do. Gradients are integrated as Riemann sums, at the middle of
+every step.
 
-Sources: Selvaraju et al., "Grad-CAM", ICCV 2017 (the summand at one location); Sundararajan et al., "Axiomatic attribution
-for deep networks", ICML 2017 (integrated gradients); Dhamdhere et al., "How important is a neuron", ICLR 2019
-(conductance); Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014 (occlusion).
+Sources: Selvaraju et al., "Grad-CAM", ICCV 2017 (the summand at one location); Sundararajan et al., "Axiomatic
+attribution for deep networks", ICML 2017 (integrated gradients); Dhamdhere et al., "How important is a neuron", ICLR
+2019 (conductance); Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014 (occlusion).
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def evidence_difference(edit: Replacement, codebook: Codebook) -> Score:
 
 
 def evidence_and_path(edit: Replacement, codebook: Codebook) -> Score:
-    """Cluster evidence joined with `donor_path`: each in its standard deviations over the sample's locations, summed."""
+    """Cluster evidence joined with `donor_path`: each in its standard deviations over the locations, summed."""
     parts = (evidence_difference(edit, codebook), donor_path(edit))
     return sum((part / part.std(dim=1, keepdim=True).clamp(min=1e-9) for part in parts), torch.zeros(()))
 

@@ -29,8 +29,8 @@ class RepairTest:
 
     `wanted` is the donor's class, `chosen_by` how it was chosen: by the sample's `label`, or without it by the
     `evidence` of the feedforward clusters. `predicted` is the class that the network then says, at `probability`;
-    `gain` by how many nats the log odds of the class wanted against the one predicted before rise. `p_value` is the share
-    of random choices of as many locations that gain at least as much, the blamed ones counted in.
+    `gain` by how many nats the log odds of the class wanted against the one predicted before rise. `p_value` is the
+    share of random choices of as many locations that gain at least as much, the blamed ones counted in.
     """
 
     layer: str

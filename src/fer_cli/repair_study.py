@@ -1,9 +1,10 @@
 """Causal repair over a split: do the locations that a ranking blames carry the mistake?
 
-Of every misclassified sample the features at the m most blamed locations of a layer are replaced by those of a donor, the
-rest of the network runs, and the prediction is repaired if it becomes the true class. The donor is of the true class
-(`label`), or of the class that the feedforward evidence implies (`evidence`, label-free). The same is done to correctly
-classified samples, where it should change nothing, and with a donor of a class drawn at random, which should not repair.
+Of every misclassified sample the features at the m most blamed locations of a layer are replaced by those of a donor,
+the rest of the network runs, and the prediction is repaired if it becomes the true class. The donor is of the true
+class (`label`), or of the class that the feedforward evidence implies (`evidence`, label-free). The same is done to
+correctly classified samples, where it should change nothing, and with a donor of a class drawn at random, which should
+not repair.
 
 `study_repairs` measures one run and keeps every sample's result; `summarise_repairs` pools runs. Nothing is fitted.
 """
@@ -11,6 +12,7 @@ classified samples, where it should change nothing, and with a donor of a class 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from fer_cli.donors import Donors
 from fer_cli.errors import UsageError
 from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig
 from fer_cli.replacement import Replacement, highest, random_scores
-from fer_cli.resampling import shape_weights, weighted_mean, with_interval
+from fer_cli.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
 from fer_cli.run import Run
 from fer_cli.temperature import implied_class
 
@@ -211,7 +213,7 @@ def _repaired(
     }
     for name, score in rankings(codebook, grids, empty).items():
         results[name] = _says(edit, score(edit), counts, true)
-    # What some ranking finds with m locations or fewer can be found, even where one that takes the best each time fails.
+    # What some ranking finds with m locations can be found, even where taking the best each time fails.
     found = np.max([_greedy(edit, true, counts), *(results[name] for name in results if name != RANDOM)], axis=0)
     results[ORACLE] = np.maximum.accumulate(found, axis=1)
     return results
@@ -259,7 +261,7 @@ def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, An
     weights = shape_weights(names, seed=seed)
     correct_weights = shape_weights([name for run in runs for name in run.correct], seed=seed)
     implied = np.concatenate([run.implied_is_true for run in runs]).astype(np.float64)
-    share, interval = with_interval(lambda w: weighted_mean(implied, w), weights)
+    share, interval = mean_with_interval(implied, weights)
     answer: dict[str, Any] = {
         "n_errors": len(names),
         "runs": len(runs),
@@ -286,7 +288,7 @@ def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, An
 
 
 def _rates(values: Float[np.ndarray, "row m"], weights: Float[np.ndarray, "draw row"]) -> dict[str, Any]:
-    each = [with_interval(lambda w, column=column: weighted_mean(column, w), weights) for column in values.T]
+    each = [mean_with_interval(column, weights) for column in values.T]
     return {"rate": [rate for rate, _ in each], "rate_ci": [interval for _, interval in each]}
 
 
@@ -295,23 +297,21 @@ def _scores(
 ) -> dict[str, Any]:
     areas = {name: values.mean(axis=1) for name, values in rates.items()}
 
-    def normalised(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        def of(w: np.ndarray) -> np.ndarray:
-            low, high = weighted_mean(areas[RANDOM], w), weighted_mean(areas[ORACLE], w)
-            return (weighted_mean(areas[name], w) - low) / (high - low)
+    def normalised(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
+        low, high = weighted_mean(areas[RANDOM], w), weighted_mean(areas[ORACLE], w)
+        return (weighted_mean(areas[name], w) - low) / (high - low)
 
-        return of
+    def ahead(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
+        return normalised(OURS, w) - normalised(name, w)
 
     result = {}
     for name, values in rates.items():
-        area, area_ci = with_interval(lambda w, name=name: weighted_mean(areas[name], w), weights)
+        area, area_ci = mean_with_interval(areas[name], weights)
         row = {**_rates(values, weights), "area": area, "area_ci": area_ci}
         if name not in (RANDOM, ORACLE):
-            row["normalised"], row["normalised_ci"] = with_interval(normalised(name), weights)
+            row["normalised"], row["normalised_ci"] = with_interval(partial(normalised, name), weights)
             if name != OURS:
-                row["ours_less"], row["ours_less_ci"] = with_interval(
-                    lambda w, name=name: normalised(OURS)(w) - normalised(name)(w), weights
-                )
+                row["ours_less"], row["ours_less_ci"] = with_interval(partial(ahead, name), weights)
         result[name] = row
     return result
 

@@ -277,9 +277,10 @@ def repair_sentence(test: RepairTest) -> str:
     chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
     said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
     return (
-        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} locations "
-        f"of {test.layer}, those to blame most, the network {said}, at probability {test.probability:.2f}. The log odds of "
-        f"{test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many random locations."
+        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
+        f"locations of {test.layer}, those to blame most, the network {said}, at probability {test.probability:.2f}. "
+        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
+        "random locations."
     )
 
 

@@ -4,6 +4,7 @@ Seeds of one data set see the same test shapes, so that their results are not in
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,13 @@ def with_interval(
         return None, [None, None]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(values[0]), [float(low), float(high)]
+
+
+def mean_with_interval(
+    values: Float[np.ndarray, " row"], weights: Float[np.ndarray, "draw row"]
+) -> tuple[float | None, Interval]:
+    """The mean of the rows, and its interval."""
+    return with_interval(partial(weighted_mean, values), weights)
 
 
 def weighted_mean(
