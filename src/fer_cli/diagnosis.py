@@ -69,8 +69,8 @@ class Diagnosis:
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
     squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
-    theirs start from another local layer. `repair` holds the repair tests, none of a correctly
-    classified sample; with the label first, then without. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    theirs start from another local layer. `repair` holds the repair tests, with the label first, then without; none of
+    a correctly classified sample. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
     """
 
     sample: str

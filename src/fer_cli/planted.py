@@ -51,7 +51,7 @@ class Finding:
     """One planted fault: which layer was planted and which blamed (indices, None where not known or not asked).
 
     `overlap` and `rank` are, for each ranking, the IoU of the true locations with as many of the highest score, and the
-    mean rank of the true ones among all, from 0 (first) to 1; `share` is the share of the layer's locations that are true.
+    mean rank of the true ones among all, from 0 (first) to 1; `share` is how many of the layer's locations are true.
     """
 
     kind: str
