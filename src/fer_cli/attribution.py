@@ -71,7 +71,7 @@ def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x 
     return -_summed(mean * difference)
 
 
-def conductance(edit: Replacement, grids: Float[Tensor, "sample 1 x y z"], steps: int = STEPS) -> Score:
+def conductance(edit: Replacement, grids: Float[Tensor, "sample 1 width depth height"], steps: int = STEPS) -> Score:
     """Along the straight way of the input from the empty grid, what passes through each location of the layer."""
 
     def reach(share: float) -> Tensor:
@@ -131,7 +131,7 @@ def mean_feature(codebook: Codebook, layer: str) -> Float[Tensor, "1 filter x y 
 
 def rankings(
     codebook: Codebook,
-    grids: Float[Tensor, "sample 1 x y z"],
+    grids: Float[Tensor, "sample 1 width depth height"],
     empty: Float[Tensor, "1 filter x y z"],
 ) -> dict[str, Callable[[Replacement], Score]]:
     """Every ranking by name; `grids` are the samples' inputs, `empty` the layer's feature of the empty grid."""

@@ -23,7 +23,7 @@ from fer_cli.reconstruction import (
     representatives,
     table1_errors,
 )
-from fer_cli.repair import RepairTest, donor_relevance, repair_test, tested_layer
+from fer_cli.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.run import Run
 from fer_cli.temperature import implied_class
 
@@ -186,17 +186,18 @@ def _blame_and_repair(
         return nobody, ()
     features, config = reading.features[FEEDFORWARD], run.network.config
     donors = Donors(run.network, run.codebook, run.voxels, config.layer_names[:-1])
+    repairer = Repairer(donors, features, predicted)
     implied = int(implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted)[0])
     wanted = implied if label is None else label
 
     def relevance(layer: str) -> Float[np.ndarray, " location"]:
-        return donor_relevance(donors, features, layer, wanted=wanted, given=predicted)
+        return repairer.relevance(layer, wanted)
 
     blame = find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
     layer = None if blame.layer is None else tested_layer(config, blame.layer)
     wanted_by = {"evidence": implied} if label is None else {"label": label, "evidence": implied}
     tests = tuple(
-        repair_test(donors, features, layer, wanted=klass, given=predicted, chosen_by=chosen_by)
+        repair_test(repairer, layer, wanted=klass, chosen_by=chosen_by)
         for chosen_by, klass in wanted_by.items()
         if layer is not None
     )

@@ -6,10 +6,12 @@ wanted (`donors`), and the rest of the network runs. The p-value comes from doin
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from fer_cli.attribution import donor_path
 from fer_cli.donors import Donors
@@ -18,7 +20,7 @@ from fer_cli.replacement import Replacement, highest, random_scores
 
 REPLACED_SHARE = 1 / 8
 """Of the layer's locations."""
-RANDOM_DRAWS = 99
+RANDOM_DRAWS = 39
 _FEWEST_LOCATIONS = 16
 """With fewer there is too little to draw from: of 8 locations and one replaced, p could not fall below 1/8."""
 
@@ -50,23 +52,33 @@ class RepairTest:
         return self.predicted == self.wanted
 
 
-def replacement_by(
-    donors: Donors, features: Features, layer: str, *, wanted: int, given: int
-) -> tuple[Replacement, int]:
-    """The replacement of one sample's features at a layer, class `given` by `wanted`, and the donor's index."""
-    feature = features[layer].clone()
-    found = donors.find(layer, feature, np.array([wanted]))
-    wanted_class, given_class = (torch.tensor([klass], device=feature.device) for klass in (wanted, given))
-    edit = Replacement(donors.network.encoder, layer, feature, found.feature, wanted_class, given_class)
-    return edit, int(found.index[0])
+@dataclass(frozen=True)
+class Repairer:
+    """Replacements of one sample's features by donors', to be taken for the class `given`; each is made once."""
 
+    donors: Donors
+    features: Features
+    given: int
 
-def donor_relevance(
-    donors: Donors, features: Features, layer: str, *, wanted: int, given: int
-) -> Float[np.ndarray, " location"]:
-    """How much each location of a layer makes one sample's prediction `given` rather than `wanted`, in nats."""
-    edit, _ = replacement_by(donors, features, layer, wanted=wanted, given=given)
-    return donor_path(edit)[0].cpu().numpy().astype(np.float64)
+    @cached_property
+    def _made(self) -> dict[tuple[str, int], tuple[Replacement, int, Float[Tensor, "1 location"]]]:
+        return {}
+
+    def replacement(self, layer: str, wanted: int) -> tuple[Replacement, int, Float[Tensor, "1 location"]]:
+        """The replacement at a layer by a donor of the class wanted, its index, and each location's relevance."""
+        key = (layer, wanted)
+        if key not in self._made:
+            feature = self.features[layer].clone()
+            found = self.donors.find(layer, feature, np.array([wanted]))
+            wanted_class, given_class = (torch.tensor([klass], device=feature.device) for klass in (wanted, self.given))
+            encoder = self.donors.network.encoder
+            edit = Replacement(encoder, layer, feature, found.feature, wanted_class, given_class)
+            self._made[key] = (edit, int(found.index[0]), donor_path(edit))
+        return self._made[key]
+
+    def relevance(self, layer: str, wanted: int) -> Float[np.ndarray, " location"]:
+        """How much each location of a layer makes the prediction what it is rather than `wanted`, in nats."""
+        return self.replacement(layer, wanted)[2][0].cpu().numpy().astype(np.float64)
 
 
 def tested_layer(config: NetworkConfig, blamed: str) -> str | None:
@@ -76,14 +88,13 @@ def tested_layer(config: NetworkConfig, blamed: str) -> str | None:
     return enough[-1] if enough else None
 
 
-def repair_test(
-    donors: Donors, features: Features, layer: str, *, wanted: int, given: int, chosen_by: str, seed: int = 0
-) -> RepairTest:
-    """Replace the locations of `layer` that most make one sample's prediction `given` rather than `wanted`."""
+def repair_test(repairer: Repairer, layer: str, *, wanted: int, chosen_by: str, seed: int = 0) -> RepairTest:
+    """Replace the most relevant locations of `layer` by those of a donor of the class wanted."""
+    donors = repairer.donors
     classes = donors.network.config.classes
-    edit, donor = replacement_by(donors, features, layer, wanted=wanted, given=given)
+    edit, donor, relevance = repairer.replacement(layer, wanted)
     count = math.ceil(edit.locations * REPLACED_SHARE)
-    chosen = highest(donor_path(edit), count)
+    chosen = highest(relevance, count)
     drawn = highest(random_scores(RANDOM_DRAWS, edit.locations, np.random.default_rng(seed)).to(chosen.device), count)
     many = edit.rows(torch.zeros(1 + RANDOM_DRAWS, dtype=torch.int64, device=chosen.device))
     logits = many.logits(many.replaced(torch.cat([chosen, drawn])))

@@ -175,7 +175,7 @@ def repair_counts(locations: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(locations * share)) for share in SHARES}))
 
 
-def _encode(network: FERNet, grids: Float[Tensor, "sample 1 x y z"]) -> Features:
+def _encode(network: FERNet, grids: Float[Tensor, "sample 1 width depth height"]) -> Features:
     parts = [encode(network, part) for part in grids.split(64)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -197,7 +197,7 @@ def _repaired(
     edit: Replacement,
     true: Int[Tensor, " sample"],
     codebook: Codebook,
-    grids: Float[Tensor, "sample 1 x y z"],
+    grids: Float[Tensor, "sample 1 width depth height"],
     empty: Float[Tensor, "1 filter x y z"],
     counts: tuple[int, ...],
     generator: np.random.Generator,
