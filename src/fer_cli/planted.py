@@ -195,11 +195,11 @@ def _feature_faults(
     names = config.layer_names[:-1]
     for number, layer in enumerate(names):
         shape = config.level_shape(layer)[1:]
-        for receiver in generator.permutation(right)[:per_layer]:
+        for receiver in generator.permutation(right)[:per_layer].tolist():
             others = right[voxels.labels[right] != voxels.labels[receiver]]
             if not len(others):
                 continue
-            other = generator.choice(others)
+            other = int(generator.choice(others))
             grid = voxels.tensor([receiver])
             features, theirs = encode(network, grid), encode(network, voxels.tensor([other]))[layer]
             block = _block(shape, generator)
@@ -290,7 +290,7 @@ def _graft_faults(
     givers = generator.permutation(right[voxels.labels[right] == wrong])
     done = 0
     for receiver, giver in zip(receivers, np.resize(givers, len(receivers)) if len(givers) else [], strict=False):
-        grafted = graft_part(*voxels.grids([receiver, giver]))
+        grafted = graft_part(*voxels.grids([int(receiver), int(giver)]))
         if grafted is None:
             continue
         grid = torch.from_numpy(grafted[0]).float()[None, None]

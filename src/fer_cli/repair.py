@@ -112,5 +112,5 @@ def repair_test(repairer: Repairer, layer: str, *, wanted: int, chosen_by: str, 
         predicted=classes[said],
         probability=float(probabilities[said]),
         gain=float(odds[0] - before[0]),
-        p_value=float((1 + (odds[1:] >= odds[0]).sum()) / (1 + RANDOM_DRAWS)),
+        p_value=(1 + int((odds[1:] >= odds[0]).sum())) / (1 + RANDOM_DRAWS),
     )
