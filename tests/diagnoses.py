@@ -9,9 +9,11 @@ from fer_cli.categories import Category
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.reading import ReferenceErrors
 from fer_cli.reconstruction import ERRORS
+from fer_cli.repair import RepairTest
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
+REPAIR = RepairTest("conv3", 8, 64, "chair", "label", "chair_0012", "chair", 0.91, 5.25, 0.01)
 VERDICT = "This chair was taken for a table. From conv3 on the feedforward clusters speak for table."
 
 
@@ -69,6 +71,7 @@ def diagnosis_of(**changes):
         blame=Blame(
             "conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))), 3.25
         ),
+        repair=(REPAIR,),
         suspicion=Suspicion(0.87, 0.031),
         category=Category("wrong from the representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,
@@ -81,5 +84,10 @@ def diagnosis_of(**changes):
     return replace(whole, **changes)
 
 
-CORRECT = {"predicted": "chair", "correct": True, "blame": Blame(None, (), ())}
-UNKNOWN = {"label": None, "correct": None, "blame": Blame(None, (), ())}
+CORRECT = {"predicted": "chair", "correct": True, "repair": (), "blame": Blame(None, (), ())}
+UNKNOWN = {
+    "label": None,
+    "correct": None,
+    "repair": (replace(REPAIR, chosen_by="evidence"),),
+    "blame": Blame(None, (), ()),
+}

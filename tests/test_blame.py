@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from fer_cli.activations import FEEDFORWARD
 from fer_cli.blame import find_blame, turning_point, unravel
-from fer_cli.codebook import Codebook, LayerCodebook
+from fer_cli.codebook import Codebook
 from fer_cli.model import PRESETS, NetworkConfig
 from fer_cli.reading import Reading
 from fer_cli.receptive import receptive_field
@@ -16,22 +16,14 @@ BELOW = CONFIG.layer_names[:-1]
 WARM = {layer: float(2**index) for index, layer in enumerate(BELOW)}
 
 
-def reading_of(seed: int, differences: list[float]) -> tuple[Codebook, Reading, Temperatures]:
-    """Random codes of one sample, and evidence that, calibrated, favours class 2 over class 0 by so much a layer."""
-    generator = np.random.default_rng(seed)
-    books, codes, evidence = {}, {}, {}
-    for layer, difference in zip(CONFIG.layer_names, [*differences, 0.0], strict=True):
-        filters, *sides = CONFIG.level_shape(layer)
-        locations = int(np.prod(sides))
-        histogram = generator.integers(0, 9, (locations, 4, 3)).astype(np.int32)
-        centroids = np.zeros((locations, 4, filters), np.float32)
-        books[layer] = LayerCodebook(
-            centroids, histogram, np.zeros((locations, 4), np.int32), np.full(locations, 4, np.int32), 32
-        )
-        codes[layer] = generator.integers(0, 4, (1, locations))
-        evidence[layer] = np.array([[1, 99, 1 + difference * WARM.get(layer, 1)]], np.float32)
-    codebook = Codebook(CONFIG, np.array([0.2, 0.5, 0.3]), lambda path, layer: books[layer])
-    return codebook, Reading({}, {FEEDFORWARD: codes}, {FEEDFORWARD: evidence}), Temperatures(1.0, {FEEDFORWARD: WARM})
+def reading_of(differences: list[float]) -> tuple[Codebook, Reading, Temperatures]:
+    """Evidence of one sample that, calibrated, favours class 2 over class 0 by so much a layer."""
+    evidence = {
+        layer: np.array([[1, 99, 1 + difference * WARM.get(layer, 1)]], np.float32)
+        for layer, difference in zip(CONFIG.layer_names, [*differences, 0.0], strict=True)
+    }
+    codebook = Codebook(CONFIG, np.array([0.2, 0.5, 0.3]), lambda path, layer: pytest.fail("no codes are needed"))
+    return codebook, Reading({}, {}, {FEEDFORWARD: evidence}), Temperatures(1.0, {FEEDFORWARD: WARM})
 
 
 @pytest.mark.parametrize(
@@ -55,18 +47,18 @@ def reading_of(seed: int, differences: list[float]) -> tuple[Codebook, Reading, 
 def test_blame_falls_where_the_calibrated_evidence_turns(
     differences: list[float], layer: str, margin: float, seed: int
 ) -> None:
-    codebook, reading, temperatures = reading_of(seed, differences)
-    blame = find_blame(codebook, reading, temperatures, predicted=2, label=0)
+    codebook, reading, temperatures = reading_of(differences)
+    generator = np.random.default_rng(seed)
+    relevances = {name: generator.normal(-1, 1, int(np.prod(CONFIG.level_shape(name)[1:]))) for name in BELOW}
+    blame = find_blame(codebook, reading, temperatures, relevances.__getitem__, predicted=2, label=0)
     assert (blame.layer, blame.margin) == (layer, margin)
     shape = CONFIG.level_shape(layer)[1:]
     expected = [(0, 0, 0)]
     if shape != (1, 1, 1):
-        codes = reading.codes[FEEDFORWARD][layer]
-        table = codebook.evidence(FEEDFORWARD, layer, codes)[0]
-        ordered = [(float(table[i, 2] - table[i, 0]), -i) for i in range(len(table))]
+        ordered = [(float(value), -i) for i, value in enumerate(relevances[layer])]
         most = {"conv1": 16, "conv2": 16, "conv3": 8, "conv4": 1}[layer]
         best = sorted(ordered, reverse=True)[:most]
-        expected = [unravel(-i, shape) for difference, i in best if difference > 0]
+        expected = [unravel(-i, shape) for value, i in best if value > 0]
     assert list(blame.locations) == expected
     index = CONFIG.index(layer)
     assert list(blame.boxes) == [receptive_field(CONFIG.specs, index, at, (32, 32, 32)) for at in expected]

@@ -62,7 +62,7 @@ def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample", "layers",
-        "blame", "suspicion", "category", "criterion", "verdict", "report",
+        "blame", "repair", "suspicion", "category", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert [layer["name"] for layer in summary["layers"]] == list(LOCATIONS)
@@ -72,6 +72,13 @@ def test_json_has_exactly_the_contracts_keys():
             "feedforward_exemplar", "feedback_exemplar",
         }  # fmt: skip
         assert set(layer["feedforward_evidence"]) == set(layer["feedback_evidence"]) == set(CLASSES)
+    assert summary["repair"] == [
+        {
+            "layer": "conv3", "replaced": 8, "locations": 64, "wanted": "chair", "chosen_by": "label",
+            "donor": "chair_0012", "predicted": "chair", "repaired": True,
+            "probability": 0.91, "gain": 5.25, "p_value": 0.01,
+        }
+    ]  # fmt: skip
     assert summary["blame"] == {"layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "margin": 3.25}
     assert set(summary["suspicion"]) == {"score", "p_value"}
     assert summary["report"] == "out/index.html"

@@ -2,14 +2,16 @@
 
 Every layer's feedforward clusters say, in nats that proved their worth on validation samples (`temperature`), how much
 more they speak for the predicted class than for the true one. Below the blamed layer they speak, on the whole, for the
-true class, and from it on for the predicted one.
+true class, and from it on for the predicted one. Which locations of that layer matter is the network's own affair:
+they are ranked by what they would change, were they those of a training sample of the true class (`attribution`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from fer_cli.activations import FEEDFORWARD
 from fer_cli.codebook import Codebook
@@ -24,7 +26,7 @@ _BLAMED_SHARE = 1 / 8
 
 @dataclass(frozen=True)
 class Blame:
-    """The layer at which the evidence turns to the wrong class, and the locations that turn it most.
+    """The layer at which the evidence turns to the wrong class, and the locations that make it so most.
 
     `layer` and `margin` are None for a correctly classified sample. `boxes` are the receptive fields of `locations`.
     `margin` says how sure the layer is: how many nats of calibrated evidence speak for it rather than for the next best
@@ -38,12 +40,19 @@ class Blame:
 
 
 def find_blame(
-    codebook: Codebook, reading: Reading, temperatures: Temperatures, *, predicted: int, label: int
+    codebook: Codebook,
+    reading: Reading,
+    temperatures: Temperatures,
+    relevance: Callable[[str], Float[np.ndarray, " location"]],
+    *,
+    predicted: int,
+    label: int,
 ) -> Blame:
     """The layer at which a misclassified sample's feedforward evidence turns to the predicted class, and where in it.
 
-    Its locations are those where the evidence for the predicted class most exceeds that for the true one, the largest
-    difference first, if above zero: an eighth of the layer, at most 16.
+    `relevance(layer)` says how much each location of a layer makes the network say the predicted class rather than the
+    true one; it is asked for one layer, of several locations. Blamed are those where it is largest, the largest first,
+    if above zero: an eighth of the layer, at most 16.
     """
     config = codebook.config
     below = config.layer_names[:-1]
@@ -57,11 +66,10 @@ def find_blame(
     shape = config.level_shape(layer)[1:]
     locations: list[Location] = [(0, 0, 0)]
     if math.prod(shape) > 1:
-        parts = codebook.evidence(FEEDFORWARD, layer, reading.codes[FEEDFORWARD][layer])[0]
-        difference = parts[:, predicted] - parts[:, label]
-        most = min(_MOST_BLAMED, math.ceil(len(difference) * _BLAMED_SHARE))
-        chosen = np.argsort(-difference, kind="stable")[:most]
-        locations = [unravel(int(i), shape) for i in chosen if difference[i] > 0]
+        relevances = relevance(layer)
+        most = min(_MOST_BLAMED, math.ceil(len(relevances) * _BLAMED_SHARE))
+        chosen = np.argsort(-relevances, kind="stable")[:most]
+        locations = [unravel(int(i), shape) for i in chosen if relevances[i] > 0]
     index = config.index(layer)
     boxes = [receptive_field(config.specs, index, location, config.input_shape) for location in locations]
     return Blame(layer, tuple(locations), tuple(boxes), margin)

@@ -12,6 +12,7 @@ from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.blame import Blame, find_blame
 from fer_cli.categories import Category, categorise
 from fer_cli.dataset import Sample
+from fer_cli.donors import Donors
 from fer_cli.model import LOCAL_LAYER, OUTPUT
 from fer_cli.reading import Reading, ReferenceErrors, code_distances, read_samples
 from fer_cli.reconstruction import (
@@ -22,7 +23,9 @@ from fer_cli.reconstruction import (
     representatives,
     table1_errors,
 )
+from fer_cli.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.run import Run
+from fer_cli.temperature import implied_class
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Diagnosis:
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
     squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
-    theirs start from another local layer. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    theirs start from another local layer. `repair` holds the repair tests, with the label first, then without; none of
+    a correctly classified sample. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
     """
 
     sample: str
@@ -82,6 +86,7 @@ class Diagnosis:
     nearest_training_sample: str
     layers: tuple[LayerReading, ...]
     blame: Blame
+    repair: tuple[RepairTest, ...]
     suspicion: Suspicion
     category: Category
     verdict: str
@@ -128,9 +133,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     nearest_grid = voxels.grids([nearest]).astype(np.float32)
     predicted = int(reading.predicted[0])
     correct = None if sample.label is None else predicted == sample.label
-    blame = Blame(None, (), ())
-    if correct is False and sample.label is not None:
-        blame = find_blame(codebook, reading, run.temperatures, predicted=predicted, label=sample.label)
+    blame, repair = _blame_and_repair(run, reading, predicted, sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
     decoded = representatives(network, codebook, reading)
@@ -155,6 +158,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         nearest_training_sample=voxels.names[nearest],
         layers=layers,
         blame=blame,
+        repair=repair,
         suspicion=suspicion,
         category=category,
         verdict=_verdict(
@@ -171,6 +175,36 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         nearest_grid=nearest_grid[0],
         class_code_grid=class_code[0],
     )
+
+
+def _blame_and_repair(
+    run: Run, reading: Reading, predicted: int, label: int | None
+) -> tuple[Blame, tuple[RepairTest, ...]]:
+    """Blame of a misclassified sample, and the repair tests at the blamed layer.
+
+    Of a sample without label, the layer is the one to blame if the class that its evidence implies were the true one.
+    """
+    nobody = Blame(None, (), ())
+    if label == predicted:
+        return nobody, ()
+    features, config = reading.features[FEEDFORWARD], run.network.config
+    donors = Donors(run.network, run.codebook, run.voxels, config.layer_names[:-1])
+    repairer = Repairer(donors, features, predicted)
+    implied = int(implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted)[0])
+    wanted = implied if label is None else label
+
+    def relevance(layer: str) -> Float[np.ndarray, " location"]:
+        return repairer.relevance(layer, wanted)
+
+    blame = find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+    layer = None if blame.layer is None else tested_layer(config, blame.layer)
+    wanted_by = {"evidence": implied} if label is None else {"label": label, "evidence": implied}
+    tests = tuple(
+        repair_test(repairer, layer, wanted=klass, chosen_by=chosen_by)
+        for chosen_by, klass in wanted_by.items()
+        if layer is not None
+    )
+    return nobody if label is None else blame, tests
 
 
 def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:

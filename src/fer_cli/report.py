@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fer_cli.activations import PATHS
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.repair import RepairTest
 
 ERRORS = {
     "input_vs_local": (
@@ -72,6 +73,8 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         places = " ".join(",".join(map(str, location)) for location in diagnosis.blame.locations[:6])
         more = len(diagnosis.blame.locations) - 6
         facts.add_row("blame", Text(f"{diagnosis.blame.layer} at {places}{f' and {more} more' if more > 0 else ''}"))
+    for test in diagnosis.repair[:1]:
+        facts.add_row("repair", Text(_short_repair(test)))
     facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
     facts.add_row(
         "suspicion",
@@ -117,6 +120,20 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
             "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
             "margin": diagnosis.blame.margin,
         },
+        "repair": [
+            {
+                "layer": test.layer,
+                "replaced": test.replaced,
+                "locations": test.locations,
+                "wanted": test.wanted,
+                "chosen_by": test.chosen_by,
+                "donor": test.donor,
+                "predicted": test.predicted,
+                "repaired": test.repaired,
+                **_finite({"probability": test.probability, "gain": test.gain, "p_value": test.p_value}),
+            }
+            for test in diagnosis.repair
+        ],
         "suspicion": _finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
         "category": diagnosis.category.name,
         "criterion": diagnosis.category.criterion,
@@ -230,6 +247,26 @@ def suspicion_level(suspicion: Suspicion) -> str:
     """The conventional 5 %, and what one correct sample in five reaches."""
     p = suspicion.p_value
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
+
+
+def repair_sentence(test: RepairTest) -> str:
+    """What a repair test did, and what came of it."""
+    chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
+    said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
+    return (
+        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
+        f"locations of {test.layer}, those to blame most, the network {said}, at probability {test.probability:.2f}. "
+        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
+        "random locations."
+    )
+
+
+def _short_repair(test: RepairTest) -> str:
+    """The same in a line."""
+    return (
+        f"{printable(test.predicted)} with {test.replaced} of {test.locations} of {test.layer} from "
+        f"{printable(test.donor)}; p {test.p_value:.2f}"
+    )
 
 
 def signed(value: float) -> str:

@@ -8,12 +8,13 @@ can be compared between layers. The class probabilities have a temperature too.
 Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from fer_cli.activations import PATHS
+from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.artifact import Artifact
 
 _LOWEST, _HIGHEST = 1e-3, 1e7
@@ -66,6 +67,21 @@ def load_evidence(codebook: Artifact) -> dict[str, dict[str, Float32[np.ndarray,
         prefix = f"calibration/evidence/{path}/"
         evidence[path] = {name.removeprefix(prefix): codebook.read(name) for name in codebook.names(prefix)}
     return evidence
+
+
+def implied_class(
+    evidence: Mapping[str, Float[np.ndarray, "sample klass"]],
+    temperatures: Temperatures,
+    predicted: Int[np.ndarray, " sample"],
+) -> Int[np.ndarray, " sample"]:
+    """The class, other than the predicted one, that the feedforward clusters of all layers speak for most.
+
+    Evidence is calibrated layer by layer, and summed.
+    """
+    total = sum(evidence[layer] / worth for layer, worth in temperatures.evidence[FEEDFORWARD].items())
+    others = np.array(total, dtype=np.float64)
+    others[np.arange(len(others)), predicted] = -np.inf
+    return others.argmax(axis=1)
 
 
 def load_temperatures(codebook: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:

@@ -1,0 +1,62 @@
+"""Whether blame finds faults of known layer and location in a run, or in several runs' pooled.
+
+Run: python benchmarks/planted.py RUN… [--split validation|test] [--per-layer 20] [--grafts 30] [--seed 0] [--json FILE]
+
+Prints Markdown tables: layer hits, and IoU and mean rank of the true locations for every ranking. See docs/adr/0015.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from fer_cli.planted import plant_faults, summarise_planted
+from fer_cli.run import Run, RunPaths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--split", choices=("test", "validation"), default="validation")
+    parser.add_argument("--per-layer", type=int, default=20)
+    parser.add_argument("--grafts", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    findings, layers = [], ()
+    for folder in options.runs:
+        run = Run(RunPaths.in_folder(folder), device=torch.device("cpu"))
+        layers = run.network.config.layer_names
+        wall, processor = time.perf_counter(), time.process_time()
+        findings += plant_faults(
+            run, per_layer=options.per_layer, grafts=options.grafts, split=options.split, seed=options.seed
+        )
+        print(
+            f"{folder.name}: {time.perf_counter() - wall:.0f} s, of the processor {time.process_time() - processor:.0f} s"
+        )
+    summary = summarise_planted(findings, layers=layers)
+    if options.json:
+        options.json.write_text(json.dumps(summary, indent=2))
+    for kind, rows in summary["layer"].items():
+        print(f"\n| {kind} fault at | n | layer found | within one | chance |\n|---|---|---|---|---|")
+        for layer, row in rows.items():
+            hits = " | ".join(figure(row[key], row[f"{key}_ci"]) for key in ("hit", "near"))
+            print(f"| {layer} | {row['n']} | {hits} | {row['chance']:.2f} |")
+    for kind, rows in summary["location"].items():
+        for layer, row in rows.items():
+            print(f"\n**{kind}**, {layer}, n = {row['n']}\n\n| ranking | IoU | mean rank |\n|---|---|---|")
+            print(f"| chance | {row['chance_iou']:.2f} | {row['chance_rank']:.2f} |")
+            for name, found in row["rankings"].items():
+                print(
+                    f"| {name} | {figure(found['iou'], found['iou_ci'])} | {figure(found['rank'], found['rank_ci'])} |"
+                )
+
+
+def figure(value: float, interval: list[float]) -> str:
+    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
