@@ -144,7 +144,9 @@ def run_folder(run_paths):
 
 @pytest.fixture(scope="module")
 def evaluation(run_folder, tmp_path_factory):
-    return answer("evaluate", run_folder, "--sanity", "-o", tmp_path_factory.mktemp("evaluate"))
+    return answer(
+        "evaluate", run_folder, "--sanity", "--repair", "--planted", "-o", tmp_path_factory.mktemp("evaluate")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +238,17 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         "added_to_softmax": metrics,
         "sanity": layers | dict.fromkeys(evaluation["sanity"][0]["checks"], "<network>"),
     }
-    found = {"votes", "sanity", "shares.<group>", "without_duplicates.<figures>"}
+    for row in evaluation["repair"]["layers"].values():
+        apart |= {"repair": layers | dict.fromkeys(row["donors"]["label"], "<ranking>")}
+        assert list(row["donors"]) == ["label", "evidence"]
+        row["donors"] = {"<donor>": row["donors"]["label"]}
+        for what, name in (("wrong_class_repairs", "<ranking>"), ("correct_broken", "<donor>")):
+            row["specificity"][what] = {name: next(iter(row["specificity"][what].values()))}
+    at_fault = {layer: {"<kind>": next(iter(each.values()))} for layer, each in evaluation["planted"].items()}
+    evaluation["planted"] = at_fault
+    rankings = {name for each in at_fault["location"].values() for row in each.values() for name in row["rankings"]}
+    apart |= {"planted": layers | {"all": "<layer>"} | dict.fromkeys(rankings, "<ranking>")}
+    found = {"votes", "sanity", "repair", "planted", "shares.<group>", "without_duplicates.<figures>"}
     for key, names in apart.items():
         found |= keys_of({key: evaluation[key]}, names)
     accuracy = {key: evaluation[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}

@@ -417,6 +417,12 @@ def evaluate(
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Hold randomised networks against the trained ones; takes longer.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
+    ] = False,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate, of several runs the first's.")
     ] = None,
@@ -443,7 +449,9 @@ def evaluate(
         for folder in folders
     ]
     with progress_bar() as bar:
-        evaluation = evaluate_runs(*opened, split=split, votes=votes, sanity=sanity, report=StageView(bar))
+        evaluation = evaluate_runs(
+            *opened, split=split, votes=votes, sanity=sanity, repair=repair, planted=planted, report=StageView(bar)
+        )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
     page = write_evaluation_page(evaluation, path.with_suffix(".html"))
     if as_json:

@@ -18,14 +18,17 @@ from fer_cli.cluster_scores import RATIO
 from fer_cli.detection import draw_weights
 from fer_cli.errors import ResourceError
 from fer_cli.failures import SOFTMAX, best_baseline, curves, detect_failures
+from fer_cli.planted import plant_faults, summarise_planted
 from fer_cli.pooled import Pool, require_same_data
 from fer_cli.reconstruction import mean_errors
+from fer_cli.repair_study import study_repairs, summarise_repairs
 from fer_cli.run import Run
 from fer_cli.sanity import check_sanity
 from fer_cli.scored import COMBINED, score_run
 from fer_cli.split_reading import read_split
 
 READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
+REPAIRING, PLANTING = "repairing", "planting faults"
 
 
 def evaluate(
@@ -33,12 +36,15 @@ def evaluate(
     split: str = "test",
     votes: int | None = None,
     sanity: bool = False,
+    repair: bool = False,
+    planted: bool = False,
     report: Callable[[str, int, int], None] = lambda doing, done, total: None,
 ) -> dict[str, Any]:
     """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
 
     With `votes` the accuracy of a vote over so many turns about the vertical is told beside that of one view; with
-    `sanity` randomised networks are held against the trained ones. `report` is told what is being done, and how much
+    `sanity` randomised networks are held against the trained ones, with `repair` mistakes are repaired by donors, with
+    `planted` faults are planted and looked for. `report` is told what is being done, and how much
     of it is.
 
     Raises UsageError if the split has no labelled sample, the votes cannot be taken, or the runs are of different data
@@ -47,7 +53,7 @@ def evaluate(
     for run in runs:
         run.codebook  # noqa: B018 - what is missing is said before anything is computed
     require_same_data(runs, split)
-    parts, checks = [], []
+    parts, checks, repairs, findings = [], [], [], []
     for number, run in enumerate(runs):
         named = f" {number + 1} of {len(runs)}" if len(runs) > 1 else ""
         reading = read_split(run, split, votes=votes, fidelity=True, report=_told(report, READING + named))
@@ -55,6 +61,12 @@ def evaluate(
         if sanity:
             told = _told(report, CHECKING + named)
             checks.append(check_sanity(run, split, predicted=reading.predicted, report=told))
+        if repair and reading.wrong.any():
+            repairs.append(study_repairs(run, split=split, report=_told(report, REPAIRING + named)))
+        if planted:
+            report(PLANTING + named, 0, 1)
+            findings += plant_faults(run, split=split)
+            report(PLANTING + named, 1, 1)
     pool = Pool(tuple(parts))
     weights = draw_weights(pool.shape)
     classes = runs[0].voxels.classes
@@ -96,6 +108,8 @@ def evaluate(
         "claims": judge_claims(pool.measured, weights),
         "shares": pool.measured.shares(),
         "sanity": checks or None,
+        "repair": summarise_repairs(repairs) if repairs else None,
+        "planted": summarise_planted(findings, layers=runs[0].network.config.layer_names) if planted else None,
         "misclassified": _misclassified(runs, pool, classes),
     }
 

@@ -58,6 +58,10 @@ def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
     parts += [_title("what the paper claims"), *_claims(evaluation["claims"])]
     for check in evaluation["sanity"] or ():
         parts += [_title(f"sanity, on {check['n']} samples: {check['n_errors']} misclassified"), *_sanity(check)]
+    if evaluation["repair"]:
+        parts += _repair(evaluation["repair"])
+    if evaluation["planted"]:
+        parts += _planted(evaluation["planted"])
     return Group(*parts)
 
 
@@ -162,6 +166,35 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
             table.add_row(printable(row["layer"] or ""), *figures, row["verdict"] or "–")
         parts += [Text(f"{claim}: {rows[0]['measure']}"), table]
     return parts
+
+
+def _repair(repair: Mapping[str, Any]) -> list[RenderableType]:
+    """Each ranking's normalised score by layer, with the donor of the true class; the rest is in the JSON."""
+    layers: Mapping[str, Mapping[str, Any]] = repair["layers"]
+    rankings = next(iter(layers.values()))["donors"]["label"]
+    table = open_table("blame by", *(printable(layer) for layer in layers), "ours ahead at")
+    for name, row in rankings.items():
+        if "normalised" not in row:
+            continue
+        rows = {layer: each["donors"]["label"][name] for layer, each in layers.items()}
+        ahead = [layer for layer, found in rows.items() if (found.get("ours_less_ci", [None])[0] or 0.0) > 0]
+        table.add_row(name, *(number_or_dash(found["normalised"], 2) for found in rows.values()), ", ".join(ahead))
+    return [
+        _title(
+            f"repair of {repair['n_errors']} mistakes: (area − random) / (oracle − random), donor of the true class;\n"
+            "ours is ahead where the interval of the difference is above zero"
+        ),
+        table,
+    ]
+
+
+def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
+    table = open_table("fault", "at", "n", "layer found", "95 % interval", "within one", "chance")
+    for kind, layers in planted["layer"].items():
+        for layer, row in layers.items():
+            figures = (number_or_dash(row["hit"], 2), _interval(row["hit_ci"], 2), number_or_dash(row["near"], 2))
+            table.add_row(kind, printable(layer), str(row["n"]), *figures, number_or_dash(row["chance"], 2))
+    return [_title("planted faults: is the layer found that is at fault?"), table]
 
 
 def _sanity(check: Mapping[str, Any]) -> list[RenderableType]:
