@@ -1,6 +1,6 @@
 """Causal repair of a run's mistakes, or of several runs' pooled: which ranking of locations carries them?
 
-Run: python benchmarks/repair.py RUN… [--split test|validation] [--seed 0] [--json FILE]
+Run: python benchmarks/repair.py RUN… [--split test|validation] [--layers conv3 …] [--seed 0] [--json FILE]
 
 Prints Markdown tables: repair rate by m for every ranking, area, normalised score with its 95 % interval over shapes, ours
 less each baseline, and specificity. See docs/adr/0015.
@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--layers", nargs="+")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> None:
         run = Run(RunPaths.in_folder(folder), device=torch.device("cpu"))
         held = run.model.read("validation/index") if options.split == "validation" else None
         wall, processor = time.perf_counter(), time.process_time()
-        studies.append(study_repairs(run, samples=held, seed=options.seed))
+        studies.append(study_repairs(run, samples=held, layers=options.layers, seed=options.seed))
         print(
             f"{folder.name}: {time.perf_counter() - wall:.0f} s, of the processor {time.process_time() - processor:.0f} s"
         )

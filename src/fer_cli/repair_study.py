@@ -78,10 +78,13 @@ def study_repairs(
     *,
     split: str = "test",
     samples: Int[np.ndarray, " sample"] | None = None,
+    layers: Sequence[str] | None = None,
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Repairs:
     """Repair the misclassified samples of a split, or of the given `samples`, in every way there is.
+
+    `layers` are those with several locations unless named.
 
     Raises UsageError if none is misclassified.
     """
@@ -97,7 +100,7 @@ def study_repairs(
         raise UsageError("no sample is misclassified, so there is nothing to repair.")
     generator = np.random.default_rng(seed)
     right = np.sort(generator.permutation(np.flatnonzero(predicted == labels))[:CORRECT_SAMPLES])
-    layers = repair_layers(network.config)
+    layers = tuple(layers or repair_layers(network.config))
     donors = Donors(network, codebook, voxels, layers)
     grids = voxels.tensor(indices[wrong])
     features = _encode(network, grids)
