@@ -34,7 +34,7 @@ docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 lowest: .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser"
+	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones
 
 clean:
 	rm -rf $(VENV) .venv-docs .venv-lowest fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
