@@ -5,6 +5,7 @@ that is evaluated, but where the result says so.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fer_cli.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.planted import plant_faults, summarise_planted
 from fer_cli.pooled import Pool, require_same_data
 from fer_cli.reconstruction import mean_errors
-from fer_cli.repair_study import study_repairs, summarise_repairs
+from fer_cli.repair_study import repair_layers, study_repairs, summarise_repairs
 from fer_cli.run import Run
 from fer_cli.sanity import check_sanity
 from fer_cli.scored import COMBINED, score_run
@@ -29,6 +30,7 @@ from fer_cli.split_reading import read_split
 
 READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
 REPAIRING, PLANTING = "repairing", "planting faults"
+_MOST_LOCATIONS = 512
 
 
 def evaluate(
@@ -62,7 +64,8 @@ def evaluate(
             told = _told(report, CHECKING + named)
             checks.append(check_sanity(run, split, predicted=reading.predicted, report=told))
         if repair and reading.wrong.any():
-            repairs.append(study_repairs(run, split=split, report=_told(report, REPAIRING + named)))
+            told = _told(report, REPAIRING + named)
+            repairs.append(study_repairs(run, split=split, layers=_repaired(run), report=told))
         if planted:
             report(PLANTING + named, 0, 1)
             findings += plant_faults(run, split=split)
@@ -112,6 +115,12 @@ def evaluate(
         "planted": summarise_planted(findings, layers=runs[0].network.config.layer_names) if planted else None,
         "misclassified": _misclassified(runs, pool, classes),
     }
+
+
+def _repaired(run: Run) -> list[str]:
+    """The layers at which mistakes are repaired: those with several locations, but not so many that it takes minutes."""
+    shapes = {layer: run.network.config.level_shape(layer) for layer in repair_layers(run.network.config)}
+    return [layer for layer, shape in shapes.items() if math.prod(shape[1:]) <= _MOST_LOCATIONS]
 
 
 def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
