@@ -106,6 +106,74 @@ def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
         "Added to maximum softmax, by a logistic stack of both that is cross-fitted on this very split:",
         added(evaluation["added_to_softmax"]),
         *(f"{finding}" for check in evaluation["sanity"] or () for finding in check["findings"]),
+        *(repair_parts(evaluation["repair"]) if evaluation["repair"] else ()),
+        *(planted_parts(evaluation["planted"]) if evaluation["planted"] else ()),
+    ]
+
+
+def repair_parts(repair: dict[str, Any]) -> list[str]:
+    """Causal repair, layer by layer."""
+    parts = [
+        "### Causal repair",
+        f"{repair['n_errors']} mistakes. Share that becomes right when the features at the m locations blamed are replaced by those of a "
+        "donor, the nearest correctly classified training sample of the true class; normalised: area over m, 0 for random places, 1 "
+        "for the best that a greedy search finds. `donor_path` is what `fer explain` blames by. The class that the evidence "
+        f"implies, without the label, is the true one for {number(repair['implied_class_is_true'], 2)} "
+        f"({interval(repair['implied_class_is_true_ci'], 2)}).",
+    ]
+    for layer, row in repair["layers"].items():
+        rankings, labelless = row["donors"]["label"], row["donors"]["evidence"]
+        heads = ["normalised", "95 % interval", "ours less this", "95 % interval", "normalised, class by evidence"]
+        parts.append(f"**{layer}**, {row['locations']} locations")
+        parts.append(
+            table(
+                ["blame by", *(f"m = {m}" for m in row["m"]), *heads],
+                [
+                    [
+                        name,
+                        *(number(rate, 2) for rate in found["rate"]),
+                        number(found.get("normalised"), 2),
+                        interval(found.get("normalised_ci"), 2),
+                        number(found.get("ours_less"), 2),
+                        interval(found.get("ours_less_ci"), 2),
+                        number(labelless[name].get("normalised"), 2),
+                    ]
+                    for name, found in rankings.items()
+                ]
+                + [
+                    [f"*{words} {name}*", *(number(rate, 2) for rate in found["rate"]), *[""] * len(heads)]
+                    for what, words in (
+                        ("wrong_class_repairs", "repaired by a wrong class's donor, by"),
+                        ("correct_broken", "correct samples broken, donor:"),
+                    )
+                    for name, found in row["specificity"][what].items()
+                ],
+            )
+        )
+    return parts
+
+
+def planted_parts(planted: dict[str, Any]) -> list[str]:
+    """Layers of planted faults."""
+    return [
+        "### Planted faults",
+        "Faults put into the features or the weights of one layer, which turn the prediction: share whose layer is the blamed one.",
+        table(
+            ["fault", "at", "n", "layer found", "95 % interval", "within one layer", "chance"],
+            [
+                [
+                    kind,
+                    layer,
+                    str(row["n"]),
+                    number(row["hit"], 2),
+                    interval(row["hit_ci"], 2),
+                    number(row["near"], 2),
+                    number(row["chance"], 2),
+                ]
+                for kind, layers in planted["layer"].items()
+                for layer, row in layers.items()
+            ],
+        ),
     ]
 
 
@@ -222,7 +290,7 @@ def number(value: float | None, digits: int) -> str:
 
 def interval(ends: list[float] | None, digits: int) -> str:
     """Both ends."""
-    return "–" if not ends else f"{ends[0]:.{digits}f} – {ends[1]:.{digits}f}"
+    return "–" if not ends or ends[0] is None else f"{ends[0]:.{digits}f} – {ends[1]:.{digits}f}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

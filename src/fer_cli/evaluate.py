@@ -118,7 +118,7 @@ def evaluate(
 
 
 def _repaired(run: Run) -> list[str]:
-    """The layers at which mistakes are repaired: those with several locations, but not so many that it takes minutes."""
+    """The layers at which mistakes are repaired: with several locations, but not so many that it takes minutes."""
     shapes = {layer: run.network.config.level_shape(layer) for layer in repair_layers(run.network.config)}
     return [layer for layer, shape in shapes.items() if math.prod(shape[1:]) <= _MOST_LOCATIONS]
 
