@@ -61,7 +61,7 @@ def test_planted_faults_name_layers_and_places(run: Run) -> None:
         assert 0 <= each.blamed < len(names)
         assert all(0 <= value <= 1 for value in (*each.overlap.values(), *each.rank.values()))
         assert bool(each.overlap) == (each.kind == FEATURE and each.layer in ("conv1", "conv2"))
-    assert found == plant_faults(run, per_layer=3, split="test", seed=1) or any(np.isnan(each.share) for each in found)
+    assert repr(found) == repr(plant_faults(run, per_layer=3, split="test", seed=1))  # nan is nan
 
 
 def test_hits_and_places_are_counted() -> None:
