@@ -3,7 +3,7 @@ import pytest
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.claims import BORNE_OUT, NOT_BORNE_OUT, UNDECIDED, Measured, judge_claims, verdict
-from fer_cli.detection import draw_weights
+from fer_cli.resampling import draw_weights
 
 COUNT = 400
 LABELS = np.arange(COUNT) % 3

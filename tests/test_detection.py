@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fer_cli.detection import METRICS, compare, detection_metrics, draw_weights, risk_coverage, roc, weighted_metrics
+from fer_cli.detection import METRICS, compare, detection_metrics, risk_coverage, roc, weighted_metrics
+from fer_cli.resampling import draw_weights
 
 
 def metric(name: str, score: np.ndarray, errors: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS
-from fer_cli.detection import interval
+from fer_cli.resampling import interval
 
 BORNE_OUT, NOT_BORNE_OUT, UNDECIDED = "borne out", "not borne out", "undecided"
 PAPER_RATIO = 1.87

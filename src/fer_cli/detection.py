@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-RESAMPLES = 2000
+from fer_cli.resampling import draw_weights, interval
+
 METRICS = ("auroc", "aurc", "augrc", "fpr95", "coverage_at_5")
 """What is measured; the first and the last are better when high, the others when low."""
 _RISK = 0.05
@@ -44,20 +45,6 @@ def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = N
         for metric in METRICS
         for key, value in ((metric, float(point[metric][0])), (f"{metric}_ci", interval(drawn[metric])))
     }
-
-
-def draw_weights(groups: Int[np.ndarray, " sample"], *, draws: int = RESAMPLES, seed: int = 0) -> Weights:
-    """Bootstrap draws with replacement of as many groups as there are, as weights of their samples."""
-    distinct, group = np.unique(groups, return_inverse=True)
-    count = len(distinct)
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.int16)[:, group]
-
-
-def interval(values: Float[np.ndarray, " draw"]) -> list[float] | None:
-    """95 % percentile interval of the draws in which a value is defined; None if there is none."""
-    known = values[~np.isnan(values)]
-    return [float(end) for end in np.percentile(known, [2.5, 97.5])] if len(known) else None
 
 
 def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[str, Float[np.ndarray, " draw"]]:

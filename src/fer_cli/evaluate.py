@@ -16,13 +16,13 @@ from sklearn.metrics import confusion_matrix
 
 from fer_cli.claims import judge_claims
 from fer_cli.cluster_scores import RATIO
-from fer_cli.detection import draw_weights
 from fer_cli.errors import ResourceError
 from fer_cli.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.planted import plant_faults, summarise_planted
 from fer_cli.pooled import Pool, require_same_data
 from fer_cli.reconstruction import mean_errors
 from fer_cli.repair_study import repair_layers, study_repairs, summarise_repairs
+from fer_cli.resampling import draw_weights
 from fer_cli.run import Run
 from fer_cli.sanity import check_sanity
 from fer_cli.scored import COMBINED, score_run

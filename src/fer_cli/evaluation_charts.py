@@ -15,27 +15,15 @@ _KINDS = {"ours": (LINES[0][0], "circle"), "baseline": (LINES[1][0], "square"), 
 def roc_chart(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Share of correct samples accepted over share of wrong ones accepted, of each score; the diagonal is chance."""
     lines = _curves({name: curve["roc"] for name, curve in curves.items()}, "false_positive_rate", "true_positive_rate")
-    layout = {
-        "height": 400,
-        "margin": {"l": 50, "r": 8, "t": 8, "b": 40},
-        "legend": _LEGEND,
-        "xaxis": {**AXIS, "range": [0, 1], "title": {"text": "wrong samples accepted", "standoff": 6}},
-        "yaxis": {**AXIS, "range": [0, 1.01], "title": {"text": "correct samples accepted"}},
-        "shapes": [{"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}],
-    }
-    return {"data": lines, "layout": shared_layout(layout)}
+    diagonal = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}
+    layout = _line_layout("wrong samples accepted", "correct samples accepted", {"range": [0, 1.01]})
+    return {"data": lines, "layout": shared_layout({**layout, "shapes": [diagonal]})}
 
 
 def risk_chart(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Error rate among the accepted samples over the share of samples accepted, of each score."""
     lines = _curves({name: curve["risk_coverage"] for name, curve in curves.items()}, "coverage", "risk")
-    layout = {
-        "height": 400,
-        "margin": {"l": 50, "r": 8, "t": 8, "b": 40},
-        "legend": _LEGEND,
-        "xaxis": {**AXIS, "range": [0, 1], "title": {"text": "samples accepted (coverage)", "standoff": 6}},
-        "yaxis": {**AXIS, "rangemode": "tozero", "title": {"text": "error rate among them (risk)"}},
-    }
+    layout = _line_layout("samples accepted (coverage)", "error rate among them (risk)", {"rangemode": "tozero"})
     return {"data": lines, "layout": shared_layout(layout)}
 
 
@@ -83,6 +71,17 @@ def auroc_chart(detection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         },
     }
     return {"data": dots, "layout": shared_layout(layout)}
+
+
+def _line_layout(across: str, up: str, span: dict[str, Any]) -> dict[str, Any]:
+    """A chart over shares from 0 to 1; `span` is that of the other axis."""
+    return {
+        "height": 400,
+        "margin": {"l": 50, "r": 8, "t": 8, "b": 40},
+        "legend": _LEGEND,
+        "xaxis": {**AXIS, "range": [0, 1], "title": {"text": across, "standoff": 6}},
+        "yaxis": {**AXIS, **span, "title": {"text": up}},
+    }
 
 
 def _curves(curves: Mapping[str, Mapping[str, Sequence[float]]], along: str, up: str) -> list[dict[str, Any]]:

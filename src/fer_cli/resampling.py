@@ -7,18 +7,33 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Int16
 
 DRAWS = 2000
 Interval = list[float | None]
 
 
-def shape_weights(names: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Float[np.ndarray, "draw row"]:
-    """How often each row comes in each draw, all rows of a shape as often as the shape; the first draw is the data."""
-    shapes, row = np.unique(np.asarray(names), return_inverse=True)
+def draw_weights(
+    groups: Int[np.ndarray, " row"], *, draws: int = DRAWS, seed: int = 0
+) -> Int16[np.ndarray, "draw row"]:
+    """Draws with replacement of as many groups as there are, as how often each row comes in each draw."""
+    distinct, group = np.unique(groups, return_inverse=True)
+    count = len(distinct)
     generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(shapes), np.full(len(shapes), 1 / len(shapes)), size=draws)
-    return np.concatenate([np.ones((1, len(shapes))), counts])[:, row].astype(np.float64)
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.int16)[:, group]
+
+
+def shape_weights(names: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Float[np.ndarray, "draw row"]:
+    """The same for rows of named shapes, all rows of a shape as often as the shape; the first draw is the data."""
+    row = np.unique(np.asarray(names), return_inverse=True)[1]
+    drawn = draw_weights(row, draws=draws, seed=seed)
+    return np.concatenate([np.ones((1, len(row))), drawn]).astype(np.float64)
+
+
+def interval(values: Float[np.ndarray, " draw"]) -> list[float] | None:
+    """95 % percentile interval of the draws in which a value is finite; None if there is none."""
+    known = values[np.isfinite(values)]
+    return [float(end) for end in np.percentile(known, [2.5, 97.5])] if len(known) else None
 
 
 def with_interval(
@@ -28,11 +43,10 @@ def with_interval(
     """A statistic of weighted rows, and its 95 % percentile interval; None where it has no value."""
     with np.errstate(invalid="ignore", divide="ignore"):
         values = statistic(weights)
-    drawn = values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(values[0]) or not len(drawn):
+    ends = interval(values[1:])
+    if not np.isfinite(values[0]) or ends is None:
         return None, [None, None]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(values[0]), [float(low), float(high)]
+    return float(values[0]), [*ends]
 
 
 def mean_with_interval(
