@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diagnoses import CORRECT, UNKNOWN, VERDICT, diagnosis_of
+from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, diagnosis_of
 from fer_cli import page
 from fer_cli.drawing import open_drawing
 from fer_cli.errors import ResourceError
@@ -203,6 +203,15 @@ def test_everything_from_files_is_escaped(tmp_path):
     assert evil in parsed.text
     assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in source
     assert any(image["alt"].startswith(f"Input {evil}") for image in parsed.all("img"))
+
+
+@pytest.mark.parametrize(("implied", "tests"), [("chair", 1), ("bed", 2)])
+def test_a_repair_without_label_is_told_where_it_is_another(implied, tests, tmp_path):
+    without = replace(REPAIR, wanted=implied, chosen_by="evidence")
+    written = page.write_report(diagnosis_of(repair=(REPAIR, without)), tmp_path)
+    text = " ".join(Page(written.read_text(encoding="utf-8")).text.split())
+    assert text.count("With the features of") == tests
+    assert ("Without the label the clusters imply chair too" in text) == (tests == 1)
 
 
 def test_name_that_is_not_utf_8_is_written_all_the_same(tmp_path):

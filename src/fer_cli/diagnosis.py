@@ -1,6 +1,6 @@
 """One sample read through the network's clusters: what they stand for, and where a wrong class comes in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,12 +198,12 @@ def _blame_and_repair(
 
     blame = find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
     layer = None if blame.layer is None else tested_layer(config, blame.layer)
-    wanted_by = {"evidence": implied} if label is None else {"label": label, "evidence": implied}
-    tests = tuple(
-        repair_test(repairer, layer, wanted=klass, chosen_by=chosen_by)
-        for chosen_by, klass in wanted_by.items()
-        if layer is not None
-    )
+    tests: tuple[RepairTest, ...] = ()
+    if layer is not None:
+        tests = (repair_test(repairer, layer, wanted=wanted, chosen_by="evidence" if label is None else "label"),)
+    if layer is not None and label is not None:
+        same = replace(tests[0], chosen_by="evidence")
+        tests += (same if implied == label else repair_test(repairer, layer, wanted=implied, chosen_by="evidence"),)
     return nobody if label is None else blame, tests
 
 
