@@ -77,7 +77,7 @@ def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
-        *("layers", "blame", "suspicion", "category", "criterion", "verdict", "report"),
+        *("layers", "blame", "repair", "suspicion", "category", "criterion", "verdict", "report"),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax
@@ -147,7 +147,7 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
     assert set(said) == {
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
-        *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity"),
+        *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
     }
     assert list(said["reconstruction"]) == [*LAYERS, "output"]
     assert all(set(by_gates) == {"shut", "open"} for by_gates in said["reconstruction"].values())
