@@ -8,13 +8,16 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from fer_cli import __version__, arguments, endings
 from fer_cli.arguments import file_name, numbers, size_in_bytes
 from fer_cli.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from fer_cli.run import Run
 
 app = typer.Typer(
     name="fer",
@@ -290,12 +293,10 @@ def probe(
     from fer_cli.page import write_probe
     from fer_cli.probe import layer_locations, sweep
     from fer_cli.probe import probe as probe_location
-    from fer_cli.run import Run, RunPaths, choose_device
 
     x, y, z = arguments.location(location or "0,0,0")
     chosen_slices = arguments.probe_choices(by, code, location, slices, all_locations=all_locations)
-    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
-    opened = Run(paths, device=choose_device(device))
+    opened = _opened(run, voxels, model, codebook, device)
     chosen = opened.sample(sample)
     centroids_of = opened.codebook if by == "centroid" else None
     answer: dict[str, Any] = {"sample": chosen.name, "layer": layer, "by": by}
@@ -372,11 +373,9 @@ def explain(
         # Imported while other processes get ready to draw.
         from fer_cli.gallery import Wanted, explain_one, explain_several, misclassified
         from fer_cli.report import diagnosis_table, terminal_report
-        from fer_cli.run import Run, RunPaths, choose_device
         from fer_cli.terminal import CountView, complain, progress_bar
 
-        paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
-        opened = Run(paths, device=choose_device(device))
+        opened = _opened(run, voxels, model, codebook, device)
         wanted = Wanted(label, local_layer, drawing, volumes=vtk)
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
@@ -438,16 +437,12 @@ def evaluate(
     from fer_cli.evaluate import write_evaluation
     from fer_cli.evaluation_page import write_evaluation_page
     from fer_cli.evaluation_report import evaluation_report
-    from fer_cli.run import Run, RunPaths, choose_device
     from fer_cli.terminal import StageView, progress_bar
 
     folders = runs or [run]
     if len(folders) > 1 and (voxels or model or codebook):
         raise UsageError("--voxels, --model and --codebook name an artifact of one run; give one RUN with them.")
-    opened = [
-        Run(RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
-        for folder in folders
-    ]
+    opened = [_opened(folder, voxels, model, codebook, device) for folder in folders]
     with progress_bar() as bar:
         evaluation = evaluate_runs(
             *opened, split=split, votes=votes, sanity=sanity, repair=repair, planted=planted, report=StageView(bar)
@@ -475,10 +470,9 @@ def figures(
     """Draw the paper's Figs 2 to 7 and Table I for this run, on samples that a written rule picks."""
     from fer_cli.figures import write_figures
     from fer_cli.report import figures_table
-    from fer_cli.run import Run, RunPaths, choose_device
     from fer_cli.terminal import CountView, progress_bar
 
-    opened = Run(RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook), device=choose_device(device))
+    opened = _opened(run, voxels, model, codebook, device)
     with progress_bar() as bar:
         answer = write_figures(opened, output or run / "figures", split=split, report=CountView(bar, "reading"))
     if as_json:
@@ -599,6 +593,14 @@ def _invoke() -> object:
         raise UsageError(f"{message}{end} Try 'fer --help'.") from error
     except typer.Abort as error:
         raise KeyboardInterrupt from error
+
+
+def _opened(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None, device: str) -> "Run":
+    """The run in a folder, with any artifact named taken from there instead."""
+    from fer_cli.run import Run, RunPaths, choose_device
+
+    paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
+    return Run(paths, device=choose_device(device))
 
 
 def _say_nothing(_: object) -> None:
