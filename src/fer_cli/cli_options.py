@@ -1,0 +1,42 @@
+"""What the commands share: options of the same name and meaning, and how an answer is printed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
+Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
+Model = Annotated[Path | None, typer.Option(help="Model to use instead of the run's model.h5.")]
+CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
+]
+SampleName = Annotated[
+    str,
+    typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
+]
+DEFAULT_RUN = Path("fer-run")
+
+
+def print_json(answer: Any) -> None:
+    """Print an answer as JSON on stdout, whatever its encoding."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+    text = text.encode(errors="replace").decode()  # names of files need not be UTF-8, but JSON is
+    if not sys.stdout.encoding.lower().startswith("utf"):
+        text = json.dumps(json.loads(text), indent=2)  # which escapes what the encoding may not have
+    print(text)
+
+
+def print_rich(renderable: Any) -> None:
+    """Print what rich can show on stdout."""
+    from rich.console import Console
+
+    Console(highlight=False).print(renderable)
