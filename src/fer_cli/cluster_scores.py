@@ -3,7 +3,7 @@
 Every score is high where the prediction looks trustworthy. Whatever is fitted is fitted on validation samples.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +18,6 @@ from fer_cli.typicality import Typicality
 Evidence = Mapping[str, Mapping[str, Float[np.ndarray, "sample klass"]]]
 Prior = Float[np.ndarray, " klass"]
 Scores = dict[str, Float[np.ndarray, " sample"]]
-SOFTMAX = "softmax"
 RATIO = "input_vs_code/input_vs_local"
 
 
@@ -62,29 +61,6 @@ def typicality_scores(distances: Mapping[str, Float[np.ndarray, " sample"]], typ
         **{f"typicality_{layer}": -values for layer, values in zip(typicality.mean, deviations, strict=True)},
         "typicality_all": -deviations.max(axis=0),
     }
-
-
-def experts(
-    evidence: Evidence, temperatures: Temperatures, prior: Prior, softmax: Float[np.ndarray, "sample klass"]
-) -> dict[str, Float[np.ndarray, "sample klass"]]:
-    """What the posterior is made of: log probabilities `softmax`, and every layer's calibrated feedforward evidence.
-
-    Feedback evidence follows from the class probabilities, and added nothing to them in cross-entropy on validation
-    samples.
-    """
-    return {
-        SOFTMAX: log_softmax(softmax.astype(np.float64), axis=1),
-        **{
-            layer: _logarithms(evidence[FEEDFORWARD][layer] / temperature, prior)
-            for layer, temperature in temperatures.evidence[FEEDFORWARD].items()
-        },
-    }
-
-
-def even_weights(names: Iterable[str]) -> dict[str, float]:
-    """Half of the say for softmax, half for the layers together."""
-    layers = [name for name in names if name != SOFTMAX]
-    return {SOFTMAX: 0.5, **dict.fromkeys(layers, 0.5 / len(layers))}
 
 
 def _logarithms(evidence: Float[np.ndarray, "sample klass"], prior: Prior) -> Float[np.ndarray, "sample klass"]:

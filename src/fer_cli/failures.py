@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from fer_cli.cluster_scores import RATIO
 from fer_cli.detection import compare, detection_metrics, risk_coverage, roc
 from fer_cli.pooled import Pool
-from fer_cli.scored import COMBINED, OURS
+from fer_cli.scored import COMBINED, OURS, WITHOUT_CLUSTERS
 
 SOFTMAX = "max_softmax"
 STACKED = (
@@ -112,6 +112,7 @@ def _comparisons(
         (COMBINED, SOFTMAX, "maximum softmax"),
         (COMBINED, pool.best_baseline_on_validation(), "best baseline, chosen on the validation samples"),
         (COMBINED, best_baseline(detection), "best baseline, chosen on this very split"),
+        (COMBINED, WITHOUT_CLUSTERS, "the same pool without clusters"),
         ("suspicion", SOFTMAX, "maximum softmax"),
         ("input_vs_code", "random_decoder", "the paper's criterion against a decoder with random weights"),
         ("input_vs_code", "random_class_code", "the paper's criterion against a random class code"),

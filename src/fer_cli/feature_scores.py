@@ -43,7 +43,7 @@ def relative_mahalanobis(features: Features, training: Training, labels: Labels)
 
 def neighbour_distances(features: Features, training: Training, most: int) -> Float[np.ndarray, "sample neighbour"]:
     """Distances to the nearest training features, all of length one, ascending."""
-    squared, _ = nearest_rows(_unit(features), _unit(training), min(most, len(training)))
+    squared, _ = nearest_rows(unit(features), unit(training), min(most, len(training)))
     return np.sqrt(np.maximum(squared, 0.0, dtype=np.float64))
 
 
@@ -56,7 +56,7 @@ def neighbour_labels(
     features: Features, training: Training, labels: Labels, most: int
 ) -> Int[np.ndarray, "sample neighbour"]:
     """Classes of the nearest training features by cosine, the nearest first."""
-    return labels[nearest_rows(_unit(features), _unit(training), min(most, len(training)))[1]]
+    return labels[nearest_rows(unit(features), unit(training), min(most, len(training)))[1]]
 
 
 def nonconformity(
@@ -127,6 +127,12 @@ def class_distances(
     return table
 
 
+def unit(vectors: Float[np.ndarray, "row number"]) -> Float[np.ndarray, "row number"]:
+    """Rows brought to a Euclidean length of one; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
 def _mahalanobis_distances(features: Features, training: Training, labels: Labels) -> Float[np.ndarray, "sample klass"]:
     """Squared distances to the mean of each class that has a sample."""
     known = np.unique(labels)
@@ -138,8 +144,3 @@ def _mahalanobis_distances(features: Features, training: Training, labels: Label
     precision = np.linalg.inv(covariance)
     offsets = features[:, None] - means
     return np.einsum("scn,nm,scm->sc", offsets, precision, offsets, optimize=True)
-
-
-def _unit(vectors: Float[np.ndarray, "row number"]) -> Float[np.ndarray, "row number"]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)

@@ -140,8 +140,8 @@ class FeedbackPhase:
         self.learning_rate = settings.feedback_learning_rate
         sample = data.training[:: max(1, len(data.training) // 512)]
         share = float(data.voxels.grids(sample).mean())
-        # The square root lies between calibrated probabilities (weight 1) and balanced classes.
-        self.occupied_weight = torch.tensor(((1 - share) / max(share, 1e-6)) ** 0.5, device=data.device)
+        # The fourth root lies between calibrated probabilities (weight 1) and balanced classes; see docs/results.md.
+        self.occupied_weight = torch.tensor(((1 - share) / max(share, 1e-6)) ** 0.25, device=data.device)
         self.mean_squares = self._mean_squares(sample)
         self.entry_shares = entry_shares(network.config, settings.class_code_share)
 

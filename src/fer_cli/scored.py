@@ -4,12 +4,13 @@ Whatever a score has to fit or choose it takes from the run's own training and v
 several runs can be put together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.activations import FEEDFORWARD
 from fer_cli.augmentation import Augmentation
 from fer_cli.baselines import (
     NETWORK,
@@ -24,18 +25,17 @@ from fer_cli.cluster_scores import (
     agreement_scores,
     calibrated_scores,
     error_scores,
-    even_weights,
-    experts,
     typicality_scores,
 )
 from fer_cli.encoded import Encoded, encode_samples
-from fer_cli.posterior import Posterior, fit_posterior
+from fer_cli.experts import Pair, even_weights, evidence_experts, nearest_experts, view_experts
+from fer_cli.posterior import Experts, Posterior, fit_posterior
 from fer_cli.run import Run
 from fer_cli.split_reading import SplitReading
-from fer_cli.temperature import fit_temperature, logarithm
 
 OURS = "ours"
 COMBINED = "combined"
+WITHOUT_CLUSTERS = "combined_without_clusters"
 
 Scores = dict[str, Float[np.ndarray, " _"]]
 
@@ -96,8 +96,19 @@ def score_run(
         ],
         TRIVIAL: [trivial_baselines(network, voxels, training, (validation, tested))],
     }
-    posterior, combined = _combined(run, reading, validation, varied[0]["mirrored"], varied[1]["mirrored"])
-    ours = {**combined, **own_scores(run, reading)}
+    views = view_experts(validation, (varied[0]["augmentations"], varied[1]["augmentations"]))
+    near = nearest_experts(training, validation, tested, len(network.config.classes))
+    evidence = evidence_experts(
+        (run.validation_evidence[FEEDFORWARD], reading.evidence[FEEDFORWARD]),
+        run.temperatures.evidence[FEEDFORWARD],
+        run.codebook.prior,
+    )
+    pools = {COMBINED: (views, evidence, near), WITHOUT_CLUSTERS: (views, near)}
+    posteriors = {name: _fitted(of, validation) for name, of in pools.items()}
+    ours = {
+        **{name: posteriors[name].log_odds(_joined(of, 1), tested.predicted) for name, of in pools.items()},
+        **own_scores(run, reading),
+    }
     theirs = {name: values for of_kind in pairs.values() for _, scores in of_kind for name, values in scores.items()}
     return Scored(
         reading,
@@ -108,7 +119,7 @@ def score_run(
         },
         {name: values for of_kind in pairs.values() for scores, _ in of_kind for name, values in scores.items()},
         validation.wrong,
-        posterior,
+        posteriors[COMBINED],
     )
 
 
@@ -125,24 +136,11 @@ def own_scores(run: Run, reading: SplitReading) -> Scores:
     }
 
 
-def _combined(
-    run: Run,
-    reading: SplitReading,
-    validation: Encoded,
-    validation_mirrored: Float[np.ndarray, "validation klass"],
-    mirrored: Float[np.ndarray, "sample klass"],
-) -> tuple[Posterior, Scores]:
-    """Log odds of the predicted class by a posterior of mirrored views and feedforward evidence, and by either alone.
+def _fitted(pairs: Sequence[Pair], validation: Encoded) -> Posterior:
+    """The posterior of some experts, fitted on validation samples."""
+    experts = _joined(pairs, 0)
+    return fit_posterior(experts, validation.labels, even_weights(experts))
 
-    The posterior is fitted on validation samples.
-    """
-    temperature = fit_temperature(logarithm(validation_mirrored), validation.labels)
-    fitted_on, given = (
-        experts(evidence, run.temperatures, run.codebook.prior, logarithm(probabilities) / temperature)
-        for evidence, probabilities in (
-            (run.validation_evidence, validation_mirrored),
-            (reading.evidence, mirrored),
-        )
-    )
-    posterior = fit_posterior(fitted_on, validation.labels, even_weights(fitted_on))
-    return posterior, {COMBINED: posterior.log_odds(given, reading.predicted)}
+
+def _joined(pairs: Sequence[Pair], part: int) -> Experts:
+    return {name: table for pair in pairs for name, table in pair[part].items()}
