@@ -241,6 +241,7 @@ def environment() -> Environment:
     )
     found.filters["signed"] = signed
     found.filters["repair_sentence"] = repair_sentence
+    found.filters["departure_sentence"] = departure_sentence
     return found
 
 
