@@ -198,7 +198,10 @@ def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
                 for part in (number_or_dash(row[key], 2), _interval(row[f"{key}_ci"], 2))
             )
             table.add_row(kind, printable(layer), str(row["n"]), *figures, number_or_dash(row["chance"], 2))
-    parts = [_title("planted faults: is the layer found that is at fault, by the departure and by blame?"), table]
+    parts: list[RenderableType] = [
+        _title("planted faults: is the layer at fault found, by departure and by blame?"),
+        table,
+    ]
     for kind, row in planted["unplanted"].items():
         share = f"{row['significant']:.2f} ({_interval(row['significant_ci'], 2)})"
         parts.append(Text(f"departures at 5 % of {row['n']} {kind} samples, nothing planted: {share}"))
