@@ -157,24 +157,78 @@ def planted_parts(planted: dict[str, Any]) -> list[str]:
     """Layers of planted faults."""
     return [
         "### Planted faults",
-        "Faults put into the features or the weights of one layer, which turn the prediction: share whose layer is the blamed one.",
+        "Faults put into the features or the weights of one layer, which turn the prediction: share whose layer is the one at which "
+        "the computation departs from its usual course (label-free), and share whose layer is the blamed one.",
         table(
-            ["fault", "at", "n", "layer found", "95 % interval", "within one layer", "chance"],
+            [
+                "fault",
+                "at",
+                "n",
+                "departure",
+                "95 % interval",
+                "within one layer",
+                "blame",
+                "95 % interval",
+                "within one layer",
+                "chance",
+            ],
             [
                 [
                     kind,
                     layer,
                     str(row["n"]),
-                    number(row["hit"], 2),
-                    interval(row["hit_ci"], 2),
-                    number(row["near"], 2),
+                    *(
+                        cell
+                        for rule in ("departure_", "")
+                        for cell in (
+                            number(row[f"{rule}hit"], 2),
+                            interval(row[f"{rule}hit_ci"], 2),
+                            number(row[f"{rule}near"], 2),
+                        )
+                    ),
                     number(row["chance"], 2),
                 ]
                 for kind, layers in planted["layer"].items()
                 for layer, row in layers.items()
             ],
         ),
+        *unplanted_parts(planted),
+        *(part for kind, layers in planted["location"].items() for part in location_parts(kind, layers)),
     ]
+
+
+def unplanted_parts(planted: dict[str, Any]) -> list[str]:
+    """Departures where nothing was planted, and how many grafts turned."""
+    return [
+        table(
+            ["nothing planted", "n", "departure at 5 %", "95 % interval"],
+            [
+                [kind, str(row["n"]), number(row["significant"], 2), interval(row["significant_ci"], 2)]
+                for kind, row in planted["unplanted"].items()
+            ],
+        ),
+        table(
+            ["graft", "part", "tried", "turned"],
+            [
+                [kind, part, str(count["tried"]), str(count["turned"])]
+                for kind, counts in planted["grafts"].items()
+                for part, count in counts.items()
+            ],
+        ),
+    ]
+
+
+def location_parts(kind: str, layers: dict[str, Any]) -> list[str]:
+    """IoU and mean rank of the true locations by ranking, a column a layer."""
+    names = next(iter(layers.values()))["rankings"]
+    rows = [
+        ["chance", *(f"{number(row['chance_iou'], 2)}, {number(row['chance_rank'], 2)}" for row in layers.values())]
+    ]
+    for name in names:
+        found = [row["rankings"][name] for row in layers.values()]
+        rows.append([name, *(f"{number(each['iou'], 2)}, {number(each['rank'], 2)}" for each in found)])
+    heads = [f"{layer} (n = {row['n']})" for layer, row in layers.items()]
+    return [f"**{kind}**: IoU and mean rank (0 first) of the places at fault", table([f"{kind}, by", *heads], rows)]
 
 
 def accuracy(evaluation: dict[str, Any]) -> str:

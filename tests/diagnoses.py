@@ -6,6 +6,7 @@ import numpy as np
 
 from fer_cli.blame import Blame
 from fer_cli.categories import Category
+from fer_cli.departure import Departure
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.reading import ReferenceErrors
 from fer_cli.reconstruction import ERRORS
@@ -14,6 +15,7 @@ from fer_cli.repair import RepairTest
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
 REPAIR = RepairTest("conv3", 8, 64, "chair", "label", "chair_0012", "chair", 0.91, 5.25, 0.01)
+DEPARTURE = Departure("conv2", 6.5, 1.25, 0.01, ((1, 2, 3), (7, 0, 4)))
 VERDICT = "This chair was taken for a table. From conv3 on the feedforward clusters speak for table."
 
 
@@ -72,6 +74,7 @@ def diagnosis_of(**changes):
             "conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))), 3.25
         ),
         repair=(REPAIR,),
+        departure=DEPARTURE,
         suspicion=Suspicion(0.87, 0.031),
         category=Category("wrong from the representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from fer_cli.activations import PATHS
+from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.categories import categorise
 from fer_cli.dataset import Sample
+from fer_cli.departure import return_errors
 from fer_cli.diagnosis import explain
 from fer_cli.errors import UsageError
 from fer_cli.reading import code_distances, read_samples
@@ -42,6 +45,11 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
+    distances = code_distances(run.codebook, reading)
+    grid = torch.from_numpy(sample.grid).float()[None, None]
+    assert run.course is not None
+    [departure] = run.course.measure(distances, return_errors(run.network, grid, reading.features[FEEDFORWARD]))
+    assert replace(diagnosis.departure, locations=()) == departure
     calibrated = run.temperatures.calibrated(reading.probabilities)[0]
     assert diagnosis.category == categorise(
         dict(zip(classes, calibrated.tolist(), strict=True)),

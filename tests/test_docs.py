@@ -246,7 +246,9 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         row["donors"] = {"<donor>": row["donors"]["label"]}
         for what, name in (("wrong_class_repairs", "<ranking>"), ("correct_broken", "<donor>")):
             row["specificity"][what] = {name: next(iter(row["specificity"][what].values()))}
+    assert evaluation["planted"].pop("grafts") == {}  # boxes have no part to graft
     at_fault = {layer: {"<kind>": next(iter(each.values()))} for layer, each in evaluation["planted"].items()}
+    at_fault["grafts"] = {"<kind>": {"<graft>": {"tried": 1, "turned": 1}}}
     evaluation["planted"] = at_fault
     rankings = {name for each in at_fault["location"].values() for row in each.values() for name in row["rankings"]}
     apart |= {"planted": layers | {"all": "<layer>"} | dict.fromkeys(rankings, "<ranking>")}

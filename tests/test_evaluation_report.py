@@ -19,7 +19,7 @@ def printed(evaluation: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def found(run: Run) -> dict[str, Any]:
-    return evaluate(run, votes=2, sanity=True)
+    return evaluate(run, votes=2, sanity=True, planted=True)
 
 
 def test_the_report_fits_a_terminal_and_cuts_nothing_off(found: dict[str, Any]) -> None:
@@ -37,6 +37,11 @@ def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> No
         assert re.search(rf"^{name} +{found['detection'][name]['auroc']:.3f} ", text, re.MULTILINE), name
     for claim in found["claims"]:
         assert claim["claim"] in " ".join(text.split())
+    hits = found["planted"]["layer"]["feature"]["all"]
+    assert re.search(
+        rf"^feature +all +{hits['n']} +{hits['departure_hit']:.2f} .* {hits['hit']:.2f} ", text, re.MULTILINE
+    )
+    assert "correct samples, nothing planted" in text
     assert found["sanity"][0]["findings"][0] in " ".join(text.split())
 
 

@@ -77,7 +77,7 @@ def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
-        *("layers", "blame", "repair", "suspicion", "category", "criterion", "verdict", "report"),
+        *("layers", "blame", "departure", "repair", "suspicion", "category", "criterion", "verdict", "report"),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax

@@ -5,41 +5,23 @@ import pytest
 
 from fer_cli.errors import UsageError
 from fer_cli.model import PRESETS, NetworkConfig
-from fer_cli.planted import FEATURE, WEIGHT, Finding, graft_part, locations_over, plant_faults, summarise_planted
+from fer_cli.planted import (
+    CODE_DISTANCE,
+    CORRECT,
+    FEATURE,
+    GRAFT,
+    MISCLASSIFIED,
+    WEIGHT,
+    Attempt,
+    Finding,
+    Planting,
+    locations_over,
+    plant_faults,
+    summarise_planted,
+)
 from fer_cli.repair_study import LayerRepairs, Repairs, repair_counts, study_repairs, summarise_repairs
 from fer_cli.resampling import mean_with_interval, shape_weights
 from fer_cli.run import Run
-
-
-def furniture(*, plate: tuple[int, int], height: int, back: int) -> np.ndarray:
-    """Four legs, a plate of those extents in x and y, and a back at its far edge in y."""
-    grid = np.zeros((32, 32, 32), np.uint8)
-    x, y = plate
-    grid[4 : 4 + x, 4 : 4 + y, height] = 1
-    for i in (4, 3 + x):
-        for j in (4, 3 + y):
-            grid[i, j, :height] = 1
-    grid[4 : 4 + x, 3 + y, height + 1 : height + 1 + back] = 1
-    return grid
-
-
-def test_back_of_a_chair_lands_on_the_far_edge_of_the_table() -> None:
-    table, chair = furniture(plate=(20, 16), height=8, back=0), furniture(plate=(10, 10), height=12, back=9)
-    found = graft_part(table, chair)
-    assert found is not None
-    grafted, new = found
-    places = np.argwhere(new)
-    assert new.sum() == 10 * 9
-    assert (grafted - table == new).all()
-    assert set(places[:, 1]) == {4 + 16 - 1}
-    assert (places[:, 2].min(), places[:, 2].max()) == (9, 17)
-    assert abs(places[:, 0].mean() - 13.5) <= 0.5  # the middle of the table
-
-
-def test_shape_without_a_part_above_its_seat_gives_nothing() -> None:
-    table = furniture(plate=(20, 16), height=8, back=0)
-    assert graft_part(table, table) is None
-    assert graft_part(np.zeros_like(table), table) is None
 
 
 def test_middles_of_the_receptive_fields_fill_the_grid_side_by_side() -> None:
@@ -53,25 +35,44 @@ def test_middles_of_the_receptive_fields_fill_the_grid_side_by_side() -> None:
 
 
 def test_planted_faults_name_layers_and_places(run: Run) -> None:
-    found = plant_faults(run, per_layer=3, split="test", seed=1)
-    assert {each.kind for each in found} <= {FEATURE, WEIGHT}  # boxes have no tables to put a back on
+    planting = plant_faults(run, per_layer=3, split="test", seed=1)
+    assert planting.attempts == ()  # boxes have no tables to put a back on
+    unplanted = [each for each in planting.findings if each.kind in (CORRECT, MISCLASSIFIED)]
+    assert sorted(each.shape for each in unplanted) == sorted(run.voxels.names[i] for i in run.voxels.indices("test"))
+    found = planting.findings[len(unplanted) :]
+    assert {each.kind for each in found} <= {FEATURE, WEIGHT}
     names = run.network.config.layer_names
     for each in found:
         assert names[each.planted] == each.layer
         assert 0 <= each.blamed < len(names)
+        assert 0 <= each.departed < len(names)
+        assert 0 < each.p_value <= 1
         assert all(0 <= value <= 1 for value in (*each.overlap.values(), *each.rank.values()))
         assert bool(each.overlap) == (each.kind == FEATURE and each.layer in ("conv1", "conv2"))
-    assert repr(found) == repr(plant_faults(run, per_layer=3, split="test", seed=1))  # nan is nan
+        assert not each.overlap or CODE_DISTANCE in each.overlap
+    assert repr(planting) == repr(plant_faults(run, per_layer=3, split="test", seed=1))  # nan is nan
 
 
 def test_hits_and_places_are_counted() -> None:
-    fault = Finding(FEATURE, "a", "q", 1, 1, 0.5, {"x": 1.0}, {"x": 0.25})
-    rows = [fault, replace(fault, shape="b", blamed=2, overlap={"x": 0.0}), replace(fault, shape="c", blamed=3)]
-    found = summarise_planted(rows, layers=("p", "q", "r", "s"))
+    fault = Finding(FEATURE, "a", "q", 1, 1, 1, 0.01, 0.5, {"x": 1.0}, {"x": 0.25})
+    rows = (
+        fault,
+        replace(fault, shape="b", blamed=2, overlap={"x": 0.0}),
+        replace(fault, shape="c", blamed=3, departed=0, p_value=0.5),
+    )
+    unplanted = (Finding(CORRECT, "d", "", p_value=0.05), Finding(CORRECT, "e", "", p_value=0.06))
+    tries = tuple(Attempt(GRAFT, "table", "chair", turned) for turned in (True, False, True))
+    plantings = [Planting(rows[:2], tries[:1]), Planting((*rows[2:], *unplanted), tries[1:])]
+    found = summarise_planted(plantings, layers=("p", "q", "r", "s"))
+    assert found["grafts"] == {GRAFT: {"chair on table": {"tried": 3, "turned": 2}}}
+    assert set(found["unplanted"]) == {CORRECT}
+    assert (found["unplanted"][CORRECT]["n"], found["unplanted"][CORRECT]["significant"]) == (2, 0.5)
     hits = found["layer"][FEATURE]["all"]
     assert (hits["n"], hits["chance"]) == (3, 0.25)
     assert (hits["hit"], hits["near"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert hits["hit_ci"][0] == 0
+    assert (hits["departure_hit"], hits["departure_near"]) == (pytest.approx(2 / 3), 1.0)
+    assert hits["significant"] == pytest.approx(2 / 3)
     places = found["location"][FEATURE]["q"]
     assert places["rankings"]["x"]["iou"] == pytest.approx(2 / 3)
     assert places["rankings"]["x"]["rank"] == pytest.approx(0.25)

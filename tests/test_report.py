@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diagnoses import CLASSES, CORRECT, LOCATIONS, UNKNOWN, VERDICT, diagnosis_of
+from diagnoses import CLASSES, CORRECT, DEPARTURE, LOCATIONS, UNKNOWN, VERDICT, diagnosis_of
 from fer_cli import report
 
 
@@ -42,6 +42,16 @@ def test_terminal_report_tells_outcome_and_blame_without_colour():
     assert "✓" not in unknown
 
 
+def test_terminal_report_tells_of_departures_that_are_significant_and_of_those_not_known():
+    said, unsaid, unknown = (
+        printed(report.terminal_report(diagnosis_of(departure=departure)))
+        for departure in (DEPARTURE, replace(DEPARTURE, p_value=0.06), None)
+    )
+    assert "departs from the usual at conv2, p 0.010" in said
+    assert "depart" not in unsaid
+    assert "departure not known; run 'fer cluster' again" in unknown
+
+
 def test_terminal_report_fits_long_class_names():
     long = diagnosis_of(predicted="night_stand", probabilities={"night_stand": 1.0})
     layers = tuple(
@@ -62,7 +72,7 @@ def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample", "layers",
-        "blame", "repair", "suspicion", "category", "criterion", "verdict", "report",
+        "blame", "departure", "repair", "suspicion", "category", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert [layer["name"] for layer in summary["layers"]] == list(LOCATIONS)
@@ -80,6 +90,10 @@ def test_json_has_exactly_the_contracts_keys():
         }
     ]  # fmt: skip
     assert summary["blame"] == {"layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "margin": 3.25}
+    assert summary["departure"] == {
+        "layer": "conv2", "locations": [[1, 2, 3], [7, 0, 4]], "score": 6.5, "margin": 1.25, "p_value": 0.01,
+    }  # fmt: skip
+    assert report.diagnosis_json(diagnosis_of(departure=None), report=None)["departure"] is None
     assert set(summary["suspicion"]) == {"score", "p_value"}
     assert summary["report"] == "out/index.html"
 

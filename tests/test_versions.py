@@ -70,5 +70,6 @@ def test_run_of_kept_artifacts_is_explained(tmp_path: Path) -> None:
     for form in FORMATS.values():
         unpack(form, form.version, tmp_path)
     diagnosis = load_run(tmp_path, device="cpu").explain("beam_test_02")
+    assert diagnosis.departure is None  # that codebook was made before departures were measured
     assert diagnosis.label == "beam"
     assert [layer.name for layer in diagnosis.layers] == ["conv1", "conv2", "conv3", "fc4", "output"]

@@ -64,15 +64,12 @@ def find_blame(
     turn, margin = turning_point(differences)
     layer = [*below, OUTPUT][turn]
     shape = config.level_shape(layer)[1:]
-    locations: list[Location] = [(0, 0, 0)]
+    locations: tuple[Location, ...] = ((0, 0, 0),)
     if math.prod(shape) > 1:
-        relevances = relevance(layer)
-        most = min(_MOST_BLAMED, math.ceil(len(relevances) * _BLAMED_SHARE))
-        chosen = np.argsort(-relevances, kind="stable")[:most]
-        locations = [unravel(int(i), shape) for i in chosen if relevances[i] > 0]
+        locations = leading_locations(relevance(layer), shape)
     index = config.index(layer)
     boxes = [receptive_field(config.specs, index, location, config.input_shape) for location in locations]
-    return Blame(layer, tuple(locations), tuple(boxes), margin)
+    return Blame(layer, locations, tuple(boxes), margin)
 
 
 def turning_point(differences: Sequence[float]) -> tuple[int, float]:
@@ -86,6 +83,15 @@ def turning_point(differences: Sequence[float]) -> tuple[int, float]:
     sums = np.append(np.cumsum(np.asarray(differences, dtype=np.float64)[::-1])[::-1], 0.0)
     best, next_best = np.sort(sums)[:-3:-1]
     return int(sums.argmax()), float(best - next_best)
+
+
+def leading_locations(score: Float[np.ndarray, " location"], shape: tuple[int, int, int]) -> tuple[Location, ...]:
+    """The locations of a layer of that shape with the highest scores, the highest first, if above zero.
+
+    They are an eighth of the layer, at most 16.
+    """
+    most = min(_MOST_BLAMED, math.ceil(len(score) * _BLAMED_SHARE))
+    return tuple(unravel(int(i), shape) for i in np.argsort(-score, kind="stable")[:most] if score[i] > 0)
 
 
 def unravel(index: int, shape: tuple[int, int, int]) -> Location:

@@ -31,6 +31,7 @@ from fer_cli.artifact_writer import ArtifactWriter, claim_output
 from fer_cli.choice import Candidate, choose_codes
 from fer_cli.codebook import Codebook
 from fer_cli.dataset import VoxelSet, open_voxels
+from fer_cli.departure import return_errors
 from fer_cli.disk import writing
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.executor import WorkExecutor, results_in_order
@@ -384,6 +385,10 @@ def _calibrate(
                 for layer in network.config.layer_names[:-1]
             },
             **{f"distance/{layer}": values for layer, values in code_distances(codebook, reading).items()},
+            **{
+                f"return_error/{layer}": values
+                for layer, values in return_errors(network, grids, reading.features[FEEDFORWARD]).items()
+            },
         }
         for name, values in batch.items():
             columns.setdefault(name, []).append(values)

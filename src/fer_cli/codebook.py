@@ -56,9 +56,15 @@ class LayerCodebook:
         self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]
     ) -> Float[np.ndarray, " sample"]:
         """Squared distance of each sample's feature to the given centroids, summed over locations."""
+        return self.location_distances(feature, codes).sum(axis=1)
+
+    def location_distances(
+        self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]
+    ) -> Float[np.ndarray, "sample location"]:
+        """The same location by location."""
         vectors = feature.detach().flatten(2).transpose(1, 2).float().cpu().numpy()
         chosen = self.centroids[np.arange(codes.shape[1]), codes]
-        return np.square(vectors - chosen, dtype=np.float64).sum(axis=(1, 2))
+        return np.square(vectors - chosen, dtype=np.float64).sum(axis=2)
 
     def chosen_exemplars(self, codes: Int[np.ndarray, "sample location"]) -> Int[np.ndarray, "sample location"]:
         """The training sample that each chosen centroid names."""

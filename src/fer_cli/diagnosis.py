@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from fer_cli import markup
 from fer_cli.activations import FEEDFORWARD, PATHS
-from fer_cli.blame import Blame, find_blame
+from fer_cli.blame import Blame, find_blame, leading_locations
 from fer_cli.categories import Category, categorise
 from fer_cli.dataset import Sample
+from fer_cli.departure import Departure, return_errors
 from fer_cli.donors import Donors
 from fer_cli.model import LOCAL_LAYER, OUTPUT
 from fer_cli.reading import Reading, ReferenceErrors, code_distances, read_samples
@@ -72,7 +74,8 @@ class Diagnosis:
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
     squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
-    theirs start from another local layer. `repair` holds the repair tests, with the label first, then without; none of
+    theirs start from another local layer. `departure` is None where the codebook does not hold what it is measured
+    against. `repair` holds the repair tests, with the label first, then without; none of
     a correctly classified sample. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
     """
 
@@ -87,6 +90,7 @@ class Diagnosis:
     layers: tuple[LayerReading, ...]
     blame: Blame
     repair: tuple[RepairTest, ...]
+    departure: Departure | None
     suspicion: Suspicion
     category: Category
     verdict: str
@@ -136,6 +140,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     blame, repair = _blame_and_repair(run, reading, predicted, sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
+    distances = code_distances(codebook, reading)
     decoded = representatives(network, codebook, reading)
     layers = tuple(_read_layer(run, reading, layer, decoded) for layer in config.layer_names)
     probabilities = reading.probabilities[0]
@@ -143,7 +148,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     category = categorise(
         _by_class(config.classes, run.temperatures.calibrated(reading.probabilities)[0]),
         label,
-        atypicality=run.typicality.measure(code_distances(codebook, reading))[0],
+        atypicality=run.typicality.measure(distances)[0],
         suspicion=suspicion.p_value,
         blame=blame,
     )
@@ -159,6 +164,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
         layers=layers,
         blame=blame,
         repair=repair,
+        departure=_departure(run, reading, grid, distances),
         suspicion=suspicion,
         category=category,
         verdict=_verdict(
@@ -205,6 +211,19 @@ def _blame_and_repair(
         same = replace(tests[0], chosen_by="evidence")
         tests += (same if implied == label else repair_test(repairer, layer, wanted=implied, chosen_by="evidence"),)
     return nobody if label is None else blame, tests
+
+
+def _departure(
+    run: Run, reading: Reading, grid: Float[Tensor, "1 1 x y z"], distances: dict[str, Float[np.ndarray, " 1"]]
+) -> Departure | None:
+    if run.course is None:
+        return None
+    features = reading.features[FEEDFORWARD]
+    [found] = run.course.measure(distances, return_errors(run.network, grid, features))
+    codes = reading.codes[FEEDFORWARD][found.layer]
+    away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
+    shape = run.network.config.level_shape(found.layer)[1:]
+    return replace(found, locations=leading_locations(away, shape) if len(away) > 1 else ((0, 0, 0),))
 
 
 def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:

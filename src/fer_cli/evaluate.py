@@ -55,7 +55,7 @@ def evaluate(
     for run in runs:
         run.codebook  # noqa: B018 - what is missing is said before anything is computed
     require_same_data(runs, split)
-    parts, checks, repairs, findings = [], [], [], []
+    parts, checks, repairs, plantings = [], [], [], []
     for number, run in enumerate(runs):
         named = f" {number + 1} of {len(runs)}" if len(runs) > 1 else ""
         reading = read_split(run, split, votes=votes, fidelity=True, report=_told(report, READING + named))
@@ -68,7 +68,7 @@ def evaluate(
             repairs.append(study_repairs(run, split=split, layers=_repaired(run), report=told))
         if planted:
             report(PLANTING + named, 0, 1)
-            findings += plant_faults(run, split=split)
+            plantings.append(plant_faults(run, split=split))
             report(PLANTING + named, 1, 1)
     pool = Pool(tuple(parts))
     weights = draw_weights(pool.shape)
@@ -112,7 +112,7 @@ def evaluate(
         "shares": pool.measured.shares(),
         "sanity": checks or None,
         "repair": summarise_repairs(repairs) if repairs else None,
-        "planted": summarise_planted(findings, layers=runs[0].network.config.layer_names) if planted else None,
+        "planted": summarise_planted(plantings, layers=runs[0].network.config.layer_names) if planted else None,
         "misclassified": _misclassified(runs, pool, classes),
     }
 

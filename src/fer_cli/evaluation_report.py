@@ -189,12 +189,28 @@ def _repair(repair: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
-    table = open_table("fault", "at", "n", "layer found", "95 % interval", "within one", "chance")
+    table = open_table("fault", "at", "n", "departure", "95 % interval", "blame", "95 % interval")
     for kind, layers in planted["layer"].items():
         for layer, row in layers.items():
-            figures = (number_or_dash(row["hit"], 2), _interval(row["hit_ci"], 2), number_or_dash(row["near"], 2))
-            table.add_row(kind, printable(layer), str(row["n"]), *figures, number_or_dash(row["chance"], 2))
-    return [_title("planted faults: is the layer found that is at fault?"), table]
+            figures = (
+                part
+                for key in ("departure_hit", "hit")
+                for part in (number_or_dash(row[key], 2), _interval(row[f"{key}_ci"], 2))
+            )
+            table.add_row(kind, printable(layer), str(row["n"]), *figures)
+    parts: list[RenderableType] = [
+        _title("planted faults: is the layer at fault found, by departure and by blame?"),
+        table,
+    ]
+    chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
+    parts += [Text(f"a guess finds {share:.2f}") for share in chance]
+    for kind, row in planted["unplanted"].items():
+        share = f"{row['significant']:.2f} ({_interval(row['significant_ci'], 2)})"
+        parts.append(Text(f"departures at 5 % of {row['n']} {kind} samples, nothing planted: {share}"))
+    for kind, grafts in planted["grafts"].items():
+        turned, tried = (sum(graft[key] for graft in grafts.values()) for key in ("turned", "tried"))
+        parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))
+    return parts
 
 
 def _sanity(check: Mapping[str, Any]) -> list[RenderableType]:

@@ -28,7 +28,15 @@ from fer_cli.disk import writing
 from fer_cli.drawing import Drawing
 from fer_cli.errors import ResourceError
 from fer_cli.probe import Probe
-from fer_cli.report import ERRORS, diagnosis_json, read_path, repair_sentence, signed, suspicion_level
+from fer_cli.report import (
+    ERRORS,
+    departure_sentence,
+    diagnosis_json,
+    read_path,
+    repair_sentence,
+    signed,
+    suspicion_level,
+)
 from fer_cli.viewer import css_colour, embedded_json, packed_library, viewer_facts
 
 PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
@@ -241,6 +249,7 @@ def environment() -> Environment:
     )
     found.filters["signed"] = signed
     found.filters["repair_sentence"] = repair_sentence
+    found.filters["departure_sentence"] = departure_sentence
     return found
 
 

@@ -1,54 +1,70 @@
-"""Faults of known place, planted to see whether blame finds them.
+"""Faults of known place, planted to see whether they are found.
 
-- `graft`: the back of a chair is put on a table; kept where the network then says chair. Known is where in the input.
+- `graft`: a part of one shape is put on another; `synthetic`: the same with meshes, a chair's back on a table. Kept
+  where the network is right about the shape without the part, and wrong with it. Known is where in the input.
 - `feature`: a block of locations of one layer is moved towards the features of a sample of another class until the
   prediction turns. Known are layer and locations.
 - `weight`: noise on the weights of one layer, doubled until the network's accuracy falls below 0.7 of what it was.
   Known is the layer.
 
-Receivers are correctly classified samples that the network was not trained on. Everything is told to the rules that is
-told of a real mistake whose label is known. `plant_faults` measures one run, `summarise_planted` pools runs.
+Receivers are correctly classified samples that the network was not trained on. Blame is told all that it is told of a
+real mistake whose label is known; the departure needs no label. It is also read of every sample of the split as
+it is, to see how often it finds something where nothing was planted. `plant_faults` measures one run,
+`summarise_planted` pools runs.
 """
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fer_cli.activations import FEEDFORWARD, batches, encode
 from fer_cli.attribution import rankings
 from fer_cli.blame import turning_point
-from fer_cli.dataset import VoxelSet
+from fer_cli.departure import SIGNIFICANT, Course, Departure, return_errors
 from fer_cli.donors import Donors
+from fer_cli.grafts import Graft, graft_back, graft_part
 from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.occupancy import VoxelSettings
 from fer_cli.receptive import receptive_field
 from fer_cli.repair_study import repair_layers
 from fer_cli.replacement import Replacement, highest
 from fer_cli.resampling import mean_with_interval, shape_weights
 from fer_cli.run import Run
 
-GRAFT, FEATURE, WEIGHT = "graft", "feature", "weight"
-RECEIVER, DONOR = "table", "chair"
-"""Classes of a graft."""
+GRAFT, SYNTHETIC, FEATURE, WEIGHT = "graft", "synthetic", "feature", "weight"
+CORRECT, MISCLASSIFIED = "correct", "misclassified"
+"""What nothing was planted in."""
+GRAFTS = (
+    ("table", "chair"), ("table", "sofa"), ("bed", "chair"), ("bed", "sofa"),
+    ("night_stand", "chair"), ("dresser", "chair"), ("sofa", "chair"),
+)  # fmt: skip
+"""Classes of receiver and giver; chosen on validation shapes as those that often turn, `docs/adr/0018`."""
+GIVERS = 3
+"""So many givers are tried on a receiver until one turns the prediction."""
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """How far towards the other sample's features; beyond 1 on the same straight line."""
 NOISES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Standard deviation of weight noise, in those of the layer's weights."""
+CODE_DISTANCE = "code_distance"
+"""The ranking of locations that a departure goes by, beside those of `attribution`."""
 _FALLEN = 0.7
-_PLATE = 0.5
 _WEIGHT_SAMPLES = 64
+_MOST_SYNTHETIC = 100
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One planted fault: which layer was planted and which blamed (indices, None where not known or not asked).
+    """One planted fault: which layer was planted, which is blamed, and at which the computation departs.
+
+    Layers are indices, None where not known or not asked; `p_value` is the departure's.
 
     `overlap` and `rank` are, for each ranking, the IoU of the true locations with as many of the highest score, and the
     mean rank of the true ones among all, from 0 (first) to 1; `share` is how many of the layer's locations are true.
@@ -59,59 +75,49 @@ class Finding:
     layer: str
     planted: int | None = None
     blamed: int | None = None
+    departed: int | None = None
+    p_value: float = math.nan
     share: float = math.nan
     overlap: dict[str, float] = field(default_factory=dict)
     rank: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One graft that was tried: `turned` is whether the prediction changed."""
+
+    kind: str
+    receiver: str
+    giver: str
+    turned: bool
+
+
+@dataclass(frozen=True)
+class Planting:
+    """What was planted in one run, and found."""
+
+    findings: tuple[Finding, ...]
+    attempts: tuple[Attempt, ...] = ()
+
+
 def plant_faults(
-    run: Run, *, per_layer: int = 20, grafts: int = 30, split: str = "test", seed: int = 0
-) -> list[Finding]:
+    run: Run, *, per_layer: int = 20, grafts: int = 28, synthetic: int = 14, split: str = "test", seed: int = 0
+) -> Planting:
     """Plant `per_layer` feature faults at every layer, weight faults at every layer, and so many grafts, and look."""
-    network, voxels = run.network, run.voxels
     generator = np.random.default_rng(seed)
-    indices = run.model.read("validation/index") if split == "validation" else voxels.indices(split)
-    predicted = _predict(network, voxels, indices)
-    right = indices[predicted == voxels.labels[indices]]
-    donors = Donors(network, run.codebook, voxels, repair_layers(network.config))
-    return [
-        *_feature_faults(run, donors, right, per_layer, generator),
-        *_weight_faults(run, right, generator),
-        *_graft_faults(run, donors, right, grafts, generator),
+    indices = run.model.read("validation/index") if split == "validation" else run.voxels.indices(split)
+    course = run.measured_course()
+    unplanted, right = _unplanted(run, course, indices)
+    donors = Donors(run.network, run.codebook, run.voxels, repair_layers(run.network.config))
+    attempts: list[Attempt] = []
+    findings = [
+        *unplanted,
+        *_feature_faults(run, course, donors, right, per_layer, generator),
+        *_weight_faults(run, course, right, generator),
+        *_graft_faults(run, course, donors, _part_grafts(run, right, generator), grafts, attempts),
+        *_graft_faults(run, course, donors, _back_grafts(run, generator), synthetic, attempts),
     ]
-
-
-def graft_part(
-    receiver: UInt8[np.ndarray, "x y z"], giver: UInt8[np.ndarray, "x y z"]
-) -> tuple[UInt8[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]] | None:
-    """The receiver with what the giver has above its seat, and which voxels came new; None where it does not fit.
-
-    The seat, or the table's top, is the highest slice that has at least half as many voxels as the fullest slice of the
-    lower three quarters of the shape. The part keeps its place relative to the middle of the shape below it, in x
-    and y, at the nearest place where it lies within the receiver's extent.
-    """
-    seat, top = _plate(giver), _plate(receiver)
-    if seat is None or top is None:
-        return None
-    part = np.argwhere(giver[:, :, seat + 1 :])
-    if len(part) < 8:
-        return None
-    placed = part.copy()
-    placed[:, 2] += top + 1
-    for axis in (0, 1):
-        ours, theirs = (np.flatnonzero(grid.any(axis=(1 - axis, 2))) for grid in (receiver, giver))
-        behind = part[:, axis].mean() > theirs.mean()
-        edge = ours[-1] - part[:, axis].max() if behind else ours[0] - part[:, axis].min()
-        middle = round(ours.mean() - part[:, axis].mean())
-        apart = abs(part[:, axis].mean() - theirs.mean()) > (theirs[-1] - theirs[0]) / 4
-        placed[:, axis] += edge if apart else middle
-    inside = ((placed >= 0) & (placed < receiver.shape[0])).all(axis=1)
-    if inside.mean() < 0.9:
-        return None
-    placed = placed[inside]
-    grafted = receiver.copy()
-    grafted[tuple(placed.T)] = 1
-    return grafted, (grafted > 0) & (receiver == 0)
+    return Planting(tuple(findings), tuple(attempts))
 
 
 def locations_over(
@@ -134,21 +140,31 @@ def locations_over(
     )
 
 
-def _plate(grid: UInt8[np.ndarray, "x y z"]) -> int | None:
-    counts = grid.sum(axis=(0, 1), dtype=np.int64)
-    heights = np.flatnonzero(counts)
-    if not len(heights):
-        return None
-    low = heights[heights <= heights[0] + 0.75 * (heights[-1] - heights[0])]
-    full = heights[counts[heights] >= _PLATE * counts[low].max()]
-    return int(full[-1])
+def _unplanted(
+    run: Run, course: Course, indices: Int[np.ndarray, " sample"]
+) -> tuple[list[Finding], Int[np.ndarray, " right"]]:
+    """Departures of samples in which nothing was planted, and which samples are classified correctly."""
+    findings, right = [], []
+    for part in batches(indices):
+        grids = run.voxels.tensor(part)
+        features = encode(run.network, grids)
+        is_right = features[OUTPUT].flatten(1).argmax(1).cpu().numpy() == run.voxels.labels[part]
+        right.append(part[is_right])
+        departures = _departures(run, course, grids, features)
+        for index, fits, departure in zip(part, is_right, departures, strict=True):
+            layer, kind = run.network.config.index(departure.layer), CORRECT if fits else MISCLASSIFIED
+            findings.append(Finding(kind, run.voxels.names[index], "", None, None, layer, departure.p_value))
+    return findings, np.concatenate(right)
 
 
-def _predict(network: FERNet, voxels: VoxelSet, indices: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample"]:
-    parts = [
-        encode(network, voxels.tensor(part))[OUTPUT].flatten(1).argmax(1).cpu().numpy() for part in batches(indices)
-    ]
-    return np.concatenate(parts)
+def _departures(
+    run: Run, course: Course, grids: Float[Tensor, "sample 1 x y z"], features: Features
+) -> list[Departure]:
+    distances = {}
+    for layer in run.network.config.layer_names[:-1]:
+        book = run.codebook.layer(FEEDFORWARD, layer)
+        distances[layer] = book.distances(features[layer], book.assign(features[layer]))
+    return course.measure(distances, return_errors(run.network, grids, features))
 
 
 def _blamed(run: Run, features: Features, wrong: int, true: int) -> int:
@@ -178,9 +194,11 @@ def _located(
     edit = Replacement(run.network.encoder, layer, feature, donor, torch.tensor([true]), torch.tensor([wrong]))
     empty = encode(run.network, torch.zeros_like(grid))[layer]
     wanted = torch.from_numpy(truth)
+    book = run.codebook.layer(FEEDFORWARD, layer)
+    scores = {name: ranking(edit).cpu() for name, ranking in rankings(run.codebook, grid, empty).items()}
+    scores[CODE_DISTANCE] = torch.from_numpy(book.location_distances(feature, book.assign(feature)))
     overlap, rank = {}, {}
-    for name, ranking in rankings(run.codebook, grid, empty).items():
-        score = ranking(edit).cpu()
+    for name, score in scores.items():
         found = highest(score, int(truth.sum()))[0]
         overlap[name] = float((found & wanted).sum() / (found | wanted).sum())
         order = torch.argsort(torch.argsort(score[0], descending=True, stable=True))
@@ -189,7 +207,12 @@ def _located(
 
 
 def _feature_faults(
-    run: Run, donors: Donors, right: Int[np.ndarray, " sample"], per_layer: int, generator: np.random.Generator
+    run: Run,
+    course: Course,
+    donors: Donors,
+    right: Int[np.ndarray, " sample"],
+    per_layer: int,
+    generator: np.random.Generator,
 ) -> Iterator[Finding]:
     network, voxels, config = run.network, run.voxels, run.network.config
     names = config.layer_names[:-1]
@@ -211,8 +234,22 @@ def _feature_faults(
             where: tuple[dict[str, float], dict[str, float]] = ({}, {})
             if math.prod(shape) > 1:
                 where = _located(run, donors, planted, grid, layer, block.ravel(), wrong=wrong, true=true)
-            blamed = _blamed(run, planted, wrong, true)
-            yield Finding(FEATURE, voxels.names[receiver], layer, number, blamed, float(block.mean()), *where)
+            yield Finding(
+                FEATURE,
+                voxels.names[receiver],
+                layer,
+                number,
+                _blamed(run, planted, wrong, true),
+                *_departed(run, course, grid, planted),
+                float(block.mean()),
+                *where,
+            )
+
+
+def _departed(run: Run, course: Course, grid: Float[Tensor, "1 1 x y z"], features: Features) -> tuple[int, float]:
+    """Layer and p-value of one sample's departure."""
+    [departure] = _departures(run, course, grid, features)
+    return run.network.config.index(departure.layer), departure.p_value
 
 
 def _block(shape: tuple[int, ...], generator: np.random.Generator) -> Bool[np.ndarray, "x y z"]:
@@ -250,7 +287,9 @@ def _above(network: FERNet, layer: str, features: Features, moved: Tensor) -> Fe
     return found
 
 
-def _weight_faults(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[Finding]:
+def _weight_faults(
+    run: Run, course: Course, right: Int[np.ndarray, " sample"], generator: np.random.Generator
+) -> Iterator[Finding]:
     voxels = run.voxels
     chosen = np.sort(generator.permutation(right)[:_WEIGHT_SAMPLES])
     grids = voxels.tensor(chosen)
@@ -266,7 +305,8 @@ def _weight_faults(run: Run, right: Int[np.ndarray, " sample"], generator: np.ra
         for row in wrong:
             one = {name: feature[row : row + 1] for name, feature in features.items()}
             blamed = _blamed(run, one, int(predicted[row]), int(voxels.labels[chosen[row]]))
-            yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed)
+            departed = _departed(run, course, grids[row : row + 1], one)
+            yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed, *departed)
 
 
 def _with_noise(network: FERNet, layer: str, noise: float, seed: int) -> FERNet:
@@ -279,48 +319,105 @@ def _with_noise(network: FERNet, layer: str, noise: float, seed: int) -> FERNet:
     return faulty
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A graft to try; after the first of a `receiver` that turns the prediction its others are left out."""
+
+    kind: str
+    receiver: str
+    pair: tuple[str, str]
+    graft: Graft
+
+
+def _part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[_Candidate]:
+    """Parts of training shapes on receivers, of every pair of classes in turn."""
+    voxels = run.voxels
+    training = np.setdiff1d(voxels.indices("train"), run.model.read("validation/index"))
+    padding = VoxelSettings.from_json(run.model.config["voxelization"]).padding
+
+    def of_pair(receiver: str, giver: str) -> Iterator[list[_Candidate]]:
+        classes = voxels.classes
+        givers = training[voxels.labels[training] == classes.index(giver)]
+        for index in generator.permutation(right[voxels.labels[right] == classes.index(receiver)]).tolist():
+            found = []
+            for other in generator.permutation(givers)[:GIVERS].tolist():
+                grafted = graft_part(*voxels.grids([index, other]), padding=padding)
+                if grafted is not None:
+                    found.append(_Candidate(GRAFT, voxels.names[index], (receiver, giver), grafted))
+            yield found
+
+    pairs = [of_pair(*pair) for pair in GRAFTS if set(pair) <= set(voxels.classes)]
+    for row in zip_longest(*pairs, fillvalue=()):
+        for candidates in row:
+            yield from candidates
+
+
+def _back_grafts(run: Run, generator: np.random.Generator) -> Iterator[_Candidate]:
+    """Chairs' backs on synthetic tables; none where the network knows neither class."""
+    pair = ("table", "chair")
+    if set(pair) <= set(run.voxels.classes):
+        settings = VoxelSettings.from_json(run.model.config["voxelization"])
+        for number in range(_MOST_SYNTHETIC):
+            yield _Candidate(SYNTHETIC, f"synthetic_{number:03}", pair, graft_back(generator, settings))
+
+
 def _graft_faults(
-    run: Run, donors: Donors, right: Int[np.ndarray, " sample"], most: int, generator: np.random.Generator
+    run: Run, course: Course, donors: Donors, candidates: Iterable[_Candidate], most: int, attempts: list[Attempt]
 ) -> Iterator[Finding]:
-    network, voxels, config = run.network, run.voxels, run.network.config
-    if not {RECEIVER, DONOR} <= set(voxels.classes):
-        return
-    true, wrong = voxels.classes.index(RECEIVER), voxels.classes.index(DONOR)
-    receivers = generator.permutation(right[voxels.labels[right] == true])
-    givers = generator.permutation(right[voxels.labels[right] == wrong])
-    done = 0
-    for receiver, giver in zip(receivers, np.resize(givers, len(receivers)) if len(givers) else [], strict=False):
-        grafted = graft_part(*voxels.grids([int(receiver), int(giver)]))
-        if grafted is None:
-            continue
-        grid = torch.from_numpy(grafted[0]).float()[None, None]
-        features = encode(network, grid)
-        if int(features[OUTPUT].argmax()) != wrong:
-            continue
-        for layer in repair_layers(config):
-            truth = locations_over(config, layer, grafted[1])
-            if truth.any():
-                where = _located(run, donors, features, grid, layer, truth, wrong=wrong, true=true)
-                yield Finding(GRAFT, voxels.names[receiver], layer, None, None, float(truth.mean()), *where)
-        done += 1
-        if done == most:
+    """Findings of the first `most` grafts that turn the prediction; what was tried is added to `attempts`."""
+    network, classes = run.network, run.voxels.classes
+    turned: set[tuple[str, tuple[str, str]]] = set()
+    for candidate in candidates:
+        if len(turned) == most:
             return
+        key = (candidate.receiver, candidate.pair)
+        if key in turned:
+            continue
+        both = torch.from_numpy(np.stack([candidate.graft.without, candidate.graft.grid])).float()[:, None]
+        features = encode(network, both)
+        true = classes.index(candidate.pair[0])
+        without, wrong = features[OUTPUT].flatten(1).argmax(1).tolist()
+        if without != true:
+            continue
+        attempts.append(Attempt(candidate.kind, *candidate.pair, turned=wrong != true))
+        if wrong == true:
+            continue
+        turned.add(key)
+        grid, grafted = both[1:], {name: feature[1:] for name, feature in features.items()}
+        blamed, departed = _blamed(run, grafted, wrong, true), _departed(run, course, grid, grafted)
+        for layer in repair_layers(network.config):
+            truth = locations_over(network.config, layer, candidate.graft.new)
+            if truth.any():
+                where = _located(run, donors, grafted, grid, layer, truth, wrong=wrong, true=true)
+                share = float(truth.mean())
+                yield Finding(candidate.kind, candidate.receiver, layer, None, blamed, *departed, share, *where)
 
 
-def summarise_planted(findings: Sequence[Finding], *, layers: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Figures of the faults of one run or of several pooled, with 95 % intervals over shapes.
 
-    `hit` is the share of faults whose layer was blamed, `near` counts the layers beside it too; `chance` is that of a
-    guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
+    `hit` is the share of faults whose layer was blamed, `near` counts the layers beside it too; `departure_hit` and
+    `departure_near` are the same of departures, and `significant` the share of departures at 5 %; `chance` is that of
+    a guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
     """
-    answer: dict[str, Any] = {"layer": {}, "location": {}}
+    findings = [found for planting in plantings for found in planting.findings]
+    answer: dict[str, Any] = {"layer": {}, "location": {}, "unplanted": {}, "grafts": {}}
+    for kind in (CORRECT, MISCLASSIFIED):
+        some = [found for found in findings if found.kind == kind]
+        if some:
+            answer["unplanted"][kind] = {"n": len(some), **_significant(some, seed)}
+    for attempt in (attempt for planting in plantings for attempt in planting.attempts):
+        counts = answer["grafts"].setdefault(attempt.kind, {})
+        count = counts.setdefault(f"{attempt.giver} on {attempt.receiver}", {"tried": 0, "turned": 0})
+        count["tried"] += 1
+        count["turned"] += attempt.turned
     for kind in (FEATURE, WEIGHT):
         rows = [found for found in findings if found.kind == kind]
         for name in ("all", *layers):
             some = [found for found in rows if name in ("all", found.layer)]
             if some:
                 answer["layer"].setdefault(kind, {})[name] = _layer_hits(some, len(layers), seed)
-    for kind in (GRAFT, FEATURE):
+    for kind in (GRAFT, SYNTHETIC, FEATURE):
         for layer in layers:
             some = [found for found in findings if found.kind == kind and found.layer == layer and found.overlap]
             if some:
@@ -330,12 +427,19 @@ def summarise_planted(findings: Sequence[Finding], *, layers: Sequence[str], see
 
 def _layer_hits(rows: Sequence[Finding], layers: int, seed: int) -> dict[str, Any]:
     weights = shape_weights([found.shape for found in rows], seed=seed)
-    away = np.array([abs((found.blamed or 0) - (found.planted or 0)) for found in rows])
     result: dict[str, Any] = {"n": len(rows), "chance": 1 / layers}
-    for name, hit in (("hit", away == 0), ("near", away <= 1)):
-        values = hit.astype(np.float64)
-        result[name], result[f"{name}_ci"] = mean_with_interval(values, weights)
-    return result
+    planted = np.array([found.planted or 0 for found in rows])
+    for prefix, named in (("", [found.blamed for found in rows]), ("departure_", [found.departed for found in rows])):
+        away = np.abs(np.array([layer or 0 for layer in named]) - planted)
+        for name, hit in (("hit", away == 0), ("near", away <= 1)):
+            result[prefix + name], result[f"{prefix}{name}_ci"] = mean_with_interval(hit.astype(np.float64), weights)
+    return {**result, **_significant(rows, seed)}
+
+
+def _significant(rows: Sequence[Finding], seed: int) -> dict[str, Any]:
+    values = np.array([found.p_value <= SIGNIFICANT for found in rows], dtype=np.float64)
+    share, interval = mean_with_interval(values, shape_weights([found.shape for found in rows], seed=seed))
+    return {"significant": share, "significant_ci": interval}
 
 
 def _location_scores(rows: Sequence[Finding], seed: int) -> dict[str, Any]:

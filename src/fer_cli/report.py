@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fer_cli.activations import PATHS
+from fer_cli.departure import Departure
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.repair import RepairTest
 
@@ -81,7 +82,10 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
     )
     heading = Text.assemble(
-        (printable(diagnosis.sample), "bold"), "  ", ("", "") if correct is None else _mark_text(correct)
+        (printable(diagnosis.sample), "bold"),
+        "  ",
+        ("", "") if correct is None else _mark_text(correct),
+        _short_departure(diagnosis.departure),
     )
     note = Text(
         "calibrated evidence in nats, for the predicted class and for the "
@@ -119,6 +123,13 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
             "layer": diagnosis.blame.layer,
             "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
             "margin": diagnosis.blame.margin,
+        },
+        "departure": None
+        if diagnosis.departure is None
+        else {
+            "layer": diagnosis.departure.layer,
+            "locations": [[int(index) for index in location] for location in diagnosis.departure.locations],
+            **_finite({key: getattr(diagnosis.departure, key) for key in ("score", "margin", "p_value")}),
         },
         "repair": [
             {
@@ -247,6 +258,23 @@ def suspicion_level(suspicion: Suspicion) -> str:
     """The conventional 5 %, and what one correct sample in five reaches."""
     p = suspicion.p_value
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
+
+
+def departure_sentence(departure: Departure) -> str:
+    """Where the computation departs from the usual one, if it does."""
+    return (
+        f"Below {departure.layer} the features are as they usually are, given one another; at {departure.layer} they "
+        f"are not. {departure.p_value:.0%} of the validation samples depart as far somewhere."
+    )
+
+
+def _short_departure(departure: Departure | None) -> str:
+    """The same in a few words; none where there is none to tell of."""
+    if departure is None:
+        return "  departure not known; run 'fer cluster' again"
+    if not departure.is_significant:
+        return ""
+    return f"  departs from the usual at {printable(departure.layer)}, p {departure.p_value:.3f}"
 
 
 def repair_sentence(test: RepairTest) -> str:

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fer_cli.activations import batches, encode
 from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.codebook import Codebook, open_codebook
 from fer_cli.dataset import Sample, VoxelSet, load_sample, open_voxels
+from fer_cli.departure import Course, known_course, load_course, return_errors
 from fer_cli.errors import UsageError
 from fer_cli.model import FERNet, load_network
 from fer_cli.reading import Calibration, load_calibration
 from fer_cli.schema import MODEL
 from fer_cli.temperature import Temperatures, load_evidence, load_temperatures
-from fer_cli.typicality import Typicality, load_typicality
+from fer_cli.typicality import Typicality, load_distances, load_typicality
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,22 @@ class Run:
     def typicality(self) -> Typicality:
         """How far the validation samples lie from their codes."""
         return load_typicality(self._codebook[1])
+
+    @cached_property
+    def course(self) -> Course | None:
+        """The usual course of the computation; None if the codebook was made before that was stored."""
+        return load_course(self._codebook[1], self.network.config.layer_names)
+
+    def measured_course(self) -> Course:
+        """The same, measured on the validation samples where the codebook does not hold it."""
+        if self.course is not None:
+            return self.course
+        parts = []
+        for part in batches(self.model.read("validation/index")):
+            grids = self.voxels.tensor(part)
+            parts.append(return_errors(self.network, grids, encode(self.network, grids)))
+        errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+        return known_course(self.network.config.layer_names, load_distances(self._codebook[1]), errors)
 
     @cached_property
     def voxels(self) -> VoxelSet:

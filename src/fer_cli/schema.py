@@ -261,6 +261,14 @@ CODEBOOK = Format(
             "summed squared distance of their feedforward features to the chosen centroids, each layer below the "
             "output",
         ),
+        DatasetSpec(
+            "calibration/return_error/{layer}",
+            ("validation",),
+            "float64",
+            "summed squared distance between their feedforward feature below a layer (the input below the lowest) and "
+            "what one step of the feedback network makes of the layer's own; earlier codebooks lack it",
+            required=False,
+        ),
     ),
 )
 
