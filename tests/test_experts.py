@@ -7,7 +7,9 @@ from fer_cli.experts import SOFTMAX, even_weights, evidence_experts, nearest_exp
 
 def encoded(features: np.ndarray, labels: np.ndarray, *, classes: int = 3) -> Encoded:
     count = len(labels)
-    return Encoded(np.arange(count), labels, np.zeros((count, classes), np.float32), {"fc7": features.astype(np.float32)})
+    return Encoded(
+        np.arange(count), labels, np.zeros((count, classes), np.float32), {"fc7": features.astype(np.float32)}
+    )
 
 
 def test_every_expert_gives_log_probabilities() -> None:

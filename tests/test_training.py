@@ -25,6 +25,7 @@ from fer_cli.phases import (
     draw_entries,
     entry_shares,
     mixed_precision,
+    occupied_weights,
     voxel_iou,
 )
 from fer_cli.progress import TrainingProgress
@@ -467,3 +468,10 @@ def test_want_of_memory_says_which_batch_size_to_try(
     monkeypatch.setattr(FeedforwardPhase, "terms", fail)
     with pytest.raises(ResourceError, match=r"out of memory with batches of 18 shapes\. Try --batch-size 8"):
         train(run_paths.voxels, tmp_path / "m.h5", settings(), device=CPU)
+
+
+def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
+    config = NetworkConfig(PRESETS["compact"], ("a", "b"), 32)
+    weights = dict(zip(config.layer_names[::-1], occupied_weights(config, 16.0).tolist(), strict=True))
+    places = {"conv1": 2.0, "conv2": 2.0, "conv3": 2.0, "conv4": 2.0}
+    assert weights == {**dict.fromkeys(config.layer_names, 4.0), **places}

@@ -140,8 +140,8 @@ class FeedbackPhase:
         self.learning_rate = settings.feedback_learning_rate
         sample = data.training[:: max(1, len(data.training) // 512)]
         share = float(data.voxels.grids(sample).mean())
-        # The fourth root lies between calibrated probabilities (weight 1) and balanced classes; see docs/results.md.
-        self.occupied_weight = torch.tensor(((1 - share) / max(share, 1e-6)) ** 0.25, device=data.device)
+        balance = (1 - share) / max(share, 1e-6)
+        self.occupied_weights = occupied_weights(network.config, balance).to(data.device)
         self.mean_squares = self._mean_squares(sample)
         self.entry_shares = entry_shares(network.config, settings.class_code_share)
 
@@ -186,7 +186,10 @@ class FeedbackPhase:
             }
             decoding = module(targets[levels[start]][: held[start]], levels[start], skips=skips, edit=join)
         voxels = functional.binary_cross_entropy_with_logits(
-            decoding.logits.float(), grids, pos_weight=self.occupied_weight, reduction="sum"
+            decoding.logits.float(),
+            grids,
+            pos_weight=self.occupied_weights[entries][:, None, None, None, None],
+            reduction="sum",
         )
         distances = [
             # Below its entry only: what enters at a level is the target itself.
@@ -205,14 +208,13 @@ class FeedbackPhase:
         """Voxel cross-entropy and IoU of the reconstruction from the local layer, every gate shut."""
         module.eval()
         layer = self.network.config.local_layer
+        weight = self.occupied_weights[self.network.config.layer_names[::-1].index(layer)]
         sums = torch.zeros(2, dtype=torch.float64)
         for indices in batches(self.data.validation[self.data.world.rows]):
             grids, _ = self.data.batch(indices)
             with mixed_precision(self.data.device):
                 decoding = module(self.network.encoder.features(grids)[layer], layer)
-            loss = functional.binary_cross_entropy_with_logits(
-                decoding.logits.float(), grids, pos_weight=self.occupied_weight
-            )
+            loss = functional.binary_cross_entropy_with_logits(decoding.logits.float(), grids, pos_weight=weight)
             sums[0] += loss.cpu() * len(indices)
             sums[1] += voxel_iou(decoding.occupancy, grids[:, 0]).sum().cpu()
         loss, iou = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
@@ -232,6 +234,17 @@ def entry_shares(config: NetworkConfig, class_code_share: float) -> Float[Tensor
         [2.0 if spec.name == config.local_layer else 0.4 if spec.is_dense else 1.0 for spec in config.layers[::-1]]
     )
     return torch.cat([torch.tensor([class_code_share]), weights / weights.sum() * (1 - class_code_share)])
+
+
+def occupied_weights(config: NetworkConfig, balance: float) -> Float[Tensor, " level"]:
+    """Weight of occupied voxels in the reconstruction from each level, from the output down.
+
+    `balance` is the weight that makes occupied and free voxels count the same; 1 gives calibrated probabilities. From a
+    level that keeps places, the fourth root of it; from one whose map is a single location, the square root, without
+    which shapes of thin parts, of which no voxel is likely, would be reconstructed as nothing.
+    """
+    places = [int(np.prod(config.level_shape(name)[1:])) for name in config.layer_names[::-1]]
+    return torch.tensor([balance ** (0.25 if count > 1 else 0.5) for count in places])
 
 
 def draw_entries(count: int, shares: Float[Tensor, " level"], generator: torch.Generator) -> Int[Tensor, " sample"]:
