@@ -335,7 +335,7 @@ def refused(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Refused:
         input=json.dumps([case.command.split() for case in REFUSALS]),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
+        timeout=900,
         check=True,
     )
     outcomes = {
