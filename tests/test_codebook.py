@@ -69,6 +69,20 @@ def test_codes_are_those_of_each_location() -> None:
     assert all(exemplars[s, loc] == layer.exemplar[loc, codes[s, loc]] for s, loc in np.ndindex(7, 8))
 
 
+def test_distances_are_squared_and_summed_over_locations_in_double_precision() -> None:
+    layer = book()
+    feature = torch.randn(3, 5, 4, 2, 1, generator=torch.Generator().manual_seed(1))
+    codes = np.random.default_rng(2).integers(0, 6, (3, 8))
+    found = layer.distances(feature, codes)
+    assert found.dtype == np.float64
+    for sample in range(3):
+        expected = 0.0
+        for location, (x, y, z) in enumerate(np.ndindex(4, 2, 1)):
+            away = feature[sample, :, x, y, z].numpy() - layer.centroids[location, codes[sample, location]]
+            expected += float(np.square(away, dtype=np.float64).sum())
+        assert found[sample] == pytest.approx(expected, rel=1e-12)
+
+
 def test_map_of_centroids_has_the_codes_it_was_made_of() -> None:
     layer = book()
     codebook = Codebook(CONFIG, np.ones(3) / 3, lambda path, name: layer)

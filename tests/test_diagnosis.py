@@ -28,7 +28,7 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     assert diagnosis.predicted == classes[reading.predicted[0]]
     assert list(diagnosis.probabilities) == list(classes)
     assert sum(diagnosis.probabilities.values()) == pytest.approx(1, abs=1e-6)
-    assert diagnosis.local_layer == "conv2"
+    assert (diagnosis.label, diagnosis.local_layer) == ("pole", "conv2")
     np.testing.assert_array_equal(diagnosis.input_grid, sample.grid)
     np.testing.assert_array_equal(diagnosis.local_grid, local_reconstruction(run.network, reading, "conv2")[0])
     code = class_code_reconstruction(run.network, run.codebook, reading)
@@ -36,6 +36,7 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     nearest = run.voxels.names.index(diagnosis.nearest_training_sample)
     np.testing.assert_array_equal(diagnosis.nearest_grid, run.voxels.grids([nearest])[0])
     grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    assert {grid.dtype for grid in grids} == {np.dtype(np.float32)}
     errors = table1_errors(*(grid[None] for grid in grids))
     assert diagnosis.errors == {name: float(values[0]) for name, values in errors.items()}
     assert [layer.name for layer in diagnosis.layers] == list(run.network.config.layer_names)
@@ -47,6 +48,9 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
             exemplar = run.voxels.names.index(getattr(layer, f"{path}_exemplar"))
             grid = getattr(layer, f"{path}_exemplar_grid")
             np.testing.assert_array_equal(grid, run.voxels.grids([exemplar])[0])
+            assert grid.dtype == np.float32
+            worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
+            assert getattr(layer, f"{path}_temperature") == worth
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
@@ -138,7 +142,14 @@ def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clust
     assert unlabelled.blame == Blame(None, (), (), None)
     for label in {0, 1, 2} - {predicted}:
         wrong = explain(run, Sample("shape", grid, label))
-        assert wrong.blame == blamed(label)
+        assert (wrong.label, wrong.blame) == (config.classes[label], blamed(label))
+        assert wrong.category == categorise(
+            dict(zip(config.classes, run.temperatures.calibrated(reading.probabilities)[0].tolist(), strict=True)),
+            config.classes[label],
+            atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+            suspicion=wrong.suspicion.p_value,
+            blame=wrong.blame,
+        )
         layer = repair.tested_layer(config, str(wrong.blame.layer))
         assert layer is not None
         assert wrong.repair == (tested(label, layer, "label"), tested(implied, layer, "evidence"))

@@ -23,7 +23,7 @@ LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
 # Side of each layer's feature map at 32³.
 SIDES = {"conv1": 16, "conv2": 8, "conv3": 4, "conv4": 2, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
 ERRORS = {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
-PER_CLASS = 16
+PER_CLASS = 20  # a tenth is two of a class
 FEEDBACK_EPOCHS = 10
 K = "16,16,16,12,12,10,10"
 
