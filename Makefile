@@ -2,6 +2,8 @@
 # make test   everything a fresh machine needs, then all tests
 # make check  the fast gate: format, lint, types, layers, unit tests
 # make docs   the documentation as a site, in site/, strictly: a broken link ends it
+# make coverage all tests, with the lines and branches of the package that they run
+# make mutants small faults in three modules, and which of them no test notices
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs lowest format clean
+.PHONY: demo test check docs coverage mutants lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -33,11 +35,26 @@ format: $(VENV)/.installed-dev
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/coverage json --quiet -o .coverage.json
+	$(BIN)/python benchmarks/covered.py .coverage.json
+
+# One thread, since mutmut forks; the tests' network is trained once, not for every mutant.
+mutants: .venv-mutants/.installed
+	rm -rf mutants
+	mkdir -p mutants/run
+	OMP_NUM_THREADS=1 FER_TINY_RUN=$(CURDIR)/mutants/run .venv-mutants/bin/mutmut run --max-children 1
+	.venv-mutants/bin/python benchmarks/mutants.py
+
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-lowest fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-docs .venv-lowest .venv-mutants mutants fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +70,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 .venv-docs/.installed: constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install $(PIP_FLAGS) constraints.txt mkdocs mkdocs-material
+	touch $@
+
+.venv-mutants/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install $(PIP_FLAGS) constraints.txt --editable '.[test]' mutmut
 	touch $@
 
 .venv-lowest/.installed: pyproject.toml constraints-lowest.txt

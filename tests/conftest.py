@@ -98,8 +98,11 @@ def box_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
-    """The artifacts of the tiny run."""
-    paths = RunPaths.in_folder(tmp_path_factory.mktemp("run"))
+    """The artifacts of the tiny run; with `FER_TINY_RUN`, a folder, made there once and kept, for `make mutants`."""
+    kept = os.environ.get("FER_TINY_RUN")
+    paths = RunPaths.in_folder(Path(kept) if kept else tmp_path_factory.mktemp("run"))
+    if kept and paths.codebook.exists():
+        return paths
     device = torch.device("cpu")
     voxelize_source(box_source, paths.voxels, VoxelSettings(8, 0), workers=1)
     with pytest.MonkeyPatch.context() as patch:

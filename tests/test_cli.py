@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -305,7 +305,8 @@ class Refused:
 
 FORKING = """
 import json, os, sys
-from fer_cli import cli, diagnosis, evaluate, evaluation_report, info, mosaic, probe, report, terminal, voxelize
+from fer_cli import cli, diagnosis, evaluate, evaluation_report, info, mosaic, probe, report, scanning
+from fer_cli import terminal, triangles, voxelize
 codes = []
 for number, command in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:
@@ -323,25 +324,31 @@ print(json.dumps(codes))
 """
 
 
+def forked(commands: Sequence[Sequence[object]], streams: Path, *, folder: Path, **variables: str) -> list[Outcome]:
+    """What commands end with, one after the other, each in a fork of one process that has imported what they need."""
+    forking = subprocess.run(
+        [sys.executable, "-c", FORKING, streams],
+        cwd=folder,
+        env=os.environ | variables,
+        input=json.dumps([[str(word) for word in words] for words in commands]),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    return [
+        Outcome(code, *((streams / f"{number}.{name}").read_text() for name in ("stdout", "stderr")))
+        for number, code in enumerate(json.loads(forking.stdout))
+    ]
+
+
 @pytest.fixture(scope="module")
 def refused(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Refused:
     """Every refusal's outcome; the run is named by FER_RUN alone."""
-    streams = tmp_path_factory.mktemp("streams")
     before = contents(place)
-    forking = subprocess.run(
-        [sys.executable, "-c", FORKING, streams],
-        cwd=place,
-        env=os.environ | {"FER_RUN": "run"},
-        input=json.dumps([case.command.split() for case in REFUSALS]),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    outcomes = {
-        case.name: Outcome(code, *((streams / f"{i}.{name}").read_text() for name in ("stdout", "stderr")))
-        for i, (case, code) in enumerate(zip(REFUSALS, json.loads(forking.stdout), strict=True))
-    }
+    commands = [case.command.split() for case in REFUSALS]
+    ended = forked(commands, tmp_path_factory.mktemp("streams"), folder=place, FER_RUN="run")
+    outcomes = {case.name: outcome for case, outcome in zip(REFUSALS, ended, strict=True)}
     return Refused(outcomes, before, contents(place))
 
 
@@ -392,30 +399,33 @@ def test_odd_names_of_files_reach_the_user_whatever_the_encoding(encoding: str, 
     (folder / f"{ODD}.off").write_text(SHEET)
     (folder / f"{ODD} bad.off").write_text("no mesh")
 
-    def run(*words: object, output: str) -> subprocess.CompletedProcess[str]:
-        return fer("voxelize", *words, "-o", output, folder=tmp_path, PYTHONIOENCODING=encoding)
-
-    for words in ((folder,), (folder / f"{ODD}.off",)):
-        outcome = run(*words, "--force", output="v.h5")
-        assert (outcome.returncode, outcome.stderr) == (0, "")
-        assert fer("info", "v.h5", folder=tmp_path, PYTHONIOENCODING=encoding).returncode == 0
-    answer = json.loads(run(folder, "--json", output="j.h5").stdout)
-    assert [item["source"] for item in answer["skipped"]] == ["chair \n\x1b[31m? bad.off"]
-    outcome = run(folder, "--strict", output="s.h5")
-    assert outcome.returncode == 3
-    assert re.fullmatch(r"fer: chair \S+ bad\.off: not an OFF file; it begins with 'no mesh'\.\n", outcome.stderr)
-    assert "\x1b" not in outcome.stderr
+    (tmp_path / "streams").mkdir()
+    commands = [
+        ("voxelize", folder, "-o", "v.h5"),
+        ("info", "v.h5"),
+        ("voxelize", folder / f"{ODD}.off", "-o", "one.h5"),
+        ("info", "one.h5"),
+        ("voxelize", folder, "-o", "j.h5", "--json"),
+        ("voxelize", folder, "-o", "s.h5", "--strict"),
+    ]
+    *told, as_json, strict = forked(commands, tmp_path / "streams", folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert [(outcome.code, outcome.stderr) for outcome in told] == [(0, "")] * 4
+    assert [item["source"] for item in json.loads(as_json.stdout)["skipped"]] == ["chair \n\x1b[31m? bad.off"]
+    assert strict.code == 3
+    assert re.fullmatch(r"fer: chair \S+ bad\.off: not an OFF file; it begins with 'no mesh'\.\n", strict.stderr)
+    assert "\x1b" not in strict.stderr
 
 
 def test_shapes_that_enclose_nothing_are_named(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s/box.off").write_text(BOX)
     (tmp_path / "s/sheet.off").write_text(SHEET)
-    for fill, named in (("solid", ["sheet"]), ("surface", None)):
-        outcome = fer("voxelize", "s", "-o", f"{fill}.h5", "--fill", fill, "--json", folder=tmp_path)
-        assert json.loads(outcome.stdout)["enclosing_nothing"] == named
-    outcome = fer("voxelize", "s", "-o", "solid.h5", "--fill", "solid", "--force", folder=tmp_path)
-    assert "\n1 of 2 shapes enclose nothing: sheet\n" in outcome.stdout
+    (tmp_path / "streams").mkdir()
+    solid = ("voxelize", "s", "-o", "solid.h5", "--fill", "solid", "--force")
+    surface = ("voxelize", "s", "-o", "surface.h5", "--json")
+    *answers, told = forked([(*solid, "--json"), surface, solid], tmp_path / "streams", folder=tmp_path)
+    assert [json.loads(answer.stdout)["enclosing_nothing"] for answer in answers] == [["sheet"], None]
+    assert "\n1 of 2 shapes enclose nothing: sheet\n" in told.stdout
 
 
 # help

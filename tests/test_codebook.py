@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import Rewrite
 from fer_cli.activations import PATHS
+from fer_cli.artifact import open_artifact
 from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.codebook import Codebook, LayerCodebook, class_evidence, open_codebook
-from fer_cli.errors import ArtifactError
+from fer_cli.errors import ArtifactError, LineageError
 from fer_cli.model import NetworkConfig
 from fer_cli.receptive import LayerSpec
 from fer_cli.run import Run, RunPaths
-from fer_cli.schema import CODEBOOK
+from fer_cli.schema import CODEBOOK, MODEL
 
 CONFIG = NetworkConfig((LayerSpec("a", 5, 4, 4), LayerSpec("b", 3, 2, 2)), ("p", "q", "r"), 8)
 
@@ -65,6 +67,20 @@ def test_codes_are_those_of_each_location() -> None:
             assert codes[sample, location] == np.argmin(distances)
     exemplars = layer.chosen_exemplars(codes)
     assert all(exemplars[s, loc] == layer.exemplar[loc, codes[s, loc]] for s, loc in np.ndindex(7, 8))
+
+
+def test_distances_are_squared_and_summed_over_locations_in_double_precision() -> None:
+    layer = book()
+    feature = torch.randn(3, 5, 4, 2, 1, generator=torch.Generator().manual_seed(1))
+    codes = np.random.default_rng(2).integers(0, 6, (3, 8))
+    found = layer.distances(feature, codes)
+    assert found.dtype == np.float64
+    for sample in range(3):
+        expected = 0.0
+        for location, (x, y, z) in enumerate(np.ndindex(4, 2, 1)):
+            away = feature[sample, :, x, y, z].numpy() - layer.centroids[location, codes[sample, location]]
+            expected += float(np.square(away, dtype=np.float64).sum())
+        assert found[sample] == pytest.approx(expected, rel=1e-12)
 
 
 def test_map_of_centroids_has_the_codes_it_was_made_of() -> None:
@@ -134,3 +150,17 @@ def test_codebook_without_a_class_is_refused(run: Run, run_paths: RunPaths, tmp_
         writer.write("calibration/probability", np.ones((1, 3), np.float32))
     with pytest.raises(ArtifactError, match=r"c\.h5 is damaged: its class counts are \[5, 0, 5\]\. Run 'fer cluster'"):
         open_codebook(tmp_path / "c.h5", run.model, run.network.config)
+
+
+def test_another_kind_of_artifact_is_refused(run: Run, run_paths: RunPaths) -> None:
+    with pytest.raises(ArtifactError, match="is a fer-voxels file, but a fer-codebook file is needed"):
+        open_codebook(run_paths.voxels, run.model, run.network.config)
+    with pytest.raises(ArtifactError, match="Run 'fer cluster' to make it"):
+        open_codebook(run_paths.voxels.with_name("none.h5"), run.model, run.network.config)
+
+
+def test_codebook_of_another_model_is_refused(run: Run, run_paths: RunPaths, rewrite: Rewrite, tmp_path: Path) -> None:
+    bias = "encoder/blocks.output.2.bias"
+    rewrite(run.model, tmp_path / "model.h5", {bias: run.model.read(bias) + 1})
+    with pytest.raises(LineageError, match="was made from model"):
+        open_codebook(run_paths.codebook, open_artifact(tmp_path / "model.h5", MODEL), run.network.config)

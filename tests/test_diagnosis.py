@@ -1,18 +1,25 @@
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from diagnoses import LOCATIONS, diagnosis_of
+from fer_cli import repair
 from fer_cli.activations import FEEDFORWARD, PATHS
+from fer_cli.blame import Blame, find_blame
 from fer_cli.categories import categorise
 from fer_cli.dataset import Sample
 from fer_cli.departure import return_errors
 from fer_cli.diagnosis import explain
+from fer_cli.donors import Donors
 from fer_cli.errors import UsageError
 from fer_cli.reading import code_distances, read_samples
 from fer_cli.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
+from fer_cli.repair import Repairer, RepairTest, repair_test
 from fer_cli.run import Run
+from fer_cli.temperature import implied_class
 
 
 def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
@@ -23,7 +30,7 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     assert diagnosis.predicted == classes[reading.predicted[0]]
     assert list(diagnosis.probabilities) == list(classes)
     assert sum(diagnosis.probabilities.values()) == pytest.approx(1, abs=1e-6)
-    assert diagnosis.local_layer == "conv2"
+    assert (diagnosis.label, diagnosis.local_layer) == ("pole", "conv2")
     np.testing.assert_array_equal(diagnosis.input_grid, sample.grid)
     np.testing.assert_array_equal(diagnosis.local_grid, local_reconstruction(run.network, reading, "conv2")[0])
     code = class_code_reconstruction(run.network, run.codebook, reading)
@@ -31,6 +38,7 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     nearest = run.voxels.names.index(diagnosis.nearest_training_sample)
     np.testing.assert_array_equal(diagnosis.nearest_grid, run.voxels.grids([nearest])[0])
     grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    assert {grid.dtype for grid in grids} == {np.dtype(np.float32)}
     errors = table1_errors(*(grid[None] for grid in grids))
     assert diagnosis.errors == {name: float(values[0]) for name, values in errors.items()}
     assert [layer.name for layer in diagnosis.layers] == list(run.network.config.layer_names)
@@ -42,6 +50,9 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
             exemplar = run.voxels.names.index(getattr(layer, f"{path}_exemplar"))
             grid = getattr(layer, f"{path}_exemplar_grid")
             np.testing.assert_array_equal(grid, run.voxels.grids([exemplar])[0])
+            assert grid.dtype == np.float32
+            worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
+            assert getattr(layer, f"{path}_temperature") == worth
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
@@ -112,6 +123,63 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
 
 
+@pytest.mark.parametrize("name", ["beam_test_02", "plate_test_03", "pole_test_00"])
+def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clusters_imply(run: Run, name: str) -> None:
+    config = run.network.config
+    grid = run.sample(name).grid
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(grid).float()[None, None])
+    predicted = int(reading.predicted[0])
+    donors = Donors(run.network, run.codebook, run.voxels, config.layer_names)
+    repairer = Repairer(donors, reading.features[FEEDFORWARD], predicted)
+    (implied,) = implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted).tolist()
+
+    def blamed(wanted: int) -> Blame:
+        def relevance(layer: str) -> np.ndarray:
+            return repairer.relevance(layer, wanted)
+
+        return find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+
+    def tested(wanted: int, layer: str, chosen_by: str) -> RepairTest:
+        return repair_test(repairer, layer, wanted=wanted, chosen_by=chosen_by)
+
+    unlabelled = explain(run, Sample("shape", grid, None))
+    layer = repair.tested_layer(config, str(blamed(implied).layer))
+    assert layer is not None
+    assert unlabelled.repair == (tested(implied, layer, "evidence"),)
+    assert unlabelled.blame == Blame(None, (), (), None)
+    for label in {0, 1, 2} - {predicted}:
+        wrong = explain(run, Sample("shape", grid, label))
+        assert (wrong.label, wrong.blame) == (config.classes[label], blamed(label))
+        assert wrong.category == categorise(
+            dict(zip(config.classes, run.temperatures.calibrated(reading.probabilities)[0].tolist(), strict=True)),
+            config.classes[label],
+            atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+            suspicion=wrong.suspicion.p_value,
+            blame=wrong.blame,
+        )
+        layer = repair.tested_layer(config, str(wrong.blame.layer))
+        assert layer is not None
+        assert wrong.repair == (tested(label, layer, "label"), tested(implied, layer, "evidence"))
+    assert explain(run, Sample("shape", grid, predicted)).repair == ()
+
+
 def test_unknown_local_layer_is_refused(run: Run) -> None:
     with pytest.raises(UsageError, match="no layer 'conv9'"):
         explain(run, run.sample("pole_test_03"), local_layer="conv9")
+
+
+def test_a_notebook_shows_every_layer_below_the_heads_it_belongs_to() -> None:
+    said = diagnosis_of()
+    page = said._repr_html_()
+    assert page.startswith(
+        f"<p><strong>{said.sample}</strong> {said.verdict}</p>"
+        f"<p><strong>{said.category.name}</strong> {said.category.criterion}</p><table>"
+    )
+    cells = re.findall(r"<t[hd] [^>]*>([^<]*)</t[hd]>", page)
+    heads = ["layer", "feedforward speaks for", "feedback speaks for", "feedforward exemplar", "feedback exemplar"]
+    assert cells[:5] == heads
+    names = [f"{name} (blamed)" if name == "conv3" else name for name in LOCATIONS]
+    assert cells[5::5] == names
+    for first, layer in zip(range(5, len(cells), 5), said.layers, strict=True):
+        classes = [layer.feedforward_class, layer.feedback_class]
+        assert cells[first + 1 : first + 5] == [*classes, "chair_0007", "table_0042"]

@@ -63,3 +63,24 @@ def test_what_is_not_defined_is_a_dash_and_the_reason_is_said(found: dict[str, A
     assert re.search(r"^max_softmax +– +– +– +– +–", text, re.MULTILINE)
     assert re.search(r"misclassified\W+–\W+–\W+–\W+–\W+–", text)
     assert "vote" not in text
+
+
+def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: dict[str, Any]) -> None:
+    def layer(other: float, least: float) -> dict[str, Any]:
+        ranked = {"normalised": other, "ours_less": 0.5, "ours_less_ci": [least, 0.9]}
+        return {"donors": {"label": {"donor_path": {"normalised": 0.75}, "grad_cam": ranked, "oracle": {}}}}
+
+    repair = {"n_errors": 8, "layers": {"conv1": layer(0.25, 0.125), "conv2": layer(0.5, -0.25)}}
+    text = printed(found | {"repair": repair}).partition("repair of 8 mistakes")[2]
+    assert re.search(r"^blame by +conv1 +conv2 +ours ahead at *$", text, re.MULTILINE)
+    assert re.search(r"^donor_path +0\.75 +0\.75 *$", text, re.MULTILINE)
+    assert re.search(r"^grad_cam +0\.25 +0\.50 +conv1 *$", text, re.MULTILINE)
+    assert "oracle  " not in text
+
+
+def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any]) -> None:
+    row = {"n": 12, "hit": 0.75, "hit_ci": [0.5, 0.875], "near": 1.0, "chance": 0.2}
+    planted = {"layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"near": None}}}}
+    text = printed(found | {"planted": planted}).partition("planted faults")[2]
+    assert re.search(r"^feature +conv1 +12 +0\.75 +0\.50 to 0\.8[78] +1\.00 +0\.20 *$", text, re.MULTILINE)
+    assert re.search(r"^graft +conv2 +12 +0\.75 +0\.50 to 0\.8[78] +– +0\.20 *$", text, re.MULTILINE)

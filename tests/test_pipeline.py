@@ -23,7 +23,8 @@ LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
 # Side of each layer's feature map at 32³.
 SIDES = {"conv1": 16, "conv2": 8, "conv3": 4, "conv4": 2, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
 ERRORS = {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
-PER_CLASS = 24
+PER_CLASS = 20  # a tenth is two of a class
+FEEDBACK_EPOCHS = 10
 K = "16,16,16,12,12,10,10"
 
 
@@ -61,7 +62,7 @@ def pipeline(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pip
     folder = tmp_path_factory.mktemp("pipeline")
     archive = shared_data / "modelnet10-binvox.zip"
     said = {"voxelize": answer("voxelize", archive, "--per-class", PER_CLASS, folder=folder)}
-    training = fer("train", "--preset", "smoke", "--json", folder=folder)
+    training = fer("train", "--preset", "smoke", "--feedback-epochs", FEEDBACK_EPOCHS, "--json", folder=folder)
     said["train"] = json.loads(training.stdout)
     said["cluster"] = answer("cluster", "--k", K, folder=folder)
     said["evaluate"] = answer("evaluate", folder=folder)
@@ -115,7 +116,8 @@ def test_every_shape_of_the_downsampled_archive_is_voxelized(pipeline: Pipeline)
 @pytest.mark.real_data
 def test_progress_of_training_goes_to_stderr(pipeline: Pipeline) -> None:
     assert re.search(r"^feedforward\s+1/20\s+loss .* validation accuracy", pipeline.training_log, re.MULTILINE)
-    assert re.search(r"^feedback\s+20/20\s+loss .* validation IoU", pipeline.training_log, re.MULTILINE)
+    feedback = rf"^feedback\s+{FEEDBACK_EPOCHS}/{FEEDBACK_EPOCHS}\s+loss .* validation IoU"
+    assert re.search(feedback, pipeline.training_log, re.MULTILINE)
 
 
 @pytest.mark.real_data
@@ -166,7 +168,7 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
 def test_the_network_recognises_far_more_than_chance_would(pipeline: Pipeline) -> None:
     said = pipeline.said["evaluate"]
     assert (said["split"], said["n"]) == ("test", PER_CLASS * len(CLASSES))
-    assert said["accuracy"] >= 0.5  # chance is 0.1; this preset on so few shapes gives about 0.8
+    assert said["accuracy"] >= 0.5  # chance is 0.1; this preset on so few shapes gives about 0.7
     assert said["n_errors"] == len(said["misclassified"])
     assert math.isclose(said["accuracy"], 1 - said["n_errors"] / said["n"])
     # Every class has as many test shapes, so the mean over classes is the accuracy.

@@ -118,6 +118,8 @@ def test_dense_layer_sees_everything_and_has_one_location() -> None:
         assert feature_map_shape(layers, layer, (16, 8, 4)) == (1, 1, 1)
         assert receptive_field(layers, layer, (0, 0, 0), (16, 8, 4)) == ((0, 16), (0, 8), (0, 4))
         assert response_field(layers, layer, (0, 0, 0), (16, 8, 4)) == [(0, 0, 0)]
+    apart = (LayerSpec("conv", 1, 2, 2), LayerSpec("fc", 7))  # no padding or overlap that would hide a missing cell
+    assert receptive_field(apart, 1, (0, 0, 0), (16, 8, 4)) == ((0, 16), (0, 8), (0, 4))
 
 
 @pytest.mark.parametrize("location", [(4, 0, 0), (0, 2, 0), (0, 0, 1), (-1, 0, 0)])

@@ -8,6 +8,9 @@ from rich.console import Console
 
 from diagnoses import CLASSES, CORRECT, DEPARTURE, LOCATIONS, UNKNOWN, VERDICT, diagnosis_of
 from fer_cli import report
+from fer_cli.activations import PATHS
+from fer_cli.diagnosis import Suspicion
+from fer_cli.reconstruction import ERRORS
 
 
 def printed(renderable, width=80):
@@ -187,3 +190,34 @@ def test_info_table_shows_records_with_names_as_rows():
     assert lines[1:4] == [["train", "test"], ["bed", "515", "100"], ["sofa", "680", "–"]]
     apart = printed(report.info_table({"config": {"network": {"k": 1}, "training": {"seed": 0}}}))
     assert re.search(r"^    seed +0", apart, re.MULTILINE)
+
+
+def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
+    answers = [
+        report.diagnosis_json(diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125), **changes), report=None)
+        for name, score, changes in (("sure", 0.25, CORRECT), ("odd", 0.75, {}), ("new\x1b", 0.5, UNKNOWN))
+    ]
+    lines = printed(report.diagnosis_table(answers)).rstrip("\n").split("\n")[-3:]
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
+        ["odd", "chair", "table", "conv3", "0.75", "0.125"],
+        [lines[1].split()[0], "–", "table", "–", "0.50", "0.125"],
+        ["sure", "chair", "chair", "–", "0.25", "0.125"],
+    ]
+    assert "\x1b" not in lines[1]
+
+
+def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
+    errors = dict.fromkeys(ERRORS, 12.5) | {"ratio": 2.0}
+    layers = [{"name": "conv1", **{f"{p}_{w}": v for p in PATHS for w, v in (("true", 0.25), ("predicted", None))}}]
+    answer = {
+        "rule": "the first of each",
+        "figures": {"fig2": {"path": "f/fig2.png", "samples": ["chair_1", "bed_2"]}, "fig3": None},
+        "table1": {"all": errors, "correct": errors, "misclassified": None},
+        "shares": {"correct": {"n": 7, "layers": layers}},
+    }
+    text = printed(report.figures_table(answer))
+    assert text.startswith("the first of each\n")
+    assert "fig2  f/fig2.png: chair_1, bed_2\n" in text
+    assert "fig3  no such sample in the split\n" in text
+    assert "correct, 7: share whose clusters speak for the true | predicted class" in text
+    assert re.search(r"^conv1 +0\.25 \| – +0\.25 \| – *$", text, re.MULTILINE)

@@ -14,7 +14,7 @@ from fer_cli.artifact import Artifact, open_artifact
 from fer_cli.augmentation import Augmentation
 from fer_cli.checkpoint import checkpoint_path
 from fer_cli.dataset import open_voxels
-from fer_cli.errors import FerError, InputError, ResourceError, UsageError
+from fer_cli.errors import ArtifactError, FerError, InputError, ResourceError, UsageError
 from fer_cli.history import read_history
 from fer_cli.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig, load_network
 from fer_cli.phases import (
@@ -104,6 +104,15 @@ def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPat
     assert (summary.accuracy, summary.voxel_iou) == (records[2].validation_score, records[4].validation_score)
     assert summary.parameters == sum(p.numel() for p in run.network.parameters())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.curve.png", "model.h5"]
+
+
+def test_history_that_is_no_table_is_damage(run: Run, rewrite: Rewrite, tmp_path: Path) -> None:
+    rows = run.model.read_text("history")
+    for number, lines in enumerate((["phase,epoch", *rows[1:]], [rows[0], *(f"x{row}" for row in rows[1:]), "a,b"])):
+        path = tmp_path / f"{number}.h5"
+        rewrite(run.model, path, {"history": lines})
+        with pytest.raises(ArtifactError, match=r"its history cannot be read .*Run 'fer train' again"):
+            read_history(open_artifact(path, MODEL))
 
 
 class StopAt:

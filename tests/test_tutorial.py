@@ -65,7 +65,7 @@ def test_shell_blocks_of_the_tutorial_run_in_their_order(server: str, tmp_path: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert completed.returncode == 0, completed.stderr
     assert script.count("\nfer ") + 1 == completed.stderr.count("+ fer ")

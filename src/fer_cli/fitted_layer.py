@@ -43,7 +43,7 @@ class FittedLayer:
         if self.is_counted:
             arrays |= {f"tally.{name}": array for name, array in vars(self.tally).items()}
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
+        np.savez(content, **arrays)  # NumPy 2.0 would take allow_pickle for an array
         return json.dumps([self.path, self.layer, self.bits]).encode() + b"\n" + content.getvalue()
 
     @classmethod
