@@ -79,8 +79,24 @@ def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: di
 
 
 def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any]) -> None:
-    row = {"n": 12, "hit": 0.75, "hit_ci": [0.5, 0.875], "near": 1.0, "chance": 0.2}
-    planted = {"layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"near": None}}}}
+    row = {"n": 12, "hit": 0.75, "hit_ci": [0.5, 0.9], "departure_hit": 0.25, "departure_hit_ci": None, "chance": 0.2}
+    planted = {
+        "layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"hit": None, "hit_ci": None}}},
+        "unplanted": {"correct": {"n": 30, "significant": 0.0625, "significant_ci": [0.0, 0.125]}},
+        "grafts": {"table to chair": {"seat": {"turned": 2, "tried": 7}, "back": {"turned": 1, "tried": 4}}},
+    }
     text = printed(found | {"planted": planted}).partition("planted faults")[2]
-    assert re.search(r"^feature +conv1 +12 +0\.75 +0\.50 to 0\.8[78] +1\.00 +0\.20 *$", text, re.MULTILINE)
-    assert re.search(r"^graft +conv2 +12 +0\.75 +0\.50 to 0\.8[78] +– +0\.20 *$", text, re.MULTILINE)
+    assert re.search(r"^feature +conv1 +12 +0\.25 +– +0\.75 +0\.50 to 0\.90 *$", text, re.MULTILINE)
+    assert re.search(r"^graft +conv2 +12 +0\.25 +– +– +– *$", text, re.MULTILINE)
+    assert "a guess finds 0.20\n" in text
+    assert "departures at 5 % of 30 correct samples, nothing planted: 0.06 (0.00 to 0.12)" in text
+    assert "table to chair: 3 of 11 turn the prediction" in text
+
+
+def test_long_names_of_scores_are_folded_and_not_cut(found: dict[str, Any]) -> None:
+    names = {"ours": "evidence_feedforward_conv3", "theirs": "evidence_feedforward_conv1", "why": "this very split"}
+    difference = {"difference": -0.1234, "ci": [-0.2345, -0.0123]}
+    row = found["comparisons"][0] | names | {"auroc": difference, "augrc": difference}
+    text = printed(found | {"comparisons": [row]})
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "…" not in text

@@ -125,7 +125,8 @@ def _layer_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[st
 
 def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     table = open_table("score", "less", "AUROC", "95 % interval", "AUGRC × 1000")
-    table.columns[0].no_wrap = False
+    for column in table.columns[:2]:  # two names and their figures can be wider than a terminal
+        column.no_wrap, column.overflow = False, "fold"
     for row in comparisons:
         auroc, augrc = row["auroc"], row["augrc"]
         theirs = f"{row['theirs']}*" if "this very split" in row["why"] else row["theirs"]
