@@ -76,11 +76,3 @@ def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: di
     assert re.search(r"^donor_path +0\.75 +0\.75 *$", text, re.MULTILINE)
     assert re.search(r"^grad_cam +0\.25 +0\.50 +conv1 *$", text, re.MULTILINE)
     assert "oracle  " not in text
-
-
-def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any]) -> None:
-    row = {"n": 12, "hit": 0.75, "hit_ci": [0.5, 0.875], "near": 1.0, "chance": 0.2}
-    planted = {"layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"near": None}}}}
-    text = printed(found | {"planted": planted}).partition("planted faults")[2]
-    assert re.search(r"^feature +conv1 +12 +0\.75 +0\.50 to 0\.8[78] +1\.00 +0\.20 *$", text, re.MULTILINE)
-    assert re.search(r"^graft +conv2 +12 +0\.75 +0\.50 to 0\.8[78] +– +0\.20 *$", text, re.MULTILINE)
