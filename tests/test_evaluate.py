@@ -121,7 +121,7 @@ def test_evaluation_names_every_score(run: Run) -> None:
     kinds = {kind: {n for n, row in result["detection"].items() if row["kind"] == kind} for kind in KINDS}
     assert kinds["ours"] == {
         "combined",
-        "combined_without_clusters",
+        "without_clusters",
         "suspicion",
         "input_vs_code/input_vs_local",
         *ERRORS,

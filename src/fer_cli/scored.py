@@ -35,7 +35,7 @@ from fer_cli.split_reading import SplitReading
 
 OURS = "ours"
 COMBINED = "combined"
-WITHOUT_CLUSTERS = "combined_without_clusters"
+WITHOUT_CLUSTERS = "without_clusters"
 
 Scores = dict[str, Float[np.ndarray, " _"]]
 
