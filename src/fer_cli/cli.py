@@ -43,11 +43,11 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show where an artifact comes from and what it holds."""
+    from fer_cli.artifact_report import info_table, training_history
     from fer_cli.choice import choice_rows
     from fer_cli.fitted_layer import layer_rows
     from fer_cli.info import describe
     from fer_cli.inventory import inventory_table
-    from fer_cli.report import info_table, training_history
     from fer_cli.schema import VOXELS
 
     answer = describe(file)

@@ -199,9 +199,9 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster every location of every layer, in both paths: model.h5 → codebook.h5."""
+    from fer_cli.artifact_report import info_table
     from fer_cli.choice import choice_rows
     from fer_cli.clustering import cluster_network
-    from fer_cli.report import info_table
     from fer_cli.run import choose_device
     from fer_cli.terminal import ClusteringView, progress_bar
 

@@ -18,7 +18,8 @@ from fer_cli.claims import judge_claims
 from fer_cli.cluster_scores import RATIO
 from fer_cli.errors import ResourceError
 from fer_cli.failures import SOFTMAX, best_baseline, curves, detect_failures
-from fer_cli.planted import plant_faults, summarise_planted
+from fer_cli.findings import summarise_planted
+from fer_cli.planted import plant_faults
 from fer_cli.pooled import Pool, require_same_data
 from fer_cli.reconstruction import mean_errors
 from fer_cli.repair_study import repair_layers, study_repairs, summarise_repairs

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.report import error_table, number_or_dash, open_table, printable
+from fer_cli.report import error_table
+from fer_cli.tables import number_or_dash, open_table, printable
 
 _KINDS = {"ours": "ours", "baseline": "baselines", "trivial": "trivial baselines"}
 _BY_LAYER = {

@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.report import info_table, open_table, printable
+from fer_cli.artifact_report import info_table
+from fer_cli.tables import open_table, printable
 
 _SPLITS = ("train", "test", "unlabelled")
 _LISTED = 10

@@ -34,9 +34,9 @@ from fer_cli.report import (
     diagnosis_json,
     read_path,
     repair_sentence,
-    signed,
     suspicion_level,
 )
+from fer_cli.tables import signed
 from fer_cli.viewer import css_colour, embedded_json, packed_library, viewer_facts
 
 PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")

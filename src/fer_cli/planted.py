@@ -9,16 +9,14 @@
 
 Receivers are correctly classified samples that the network was not trained on. Blame is told all that it is told of a
 real mistake whose label is known; the departure needs no label. It is also read of every sample of the split as
-it is, to see how often it finds something where nothing was planted. `plant_faults` measures one run,
-`summarise_planted` pools runs.
+it is, to see how often it finds something where nothing was planted. `plant_faults` measures one run;
+`findings` counts.
 """
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import product, zip_longest
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -28,27 +26,16 @@ from torch import Tensor
 from fer_cli.activations import FEEDFORWARD, batches, encode
 from fer_cli.attribution import rankings
 from fer_cli.blame import turning_point
-from fer_cli.departure import SIGNIFICANT, Course, Departure, return_errors
+from fer_cli.departure import Course, Departure, return_errors
 from fer_cli.donors import Donors
-from fer_cli.grafts import Graft, graft_back, graft_part
+from fer_cli.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
+from fer_cli.graft_candidates import Candidate, back_grafts, part_grafts
 from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig
-from fer_cli.occupancy import VoxelSettings
 from fer_cli.receptive import receptive_field
 from fer_cli.repair_study import repair_layers
 from fer_cli.replacement import Replacement, highest
-from fer_cli.resampling import mean_with_interval, shape_weights
 from fer_cli.run import Run
 
-GRAFT, SYNTHETIC, FEATURE, WEIGHT = "graft", "synthetic", "feature", "weight"
-CORRECT, MISCLASSIFIED = "correct", "misclassified"
-"""What nothing was planted in."""
-GRAFTS = (
-    ("table", "chair"), ("table", "sofa"), ("bed", "chair"), ("bed", "sofa"),
-    ("night_stand", "chair"), ("dresser", "chair"), ("sofa", "chair"),
-)  # fmt: skip
-"""Classes of receiver and giver; chosen on validation shapes as those that often turn, `docs/adr/0018`."""
-GIVERS = 3
-"""So many givers are tried on a receiver until one turns the prediction."""
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """How far towards the other sample's features; beyond 1 on the same straight line."""
 NOISES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -57,47 +44,6 @@ CODE_DISTANCE = "code_distance"
 """The ranking of locations that a departure goes by, beside those of `attribution`."""
 _FALLEN = 0.7
 _WEIGHT_SAMPLES = 64
-_MOST_SYNTHETIC = 100
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One planted fault: which layer was planted, which is blamed, and at which the computation departs.
-
-    Layers are indices, None where not known or not asked; `p_value` is the departure's.
-
-    `overlap` and `rank` are, for each ranking, the IoU of the true locations with as many of the highest score, and the
-    mean rank of the true ones among all, from 0 (first) to 1; `share` is how many of the layer's locations are true.
-    """
-
-    kind: str
-    shape: str
-    layer: str
-    planted: int | None = None
-    blamed: int | None = None
-    departed: int | None = None
-    p_value: float = math.nan
-    share: float = math.nan
-    overlap: dict[str, float] = field(default_factory=dict)
-    rank: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One graft that was tried: `turned` is whether the prediction changed."""
-
-    kind: str
-    receiver: str
-    giver: str
-    turned: bool
-
-
-@dataclass(frozen=True)
-class Planting:
-    """What was planted in one run, and found."""
-
-    findings: tuple[Finding, ...]
-    attempts: tuple[Attempt, ...] = ()
 
 
 def plant_faults(
@@ -114,8 +60,8 @@ def plant_faults(
         *unplanted,
         *_feature_faults(run, course, donors, right, per_layer, generator),
         *_weight_faults(run, course, right, generator),
-        *_graft_faults(run, course, donors, _part_grafts(run, right, generator), grafts, attempts),
-        *_graft_faults(run, course, donors, _back_grafts(run, generator), synthetic, attempts),
+        *_graft_faults(run, course, donors, part_grafts(run, right, generator), grafts, attempts),
+        *_graft_faults(run, course, donors, back_grafts(run, generator), synthetic, attempts),
     ]
     return Planting(tuple(findings), tuple(attempts))
 
@@ -319,50 +265,8 @@ def _with_noise(network: FERNet, layer: str, noise: float, seed: int) -> FERNet:
     return faulty
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A graft to try; after the first of a `receiver` that turns the prediction its others are left out."""
-
-    kind: str
-    receiver: str
-    pair: tuple[str, str]
-    graft: Graft
-
-
-def _part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[_Candidate]:
-    """Parts of training shapes on receivers, of every pair of classes in turn."""
-    voxels = run.voxels
-    training = np.setdiff1d(voxels.indices("train"), run.model.read("validation/index"))
-    padding = VoxelSettings.from_json(run.model.config["voxelization"]).padding
-
-    def of_pair(receiver: str, giver: str) -> Iterator[list[_Candidate]]:
-        classes = voxels.classes
-        givers = training[voxels.labels[training] == classes.index(giver)]
-        for index in generator.permutation(right[voxels.labels[right] == classes.index(receiver)]).tolist():
-            found = []
-            for other in generator.permutation(givers)[:GIVERS].tolist():
-                grafted = graft_part(*voxels.grids([index, other]), padding=padding)
-                if grafted is not None:
-                    found.append(_Candidate(GRAFT, voxels.names[index], (receiver, giver), grafted))
-            yield found
-
-    pairs = [of_pair(*pair) for pair in GRAFTS if set(pair) <= set(voxels.classes)]
-    for row in zip_longest(*pairs, fillvalue=()):
-        for candidates in row:
-            yield from candidates
-
-
-def _back_grafts(run: Run, generator: np.random.Generator) -> Iterator[_Candidate]:
-    """Chairs' backs on synthetic tables; none where the network knows neither class."""
-    pair = ("table", "chair")
-    if set(pair) <= set(run.voxels.classes):
-        settings = VoxelSettings.from_json(run.model.config["voxelization"])
-        for number in range(_MOST_SYNTHETIC):
-            yield _Candidate(SYNTHETIC, f"synthetic_{number:03}", pair, graft_back(generator, settings))
-
-
 def _graft_faults(
-    run: Run, course: Course, donors: Donors, candidates: Iterable[_Candidate], most: int, attempts: list[Attempt]
+    run: Run, course: Course, donors: Donors, candidates: Iterable[Candidate], most: int, attempts: list[Attempt]
 ) -> Iterator[Finding]:
     """Findings of the first `most` grafts that turn the prediction; what was tried is added to `attempts`."""
     network, classes = run.network, run.voxels.classes
@@ -391,74 +295,3 @@ def _graft_faults(
                 where = _located(run, donors, grafted, grid, layer, truth, wrong=wrong, true=true)
                 share = float(truth.mean())
                 yield Finding(candidate.kind, candidate.receiver, layer, None, blamed, *departed, share, *where)
-
-
-def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Figures of the faults of one run or of several pooled, with 95 % intervals over shapes.
-
-    `hit` is the share of faults whose layer was blamed, `near` counts the layers beside it too; `departure_hit` and
-    `departure_near` are the same of departures, and `significant` the share of departures at 5 %; `chance` is that of
-    a guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
-    """
-    findings = [found for planting in plantings for found in planting.findings]
-    answer: dict[str, Any] = {"layer": {}, "location": {}, "unplanted": {}, "grafts": {}}
-    for kind in (CORRECT, MISCLASSIFIED):
-        some = [found for found in findings if found.kind == kind]
-        if some:
-            answer["unplanted"][kind] = {"n": len(some), **_significant(some, seed)}
-    for attempt in (attempt for planting in plantings for attempt in planting.attempts):
-        counts = answer["grafts"].setdefault(attempt.kind, {})
-        count = counts.setdefault(f"{attempt.giver} on {attempt.receiver}", {"tried": 0, "turned": 0})
-        count["tried"] += 1
-        count["turned"] += attempt.turned
-    for kind in (FEATURE, WEIGHT):
-        rows = [found for found in findings if found.kind == kind]
-        for name in ("all", *layers):
-            some = [found for found in rows if name in ("all", found.layer)]
-            if some:
-                answer["layer"].setdefault(kind, {})[name] = _layer_hits(some, len(layers), seed)
-    for kind in (GRAFT, SYNTHETIC, FEATURE):
-        for layer in layers:
-            some = [found for found in findings if found.kind == kind and found.layer == layer and found.overlap]
-            if some:
-                answer["location"].setdefault(kind, {})[layer] = _location_scores(some, seed)
-    return answer
-
-
-def _layer_hits(rows: Sequence[Finding], layers: int, seed: int) -> dict[str, Any]:
-    weights = shape_weights([found.shape for found in rows], seed=seed)
-    result: dict[str, Any] = {"n": len(rows), "chance": 1 / layers}
-    planted = np.array([found.planted or 0 for found in rows])
-    for prefix, named in (("", [found.blamed for found in rows]), ("departure_", [found.departed for found in rows])):
-        away = np.abs(np.array([layer or 0 for layer in named]) - planted)
-        for name, hit in (("hit", away == 0), ("near", away <= 1)):
-            result[prefix + name], result[f"{prefix}{name}_ci"] = mean_with_interval(hit.astype(np.float64), weights)
-    return {**result, **_significant(rows, seed)}
-
-
-def _significant(rows: Sequence[Finding], seed: int) -> dict[str, Any]:
-    values = np.array([found.p_value <= SIGNIFICANT for found in rows], dtype=np.float64)
-    share, interval = mean_with_interval(values, shape_weights([found.shape for found in rows], seed=seed))
-    return {"significant": share, "significant_ci": interval}
-
-
-def _location_scores(rows: Sequence[Finding], seed: int) -> dict[str, Any]:
-    weights = shape_weights([found.shape for found in rows], seed=seed)
-    share = np.array([found.share for found in rows])
-    result: dict[str, Any] = {
-        "n": len(rows),
-        # Of n locations with a share s true, n·s drawn at random meet n·s² of them.
-        "chance_iou": float((share / (2 - share)).mean()),
-        "chance_rank": 0.5,
-        "rankings": {},
-    }
-    for name in rows[0].overlap:
-        scores: Mapping[str, np.ndarray] = {
-            "iou": np.array([found.overlap[name] for found in rows]),
-            "rank": np.array([found.rank[name] for found in rows]),
-        }
-        row: dict[str, Any] = {}
-        for key, values in scores.items():
-            row[key], row[f"{key}_ci"] = mean_with_interval(values, weights)
-        result["rankings"][name] = row
-    return result

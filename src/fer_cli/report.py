@@ -1,4 +1,4 @@
-"""What a run found, for a terminal and as JSON: a diagnosis, an evaluation, an artifact.
+"""A diagnosis, for a terminal and as JSON, in words and figures; Table I and what the layers of a split speak for.
 
 Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown calibrated, since layers
 have between 4096 locations and one.
@@ -7,13 +7,11 @@ Source: Table I.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +19,7 @@ from fer_cli.activations import PATHS
 from fer_cli.departure import Departure
 from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.repair import RepairTest
+from fer_cli.tables import number_or_dash, open_table, printable, signed
 
 ERRORS = {
     "input_vs_local": (
@@ -45,19 +44,7 @@ ERRORS = {
     ),
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
-_BARS = "▁▂▃▄▅▆▇█"
 _SPOKEN_FOR = ("true", "predicted")
-_LOSS_TERMS = ("class_loss", "voxel_loss", "feature_loss")
-_HISTORY_HEADS = {
-    "epoch": "epoch",
-    "training_loss": "loss",
-    "class_loss": "class",
-    "voxel_loss": "voxel",
-    "feature_loss": "feature",
-    "validation_loss": "validation loss",
-    "validation_score": "score",
-    "seconds": "seconds",
-}
 
 
 def terminal_report(diagnosis: Diagnosis) -> RenderableType:
@@ -184,53 +171,6 @@ def figures_table(answer: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def info_table(info: Mapping[str, Any]) -> RenderableType:
-    """`fer info`'s summary of an artifact, nested parts indented, records as rows of a table."""
-    rows = list(_rows(info, 0))
-    width = max(2 * depth + len(key) for depth, key, _ in rows)
-    parts: list[RenderableType] = []
-    for depth, key, value in rows:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True, width=width)
-        grid.add_column(overflow="fold")
-        text = Text("" if isinstance(value, Table) else value)
-        grid.add_row(Text("  " * depth + key, style="" if depth else "bold"), text)
-        parts.append(grid)
-        if isinstance(value, Table):
-            parts.append(Padding(value, (0, 0, 0, 2 * depth + 2)))
-    return Group(*parts)
-
-
-def training_history(history: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A training history, phase by phase: a line an epoch, then small curves with their first and last value."""
-    parts: list[RenderableType] = []
-    for phase in dict.fromkeys(record["phase"] for record in history):
-        records = [record for record in history if record["phase"] == phase]
-        several = sum(records[0][key] is not None for key in _LOSS_TERMS) > 1
-        columns = {
-            key: head
-            for key, head in _HISTORY_HEADS.items()
-            if records[0][key] is not None and (several or key not in _LOSS_TERMS)
-        }
-        table = open_table(*columns.values())
-        table.columns[0].justify = "right"
-        for cells in zip(*(_aligned([record[key] for record in records]) for key in columns), strict=True):
-            table.add_row(*cells)
-        parts += [Text(f"\n{printable(phase)}", style="bold"), table, Text()]
-        for key in ("training_loss", "validation_loss", "validation_score"):
-            values = [float(record[key]) for record in records]
-            parts.append(Text(f"{_HISTORY_HEADS[key]:<16} {_sparkline(values)} {values[0]:.3f} → {values[-1]:.3f}"))
-    return Group(*parts)
-
-
-def _sparkline(values: Sequence[float], width: int = 32) -> str:
-    """Values as bars, their range as the bars' range; of more values than `width` each bar is a mean."""
-    groups = [part for part in np.array_split(np.asarray(values, dtype=float), min(width, len(values))) if len(part)]
-    means = [float(np.mean(part)) for part in groups]
-    low, high = min(means), max(means)
-    return "".join(_BARS[round((mean - low) / (high - low or 1.0) * (len(_BARS) - 1))] for mean in means)
-
-
 def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
     """What one path's clusters say at `layer`; calibrated evidence for the predicted class and its rival.
 
@@ -297,12 +237,6 @@ def _short_repair(test: RepairTest) -> str:
     )
 
 
-def signed(value: float) -> str:
-    """With two decimals and a sign, a typographic one, unless it is zero."""
-    shown = f"{value:+.2f}"
-    return "0.00" if float(shown) == 0 else shown.replace("-", "−")
-
-
 def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
     """Table I by outcome."""
     table = open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
@@ -310,68 +244,6 @@ def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
         row = table1.get(group) or {}
         table.add_row(group, *(number_or_dash(row.get(key), 1) for key in ERRORS), number_or_dash(row.get("ratio"), 2))
     return table
-
-
-def open_table(*heads: str) -> Table:
-    """A table without frame: names on the left, then columns of figures."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
-def _rows(values: Mapping[str, Any], depth: int) -> Iterator[tuple[int, str, str | Table]]:
-    for key, value in values.items():
-        name = printable(str(key))
-        if (records := _records(value)) is not None:
-            yield depth, name, records
-        elif isinstance(value, Mapping) and value:
-            yield depth, name, ""
-            yield from _rows(value, depth + 1)
-        elif isinstance(value, list | tuple):
-            shown = ", ".join(_plain(item) for item in value[:12])
-            yield depth, name, (shown or "–") + (f", … ({len(value)})" if len(value) > 12 else "")
-        else:
-            yield depth, name, _plain(value)
-
-
-def _records(value: Any) -> Table | None:
-    """The table of a list of records, or of a mapping of names to records that share a key; None if it is neither."""
-    named = isinstance(value, Mapping)
-    rows = list(value.values()) if named else list(value) if isinstance(value, list | tuple) else []
-    if len(rows) < 1 + named or not all(isinstance(row, Mapping) and row for row in rows):
-        return None
-    if any(isinstance(item, Mapping | list | tuple) for row in rows for item in row.values()):
-        return None
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if named and not set(columns).intersection(*rows):
-        return None
-    table = open_table("") if named else open_table()
-    cells = [[Text(printable(str(key))) for key in value]] if named else []
-    figures_of = {column: [row.get(column) for row in rows] for column in columns}
-    text_columns = {column for column in columns if any(isinstance(figure, str) for figure in figures_of[column])}
-    for column in sorted(columns, key=lambda column: column not in text_columns):
-        head = Text(printable(str(column)).replace("_", " "))
-        table.add_column(head, justify="left" if column in text_columns else "right")
-        cells.append([Text(cell) for cell in _aligned(figures_of[column])])
-    for row_cells in zip(*cells, strict=True):
-        table.add_row(*row_cells)
-    return table
-
-
-def _aligned(figures: Sequence[Any]) -> list[str]:
-    """A column: floats with as many decimals as give the largest four digits."""
-    largest = max((abs(figure) for figure in figures if isinstance(figure, float)), default=0.0)
-    if not 1e-3 <= largest < 1e6:
-        return [_plain(figure) for figure in figures]
-    decimals = max(0, 3 - max(-1, math.floor(math.log10(largest))))
-    return [f"{figure:.{decimals}f}" if isinstance(figure, float) else _plain(figure) for figure in figures]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == {}:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def _layer_table(diagnosis: Diagnosis) -> Table:
@@ -403,19 +275,9 @@ def _mark_text(correct: bool) -> tuple[str, str]:
     return ("✓ correct", "bold green") if correct else ("✗ misclassified", "bold red")
 
 
-def number_or_dash(value: float | None, digits: int) -> str:
-    """A figure to so many digits, a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
     plain = {str(key): float(value) for key, value in values.items()}
     for key, value in plain.items():
         if not math.isfinite(value):
             raise ValueError(f"{key} is {value}, not a finite number.")
     return plain
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
