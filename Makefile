@@ -2,6 +2,7 @@
 # make test   everything a fresh machine needs, then all tests
 # make check  the fast gate: format, lint, types, layers, unit tests
 # make docs   the documentation as a site, in site/, strictly: a broken link ends it
+# make faults  kill every stage at random instants, run two at once, fill the disk: the tables of docs/reliability.md
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs lowest format clean
+.PHONY: demo test check docs faults lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -32,6 +33,9 @@ format: $(VENV)/.installed-dev
 
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/faults.py
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones
