@@ -4,6 +4,7 @@
 # make docs   the documentation as a site, in site/, strictly: a broken link ends it
 # make coverage all tests, with the lines and branches of the package that they run
 # make mutants small faults in three modules, and which of them no test notices
+# make faults  kill every stage at random instants, run two at once, fill the disk: the tables of docs/reliability.md
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs coverage mutants lowest format clean
+.PHONY: demo test check docs coverage mutants faults lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -49,6 +50,9 @@ mutants: .venv-mutants/.installed
 	mkdir -p mutants/run
 	OMP_NUM_THREADS=1 FER_TINY_RUN=$(CURDIR)/mutants/run .venv-mutants/bin/mutmut run --max-children 1
 	.venv-mutants/bin/python benchmarks/mutants.py
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/faults.py
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones

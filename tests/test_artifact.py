@@ -12,8 +12,8 @@ import pytest
 
 from fer_cli import __version__
 from fer_cli.artifact import open_artifact
-from fer_cli.artifact_writer import ArtifactWriter, claim_output
-from fer_cli.errors import ArtifactError, LineageError, ResourceError, UsageError
+from fer_cli.artifact_writer import ArtifactWriter
+from fer_cli.errors import ArtifactError, LineageError, ResourceError
 from fer_cli.schema import FORMATS, VOXELS, Format
 
 LENGTHS = {"sample": 5, "x": 8, "y": 4, "z": 2, "row": 4, "column": 4, "skipped": 0, "dropped": 0}
@@ -415,29 +415,12 @@ def test_wrong_parent_is_refused_with_both_ids_and_the_command(tmp_path: Path) -
             model.require_parent("grandparent", wrong)
 
 
-def test_output_that_exists_is_claimed_by_force_alone(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "a.h5"
-    claim_output(path, force=False)
-    assert list(path.parent.iterdir()) == []
-    path.write_text("precious")
-    with pytest.raises(UsageError, match=r"a\.h5 exists already\. Name another output, or give --force to replace it"):
-        claim_output(path, force=False)
-    claim_output(path, force=True)
-    assert path.read_text() == "precious"
-
-
-def test_output_that_cannot_be_written_is_said_so_before_and_after(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "folder").mkdir()
-    outputs = [tmp_path / "file" / "a.h5", tmp_path / "file" / "deeper" / "a.h5", Path("/proc/a.h5")]
-    for path in outputs:
-        with pytest.raises(ResourceError, match=rf"cannot write {path}: "):
-            claim_output(path, force=False)
+    for path in (tmp_path / "file" / "a.h5", tmp_path / "file" / "deeper" / "a.h5", Path("/proc/a.h5")):
         with pytest.raises(ResourceError, match=rf"cannot write {path}: "):
             write(path)
-    for output in (tmp_path / "folder", tmp_path / "folder" / ("n" * 300)):
-        with pytest.raises(ResourceError, match=r"Is a directory|name too long"):
-            claim_output(output, force=True)
     with pytest.raises(ResourceError, match="Is a directory"):
         write(tmp_path / "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}

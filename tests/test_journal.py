@@ -71,16 +71,6 @@ def test_removed_journal_is_read_until_the_block_ends(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_run_for_the_same_output_is_refused(tmp_path: Path) -> None:
-    with (
-        Journal(tmp_path / "v.h5", "one") as journal,
-        pytest.raises(ResourceError, match=r"another run is at work on .*v\.h5\.journal"),
-        Journal(tmp_path / "v.h5", "two"),
-    ):
-        pass
-    assert journal.path.read_bytes() == b"fer journal 1 one\n"
-
-
 def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"cannot write .*missing/\.v\.h5\.journal: No such file"):
         written(tmp_path / "missing" / "v.h5")

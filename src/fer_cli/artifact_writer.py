@@ -3,12 +3,12 @@
 What a file carries is described in `artifact`, which reads it.
 """
 
-import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,42 +18,15 @@ import numpy as np
 
 from fer_cli import __version__
 from fer_cli.artifact import NO_SEED, ROOT_ATTRIBUTES
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.disk import writing
+from fer_cli.interrupts import Interrupts
+from fer_cli.lock import partial_name
 from fer_cli.schema import DatasetSpec, Format
 
 Json = dict[str, Any]
 
 _CHUNK_BYTES = 1 << 20
 _ID_LENGTH = 32
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into a `ResourceError`."""
-    try:
-        yield
-    except OSError as error:
-        # HDF5 reports a full disk as a bare OSError whose text holds the errno.
-        full = error.errno == errno.ENOSPC or f"errno = {errno.ENOSPC}" in str(error)
-        reason = "the disk is full" if full else error.strerror or str(error).splitlines()[0]
-        raise ResourceError(f"cannot write {path}: {reason}.") from error
-
-
-def claim_output(path: Path, *, force: bool) -> None:
-    """Make sure that an artifact can be written to `path`, before any work is done for it.
-
-    Creates the folder. Raises UsageError if the file exists and `force` is off, ResourceError if the
-    folder cannot be written to.
-    """
-    with _writing(path):
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists already. Name another output, or give --force to replace it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
-        probe.touch()
-        probe.unlink()
-        if path.is_dir():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 class ArtifactWriter:
@@ -81,18 +54,16 @@ class ArtifactWriter:
         self._seed = seed
         self._attributes = dict(attributes or {})
         self._digests: dict[str, Any] = {}
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._partial = partial_name(path)
+        self._target: _Target | None = None
+        self._file: Any = None
         self.id = ""
 
     def __enter__(self) -> "ArtifactWriter":
-        try:
-            with _writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = h5py.File(self._partial, "w")
-        except BaseException:  # Ctrl-C among them; `__exit__` is not called for what is raised here
-            with suppress(OSError):  # where the folder is none, there is no file to remove either
-                self._partial.unlink()
-            raise
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._target = _Target(self._partial)
+            self._file = h5py.File(self._target, "w")
         return self
 
     def write(self, name: str, array: np.ndarray | list[str]) -> None:
@@ -108,10 +79,9 @@ class ArtifactWriter:
         array = _as_declared(name, rows, spec)
         if name not in self._file:
             self._create(name, spec, (0, *array.shape[1:]), extendable=True)
-        dataset = self._file[name]
-        start = dataset.shape[0]
-        with _writing(self.path):
-            dataset.resize(start + array.shape[0], axis=0)
+        start = self._file[name].shape[0]
+        with self._writing():
+            self._file[name].resize(start + array.shape[0], axis=0)
         self._store(name, spec, array, start)
 
     def set_attribute(self, name: str, value: Any) -> None:
@@ -136,13 +106,13 @@ class ArtifactWriter:
             options["fletcher32"] = spec.dtype != "text"  # HDF5 has no checksum for variable-length text
             if spec.compressed:
                 options.update(compression="gzip", compression_opts=1, shuffle=dtype.itemsize > 1)
-        with _writing(self.path):
+        with self._writing():
             self._file.create_dataset(name, shape=shape, dtype=dtype, track_times=False, **options)
         self._digests[name] = hashlib.sha256()
 
     def _store(self, name: str, spec: DatasetSpec, array: np.ndarray, start: int) -> None:
         if array.size:
-            with _writing(self.path):
+            with self._writing():
                 if array.ndim:
                     self._file[name][start : start + array.shape[0]] = array
                 else:
@@ -188,21 +158,84 @@ class ArtifactWriter:
             "created_by": f"fer {__version__}",
             **{key: _json(value) for key, value in self._attributes.items()},
         }
-        with _writing(self.path):
+        with self._writing():
             for key, value in root.items():
                 self._file.attrs[key] = value
             self._file.close()
-            with self._partial.open("rb+") as handle:
-                os.fsync(handle.fileno())
+            assert self._target is not None
+            self._target.finish()
             self._partial.replace(self.path)
+            self._target = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise ResourceError where the block fails to write, and interrupt it only at its end."""
+        try:
+            with writing(self.path), Interrupts(patient=True):
+                yield
+                if self._target is not None:
+                    self._target.check()
+        except BaseException:
+            self._discard()
+            raise
 
     def _discard(self) -> None:
+        with Interrupts(patient=True):
+            if self._target is not None:
+                self._target.give_up()
+                if self._file is not None:
+                    self._file.close()
+                self._target.close()
+                self._target = None
+                self._partial.unlink(missing_ok=True)
+
+
+class _Target(io.FileIO):
+    """The file that HDF5 writes to; HDF5 is never told that a write failed, `check` is.
+
+    A failed write leaves HDF5 with what it can neither write nor forget, and it crashes when that file, or another,
+    is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._failure: OSError | None = None
+        self._given_up = False
+
+    def write(self, content: Any) -> int:
+        """Write all of it, unless a write has failed before."""
+        left = memoryview(content).cast("B")
+        count = len(left)
         try:
-            self._file.close()
-        except (OSError, RuntimeError):  # a full disk can make even closing fail; the file goes anyway
-            pass
-        finally:
-            self._partial.unlink(missing_ok=True)
+            while left and self._failure is None and not self._given_up:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._failure = error
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file, unless a write has failed before."""
+        try:
+            if self._failure is None and not self._given_up:
+                return super().truncate(size)
+        except OSError as error:
+            self._failure = error
+        return size or 0
+
+    def give_up(self) -> None:
+        """Write nothing more."""
+        self._given_up = True
+
+    def check(self) -> None:
+        """Raise the OSError of the first write that failed."""
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Bring everything to the disk and close the file."""
+        self.check()
+        os.fsync(self.fileno())
+        self.close()
 
 
 def _as_declared(name: str, array: np.ndarray | list[str], spec: DatasetSpec) -> np.ndarray:

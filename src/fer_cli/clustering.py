@@ -27,7 +27,7 @@ from jaxtyping import Int
 from fer_cli import __version__
 from fer_cli.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.artifact import open_artifact
-from fer_cli.artifact_writer import ArtifactWriter, claim_output
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.choice import Candidate, choose_codes
 from fer_cli.codebook import Codebook
 from fer_cli.dataset import VoxelSet, open_voxels
@@ -38,8 +38,9 @@ from fer_cli.executor import WorkExecutor, results_in_order
 from fer_cli.features import Extraction, FeatureStore, Slab, check_memory, check_numbers, plan_passes, whole_layer
 from fer_cli.fitted_layer import FittedLayer, FittedLayers, LayerSummary
 from fer_cli.fitting import Counted, Fitted, fit_locations
-from fer_cli.journal import Journal
+from fer_cli.journal import Journal, journal_path
 from fer_cli.model import OUTPUT, Features, FERNet, NetworkConfig, load_network
+from fer_cli.outputs import claim_output
 from fer_cli.progress import CHOOSING, COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.reading import code_distances, read_samples
 from fer_cli.reconstruction import read_errors
@@ -110,17 +111,17 @@ def cluster_network(
     started = time.monotonic()
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
-    claim_output(output, force=force)
-    with open_artifact(model, MODEL) as model_artifact:
-        voxel_set = open_voxels(voxels, in_memory=True)
-        model_artifact.require_parent("voxels", voxel_set.artifact)
-        network = load_network(model_artifact, device=device)
-        validation = model_artifact.read("validation/index")
-        model_id = model_artifact.id
-    samples = np.setdiff1d(voxel_set.indices("train"), validation)
-    codes = None if k is None else _codes_per_layer(network.config, k, len(samples))
-    parents = {"voxels": voxel_set.id, "model": model_id}
     with ExitStack() as at_end:
+        at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
+        with open_artifact(model, MODEL) as model_artifact:
+            voxel_set = open_voxels(voxels, in_memory=True)
+            model_artifact.require_parent("voxels", voxel_set.artifact)
+            network = load_network(model_artifact, device=device)
+            validation = model_artifact.read("validation/index")
+            model_id = model_artifact.id
+        samples = np.setdiff1d(voxel_set.indices("train"), validation)
+        codes = None if k is None else _codes_per_layer(network.config, k, len(samples))
+        parents = {"voxels": voxel_set.id, "model": model_id}
         journal = at_end.enter_context(Journal(output, _run_key([codes or "auto", seed, parents])))
         try:
             opened: AbstractContextManager[WorkExecutor] = (

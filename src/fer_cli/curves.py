@@ -1,5 +1,6 @@
 """Learning curves as a picture."""
 
+import io
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -8,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.artifact import open_artifact
-from fer_cli.errors import ResourceError
+from fer_cli.disk import write_whole
 from fer_cli.history import read_history
 from fer_cli.progress import EpochRecord
 from fer_cli.schema import MODEL
@@ -34,11 +35,10 @@ def write_learning_curve(model: Path) -> Path:
     figure = Figure(figsize=(5.2 * len(phases), 3.6), dpi=150, layout="constrained")
     for axes, phase in zip(figure.subplots(1, len(phases), squeeze=False)[0], phases, strict=True):
         _draw(axes, phase, [record for record in history if record.phase == phase])
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     path = curve_path(model)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}.") from error
+    write_whole(path, picture.getvalue())
     return path
 
 

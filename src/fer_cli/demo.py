@@ -12,6 +12,7 @@ from fer_cli.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
 from fer_cli.evaluate import evaluate, write_evaluation
 from fer_cli.occupancy import VoxelSettings
+from fer_cli.outputs import held
 from fer_cli.progress import TrainingProgress
 from fer_cli.run import Run, RunPaths
 from fer_cli.synthetic import CLASSES, write_collection
@@ -42,8 +43,21 @@ def run_demo(
 ) -> DemoResult:
     """Make the shapes and run every stage into `folder`; `announce` is told of each stage as it starts.
 
-    Raises FerError if the network makes no mistake on the test shapes, and what the stages raise.
+    Raises FerError if the network makes no mistake on the test shapes, ResourceError if another process has the
+    folder's meshes in work, and what the stages raise.
     """
+    with held(folder / "meshes"):
+        return _run_demo(folder, seed, device, force, announce, training_report)
+
+
+def _run_demo(
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    force: bool,
+    announce: Callable[[str], None],
+    training_report: Callable[[TrainingProgress], None],
+) -> DemoResult:
     paths = RunPaths.in_folder(folder)
     meshes = folder / "meshes"
     total = len(CLASSES) * (PER_CLASS_TRAIN + PER_CLASS_TEST)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_cli import __version__
-from fer_cli.artifact_writer import claim_output
-from fer_cli.disk import writing
+from fer_cli.disk import write_whole, writing
 from fer_cli.errors import InputError, ResourceError, UsageError
+from fer_cli.outputs import claim_output
 
 URLS = {
     "modelnet10": "http://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
@@ -82,23 +82,23 @@ def download_dataset(
     if not force and (record := _read_record(sidecar)) and path.is_file():
         _require_whole(path, record)
         return Download(path, record, 0)
-    claim_output(path, force=force)
-    pooch.get_logger().setLevel("ERROR")
-    transfer = _Transfer(path, progress)
-    fresh = path.with_name(f".{path.name}.fresh")  # what was there before stays until the new file is whole
-    with writing(path):
-        fresh.unlink(missing_ok=True)
-        pooch.retrieve(address, known_hash=None, fname=fresh.name, path=folder, downloader=transfer.fetch)
-        record = DownloadRecord(
-            url=address,
-            bytes=fresh.stat().st_size,
-            sha256=pooch.file_hash(str(fresh)),
-            downloaded=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            last_modified=transfer.last_modified,
-            created_by=f"fer {__version__}",
-        )
-        fresh.replace(path)
-        _write_text(sidecar, json.dumps(asdict(record), indent=2) + "\n")
+    with claim_output(path, force=force):
+        pooch.get_logger().setLevel("ERROR")
+        transfer = _Transfer(path, progress)
+        fresh = path.with_name(f".{path.name}.fresh")  # what was there before stays until the new file is whole
+        with writing(path):
+            fresh.unlink(missing_ok=True)
+            pooch.retrieve(address, known_hash=None, fname=fresh.name, path=folder, downloader=transfer.fetch)
+            record = DownloadRecord(
+                url=address,
+                bytes=fresh.stat().st_size,
+                sha256=pooch.file_hash(str(fresh)),
+                downloaded=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                last_modified=transfer.last_modified,
+                created_by=f"fer {__version__}",
+            )
+            fresh.replace(path)
+            write_whole(sidecar, json.dumps(asdict(record), indent=2) + "\n")
     return Download(path, record, transfer.fetched)
 
 
@@ -160,7 +160,7 @@ class _Transfer:
             self.last_modified = response.headers.get("Last-Modified")
             etag = response.headers.get("ETag", "")
             same = etag if etag and not etag.startswith("W/") else self.last_modified
-            _write_text(self._notes, json.dumps({"url": url, "same": same, "total": total}))
+            write_whole(self._notes, json.dumps({"url": url, "same": same, "total": total}))
             with self._part.open("ab" if start else "wb") as file:
                 for block in response.iter_content(_BLOCK):
                     file.write(block)
@@ -210,12 +210,6 @@ def _require_whole(path: Path, record: DownloadRecord) -> None:
     size = path.stat().st_size
     if size != record.bytes or pooch.file_hash(str(path)) != record.sha256:
         raise InputError(f"{path} is not what was downloaded ({size} bytes, {record.bytes} expected); use --force.")
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _reason(error: BaseException) -> str:

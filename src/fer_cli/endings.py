@@ -18,6 +18,8 @@ from fer_cli.errors import FerError, ResourceError
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
 _left_behind = "nothing half-written was left behind."
 """What a stage that is ended from outside leaves."""
+_n_interrupts = 0
+"""How often Ctrl-C came."""
 
 
 class _Terminated(BaseException):
@@ -27,6 +29,8 @@ class _Terminated(BaseException):
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit; with the whole number that it returns, 0 for anything else, or the code of its error."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+        signal.signal(signal.SIGINT, _on_interrupt)
     sys.unraisablehook = _interrupt_again
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names of files need not fit the terminal's encoding, or any
@@ -68,6 +72,16 @@ def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
+def _on_interrupt(signum: int, frame: FrameType | None) -> None:
+    global _n_interrupts
+    _n_interrupts += 1
+    if _n_interrupts == 2:  # which must not cut the clearing up short either, unless the user insists
+        return
+    if _n_interrupts > 2:
+        goes_on("what is half-written has a name of its own, and goes when the command is run again.")
+    raise KeyboardInterrupt
+
+
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """Send a signal a second time whose exception was lost in a destructor or in the callback of a weak reference.
 
@@ -79,6 +93,9 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
         return
     if number == signal.SIGTERM:
         signal.signal(number, _on_terminate)
+    else:
+        global _n_interrupts
+        _n_interrupts -= 1
     threading.Timer(0.01, signal.raise_signal, [number]).start()  # by then the callback is left
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from fer_cli.claims import judge_claims
 from fer_cli.cluster_scores import RATIO
-from fer_cli.errors import ResourceError
+from fer_cli.disk import write_whole, writing
 from fer_cli.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.findings import summarise_planted
 from fer_cli.planted import plant_faults
@@ -128,11 +128,9 @@ def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
     """Write an evaluation as JSON into `folder`. Raises ResourceError where that cannot be written."""
     pooled = "-pooled" if len(evaluation.get("runs", ())) > 1 else ""
     path = folder / f"{evaluation['split']}{pooled}.json"
-    try:
+    with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}.") from error
+    write_whole(path, json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
     return path
 
 

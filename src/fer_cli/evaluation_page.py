@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_cli.disk import writing
+from fer_cli.disk import write_whole, writing
 from fer_cli.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.page import POLICY, environment
 from fer_cli.report import ERRORS
@@ -35,19 +35,19 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
     template = environment().get_template("evaluation.html.j2")
     with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
-        text = template.render(
-            evaluation=evaluation,
-            title=_title(evaluation),
-            classes=list(evaluation["per_class_accuracy"]),
-            ranked=ranked,
-            claims=claims,
-            charted=min(len(ranked), _MOST_ROWS),
-            error_heads={key: head for key, (head, _, _) in ERRORS.items()},
-            policy=POLICY,
-            facts=embedded_json({"charts": charts}),
-            library=packed_library() if charts else "",
-        )
-        page.write_text(text, encoding="utf-8", errors="replace")
+    text = template.render(
+        evaluation=evaluation,
+        title=_title(evaluation),
+        classes=list(evaluation["per_class_accuracy"]),
+        ranked=ranked,
+        claims=claims,
+        charted=min(len(ranked), _MOST_ROWS),
+        error_heads={key: head for key, (head, _, _) in ERRORS.items()},
+        policy=POLICY,
+        facts=embedded_json({"charts": charts}),
+        library=packed_library() if charts else "",
+    )
+    write_whole(page, text)
     return page
 
 

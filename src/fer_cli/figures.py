@@ -15,7 +15,7 @@ import numpy as np
 from fer_cli import render
 from fer_cli.activations import PATHS
 from fer_cli.diagnosis import Diagnosis, LayerReading, explain
-from fer_cli.errors import ResourceError
+from fer_cli.disk import write_whole, writing
 from fer_cli.model import NetworkConfig
 from fer_cli.probe import layer_locations, probe
 from fer_cli.receptive import Location, receptive_field
@@ -77,13 +77,10 @@ def write_figures(
         "table1": found.table1(),
         "shares": found.shares(),
     }
-    try:
-        for name, (_, picture) in sheets.items():
-            (folder / f"{name}.png").write_bytes(render.encode_png(picture))
-        (folder / "table1.md").write_text(table1_text(found), encoding="utf-8")
-        (folder / "figures.json").write_text(json.dumps(answer, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}.") from error
+    for name, (_, picture) in sheets.items():
+        write_whole(folder / f"{name}.png", render.encode_png(picture))
+    write_whole(folder / "table1.md", table1_text(found))
+    write_whole(folder / "figures.json", json.dumps(answer, indent=2, allow_nan=False) + "\n")
     return answer
 
 
@@ -195,7 +192,5 @@ def _sheet(
 
 def _make(folder: Path) -> None:
     """Make the folder before anything long is done."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}.") from error

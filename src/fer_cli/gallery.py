@@ -18,7 +18,7 @@ from fer_cli.arguments import file_name
 from fer_cli.blame import Blame
 from fer_cli.dataset import Sample
 from fer_cli.diagnosis import Diagnosis, Suspicion, explain
-from fer_cli.disk import make_folder, writing
+from fer_cli.disk import make_folder, write_whole, writing
 from fer_cli.drawing import Drawing
 from fer_cli.errors import FerError, InputError
 from fer_cli.model import OUTPUT
@@ -209,8 +209,7 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
     page = folder / "index.html"
     with writing(page):
         folder.mkdir(parents=True, exist_ok=True)
-        text = template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY)
-        page.write_text(text, encoding="utf-8", errors="replace")
+    write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
     return page
 
 

@@ -6,29 +6,29 @@ records hold is the stage's business.
 """
 
 import struct
-import sys
 import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from fer_cli.disk import writing
-from fer_cli.errors import ResourceError
-
-if sys.platform != "win32":  # where nothing keeps two runs from one output
-    import fcntl
 
 _HEAD = struct.Struct("<QI")
+
+
+def journal_path(output: Path) -> Path:
+    """Where the journal of an output lies: beside it."""
+    return output.with_name(f".{output.name}.journal")
 
 
 class Journal:
     """The records kept for the output `output` by the run `key`; a context manager that leaves the file behind.
 
-    Raises ResourceError if it cannot be written, or another run has it open.
+    The run has claimed the output. Raises ResourceError if the journal cannot be written.
     """
 
     def __init__(self, output: Path, key: str) -> None:
-        self.path = output.with_name(f".{output.name}.journal")
+        self.path = journal_path(output)
         self._title = f"fer journal 1 {key}\n".encode()
         self._spans: list[tuple[int, int]] = []
         self._end = len(self._title)
@@ -37,7 +37,6 @@ class Journal:
         with writing(self.path):
             self._file: BinaryIO = self.path.open("a+b")
         try:
-            self._lock()
             with writing(self.path):
                 self._find_records()
         except BaseException:
@@ -71,17 +70,6 @@ class Journal:
     ) -> None:
         with writing(self.path):
             self._file.close()
-
-    def _lock(self) -> None:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ResourceError(
-                    f"another run is at work on {self.path}; wait for it or name another output."
-                ) from error
-            except OSError:  # a file system without locks
-                pass
 
     def _find_records(self) -> None:
         self._file.seek(0)

@@ -9,6 +9,7 @@ Source: Figs 3 to 7 and Table I.
 """
 
 import base64
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,8 @@ from fer_cli import render, scene
 from fer_cli.activations import FEEDFORWARD, PATHS
 from fer_cli.charts import depth_chart, error_chart, rank_sentence
 from fer_cli.diagnosis import Diagnosis
-from fer_cli.disk import writing
+from fer_cli.disk import write_whole, writing
 from fer_cli.drawing import Drawing
-from fer_cli.errors import ResourceError
 from fer_cli.probe import Probe
 from fer_cli.report import (
     ERRORS,
@@ -89,11 +89,10 @@ def begin_report(
         pngs = finish()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name, png in pngs.items():
-                (folder / f"{name}.png").write_bytes(png)
-            # Names of files need not be UTF-8, but these files are.
-            (folder / "diagnosis.json").write_text(summary + "\n", encoding="utf-8", errors="replace")
-            page.write_text(_fill_page(diagnosis, pictures, pngs), encoding="utf-8", errors="replace")
+        for name, png in pngs.items():
+            write_whole(folder / f"{name}.png", png)
+        write_whole(folder / "diagnosis.json", summary + "\n")
+        write_whole(page, _fill_page(diagnosis, pictures, pngs))
         return page
 
     return write
@@ -110,11 +109,11 @@ class ProbeFiles:
 def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -> ProbeFiles:
     """Draw a probe of the input `grid` into `folder`. Raises ResourceError where that cannot be written."""
     files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
-    try:
+    array = io.BytesIO()
+    np.save(array, probed.reconstruction, allow_pickle=False)
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(files.reconstruction, probed.reconstruction, allow_pickle=False)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror}.") from error
+    write_whole(files.reconstruction, array.getvalue())
     picture = render.render_probe(
         probed.layer,
         feature_map=probed.map_shape,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from fer_cli.disk import write_whole
 from fer_cli.errors import ResourceError
 from fer_cli.receptive import Box, Location
 from fer_cli.scene import (
@@ -126,10 +127,7 @@ def write_png(image: Image, path: Path) -> None:
 
     Raises ResourceError if the file cannot be written.
     """
-    try:
-        path.write_bytes(encode_png(image))
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}.") from error
+    write_whole(path, encode_png(image))
 
 
 def try_drawing() -> tuple[str, str]:

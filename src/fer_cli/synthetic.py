@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.disk import writing
+from fer_cli.errors import UsageError
 from fer_cli.solids import (
     RECTANGLE,
     Faces,
@@ -76,11 +77,9 @@ def write_off(path: Path, vertices: Vertices, faces: Faces) -> None:
     lines = ["OFF", f"{len(vertices)} {len(faces)} 0"]
     lines += [f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
     lines += [f"3 {a} {b} {c}" for a, b, c in faces.tolist()]
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="ascii")
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_collection(folder: Path, *, per_class_train: int, per_class_test: int, seed: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fer_cli.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.artifact_writer import ArtifactWriter, claim_output
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.augmentation import Augmentation
 from fer_cli.checkpoint import checkpoint_path
 from fer_cli.curves import curve_path, write_learning_curve
@@ -22,6 +22,7 @@ from fer_cli.errors import InputError
 from fer_cli.history import write_history
 from fer_cli.loop import Report, TrainingLoop
 from fer_cli.model import PRESETS, FERNet, NetworkConfig, state_arrays
+from fer_cli.outputs import claim_output, outlived
 from fer_cli.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.schema import MODEL
 from fer_cli.transfer import GivenEncoder
@@ -82,62 +83,66 @@ def train(
     trained; the preset is then that model's.
 
     A checkpoint beside `output` is replaced after every epoch, every ten minutes and when the run is ended by Ctrl-C
-    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one.
+    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one. Of `output` too, where
+    the run was killed between writing it and removing the checkpoint.
 
     Raises InputError where the training split cannot be learnt from, UsageError for settings or an encoder that do not
     fit, ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
-    claim_output(output, force=force)
-    voxel_set = open_voxels(voxels, in_memory=True)
-    _check_learnable(voxel_set, voxels)
-    given = None if encoder is None else GivenEncoder.read(encoder, voxel_set)
-    if given is not None:
-        settings = replace(settings, preset=given.preset)
-    layers = PRESETS[settings.preset] if given is None else given.network.config.layers
-    network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
-    config = {
-        "network": network_config.to_json(),
-        "training": asdict(settings),
-        "voxelization": voxel_set.voxelization,
-    }
-    parents = {"voxels": voxel_set.id, **({} if given is None else {"encoder": given.id})}
-    training_split = voxel_set.indices("train")
-    _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
-    validation = training_split[held]
-    if given is not None and given.validation is not None:
-        validation = given.validation
-    data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
-    run = TrainingLoop(data, settings, config, parents, checkpoint_path(output), report)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = FERNet(network_config, dropout=settings.dropout).to(device)
+    checkpoint = checkpoint_path(output)
+    force = force or (resume and outlived(checkpoint, output))
+    with claim_output(output, force=force, progress=checkpoint, leads=world.leads):
+        voxel_set = open_voxels(voxels, in_memory=True)
+        _check_learnable(voxel_set, voxels)
+        given = None if encoder is None else GivenEncoder.read(encoder, voxel_set)
         if given is not None:
-            network.encoder.load_state_dict(given.network.encoder.state_dict())
-        history = run.train(network, given, resume=resume)
-    if world.leads:
-        with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
-            for part in ("encoder", "feedback"):
-                for name, array in state_arrays(getattr(network, part)).items():
-                    writer.write(f"{part}/{name}", array)
-            writer.write("validation/index", data.validation)
-            write_history(writer, history)
-        run.checkpoint.unlink(missing_ok=True)
-    last = {record.phase: record for record in history}
-    if FEEDFORWARD in last:
-        accuracy = last[FEEDFORWARD].validation_score
-    else:  # the classifier was trained on other samples
-        accuracy = FeedforwardPhase(data, settings, network.encoder).validate(network.encoder)[1]
-    return TrainingSummary(
-        path=output,
-        curve=write_learning_curve(output) if world.leads else curve_path(output),
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        training_samples=len(data.training),
-        validation_samples=len(data.validation),
-        accuracy=accuracy,
-        voxel_iou=last[FEEDBACK].validation_score,
-        seconds=time.monotonic() - started,
-    )
+            settings = replace(settings, preset=given.preset)
+        layers = PRESETS[settings.preset] if given is None else given.network.config.layers
+        network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
+        config = {
+            "network": network_config.to_json(),
+            "training": asdict(settings),
+            "voxelization": voxel_set.voxelization,
+        }
+        parents = {"voxels": voxel_set.id, **({} if given is None else {"encoder": given.id})}
+        training_split = voxel_set.indices("train")
+        _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
+        validation = training_split[held]
+        if given is not None and given.validation is not None:
+            validation = given.validation
+        data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
+        run = TrainingLoop(data, settings, config, parents, checkpoint, report)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = FERNet(network_config, dropout=settings.dropout).to(device)
+            if given is not None:
+                network.encoder.load_state_dict(given.network.encoder.state_dict())
+            history = run.train(network, given, resume=resume)
+        if world.leads:
+            with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
+                for part in ("encoder", "feedback"):
+                    for name, array in state_arrays(getattr(network, part)).items():
+                        writer.write(f"{part}/{name}", array)
+                writer.write("validation/index", data.validation)
+                write_history(writer, history)
+            write_learning_curve(output)
+            checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to the curve
+        last = {record.phase: record for record in history}
+        if FEEDFORWARD in last:
+            accuracy = last[FEEDFORWARD].validation_score
+        else:  # the classifier was trained on other samples
+            accuracy = FeedforwardPhase(data, settings, network.encoder).validate(network.encoder)[1]
+        return TrainingSummary(
+            path=output,
+            curve=curve_path(output),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            training_samples=len(data.training),
+            validation_samples=len(data.validation),
+            accuracy=accuracy,
+            voxel_iou=last[FEEDBACK].validation_score,
+            seconds=time.monotonic() - started,
+        )
 
 
 def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:

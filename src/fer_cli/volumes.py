@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from fer_cli.activations import PATHS
 from fer_cli.diagnosis import Diagnosis
-from fer_cli.disk import writing
+from fer_cli.disk import write_whole, writing
 from fer_cli.scene import Grid
 
 
@@ -24,6 +24,7 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
     Raises ResourceError where the file cannot be written.
     """
     import pyvista
+    from vtkmodules.vtkIOXML import vtkXMLImageDataWriter
 
     path = folder / "shapes.vti"
     shape = diagnosis.input_grid.shape
@@ -38,11 +39,14 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
     for name, grid in _arrays(diagnosis).items():
         # VTK varies x fastest; numpy varies z fastest.
         image.cell_data[name] = grid.ravel(order="F")
+    writer = vtkXMLImageDataWriter()
+    writer.SetInputData(image)
+    writer.SetDataModeToBinary()
+    writer.WriteToOutputStringOn()  # of a file that it cannot write it tells no reason
+    writer.Write()
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("wb"):  # VTK tells of no reason where it cannot write
-            pass
-        image.save(path)
+    write_whole(path, writer.GetOutputString())
     return path
 
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_cli import __version__
-from fer_cli.artifact_writer import ArtifactWriter, claim_output
+from fer_cli.artifact_writer import ArtifactWriter
 from fer_cli.batches import Outcome, decode, voxelize_batch
 from fer_cli.duplicates import DuplicateCounts
 from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.executor import WorkExecutor, results_in_order
-from fer_cli.journal import Journal
+from fer_cli.journal import Journal, journal_path
 from fer_cli.occupancy import VoxelSettings
+from fer_cli.outputs import claim_output
 from fer_cli.samples import collect_samples, write_samples
 from fer_cli.scheduler import open_scheduler
 from fer_cli.schema import VOXELS
@@ -95,21 +96,21 @@ def voxelize_source(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
-    claim_output(output, force=force)
-    listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
-    if strict and listing.skipped:
-        raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
-    config = {
-        "voxelization": settings.to_json(),
-        "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
-        "per_class": per_class,
-        "test_fraction": test_fraction,
-        "drop_duplicates": drop_duplicates,
-    }
-    place = source.absolute()  # workers of a cluster have a working folder of their own
-    key = _run_key(place, listing, settings)
     with ExitStack() as at_end:
+        at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         at_end.callback(close_archives)
+        listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
+        if strict and listing.skipped:
+            raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
+        config = {
+            "voxelization": settings.to_json(),
+            "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
+            "per_class": per_class,
+            "test_fraction": test_fraction,
+            "drop_duplicates": drop_duplicates,
+        }
+        place = source.absolute()  # workers of a cluster have a working folder of their own
+        key = _run_key(place, listing, settings)
         journal = at_end.enter_context(Journal(output, key))
         try:
             batches = _Batches(listing, journal, strict=strict)
