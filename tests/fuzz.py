@@ -3,15 +3,16 @@
     python tests/fuzz.py --inputs 100000 --output fuzz-findings --readers off,ply
 
 A child process reads the hostile files of one reader, one after another. One that takes more than 5 seconds of
-processor time ends the child by a signal, wherever the time goes, and so does one that crashes it; the next child goes on
-behind it. The operating system refuses more than 1 GB of memory beyond what the child has at the start. Python's audit
-hook tells of every file opened for writing, made, renamed or removed outside the child's own folder, and of every
+processor time ends the child by a signal, wherever the time goes, and so does one that crashes it; the next child goes
+on behind it. The operating system refuses more than 1 GB of memory beyond what the child has at the start. Python's
+audit hook tells of every file opened for writing, made, renamed or removed outside the child's own folder, and of every
 process and connection.
 
-Artifacts are read in the child as `artifact` reads them once they are through `vetting`; those that end the child are then
-read again with `vetting`, and count as `apart` if it finds them out.
+Artifacts are read in the child as `artifact` reads them once they are through `vetting`; those that end the child are
+then read again with `vetting`, and count as `apart` if it finds them out.
 
-Findings are kept in a folder for each reader: the file, and what became of it. `atheris_fuzz.py` looks for files by coverage.
+Findings are kept in a folder for each reader: the file, and what became of it. `atheris_fuzz.py` looks for files by
+coverage.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import struct
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import hostile
@@ -77,7 +79,7 @@ def fuzz(reader: str, first: int, inputs: int, findings: Path) -> tuple[collecti
     while number < first + inputs:
         _PROGRESS.pack_into(shared, 0, number, 0, 0, 0, 0, 0.0, 0.0)
         with tempfile.TemporaryDirectory(dir=_SCRATCH) as folder:
-            status = _in_child(lambda: _read_all(reader, number, first + inputs, Path(folder), findings, shared))
+            status = _in_child(partial(_read_all, reader, number, first + inputs, Path(folder), findings, shared))
         number, read, refused, faults, its_peak, its_slowest, its_seconds = _PROGRESS.unpack_from(shared)
         counts.update({hostile.READ: read, hostile.REFUSED: refused, "fault": faults})
         peak, slowest, seconds = max(peak, its_peak), max(slowest, its_slowest), seconds + its_seconds

@@ -1,6 +1,7 @@
 """Hostile files: for every reader a harness (bytes → what becomes of them), files that it reads, and damage to them.
 
-Shared by `test_hostile`, which does a little of it in CI, and `fuzz`, which does much of it under limits of time and memory.
+Shared by `test_hostile`, which does a little of it in CI, and `fuzz`, which does much of it under limits of time and
+memory.
 """
 
 import functools
@@ -197,9 +198,9 @@ def _shapes() -> list[tuple[str, bytes]]:
 
 
 _HOSTILE_NAMES = (
-    "../../a.off", "/a.off", "C:\\a.off", "chair/train/../../../../a.off", "chair/train/a\nb.off", "chair/train/\0a.off",
-    "chair\\test\\..\\..\\a.off", "chair/train/" + "n" * 300 + ".off", "chair/train/a.off", "\x1b[31m/test/a.off", ".off",
-    "chair/train/a.off/", "//train//a.off", "chair/test/<b>&\"'.off",
+    "../../a.off", "/a.off", "C:\\a.off", "chair/train/../../../../a.off", "chair/train/a\nb.off",
+    "chair/train/\0a.off", "chair\\test\\..\\..\\a.off", "chair/train/" + "n" * 300 + ".off", "chair/train/a.off",
+    "\x1b[31m/test/a.off", ".off", "chair/train/a.off/", "//train//a.off", "chair/test/<b>&\"'.off",
 )  # fmt: skip
 
 
@@ -252,20 +253,26 @@ _EXTREMES = (
 )
 _WORDS: dict[str, bytes] = {
     "off": b"OFF|COFF|STOFF|nOFF|4OFF|BINARY|#|\r|\n|OFF\n|3 0 1 2\n|\xef\xbb\xbf",
-    "obj": b"v |vn |vt |f |fo |l |g |s |o |usemtl |mtllib /etc/passwd\n|curv |surf |//|/|-1|\\\n|#|\r\n|f 1 2 3\n|v 0 0 0\n",
+    "obj": b"v |vn |vt |f |fo |l |g |s |o |usemtl |mtllib /etc/passwd\n|curv |surf |//|/|-1|\\\n|#|\r\n|"
+    b"f 1 2 3\n|v 0 0 0\n",
     "stl": b"solid |endsolid|facet normal 0 0 0\n|outer loop\n|vertex 0 0 0\n|endloop\n|endfacet\n|\r|solid\n",
     "ply": b"ply\n|format ascii 1.0\n|format binary_little_endian 1.0\n|format binary_big_endian 1.0\n|element vertex |"
     b"element face |element tristrips 1\n|property float x\n|property list uchar int vertex_indices\n|"
-    b"property list double int vertex_index\n|property list uint double q\n|property double y\n|end_header\n|comment |\r\n",
-    "glb": b'glTF|JSON|BIN\0|"nodes":|"children":[0]|"mesh":0|"matrix":[0]|"uri":"/etc/passwd"|"uri":"data:,a"|"byteOffset":|'
-    b'"byteStride":|"count":|"mode":5|"sparse":{}|"extensionsRequired":["a"]|"indices":|"scene":|{|}|[|]|"translation":[1e308,0,0]|'
+    b"property list double int vertex_index\n|property list uint double q\n|property double y\n|"
+    b"end_header\n|comment |\r\n",
+    "glb": b'glTF|JSON|BIN\0|"nodes":|"children":[0]|"mesh":0|"matrix":[0]|"uri":"/etc/passwd"|"uri":"data:,a"|'
+    b'"byteOffset":|'
+    b'"byteStride":|"count":|"mode":5|"sparse":{}|"extensionsRequired":["a"]|"indices":|"scene":|{|}|[|]|'
+    b'"translation":[1e308,0,0]|'
     b'"scale":[0]|"rotation":[]|"targets":[]|"bufferView":|,|:|"name":"x"|"extensions":{"KHR_draco_mesh_compression":{}}',
-    "pcd": b"FIELDS x y z\n|SIZE 4 4 4\n|TYPE F F F\n|COUNT 1 1 1\n|COUNT 0 1 99999999\n|WIDTH |HEIGHT |POINTS |DATA ascii\n|"
+    "pcd": b"FIELDS x y z\n|SIZE 4 4 4\n|TYPE F F F\n|COUNT 1 1 1\n|COUNT 0 1 99999999\n|WIDTH |HEIGHT |POINTS |"
+    b"DATA ascii\n|"
     b"DATA binary\n|DATA binary_compressed\n|VIEWPOINT|#|\n|TYPE I U X\n",
     "xyz": b",|;|#|\n|\r|0 0 0\n|\xef\xbb\xbf| ",
     "binvox": b"#binvox 1\n|dim 2 2 2\n|dim |translate |scale |data\n|\n",
     "mat": b"MATLAB 5.0|IM|MI|instance\0|\x0f\0\0\0|\x0e\0\0\0|\x06\0\0\0|\x10\0\0\0|\x11\0\0\0",
-    "npy": b"\x93NUMPY|\x01\0|\x02\0|\x03\0|'descr':|'fortran_order':|'shape':|(|)|,|'|True|'|O'|'>f8'|'<U4'|[('a','<i4')]|{|}|__import__('os')",
+    "npy": b"\x93NUMPY|\x01\0|\x02\0|\x03\0|'descr':|'fortran_order':|'shape':|(|)|,|'|True|"
+    b"'|O'|'>f8'|'<U4'|[('a','<i4')]|{|}|__import__('os')",
     "zip": b"PK\1\2|PK\3\4|PK\5\6|PK\6\6|PK\6\7|PK\7\x08|../|/|\\|.off|train/|test/|\x63\0|\x0e\0|\x0c\0|\x01\0",
 }  # fmt: skip
 
@@ -342,8 +349,8 @@ _ATTRIBUTES = {
     "checkpoint": ("config", "parents", "position"),
 }
 _VALUES = (
-    None, True, -1, 0, 1, 3, 10**9, 2**63, 10**30, 0.5, 1e308, "", "a\nb", "\0", "<script>", "x" * 3000, "\ud800", [], {}, [[]],
-    [1] * 1000, {"a": {}}, "64", [None],
+    None, True, -1, 0, 1, 3, 10**9, 2**63, 10**30, 0.5, 1e308, "", "a\nb", "\0", "<script>", "x" * 3000, "\ud800", [],
+    {}, [[]], [1] * 1000, {"a": {}}, "64", [None],
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from diagnoses import diagnosis_of
 from fer_cli import artifact, markup, page, vetting
 from fer_cli.artifact import open_artifact
 from fer_cli.dataset import open_voxels
-from fer_cli.errors import ArtifactError, FerError, InputError
+from fer_cli.errors import ArtifactError, InputError
 from fer_cli.evaluate import evaluate
 from fer_cli.evaluation_page import write_evaluation_page
 from fer_cli.gallery import Explained, write_gallery
@@ -27,7 +27,6 @@ from fer_cli.model import load_network
 from fer_cli.report import diagnosis_json
 from fer_cli.run import Run
 from fer_cli.schema import MODEL, VOXELS
-from fer_cli.source import close_archives, list_entries
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -44,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeds_are_read(reader: str, folder: Path) -> None:
     """Hostile names apart, which are refused: damage to what is refused anyway would show little."""
     for content in hostile.seeds(reader):
-        assert hostile.outcome(reader, content, folder) in ((hostile.READ, hostile.REFUSED) if reader == "zip" else (hostile.READ,))
+        assert hostile.outcome(reader, content, folder) in (
+            (hostile.READ, hostile.REFUSED) if reader == "zip" else (hostile.READ,)
+        )
 
 
 @pytest.mark.parametrize("reader", hostile.READERS)
@@ -59,7 +60,11 @@ def test_hostile_files_are_read_or_refused_in_one_line(reader: str, folder: Path
 
 @pytest.mark.parametrize("reader", hostile.TEXTS)
 def test_texts_of_a_formats_own_words_are_read_or_refused(reader: str, folder: Path) -> None:
-    number = st.sampled_from(hostile.NUMBERS) | st.floats().map(lambda x: repr(x).encode()) | st.integers().map(lambda x: b"%d" % x)
+    number = (
+        st.sampled_from(hostile.NUMBERS)
+        | st.floats().map(lambda x: repr(x).encode())
+        | st.integers().map(lambda x: b"%d" % x)
+    )
     part = st.sampled_from(hostile.words_of(reader)) | st.tuples(number, st.sampled_from([b" ", b"\n"])).map(b"".join)
 
     @settings(STEADY, max_examples=60)
@@ -127,7 +132,10 @@ STORED_OTHERWISE: dict[str, tuple[str, Callable[[h5py.File], object]]] = {
     ),
     "no shape": ("has no shape", lambda file: file.create_dataset("label", data=h5py.Empty("i8"))),
     "references": ("is object, but int64", lambda file: file.create_dataset("label", (78,), h5py.ref_dtype)),
-    "references to regions": ("is object, but int64", lambda file: file.create_dataset("label", (78,), h5py.regionref_dtype)),
+    "references to regions": (
+        "is object, but int64",
+        lambda file: file.create_dataset("label", (78,), h5py.regionref_dtype),
+    ),
     "records": (
         "is void, but int64|is void64, but int64",
         lambda file: file.create_dataset("label", (78,), np.dtype([("a", "i8")])),
@@ -155,7 +163,9 @@ def test_compressed_bomb_is_refused_when_it_is_read(tmp_path: Path, monkeypatch:
     path = seed_file("voxels", tmp_path / "a.h5")
     with open_artifact(path, VOXELS) as opened:
         monkeypatch.setattr(artifact, "_MOST_INFLATED", 1000)
-        with pytest.raises(ArtifactError, match=r"'occupancy' grows from \d+ bytes to \d+; refused\. Run 'fer voxelize'"):
+        with pytest.raises(
+            ArtifactError, match=r"'occupancy' grows from \d+ bytes to \d+; refused\. Run 'fer voxelize'"
+        ):
             opened.read("occupancy")
         assert opened.read("occupancy", slice(0, 2)).shape == (2, 8, 8, 8)
 
@@ -212,7 +222,10 @@ def test_network_that_the_weights_are_not_of_is_refused_before_it_takes_memory(
     change: Callable[[dict[str, Any]], object], tmp_path: Path
 ) -> None:
     path = changed_config("model", tmp_path / "a.h5", change)
-    with open_artifact(path, MODEL) as opened, pytest.raises(ArtifactError, match=r"is damaged: .* Run 'fer train' again"):
+    with (
+        open_artifact(path, MODEL) as opened,
+        pytest.raises(ArtifactError, match=r"is damaged: .* Run 'fer train' again"),
+    ):
         load_network(opened)
 
 
@@ -222,7 +235,9 @@ def test_voxels_without_their_settings_are_refused(tmp_path: Path) -> None:
         (lambda config: config["voxelization"].update(resolution=None), "config"),
         (lambda classes: classes.append(3), "classes"),
     ):
-        with pytest.raises(ArtifactError, match=r"is damaged: .* Run 'fer voxelize' again|'resolution': None.* is not usable"):
+        with pytest.raises(
+            ArtifactError, match=r"is damaged: .* Run 'fer voxelize' again|'resolution': None.* is not usable"
+        ):
             open_voxels(changed_config("voxels", tmp_path / "a.h5", change, name))
 
 
@@ -308,8 +323,11 @@ class Structure(HTMLParser):
         self.elements.append(("declaration", decl))
 
 
-EVIL = ["<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", '"', "'", "onload=x", " ", "<img src=x onerror=y>", "&lt;", "&#60;",
-        "</td>", "<", ">", "=", "`", "{{ 7*7 }}", "{% raw %}", "javascript:alert(1)", "\u2028", "\0", "\x1b[2J", "\n", "🪑", "\ud800", "</title>", "</style>"]  # fmt: skip
+EVIL = [
+    "<script>alert(1)</script>", "</script>", "<!--", "-->", "]]>", '"', "'", "onload=x", " ", "<img src=x onerror=y>",
+    "&lt;", "&#60;", "</td>", "<", ">", "=", "`", "{{ 7*7 }}", "{% raw %}", "javascript:alert(1)", "\u2028", "\0",
+    "\x1b[2J", "\n", "🪑", "\ud800", "</title>", "</style>",
+]  # fmt: skip
 NAMES = st.lists(st.sampled_from(EVIL) | st.text(max_size=5), min_size=1, max_size=6).map("".join)
 FOUR = st.lists(NAMES.filter(str.strip), min_size=4, max_size=4, unique_by=lambda name: name.encode(errors="replace"))
 PLAIN = ["a", "b", "c", "d"]
@@ -396,7 +414,10 @@ def test_no_element_or_attribute_of_a_gallery_comes_from_a_name(tmp_path: Path) 
 
     def written(names: list[str]) -> str:
         sample, title, label, predicted = names
-        answer = diagnosis_json(replace(diagnosis, sample=sample), report="r") | {"label": label, "predicted": predicted}
+        answer = diagnosis_json(replace(diagnosis, sample=sample), report="r") | {
+            "label": label,
+            "predicted": predicted,
+        }
         row = Explained(answer, diagnosis.blame, diagnosis.suspicion, {"report": tmp_path / "report" / "index.html"})
         return write_gallery([row], ["conv3"], tmp_path, title).read_text(encoding="utf-8")
 

@@ -26,6 +26,8 @@ from fer_cli.obj import read_obj
 from fer_cli.off import read_off
 
 MAX_VOXELS = 512**3
+MAX_INFLATED = 1 << 28
+"""Bytes that a compressed .mat may grow to; reading it takes a few times as much memory."""
 
 _HEADER_LIMIT = 4096
 
@@ -181,8 +183,8 @@ _MATLAB_NUMBERS = {"logical", "double", "single", *(f"{u}int{bits}" for u in (""
 
 
 def _refuse_inflation(content: bytes, name: str) -> None:
-    """Raise InputError if a compressed element would grow beyond what a grid can need."""
-    limit = 8 * MAX_VOXELS
+    """Raise InputError if a compressed element would grow too large."""
+    limit = MAX_INFLATED
     order: Any = "big" if content[126:128] == b"MI" else "little"
     offset = 128
     while offset + 8 <= len(content):

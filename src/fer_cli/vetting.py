@@ -1,9 +1,9 @@
 """Files that C code reads, tried out in a process apart, where an endless loop or a crash harms nobody.
 
 libhdf5 takes what a damaged file says at its word, and may loop for ever or end the process that opens it; nothing in
-Python can stop either. So one process beside this one opens every file first, under a limit of processor time and memory.
-It is started when it is first needed, serves all files, and ends with this process. What it gets through, this process
-will get through too. See `docs/adr/0017`.
+Python can stop either. So one process beside this one opens every file first, under limits of processor time and
+memory. It is started when it is first needed, serves all files, and ends with this process. What it gets through, this
+process will get through too. See `docs/adr/0017`.
 """
 
 import atexit
