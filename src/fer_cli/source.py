@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "test", "unlabelled")
 
 MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
-_BOMB_BYTES = 64 << 20
+_BOMB_BYTES = 24 << 20
 _BOMB_RATIO = 200
 
 # Shapes that others store: skipped by name. Whatever else lies in a folder (licences, lists) is no loss.
