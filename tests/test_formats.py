@@ -137,7 +137,7 @@ def test_damaged_mat_is_named(occupancy: np.ndarray) -> None:
 
 
 def test_mat_that_inflates_is_refused(occupancy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.formats.MAX_INFLATED", 8000)
+    monkeypatch.setattr("fer_cli.matlab.MAX_INFLATED", 8000)
     with pytest.raises(InputError, match="grow to more than 8000; refused"):
         read_shape(mat(instance=np.zeros((20, 40, 80), np.uint8)), "shape.mat")
 

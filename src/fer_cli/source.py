@@ -192,6 +192,8 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
         if any(_is_hidden(part) for part in parts if part not in ("", "..")):
             continue
+        if not member.filename:
+            continue
         if member.is_dir():
             if PurePosixPath(member.filename).suffix.lower() in SUFFIXES:
                 skipped.append(Skipped(member.filename.rstrip("/"), "is a folder"))
