@@ -53,7 +53,7 @@ def outcome(reader: str, content: bytes, folder: Path) -> str:
             READERS[reader](content, folder)
     except FerError as error:
         message = str(error)
-        sound = message and len(message) < 2000 and "\n" not in message and "\r" not in message
+        sound = message and len(message.splitlines()) == 1
         return REFUSED if sound else f"message of several lines: {message[:2000]!r}"
     except (Exception, RecursionError):
         return traceback.format_exc()

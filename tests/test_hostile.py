@@ -27,6 +27,7 @@ from fer_cli.model import load_network
 from fer_cli.report import diagnosis_json
 from fer_cli.run import Run
 from fer_cli.schema import MODEL, VOXELS
+from fer_cli.source import close_archives, list_entries
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -239,6 +240,31 @@ def test_voxels_without_their_settings_are_refused(tmp_path: Path) -> None:
             ArtifactError, match=r"is damaged: .* Run 'fer voxelize' again|'resolution': None.* is not usable"
         ):
             open_voxels(changed_config("voxels", tmp_path / "a.h5", change, name))
+
+
+@pytest.mark.parametrize("change", [{"epoch": [1]}, {"step": "a"}, {"phase": None}, {"sums": 3}, {"more": 0}])
+def test_checkpoint_of_no_position_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = changed_config("checkpoint", tmp_path / "a.h5", lambda position: position.update(change), "position")
+    assert hostile.outcome("checkpoint", path.read_bytes(), tmp_path) == hostile.REFUSED
+
+
+def test_mat_that_crashes_scipy_is_refused(tmp_path: Path) -> None:
+    """Numbers 867, 1048 and 1652 of `make fuzz`, of which SciPy's parser dies of a segmentation fault."""
+    for number in (867, 1048, 1652):
+        assert hostile.outcome("mat", hostile.hostile_file("mat", number), tmp_path) == hostile.REFUSED
+
+
+def test_member_of_an_archive_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr("x", "OFF")
+        opened.writestr("b.off", "OFF")
+    content = (tmp_path / "a.zip").read_bytes()
+    nameless = bytearray(content)
+    start = nameless.index(b"PK\1\2")
+    nameless[start + 46 : start + 47] = b"\0"  # zipfile cuts a name at its first zero
+    (tmp_path / "a.zip").write_bytes(nameless)
+    assert [entry.name for entry in list_entries(tmp_path / "a.zip").entries] == ["b"]
+    close_archives()
 
 
 def test_codebook_without_its_precision_is_described_as_damaged(tmp_path: Path) -> None:
