@@ -29,6 +29,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import hostile
 from fer_cli import artifact
@@ -161,13 +162,22 @@ def _watched(folder: Path) -> list[str]:
         if event == "open":
             path, _, flags = arguments
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if isinstance(path, str | bytes) and writes and not Path(os.fsdecode(path)).is_relative_to(folder):
+            outside = isinstance(path, str | bytes) and not Path(os.fsdecode(path)).is_relative_to(folder)
+            if outside and writes and not _is_numba():
                 touched.append(f"{event} {arguments}")
-        elif event in _TOUCHING:
+        elif event in _TOUCHING and not _is_numba():
             touched.append(f"{event} {arguments}")
 
     sys.addaudithook(watch)
     return touched
+
+
+def _is_numba() -> bool:
+    """Whether it is Numba that does it, whose cache of compiled code is fer's own."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "/numba/" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _size(key: str) -> int:

@@ -1,5 +1,6 @@
 import copy
 import json
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from fer_cli.dataset import open_voxels
 from fer_cli.errors import ArtifactError, InputError
 from fer_cli.evaluate import evaluate
 from fer_cli.evaluation_page import write_evaluation_page
+from fer_cli.formats import read_shape
 from fer_cli.gallery import Explained, write_gallery
 from fer_cli.info import describe
 from fer_cli.model import load_network
@@ -248,10 +250,14 @@ def test_checkpoint_of_no_position_is_refused(change: dict[str, Any], tmp_path: 
     assert hostile.outcome("checkpoint", path.read_bytes(), tmp_path) == hostile.REFUSED
 
 
-def test_mat_that_crashes_scipy_is_refused(tmp_path: Path) -> None:
-    """Numbers 867, 1048 and 1652 of `make fuzz`, of which SciPy's parser dies of a segmentation fault."""
-    for number in (867, 1048, 1652):
-        assert hostile.outcome("mat", hostile.hostile_file("mat", number), tmp_path) == hostile.REFUSED
+def test_mat_that_crashes_scipy_is_refused() -> None:
+    """With numbers of type 0, SciPy 1.17.1 dies of a segmentation fault."""
+    content = bytearray(hostile.seeds("mat")[0])
+    start = content.index(b"instance") + len(b"instance")
+    assert content[start : start + 8] == struct.pack("<II", 2, 64)
+    content[start] = 0
+    with pytest.raises(InputError, match=r"a\.mat: not a readable MATLAB 5 file: numbers are stored as type 0"):
+        read_shape(bytes(content), "a.mat")
 
 
 def test_member_of_an_archive_without_a_name_is_passed_over(tmp_path: Path) -> None:
@@ -310,6 +316,19 @@ def test_file_that_loops_crashes_or_grows_harms_only_the_process_apart(examiners
         with pytest.raises(ArtifactError, match=f"is damaged: opening it .*{message}"):
             vetting.vet(path, f"{examiners}:{examiner}")
     vetting.vet(path, f"{examiners}:fail")  # which is for whoever opens it to say
+
+
+@pytest.mark.parametrize(("place", "value"), [(44848, 0), (45304, 4)])
+def test_artifact_that_keeps_libhdf5_busy_for_ever_is_refused(
+    place: int, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One byte of the heap of texts is another."""
+    monkeypatch.setattr(vetting, "SECONDS", 1)
+    content = bytearray(hostile.seeds("voxels")[0])
+    content[place] = value
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"a\.h5 is damaged: opening it crashes, or takes more than 1 s"):
+        open_artifact(tmp_path / "a.h5")
 
 
 def test_file_is_tried_once_until_it_changes(examiners: str, tmp_path: Path) -> None:

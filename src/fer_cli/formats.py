@@ -203,7 +203,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 # The compiled loops of these need Numba, which takes a third of a second to import.

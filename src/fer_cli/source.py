@@ -127,7 +127,7 @@ def read_entry(source: Path, entry: Entry) -> bytes:
     except InputError:
         raise
     except Exception as error:  # zipfile lets zlib.error, EOFError, KeyError and NotImplementedError through
-        raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {error}.") from error
+        raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {str(error)[:200]}.") from error
 
 
 def close_archives() -> None:
