@@ -331,6 +331,16 @@ def test_artifact_that_keeps_libhdf5_busy_for_ever_is_refused(
         open_artifact(tmp_path / "a.h5")
 
 
+def test_process_apart_that_was_ended_is_started_anew(examiners: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"content")
+        vetting.vet(tmp_path / name, f"{examiners}:count")
+        assert vetting._vetter is not None
+        vetting._vetter.kill()
+        vetting._vetter.wait()
+    assert (tmp_path / "b.count").read_text() == "."
+
+
 def test_file_is_tried_once_until_it_changes(examiners: str, tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     path.write_bytes(b"content")

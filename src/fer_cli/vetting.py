@@ -70,7 +70,9 @@ def vet(path: Path, examiner: str) -> None:
 def _running() -> "subprocess.Popen[bytes]":
     """The process apart, of this process and alive."""
     global _vetter, _owner
-    if _vetter is None or _owner != os.getpid() or _vetter.poll() is not None:
+    if _vetter is not None and _owner == os.getpid() and _vetter.poll() is not None:  # someone ended it
+        _end()
+    if _vetter is None or _owner != os.getpid():
         command = [sys.executable, "-P", "-c", "from fer_cli.vetting import serve; serve()"]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # which reserves memory for each
         try:
