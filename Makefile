@@ -5,15 +5,20 @@
 # make coverage all tests, with the lines and branches of the package that they run
 # make mutants small faults in three modules, and which of them no test notices
 # make faults  kill every stage at random instants, run two at once, fill the disk: the tables of docs/reliability.md
+# make fuzz   every reader against INPUTS hostile files each; findings in fuzz-findings (FUZZ="--readers off,ply" for some)
+# make fuzz-coverage  READER against files that Atheris makes by coverage, for SECONDS
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
+INPUTS ?= 100000
+READER ?= off
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs coverage mutants faults lowest format clean
+.PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -54,11 +59,19 @@ mutants: .venv-mutants/.installed
 faults: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/faults.py
 
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz.py --inputs $(INPUTS) --output fuzz-findings $(FUZZ)
+
+fuzz-coverage: .venv-fuzz/.installed
+	mkdir -p fuzz-findings/corpus-$(READER)
+	.venv-fuzz/bin/python tests/atheris_fuzz.py $(READER) fuzz-findings/corpus-$(READER) -max_total_time=$(SECONDS) \
+		-timeout=5 -rss_limit_mb=2048 -artifact_prefix=fuzz-findings/$(READER)-
+
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-lowest .venv-mutants mutants fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-docs .venv-fuzz .venv-lowest .venv-mutants mutants fuzz-findings fer-demo build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -79,6 +92,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 .venv-mutants/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mutants
 	.venv-mutants/bin/python -m pip install $(PIP_FLAGS) constraints.txt --editable '.[test]' mutmut
+	touch $@
+
+.venv-fuzz/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip install $(PIP_FLAGS) constraints.txt --editable '.[test]' atheris
 	touch $@
 
 .venv-lowest/.installed: pyproject.toml constraints-lowest.txt

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from trimesh.exchange import obj, off, ply, stl
 
 from fer_cli.errors import InputError
@@ -137,7 +137,7 @@ def test_damaged_mat_is_named(occupancy: np.ndarray) -> None:
 
 
 def test_mat_that_inflates_is_refused(occupancy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.formats.MAX_VOXELS", 1000)
+    monkeypatch.setattr("fer_cli.matlab.MAX_INFLATED", 8000)
     with pytest.raises(InputError, match="grow to more than 8000; refused"):
         read_shape(mat(instance=np.zeros((20, 40, 80), np.uint8)), "shape.mat")
 
@@ -417,3 +417,16 @@ def test_every_real_archive_is_read_without_loss(shared_data) -> None:
                     np.testing.assert_array_equal(shape.faces, expected["faces"])
                 else:
                     assert shape.occupancy.shape == (30, 30, 30)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("shape", [(8, 4, 2), (1, 1, 3), (2, 1, 5), (1, 1, 1)])
+def test_mat_is_read_as_scipy_reads_it(shape: tuple[int, int, int], compressed: bool) -> None:
+    generator = np.random.default_rng(1)
+    for dtype in ("bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"):
+        values = generator.integers(0, 2, shape).astype(dtype)
+        values[0, 0, 0] = 1
+        content = io.BytesIO()
+        savemat(content, {"x": 3, "label": "chair", "instance": values}, do_compression=compressed)
+        expected = loadmat(io.BytesIO(content.getvalue()))["instance"]
+        np.testing.assert_array_equal(read_grid(content.getvalue(), "a.mat").occupancy, expected > 0.5)

@@ -4,6 +4,7 @@ Every file carries in its root attributes `format`, `format_version`, `id`, `par
 `config` (JSON), `seed`, `created_by`, and what its stage adds. The `id` is a hash over configuration,
 parents and the content of every dataset, so the same content has the same id. Datasets are stored with
 Fletcher-32 checksums: a flipped bit is an error when it is read. No pickles, no external or soft links.
+A file that would keep libhdf5 busy for ever, or crash it, is found out in a process apart (`vetting`).
 
 This and `artifact_writer` are the only modules that import h5py.
 """
@@ -11,6 +12,7 @@ This and `artifact_writer` are the only modules that import h5py.
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fer_cli.errors import ArtifactError, LineageError
+from fer_cli.errors import ArtifactError, FerError, LineageError
 from fer_cli.schema import FORMATS, DatasetSpec, Format
+from fer_cli.vetting import vet
 
 Json = dict[str, Any]
 
 ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed", "created_by")
 NO_SEED = -1
 # What h5py raises where the structure of a file is damaged depends on where the damage is.
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# Deflate makes 1032 bytes of one at most.
+_MOST_INFLATION = 1032
+_MOST_INFLATED = 1 << 29
+"""Bytes that compressed content may grow to where it is read whole."""
 
 
 @dataclass
@@ -72,28 +80,49 @@ class Artifact:
 
         Raises ArtifactError if the dataset is missing or fails its checksum.
         """
+        dataset = self._dataset(name)
         try:
-            return np.asarray(self._dataset(name)[selection])
-        except (OSError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{self.path} is damaged: dataset {name!r} cannot be read. Run '{self.form.command}' again."
-            ) from error
+            if (
+                isinstance(selection, tuple)
+                and not selection
+                and dataset.nbytes > max(_MOST_INFLATED, 2 * dataset.id.get_storage_size())
+            ):
+                raise ArtifactError(
+                    f"{self.path}: dataset {name!r} grows from {dataset.id.get_storage_size()} bytes to "
+                    f"{dataset.nbytes}; refused. Run '{self.form.command}' again."
+                )
+            return np.asarray(dataset[selection])
+        except DAMAGE as error:
+            raise self._damaged(f"dataset {name!r} cannot be read") from error
 
     def read_text(self, name: str) -> list[str]:
         """Content of a one-axis text dataset."""
         try:
             return [str(text) for text in self._dataset(name).asstr()[...]]
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"{self.path} is damaged: dataset {name!r} cannot be read. Run '{self.form.command}' again."
-            ) from error
+        except DAMAGE as error:
+            raise self._damaged(f"dataset {name!r} cannot be read") from error
 
     def attribute(self, name: str) -> Any:
         """A root attribute that the stage added, decoded from JSON. Raises ArtifactError if it is not there."""
         try:
             return json.loads(self._file.attrs[name])
-        except (KeyError, TypeError, ValueError) as error:
+        except DAMAGE as error:
             raise ArtifactError(f"{self.path} has no usable attribute {name!r}.") from error
+
+    @contextmanager
+    def interpreted(self) -> Iterator[None]:
+        """Turn whatever the block stumbles over in the content or the configuration into an ArtifactError."""
+        try:
+            yield
+        except FerError as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise self._damaged(str(error).rstrip(".")) from error
+        except DAMAGE as error:
+            raise self._damaged(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+    def _damaged(self, reason: str) -> ArtifactError:
+        return ArtifactError(f"{self.path} is damaged: {reason}. Run '{self.form.command}' again.")
 
     def require_parent(self, role: str, parent: "Artifact") -> None:
         """Raise LineageError unless this artifact was made from `parent`."""
@@ -123,6 +152,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist.{remedy}")
     try:
+        vet(path, f"{__name__}:examine")
         file = h5py.File(path, "r")
     except OSError as error:
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
@@ -130,22 +160,40 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
         raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{remedy}") from error
     try:
         return _checked(path, file, form)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         file.close()
-        raise ArtifactError(f"{path} is damaged: {str(error).splitlines()[0]}.{remedy}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{path} is damaged: {reason}.{remedy}") from error
     except BaseException:
         file.close()
         raise
+
+
+def examine(path: Path) -> None:
+    """Call what libhdf5 does with the structure of a file wherever something of it is read.
+
+    That is: all checks, the index of every dataset's chunks, every root attribute and every text.
+    """
+    with h5py.File(path, "r") as file:
+        for key in file.attrs:
+            file.attrs[key]
+        for name in _checked(path, file, None).names():
+            dataset = file[name]
+            if dataset.chunks:
+                dataset.id.get_num_chunks()
+            if h5py.check_string_dtype(dataset.dtype):
+                dataset[...]
 
 
 def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
     attributes = {key: file.attrs[key] for key in ROOT_ATTRIBUTES if key in file.attrs}
     if missing := [key for key in ROOT_ATTRIBUTES if key not in attributes]:
         raise ArtifactError(f"{path} is not an artifact of fer: it has no attribute {missing[0]!r}.")
-    form = FORMATS.get(str(attributes["format"]))
+    named = str(attributes["format"])[:80]
+    form = FORMATS.get(named)
     if form is None or (expected is not None and form is not expected):
         wanted = expected.name if expected else " or ".join(FORMATS)
-        raise ArtifactError(f"{path} is a {attributes['format']} file, but a {wanted} file is needed.")
+        raise ArtifactError(f"{path} is a {named} file, but a {wanted} file is needed.")
     if (version := attributes["format_version"]) != form.version:
         remedy = "Upgrade fer, or run" if version > form.version else "Run"
         raise ArtifactError(
@@ -155,9 +203,14 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
     try:
         parents, config = json.loads(attributes["parents"]), json.loads(attributes["config"])
         seed = int(attributes["seed"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: an attribute does not parse. Run '{form.command}' again.") from error
-    if not (isinstance(parents, dict) and form.takes_parents(parents) and isinstance(config, dict)):
+    if not (
+        isinstance(parents, dict)
+        and form.takes_parents(parents)
+        and all(isinstance(parent, str) for parent in parents.values())
+        and isinstance(config, dict)
+    ):
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
     names = tuple(sorted(_dataset_names(file)))
     _check_datasets(path, file, form, names)
@@ -186,6 +239,8 @@ def _check_datasets(path: Path, file: h5py.File, form: Format, names: Sequence[s
         found = "text" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.name
         if found != spec.dtype:
             raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
+        if reason := _storage_objection(dataset, spec):
+            raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
         if spec.axes is None:
             continue
         if dataset.ndim != len(spec.axes):
@@ -194,6 +249,23 @@ def _check_datasets(path: Path, file: h5py.File, form: Format, names: Sequence[s
             known, first = lengths.setdefault(axis, (length, name))
             if known != length:
                 raise ArtifactError(f"{path}: axis {axis!r} has length {known} in {first!r}, but {length} in {name!r}.")
+
+
+def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
+    """Why the way in which a dataset is stored is none that fer writes, or None."""
+    if dataset.shape is None:
+        return "has no shape"
+    if dataset.is_virtual or dataset.external:
+        return "is stored in other files; artifacts of fer are one file"
+    plan = dataset.id.get_create_plist()
+    filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
+    if unknown := filters - _FILTERS:
+        return f"needs the HDF5 filter {min(unknown)}, which fer does not use"
+    growth = _MOST_INFLATION if spec.compressed else 1
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > growth * stored:
+        return f"promises {dataset.nbytes} bytes, but only {stored} are stored"
+    return None
 
 
 def _axis_names(spec: DatasetSpec, name: str) -> list[str]:

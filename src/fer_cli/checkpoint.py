@@ -120,9 +120,9 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str,
     """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
     with open_artifact(path, CHECKPOINT) as artifact:
         try:
-            position = Position(**artifact.attribute("position"))
-        except TypeError as error:
-            raise ArtifactError(f"{path} is damaged: {error}. Delete it to train afresh.") from error
+            position = _position(**artifact.attribute("position"))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{path} is damaged: {str(error)[:200]}. Delete it to train afresh.") from error
         given, saved = ({**config, **parents}, {**artifact.config, **artifact.parents})
         if differing := [key for key in {**given, **saved} if given.get(key) != saved.get(key)]:
             raise UsageError(
@@ -135,6 +135,13 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str,
             if key:
                 parts.setdefault(part, {})[key] = artifact.read(name)
         return Checkpoint(path, _with_generators(position, parts.pop("generator", {})), read_history(artifact), parts)
+
+
+def _position(phase: Any, epoch: Any, step: Any, sums: Any) -> Position:
+    """Where the run stood, of what the attribute holds. Raises TypeError, ValueError or AttributeError."""
+    if not isinstance(phase, str) or type(epoch) is not int or type(step) is not int or min(epoch, step) < 0:
+        raise TypeError("its position is none")
+    return Position(phase, epoch, step, {str(term): float(value) for term, value in sums.items()})
 
 
 def _with_generators(position: Position, states: Mapping[str, np.ndarray]) -> Position:

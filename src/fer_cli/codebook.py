@@ -147,13 +147,14 @@ def open_codebook(path: Path, model: Artifact, config: NetworkConfig) -> tuple[C
     precision = artifact.attribute("precision")
 
     def load(path: str, layer: str) -> LayerCodebook:
-        return LayerCodebook(
-            centroids=artifact.read(f"{path}/{layer}/centroid"),
-            histogram=artifact.read(f"{path}/{layer}/histogram"),
-            exemplar=artifact.read(f"{path}/{layer}/exemplar"),
-            n_codes=artifact.read(f"{path}/{layer}/n_codes"),
-            bits=precision[path][layer]["bits"],
-        )
+        with artifact.interpreted():
+            return LayerCodebook(
+                centroids=artifact.read(f"{path}/{layer}/centroid"),
+                histogram=artifact.read(f"{path}/{layer}/histogram"),
+                exemplar=artifact.read(f"{path}/{layer}/exemplar"),
+                n_codes=artifact.read(f"{path}/{layer}/n_codes"),
+                bits=precision[path][layer]["bits"],
+            )
 
     counts = artifact.read(f"feedforward/{OUTPUT}/histogram").sum(axis=(0, 1))
     if len(counts) != len(config.classes) or not counts.all():

@@ -98,13 +98,19 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
     Raises ArtifactError where the content is not as the schema has it.
     """
     artifact = open_artifact(path, VOXELS)
-    classes = artifact.attribute("classes")
+    with artifact.interpreted():
+        VoxelSettings.from_json(artifact.config["voxelization"])
+        classes = artifact.attribute("classes")
+        if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+            raise TypeError(f"classes are {repr(classes)[:80]}")
     labels = artifact.read("label")
     count, *sides = artifact.shape("occupancy")
     if not count or len(set(sides)) != 1:
         raise ArtifactError(f"{path}: occupancy has shape {(count, *sides)}; cubic grids of some samples are needed.")
-    if not isinstance(classes, list) or labels.min() < -1 or labels.max() >= len(classes):
-        raise ArtifactError(f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {classes!r}.")
+    if labels.min() < -1 or labels.max() >= len(classes):
+        raise ArtifactError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {repr(classes)[:200]}."
+        )
     packed = None
     if in_memory:
         packed = np.empty((count, -(-int(np.prod(sides)) // 8)), np.uint8)

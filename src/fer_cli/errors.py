@@ -6,9 +6,12 @@ into exit codes; nothing here knows about the terminal.
 
 
 class FerError(Exception):
-    """Base of every error that `fer` raises on purpose; its text is one line for the user."""
+    """Base of every error that `fer` raises on purpose; its text is one line, whatever names of files hold."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class UsageError(FerError):

@@ -3,18 +3,16 @@
 An OBJ, PLY or GLB file without faces is a point cloud. Axes are kept as stored in every format. What a header promises
 is only ever compared with what is there, so that a false header costs no memory.
 
-Not read: MATLAB 7.3, and what `off`, `obj`, `ply`, `interchange` and `points` leave out.
+Not read: what `off`, `obj`, `ply`, `interchange`, `points` and `matlab` leave out.
 """
 
 import io
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -22,6 +20,7 @@ from jaxtyping import Float64, Int64, UInt8
 from fer_cli.decimals import excerpt, format_point
 from fer_cli.errors import InputError
 from fer_cli.interchange import read_glb, read_stl
+from fer_cli.matlab import read_mat
 from fer_cli.obj import read_obj
 from fer_cli.off import read_off
 
@@ -152,53 +151,7 @@ def _read_binvox(content: bytes, name: str) -> Grid:
 
 def _read_mat(content: bytes, name: str) -> Grid:
     """3DShapeNets: a numeric array `instance` of three axes in MATLAB 5 format."""
-    from scipy.io import loadmat, whosmat  # a fifth of a second that only these files need
-
-    _refuse_inflation(content, name)
-    try:
-        # What the header claims is looked at first: scipy would allocate cell arrays of any size.
-        with _no_warnings():
-            found = {key: (shape, kind) for key, shape, kind in whosmat(io.BytesIO(content))}
-        if "instance" not in found:
-            named = ", ".join(map(repr, found))[:80] or "no variable"
-            raise InputError(f"{name}: holds {named}, expected 'instance'.")
-        shape, kind = found["instance"]
-        if kind not in _MATLAB_NUMBERS or len(shape) != 3:
-            raise InputError(
-                f"{name}: 'instance' is {kind} {'×'.join(map(str, shape))}, expected numbers on three axes."
-            )
-        _checked_size(shape, name)
-        with _no_warnings():
-            values = loadmat(io.BytesIO(content), variable_names=["instance"])["instance"]
-    except InputError:
-        raise
-    except Exception as error:  # scipy raises whatever its parser stumbles over, IndexError and zlib.error included
-        raise InputError(f"{name}: not a readable MATLAB 5 file: {_first_line(error)}.") from error
-    return _as_grid(values, name, np.eye(4))
-
-
-_MATLAB_NUMBERS = {"logical", "double", "single", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64))}
-
-
-def _refuse_inflation(content: bytes, name: str) -> None:
-    """Raise InputError if a compressed element would grow beyond what a grid can need."""
-    limit = 8 * MAX_VOXELS
-    order: Any = "big" if content[126:128] == b"MI" else "little"
-    offset = 128
-    while offset + 8 <= len(content):
-        kind = int.from_bytes(content[offset : offset + 4], order)
-        length = int.from_bytes(content[offset + 4 : offset + 8], order)
-        if kind == 15:
-            inflater, pending, size = zlib.decompressobj(), content[offset + 8 : offset + 8 + length], 0
-            try:
-                while pending and size <= limit:
-                    size += len(inflater.decompress(pending, 1 << 20))
-                    pending = inflater.unconsumed_tail
-            except zlib.error as error:
-                raise InputError(f"{name}: not a readable MATLAB 5 file: {error}.") from None
-            if size > limit:
-                raise InputError(f"{name}: {len(content)} bytes grow to more than {limit}; refused.")
-        offset += 8 + length
+    return _as_grid(read_mat(content, "instance", MAX_VOXELS, name), name, np.eye(4))
 
 
 def _read_npy(content: bytes, name: str) -> Grid:
@@ -250,7 +203,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 # The compiled loops of these need Numba, which takes a third of a second to import.

@@ -31,7 +31,7 @@ def read_history(artifact: Artifact) -> list[EpochRecord]:
         rows = list(csv.DictReader(artifact.read_text("history")))
         seconds = artifact.read("seconds").tolist()
         return [_record(row, duration) for row, duration in zip(rows, seconds, strict=True)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ArtifactError(
             f"{artifact.path} is damaged: its history cannot be read ({error}). Run 'fer train' again."
         ) from error

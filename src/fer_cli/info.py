@@ -18,7 +18,7 @@ from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 def describe(path: Path) -> dict[str, Any]:
     """Provenance and a summary of the content of any artifact. Raises ArtifactError if it is none or damaged."""
     summaries = {VOXELS: _voxels, MODEL: _model, CHECKPOINT: _model, CODEBOOK: _codebook}
-    with open_artifact(path) as artifact:
+    with open_artifact(path) as artifact, artifact.interpreted():
         return {
             "format": artifact.form.name,
             "version": artifact.form.version,

@@ -22,7 +22,7 @@ from jaxtyping import Float64, Int64
 from fer_cli.decimals import excerpt
 from fer_cli.errors import InputError
 
-MAX_SCENE_BYTES = 1 << 24
+MAX_SCENE_BYTES = 1 << 22
 """So long a GLB file's scene may be, which takes a hundred times as much memory; the shape itself lies elsewhere."""
 MAX_INSTANCED = 1 << 24
 """So many faces and vertices a GLB file may have once every node has its own copy of its mesh."""
@@ -212,4 +212,4 @@ def _trimesh_reads(name: str, kind: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")

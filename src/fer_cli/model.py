@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fer_cli.artifact import Artifact
-from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.errors import UsageError
 from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.receptive import LayerSpec, Location, feature_map_shape
 from fer_cli.subpixel import SubpixelTransposedConv3d
@@ -353,13 +353,18 @@ def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
 
 def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Put arrays made by `state_arrays` back. Raises ValueError naming what is missing, extra or misshapen."""
+    _require_shapes(network, {name: array.shape for name, array in arrays.items()})
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+
+
+def _require_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless these are the network's parameters and statistics."""
     state = {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    if wrong := set(state) ^ set(arrays):
+    if wrong := set(state) ^ set(shapes):
         raise ValueError(f"parameter {min(wrong)!r} is {'missing' if min(wrong) in state else 'unknown'}")
     for name, tensor in state.items():
-        if tuple(tensor.shape) != arrays[name].shape:
-            raise ValueError(f"parameter {name!r} has shape {arrays[name].shape}, but {tuple(tensor.shape)} is needed")
-    network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in state}, strict=False)
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(f"parameter {name!r} has shape {shapes[name]}, but {tuple(tensor.shape)} is needed")
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -376,12 +381,16 @@ class _Uninitialised(TorchFunctionMode):
 
 def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> FERNet:
     """The trained network of a `model.h5`, in evaluation mode. Raises ArtifactError where it is damaged."""
-    try:
-        with _Uninitialised():
-            network = FERNet(NetworkConfig.from_json(artifact.config["network"]))
-        for part in ("encoder", "feedback"):
-            arrays = {name.partition("/")[2]: artifact.read(name) for name in artifact.names(f"{part}/")}
-            load_state_arrays(getattr(network, part), arrays)
-    except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise ArtifactError(f"{artifact.path} is damaged: {error}. Run '{artifact.form.command}' again.") from error
+    parts = ("encoder", "feedback")
+    with artifact.interpreted(), _Uninitialised():
+        config = NetworkConfig.from_json(artifact.config["network"])
+        # A network of no size first: what the configuration promises must not cost memory before it is compared.
+        with torch.device("meta"):
+            planned = FERNet(config)
+        names = {part: {name.partition("/")[2]: name for name in artifact.names(f"{part}/")} for part in parts}
+        for part in parts:
+            _require_shapes(getattr(planned, part), {key: artifact.shape(name) for key, name in names[part].items()})
+        network = FERNet(config)
+        for part in parts:
+            load_state_arrays(getattr(network, part), {key: artifact.read(name) for key, name in names[part].items()})
     return network.eval().requires_grad_(False).to(device)

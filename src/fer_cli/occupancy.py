@@ -47,7 +47,9 @@ class VoxelSettings:
         try:
             return cls(resolution=int(recorded["resolution"]), padding=int(recorded["padding"]), fill=recorded["fill"])
         except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise ArtifactError(f"the recorded voxelization {recorded} is not usable: {error}") from error
+            raise ArtifactError(
+                f"the recorded voxelization {str(recorded)[:200]} is not usable: {str(error)[:200]}"
+            ) from error
 
 
 def voxelize_shape(shape: Mesh | PointCloud | Grid, settings: VoxelSettings) -> Grid:

@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "test", "unlabelled")
 
 MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
-_BOMB_BYTES = 64 << 20
+_BOMB_BYTES = 24 << 20
 _BOMB_RATIO = 200
 
 # Shapes that others store: skipped by name. Whatever else lies in a folder (licences, lists) is no loss.
@@ -127,7 +127,7 @@ def read_entry(source: Path, entry: Entry) -> bytes:
     except InputError:
         raise
     except Exception as error:  # zipfile lets zlib.error, EOFError, KeyError and NotImplementedError through
-        raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {error}.") from error
+        raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {str(error)[:200]}.") from error
 
 
 def close_archives() -> None:
@@ -191,6 +191,8 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
     for member in members:
         parts = [part for part in member.filename.replace("\\", "/").split("/") if part != "."]
         if any(_is_hidden(part) for part in parts if part not in ("", "..")):
+            continue
+        if not member.filename:
             continue
         if member.is_dir():
             if PurePosixPath(member.filename).suffix.lower() in SUFFIXES:

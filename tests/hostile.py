@@ -1,0 +1,415 @@
+"""Hostile files: for every reader a harness (bytes → what becomes of them), files that it reads, and damage to them.
+
+Shared by `test_hostile`, which does a little of it in CI, and `fuzz`, which does much of it under limits of time and
+memory.
+"""
+
+import copy
+import functools
+import gzip
+import io
+import json
+import random
+import re
+import struct
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import trimesh
+from scipy.io import savemat
+from trimesh.exchange import obj, off, ply, stl
+
+from fer_cli.artifact import Artifact, open_artifact
+from fer_cli.batches import _voxelized
+from fer_cli.checkpoint import load_checkpoint
+from fer_cli.dataset import open_voxels
+from fer_cli.errors import FerError
+from fer_cli.formats import SUFFIXES, read_shape
+from fer_cli.info import describe
+from fer_cli.model import load_network
+from fer_cli.occupancy import VoxelSettings
+from fer_cli.reading import load_calibration
+from fer_cli.schema import FORMATS, Format
+from fer_cli.source import close_archives, list_entries, read_entry
+from fer_cli.temperature import load_evidence
+from fer_cli.typicality import load_typicality
+
+FIXTURES = Path(__file__).parent / "fixtures"
+READ, REFUSED = "read", "refused"
+
+Harness = Callable[[bytes, Path], None]
+"""Reads content, in a folder where it may write; raises a FerError to refuse it."""
+
+
+def outcome(reader: str, content: bytes, folder: Path) -> str:
+    """`read`, `refused`, or else the fault: a traceback, a warning, or an error of several lines."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            READERS[reader](content, folder)
+    except FerError as error:
+        message = str(error)
+        # The name of an archive's member, which a message may name, takes 64 KiB at most.
+        sound = len(message.splitlines()) == 1 and len(message) < (70_000 if reader == "zip" else 2000)
+        return REFUSED if sound else f"message of several lines or too long: {message[:2000]!r}"
+    except (Exception, RecursionError):
+        return traceback.format_exc()
+    return READ
+
+
+def _reads_shape(suffix: str) -> Harness:
+    def read(content: bytes, folder: Path) -> None:
+        _voxelized(read_shape(content, f"a{suffix}"), VoxelSettings(8, 1, "solid"))
+
+    return read
+
+
+def _read_zip(content: bytes, folder: Path) -> None:
+    path = folder / "a.zip"
+    path.write_bytes(content)
+    refused = None
+    try:
+        for entry in list_entries(path).entries:
+            try:
+                read_shape(read_entry(path, entry), entry.name + ".off")
+            except FerError as error:
+                refused = error
+    finally:
+        close_archives()
+    if refused:
+        raise refused
+
+
+def _reads_artifact(form: Format) -> Harness:
+    load = {"fer-voxels": _load_voxels, "fer-model": load_network, "fer-codebook": _load_codebook}.get(
+        form.name, _load_checkpoint
+    )
+
+    def read(content: bytes, folder: Path) -> None:
+        path = folder / "a.h5"
+        path.write_bytes(content)
+        with open_artifact(path, form) as artifact:
+            parents = [artifact.parents[role] for role in form.parents]
+            assert all(isinstance(parent, str) for parent in parents)
+            for name in artifact.names():
+                is_text = artifact.form.spec(name).dtype == "text"
+                (artifact.read_text if is_text else artifact.read)(name)
+            load(artifact)
+        describe(path)
+
+    return read
+
+
+def _load_voxels(artifact: Artifact) -> None:
+    voxels = open_voxels(artifact.path, in_memory=True)
+    with voxels.artifact:
+        voxels.tensor([0, len(voxels) - 1])
+        voxels.repeats_training(np.arange(len(voxels)))
+
+
+def _load_codebook(artifact: Artifact) -> None:
+    load_calibration(artifact)
+    load_evidence(artifact)
+    load_typicality(artifact)
+
+
+def _load_checkpoint(artifact: Artifact) -> None:
+    load_checkpoint(artifact.path, config=artifact.config, parents=artifact.parents)
+
+
+READERS: dict[str, Harness] = {
+    **{suffix.removeprefix("."): _reads_shape(suffix) for suffix in SUFFIXES},
+    "zip": _read_zip,
+    **{form.name.removeprefix("fer-"): _reads_artifact(form) for form in FORMATS.values()},
+}
+ARTIFACTS = tuple(form.name.removeprefix("fer-") for form in FORMATS.values())
+
+
+# ----------------------------------------------------------------------------------------------- files that are read
+
+
+@functools.cache
+def seeds(reader: str) -> tuple[bytes, ...]:
+    """Small files that the reader reads."""
+    if reader == "zip":
+        return _archives()
+    if reader in ARTIFACTS:
+        form = FORMATS[f"fer-{reader}"]
+        return (gzip.decompress((FIXTURES / f"{reader}-{form.version}.h5.gz").read_bytes()),)
+    return tuple(content for suffix, content in _shapes() if suffix == reader)
+
+
+def _shapes() -> list[tuple[str, bytes]]:
+    mesh = trimesh.Trimesh(
+        [[0, 0, 0], [1.5, 0, 0], [0, 2.25, 0], [0, 0, 1]], [[0, 1, 2], [0, 1, 3], [0, 3, 2], [1, 2, 3]], process=False
+    )
+    points = np.asarray(mesh.vertices)
+    text = "".join(f"{x!r} {y!r} {z!r}\n" for x, y, z in points.tolist()).encode()
+    grid = (np.arange(64).reshape(8, 4, 2) % 3 == 0).astype(np.uint8)
+    runs = b"".join(bytes([int(value), 1]) for value in grid.transpose(0, 2, 1).reshape(-1))
+    binvox = b"#binvox 1\ndim 8 2 4\ntranslate -1.5 0 2\nscale 4\ndata\n" + runs
+    mats = [io.BytesIO() for _ in range(2)]
+    savemat(mats[0], {"instance": grid})
+    savemat(mats[1], {"instance": grid.astype(float), "label": "chair"}, do_compression=True)
+    npys = [io.BytesIO() for _ in range(3)]
+    np.save(npys[0], grid)
+    np.save(npys[1], np.asfortranarray(grid, np.float32))
+    np.lib.format.write_array(npys[2], grid, version=(2, 0))
+    header = (
+        b"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 8 8 8 4\nTYPE F F F U\nCOUNT 1 1 1 1\nWIDTH 4\nHEIGHT 1\n"
+    )
+    header += b"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 4\nDATA "
+    rows = np.zeros(4, [("p", "<f8", 3), ("rgb", "<u4")])
+    rows["p"] = points
+    plain = points.T.tobytes() + bytes(16)
+    packed = (
+        b"".join(bytes([len(plain[i : i + 32]) - 1]) + plain[i : i + 32] for i in range(0, 96, 32)) + b"\0\0\xe0\x06\0"
+    )
+    unpacked = 96 + 1 + 15
+    return [
+        ("off", off.export_off(mesh).encode()),
+        ("off", b"# a pyramid\nCOFF5 2 0\n0 0 0 1 0 0 1\n1 0 0\n1 1 0\n0 1 0\n.5 .5 1e0\n4 0 1 2 3\n3 0 1 4 9 9 9\n"),
+        ("obj", obj.export_obj(mesh).encode()),
+        ("obj", b"o a\nv 0 0 0\nv 1 0 0 1 1 1\nv 0 1 0\nvn 0 0 1\nf -3//1 -2//1 -1//1\ng b\nf 1 2 \\\n3\n"),
+        ("stl", stl.export_stl(mesh)),
+        ("stl", stl.export_stl_ascii(mesh).encode()),
+        ("ply", ply.export_ply(mesh, encoding="ascii")),
+        ("ply", ply.export_ply(mesh, encoding="binary")),
+        (
+            "ply",
+            b"ply\nformat ascii 1.0\nelement face 2\nproperty uchar q\nproperty list uchar int vertex_index\n"
+            b"element vertex 4\nproperty double x\nproperty double y\nproperty double z\nend_header\n"
+            b"7 3 0 1 2\n7 4 0 1 2 3\n" + text,
+        ),
+        ("glb", mesh.export(file_type="glb")),
+        ("glb", trimesh.Scene([mesh, mesh.copy()]).export(file_type="glb")),
+        ("pcd", header + b"ascii\n" + text.replace(b"\n", b" 0\n")),
+        ("pcd", header + b"binary\n" + rows.tobytes()),
+        ("pcd", header + b"binary_compressed\n" + struct.pack("<II", len(packed), unpacked) + packed),
+        ("xyz", text),
+        ("xyz", b"4\n" + text.replace(b" ", b",")),
+        ("binvox", binvox),
+        *(("mat", b"MATLAB 5.0 MAT-file".ljust(124) + each.getvalue()[124:]) for each in mats),  # which tells the time
+        *(("npy", each.getvalue()) for each in npys),
+    ]
+
+
+_HOSTILE_NAMES = (
+    "../../a.off", "/a.off", "C:\\a.off", "chair/train/../../../../a.off", "chair/train/a\nb.off",
+    "chair/train/\0a.off", "chair\\test\\..\\..\\a.off", "chair/train/" + "n" * 300 + ".off", "chair/train/a.off",
+    "\x1b[31m/test/a.off", ".off", "chair/train/a.off/", "//train//a.off", "chair/test/<b>&\"'.off",
+)  # fmt: skip
+
+
+def _archives() -> tuple[bytes, ...]:
+    mesh = _shapes()[0][1]
+    archives = []
+    for names, method in (
+        (("chair/train/a.off", "chair/test/b.off", "bed/train/c.off", "readme.txt"), zipfile.ZIP_DEFLATED),
+        (("chair/train/a.off", "chair/train/a.off", *_HOSTILE_NAMES), zipfile.ZIP_STORED),
+        (("a.off", "link.off"), zipfile.ZIP_BZIP2),
+        (("a.off", "b.off"), zipfile.ZIP_LZMA),
+    ):
+        stream = io.BytesIO()
+        with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", method) as opened:
+            warnings.simplefilter("ignore")  # of names that occur twice
+            for name in names:
+                member = zipfile.ZipInfo(name)
+                member.compress_type = method
+                if name.startswith("link"):
+                    member.external_attr = 0o120777 << 16
+                opened.writestr(member, b"/etc/passwd" if name.startswith("link") else mesh)
+            if names[0] == "a.off":
+                opened.writestr("bomb.off", bytes(1 << 20))
+        archives.append(stream.getvalue())
+    return tuple(archives)
+
+
+# --------------------------------------------------------------------------------------------------- damage to files
+
+NUMBERS = (
+    b"0", b"-1", b"1", b"2", b"255", b"65536", b"1000000000", b"2147483648", b"4294967295", b"99999999999999999999",
+    b"nan", b"-inf", b"1e308", b"-1e308", b"1e-320", b"1e999", b"0x10", b"1_0", b"9" * 400, b"\xff\xff\xff\x7f",
+    b"\xff" * 8, b"", b"3.5", b"true", b"null", b"[]",
+)  # fmt: skip
+_EXTREMES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**62,
+    2**63,
+    2**64 - 1,
+)
+_WORDS: dict[str, bytes] = {
+    "off": b"OFF|COFF|STOFF|nOFF|4OFF|BINARY|#|\r|\n|OFF\n|3 0 1 2\n|\xef\xbb\xbf",
+    "obj": b"v |vn |vt |f |fo |l |g |s |o |usemtl |mtllib /etc/passwd\n|curv |surf |//|/|-1|\\\n|#|\r\n|"
+    b"f 1 2 3\n|v 0 0 0\n",
+    "stl": b"solid |endsolid|facet normal 0 0 0\n|outer loop\n|vertex 0 0 0\n|endloop\n|endfacet\n|\r|solid\n",
+    "ply": b"ply\n|format ascii 1.0\n|format binary_little_endian 1.0\n|format binary_big_endian 1.0\n|element vertex |"
+    b"element face |element tristrips 1\n|property float x\n|property list uchar int vertex_indices\n|"
+    b"property list double int vertex_index\n|property list uint double q\n|property double y\n|"
+    b"end_header\n|comment |\r\n",
+    "glb": b'glTF|JSON|BIN\0|"nodes":|"children":[0]|"mesh":0|"matrix":[0]|"uri":"/etc/passwd"|"uri":"data:,a"|'
+    b'"byteOffset":|'
+    b'"byteStride":|"count":|"mode":5|"sparse":{}|"extensionsRequired":["a"]|"indices":|"scene":|{|}|[|]|'
+    b'"translation":[1e308,0,0]|'
+    b'"scale":[0]|"rotation":[]|"targets":[]|"bufferView":|,|:|"name":"x"|"extensions":{"KHR_draco_mesh_compression":{}}',
+    "pcd": b"FIELDS x y z\n|SIZE 4 4 4\n|TYPE F F F\n|COUNT 1 1 1\n|COUNT 0 1 99999999\n|WIDTH |HEIGHT |POINTS |"
+    b"DATA ascii\n|"
+    b"DATA binary\n|DATA binary_compressed\n|VIEWPOINT|#|\n|TYPE I U X\n",
+    "xyz": b",|;|#|\n|\r|0 0 0\n|\xef\xbb\xbf| ",
+    "binvox": b"#binvox 1\n|dim 2 2 2\n|dim |translate |scale |data\n|\n",
+    "mat": b"MATLAB 5.0|IM|MI|instance\0|\x0f\0\0\0|\x0e\0\0\0|\x06\0\0\0|\x10\0\0\0|\x11\0\0\0",
+    "npy": b"\x93NUMPY|\x01\0|\x02\0|\x03\0|'descr':|'fortran_order':|'shape':|(|)|,|'|True|"
+    b"'|O'|'>f8'|'<U4'|[('a','<i4')]|{|}|__import__('os')",
+    "zip": b"PK\1\2|PK\3\4|PK\5\6|PK\6\6|PK\6\7|PK\7\x08|../|/|\\|.off|train/|test/|\x63\0|\x0e\0|\x0c\0|\x01\0",
+}  # fmt: skip
+
+
+def words_of(reader: str) -> list[bytes]:
+    """What files of the reader are made of, beside numbers."""
+    return _WORDS.get(reader, b"HEAP|TREE|SNOD|GCOL|OHDR|FRHP|\x89HDF\r\n\x1a\n").split(b"|")
+
+
+def hostile_file(reader: str, number: int) -> bytes:
+    """The hostile file of that number: some seed of the reader, damaged, or words of its format in any order."""
+    chance = random.Random(f"{reader} {number}")
+    words = words_of(reader)
+    if reader in TEXTS and chance.random() < 0.15:
+        return _babble(reader, words, chance)
+    content = bytearray(chance.choice(seeds(reader)))
+    if reader in ARTIFACTS and chance.random() < 0.4:
+        return bytes(content) if reader not in _ATTRIBUTES else _with_other_json(reader, bytes(content), chance)
+    for _ in range(chance.choice((1, 1, 1, 2, 3, 5, 9))):
+        _damage(content, words, chance, reader)
+    return bytes(content)
+
+
+TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox")
+
+
+def _babble(reader: str, words: list[bytes], chance: random.Random) -> bytes:
+    """Words and numbers of a format in any order, after the beginning of a file that is read."""
+    start = chance.choice(seeds(reader))
+    start = start[: chance.choice((0, 4, 60, 200, len(start)))]
+    parts = [
+        chance.choice(words)
+        if chance.random() < 0.5
+        else chance.choice((*NUMBERS, b"1", b"2", b"0.5")) + b" \n"[: 1 + chance.randrange(2)]
+        for _ in range(chance.randrange(80))
+    ]
+    return start + b"".join(parts)
+
+
+def _damage(content: bytearray, words: list[bytes], chance: random.Random, reader: str) -> None:
+    place, length = chance.randrange(len(content) + 1), chance.randrange(9)
+    match chance.randrange(9):
+        case 0:
+            content[place : place + length] = chance.randbytes(chance.randrange(9))
+        case 1:
+            # The end of a long file is as good as its beginning, but numbers in words are most in headers.
+            found = [each.span() for each in re.finditer(rb"\d+", content[:3000])]
+            start, end = chance.choice(found) if found else (place, place)
+            content[start:end] = chance.choice(NUMBERS)
+        case 2 if place < len(content):
+            content[place] ^= 1 << chance.randrange(8)
+        case 3:
+            width = chance.choice((1, 2, 4, 8))
+            number = chance.choice(_EXTREMES) % 256**width
+            content[place : place + width] = number.to_bytes(width, chance.choice(("little", "big")))
+        case 4 if chance.random() < 0.5:
+            del content[place:]
+        case 5:
+            content[place:place] = content[place : place + 2 ** chance.randrange(10)] * chance.randrange(5)
+        case 6:
+            other = chance.choice(seeds(reader))
+            start = chance.randrange(len(other))
+            content[place : place + 2 ** chance.randrange(8)] = other[start : start + 2 ** chance.randrange(8)]
+        case 7:
+            content[place:place] = chance.choice(words)
+        case _:
+            del content[place : place + 2 ** chance.randrange(8)]
+
+
+_ATTRIBUTES = {
+    "voxels": ("config", "classes", "parents", "seed", "format_version", "id", "created_by"),
+    "model": ("config", "parents", "seed"),
+    "codebook": ("config", "parents", "precision", "choice"),
+    "checkpoint": ("config", "parents", "position"),
+}
+_VALUES = (
+    None, True, -1, 0, 1, 3, 10**9, 2**63, 10**30, 0.5, 1e308, "", "a\nb", "\0", "<script>", "x" * 3000, "\ud800", [],
+    {}, [[]], [1] * 1000, {"a": {}}, "64", [None],
+)  # fmt: skip
+
+
+_BARE = (
+    True,
+    -1,
+    0,
+    10**9,
+    0.5,
+    1e308,
+    np.nan,
+    "",
+    "a\nb",
+    "<script>",
+    "x" * 3000,
+    b"\xff\xfe",
+    "[" * 5000,
+    "1" * 5000,
+)
+
+
+def _with_other_json(reader: str, content: bytes, chance: random.Random) -> bytes:
+    """The artifact with one value within an attribute of JSON replaced, removed or doubled."""
+    stream = io.BytesIO(content)
+    with h5py.File(stream, "r+") as file:
+        name = chance.choice(_ATTRIBUTES[reader])
+        stored = file.attrs[name]
+        try:
+            tree = json.loads(stored)
+        except (TypeError, ValueError):
+            tree = None
+        if not isinstance(tree, dict | list) or chance.random() < 0.1:
+            value = chance.choice((*_BARE, np.arange(3), h5py.Empty("f4")))
+            file.attrs[name] = value
+        else:
+            for _ in range(chance.choice((1, 1, 2))):
+                _change(tree, chance)
+            file.attrs[name] = json.dumps(tree)
+    return stream.getvalue()
+
+
+def _change(tree: dict | list, chance: random.Random) -> None:
+    while True:
+        keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+        if not keys:
+            return
+        key = chance.choice(keys)
+        if isinstance(tree[key], dict | list) and tree[key] and chance.random() < 0.8:
+            tree = tree[key]
+            continue
+        match chance.randrange(4):
+            case 0:
+                del tree[key]
+            case 1 if isinstance(tree, list):
+                tree.append(tree[key])
+            case _:
+                tree[key] = copy.deepcopy(
+                    chance.choice(_VALUES)
+                )  # or what is changed next would be changed in all files
+        return
