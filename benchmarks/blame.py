@@ -10,7 +10,7 @@ came in; `output` stands for a fault above all layers, with every feature left a
 - sign: the lowest layer from which on all layers' evidence favours the wrong class;
 - rare: the lowest layer from which on all layers do so more than at most 5 % of correctly classified validation samples,
   whose class is held against the runner-up;
-- turn: that of `fer_cli.blame`, on calibrated evidence.
+- turn: that of `fer_cli.diagnosis.blame`, on calibrated evidence.
 
 Prints Markdown tables: exact hits by planted layer; hits of `turn` by margin; blame of the mistakes on the validation and
 the test split. See docs/adr/0012.
@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fer_cli.activations import FEEDFORWARD, batches, encode
-from fer_cli.blame import turning_point
-from fer_cli.model import OUTPUT
-from fer_cli.reading import read_samples
+from fer_cli.codebooks.reading import read_samples
+from fer_cli.diagnosis.blame import turning_point
+from fer_cli.network.activations import FEEDFORWARD, batches, encode
+from fer_cli.network.model import OUTPUT
 from fer_cli.run import Run, RunPaths
 
 Rule = Callable[[np.ndarray], list[int]]

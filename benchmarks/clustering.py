@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from fer_cli.activations import PATHS, batches, encode, encode_paths, feed_back
-from fer_cli.artifact import open_artifact
-from fer_cli.clustering import BITS, DEFAULT_K
-from fer_cli.codebook import open_codebook
-from fer_cli.dataset import open_voxels
-from fer_cli.executor import results_in_order
-from fer_cli.features import Extraction, FeatureStore, whole_layer
-from fer_cli.fitting import Counted, fit_locations
-from fer_cli.kmeans import ITERATIONS, nearest
-from fer_cli.model import OUTPUT, load_network
-from fer_cli.reading import read_samples
-from fer_cli.schema import MODEL
-from fer_cli.workers import open_threads
+from fer_cli.codebooks.clustering import BITS, DEFAULT_K
+from fer_cli.codebooks.codebook import open_codebook
+from fer_cli.codebooks.features import Extraction, FeatureStore, whole_layer
+from fer_cli.codebooks.fitting import Counted, fit_locations
+from fer_cli.codebooks.kmeans import ITERATIONS, nearest
+from fer_cli.codebooks.reading import read_samples
+from fer_cli.execution.executor import results_in_order
+from fer_cli.execution.workers import open_threads
+from fer_cli.network.activations import PATHS, batches, encode, encode_paths, feed_back
+from fer_cli.network.dataset import open_voxels
+from fer_cli.network.model import OUTPUT, load_network
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.schema import MODEL
 from machine import cpu_name, run_command
 
 LAYERS = ("conv1", "conv2", "conv3")

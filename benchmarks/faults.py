@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/faults.py                     # as `make faults`: prints the tables of docs/reliability.md
     .venv/bin/python benchmarks/faults.py --instants 2 --events 3 --limits 3 --json out.json
 
-Each trial is the command line itself (`fer_cli.cli`), in a process group of its own, forked from a process that has
+Each trial is the command line itself (`fer_cli.cli.app`), in a process group of its own, forked from a process that has
 imported what it needs, so that every instant falls into the stage's own work; the group gets SIGKILL. Then what lies
 under real names is read through, the command is run again, and all it makes is compared with what an uninterrupted run
 made: ids and SHA-256 over the datasets of artifacts, bytes of everything else.
@@ -34,20 +34,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a thread pool does not survive 
 import numpy as np
 import torch
 
-from fer_cli import (  # noqa: F401 - imported for the processes forked from this one
-    cli,
-    clustering,
-    evaluate,
-    evaluation_page,
-    evaluation_report,
-    gallery,
-    page,
-    training,
-    voxelize,
-)
-from fer_cli.artifact import open_artifact
-from fer_cli.model import PRESETS
-from fer_cli.receptive import LayerSpec
+# The processes forked from this one need them all.
+from fer_cli.cli import app
+from fer_cli.codebooks import clustering  # noqa: F401
+from fer_cli.evaluation import evaluate  # noqa: F401
+from fer_cli.network import training  # noqa: F401
+from fer_cli.network.model import PRESETS
+from fer_cli.network.receptive import LayerSpec
+from fer_cli.reports import evaluation_page, evaluation_report, gallery, page  # noqa: F401
+from fer_cli.shapes import voxelize  # noqa: F401
+from fer_cli.storage.artifact import open_artifact
 from machine import cpu_name
 
 LAYERS = (
@@ -116,7 +112,7 @@ def fork_fer(command: str, folder: Path, before: Callable[[], object] = lambda: 
         torch.set_num_threads(1)
         sys.argv = ["fer", *command.split()]
         before()
-        cli.main()
+        app.main()
     except SystemExit as error:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

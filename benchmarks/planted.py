@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from fer_cli.findings import summarise_planted
-from fer_cli.planted import plant_faults
+from fer_cli.evaluation.findings import summarise_planted
+from fer_cli.evaluation.planted import plant_faults
 from fer_cli.run import Run, RunPaths
 
 

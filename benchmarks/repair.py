@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fer_cli.repair_study import study_repairs, summarise_repairs
+from fer_cli.evaluation.repair_study import study_repairs, summarise_repairs
 from fer_cli.run import Run, RunPaths
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fer_cli.artifact import open_artifact
-from fer_cli.artifact_writer import ArtifactWriter
-from fer_cli.dataset import VALIDATION_FRACTION
-from fer_cli.history import read_history
-from fer_cli.model import PRESETS, FERNet, NetworkConfig
-from fer_cli.phases import TrainingSettings, entry_shares
-from fer_cli.schema import MODEL, VOXELS
-from fer_cli.synthetic import CLASSES, write_collection
-from fer_cli.training import preset_settings
-from fer_cli.voxelize import VoxelSettings, voxelize_source
+from fer_cli.network.dataset import VALIDATION_FRACTION
+from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
+from fer_cli.network.phases import TrainingSettings, entry_shares
+from fer_cli.network.training import preset_settings
+from fer_cli.shapes.synthetic import CLASSES, write_collection
+from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.history import read_history
+from fer_cli.storage.schema import MODEL, VOXELS
 from machine import cpu_name, run_command
 
 PER_CLASS = 20

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fer_cli.model import OUTPUT, PRESETS, FERNet, NetworkConfig
-from fer_cli.patches import PatchConv3d, PatchConvTranspose3d
-from fer_cli.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings
-from fer_cli.subpixel import SubpixelTransposedConv3d
+from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
+from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
+from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 from scaling import Cost
 

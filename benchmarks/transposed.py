@@ -1,4 +1,4 @@
-"""Both forms of the feedback network's last transposed convolution: direct, and sub-pixel (`fer_cli.subpixel`).
+"""Both forms of the feedback network's last transposed convolution: direct, and sub-pixel (`fer_cli.network.subpixel`).
 
 Run: python benchmarks/transposed.py [--filters 16] [--batch 32] [--repeats 9]
 
@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fer_cli.model import PRESETS
-from fer_cli.subpixel import SubpixelTransposedConv3d
+from fer_cli.network.model import PRESETS
+from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 
 SIDE = 16

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from fer_cli.cli import app
+from fer_cli.cli.app import app
 
 PAGE = Path(__file__).parent / "cli.md"
 _TYPES = {Path: "path", str: "text", int: "whole number", float: "number", list[str]: "texts", list[Path]: "paths"}

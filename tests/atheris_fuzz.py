@@ -12,10 +12,10 @@ from pathlib import Path
 import atheris
 
 # Numba compiles no code that is instrumented.
-_COMPILED = [f"fer_cli.{module}" for module in ("ply", "points", "scanning", "triangles")]
+_COMPILED = [f"fer_cli.shapes.{module}" for module in ("ply", "points", "scanning", "triangles")]
 with atheris.instrument_imports(include=["fer_cli"], exclude=_COMPILED):
     import hostile
-    from fer_cli import artifact
+    from fer_cli.storage import artifact
 
 
 def main() -> None:

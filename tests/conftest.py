@@ -20,16 +20,16 @@ install_import_hook("fer_cli", "beartype.beartype")
 
 import torch  # noqa: E402
 
-from fer_cli.artifact import Artifact  # noqa: E402
-from fer_cli.artifact_writer import ArtifactWriter  # noqa: E402
-from fer_cli.augmentation import Augmentation  # noqa: E402
-from fer_cli.clustering import cluster_network  # noqa: E402
-from fer_cli.model import PRESETS  # noqa: E402
-from fer_cli.phases import TrainingSettings  # noqa: E402
-from fer_cli.receptive import LayerSpec  # noqa: E402
+from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
+from fer_cli.network.augmentation import Augmentation  # noqa: E402
+from fer_cli.network.model import PRESETS  # noqa: E402
+from fer_cli.network.phases import TrainingSettings  # noqa: E402
+from fer_cli.network.receptive import LayerSpec  # noqa: E402
+from fer_cli.network.training import train  # noqa: E402
 from fer_cli.run import Run, RunPaths  # noqa: E402
-from fer_cli.training import train  # noqa: E402
-from fer_cli.voxelize import VoxelSettings, voxelize_source  # noqa: E402
+from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source  # noqa: E402
+from fer_cli.storage.artifact import Artifact  # noqa: E402
+from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

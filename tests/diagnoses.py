@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from fer_cli.blame import Blame
-from fer_cli.categories import Category
-from fer_cli.departure import Departure
-from fer_cli.diagnosis import Diagnosis, LayerReading, Suspicion
-from fer_cli.reading import ReferenceErrors
-from fer_cli.reconstruction import ERRORS
-from fer_cli.repair import RepairTest
+from fer_cli.codebooks.departure import Departure
+from fer_cli.codebooks.reading import ReferenceErrors
+from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.diagnosis.blame import Blame
+from fer_cli.diagnosis.categories import Category
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.diagnosis.repair import RepairTest
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import FrameType
 
 import hostile
-from fer_cli import artifact
+from fer_cli.storage import artifact
 
 SECONDS = 5
 MEMORY = 1 << 30

@@ -24,20 +24,20 @@ import trimesh
 from scipy.io import savemat
 from trimesh.exchange import obj, off, ply, stl
 
-from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.batches import _voxelized
-from fer_cli.checkpoint import load_checkpoint
-from fer_cli.dataset import open_voxels
+from fer_cli.codebooks.reading import load_calibration
+from fer_cli.codebooks.temperature import load_evidence
+from fer_cli.codebooks.typicality import load_typicality
 from fer_cli.errors import FerError
-from fer_cli.formats import SUFFIXES, read_shape
-from fer_cli.info import describe
-from fer_cli.model import load_network
-from fer_cli.occupancy import VoxelSettings
-from fer_cli.reading import load_calibration
-from fer_cli.schema import FORMATS, Format
-from fer_cli.source import close_archives, list_entries, read_entry
-from fer_cli.temperature import load_evidence
-from fer_cli.typicality import load_typicality
+from fer_cli.network.checkpoint import load_checkpoint
+from fer_cli.network.dataset import open_voxels
+from fer_cli.network.model import load_network
+from fer_cli.reports.info import describe
+from fer_cli.shapes.batches import _voxelized
+from fer_cli.shapes.formats import SUFFIXES, read_shape
+from fer_cli.shapes.occupancy import VoxelSettings
+from fer_cli.shapes.source import close_archives, list_entries, read_entry
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.schema import FORMATS, Format
 
 FIXTURES = Path(__file__).parent / "fixtures"
 READ, REFUSED = "read", "refused"

@@ -11,11 +11,12 @@ import pytest
 
 import fer_cli
 from diagnoses import diagnosis_of
-from fer_cli import diagnosis, load_run
+from fer_cli import load_run
 from fer_cli.api import OpenRun
-from fer_cli.categories import Category
+from fer_cli.diagnosis import diagnosis
+from fer_cli.diagnosis.categories import Category
+from fer_cli.diagnosis.probe import probe
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
-from fer_cli.probe import probe
 from fer_cli.run import Run, RunPaths
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image as Pillow
 
 from diagnoses import CORRECT, diagnosis_of
-from fer_cli import page, scene
-from fer_cli.gallery import Explained, write_gallery
-from fer_cli.report import diagnosis_json
-from fer_cli.viewer import VIEWS
+from fer_cli.pictures import scene
+from fer_cli.pictures.viewer import VIEWS
+from fer_cli.reports import page
+from fer_cli.reports.gallery import Explained, write_gallery
+from fer_cli.reports.report import diagnosis_json
 
 pytestmark = pytest.mark.browser
 PATIENCE = 240_000

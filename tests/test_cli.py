@@ -24,15 +24,15 @@ import torch
 import typer
 from scipy.io import savemat
 
-from fer_cli.artifact import open_artifact
-from fer_cli.cli import app
-from fer_cli.clustering import cluster_network
-from fer_cli.history import read_history
+from fer_cli.cli.app import app
+from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.network.training import preset_settings, train
 from fer_cli.run import RunPaths
-from fer_cli.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
-from fer_cli.synthetic import write_collection
-from fer_cli.training import preset_settings, train
-from fer_cli.voxelize import VoxelSettings, voxelize_source
+from fer_cli.shapes.synthetic import write_collection
+from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.history import read_history
+from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
 pytestmark = pytest.mark.end_to_end
 
@@ -305,8 +305,12 @@ class Refused:
 
 FORKING = """
 import json, os, sys
-from fer_cli import cli, diagnosis, evaluate, evaluation_report, info, mosaic, probe, report, scanning
-from fer_cli import terminal, triangles, voxelize
+from fer_cli.cli import app, terminal
+from fer_cli.diagnosis import diagnosis, probe
+from fer_cli.evaluation import evaluate
+from fer_cli.pictures import mosaic
+from fer_cli.reports import evaluation_report, info, report
+from fer_cli.shapes import scanning, triangles, voxelize
 codes = []
 for number, command in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:
@@ -314,7 +318,7 @@ for number, command in enumerate(json.load(sys.stdin)):
             os.dup2(os.open(f"{sys.argv[1]}/{number}.{stream}", os.O_CREAT | os.O_WRONLY), descriptor)
         sys.argv = ["fer", *command]
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             sys.stdout.flush()
             sys.stderr.flush()

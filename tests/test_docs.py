@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fer_cli.artifact import open_artifact
-from fer_cli.doctor import CPU_FLAGS, Cpu, Disk, Drawing, Examination, Extra, Library, Memory
-from fer_cli.download import DownloadRecord
-from fer_cli.schema import FORMATS
-from fer_cli.training import TrainingSummary
+from fer_cli.cli.doctor import CPU_FLAGS, Cpu, Disk, Drawing, Examination, Extra, Library, Memory
+from fer_cli.network.training import TrainingSummary
+from fer_cli.shapes.download import DownloadRecord
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.schema import FORMATS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+APP = ROOT / "src" / "fer_cli" / "cli" / "app.py"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 CLASSES = ("beam", "plate", "pole")
 
@@ -165,7 +166,7 @@ def voxelized(box_source, tmp_path_factory):
 
 def answer(*words):
     # By its file, since beartype, which the import hook brings, objects to how typer calls what it decorates.
-    app = load_file(ROOT / "src" / "fer_cli" / "cli.py").app
+    app = load_file(APP).app
     result = CliRunner().invoke(app, [*map(str, words), "--json"])
     assert result.exception is None, result.exception
     return json.loads(result.stdout)
@@ -173,7 +174,7 @@ def answer(*words):
 
 def fails(*words):
     """Exit code and JSON of a command of which a part fails."""
-    result = CliRunner().invoke(load_file(ROOT / "src" / "fer_cli" / "cli.py").app, [*map(str, words), "--json"])
+    result = CliRunner().invoke(load_file(APP).app, [*map(str, words), "--json"])
     return result.exit_code, json.loads(result.stdout)
 
 
@@ -327,7 +328,7 @@ def test_every_term_of_the_glossary_is_used():
     terms = re.findall(r"^\| \*\*(.+?)\*\* \|", read(glossary), re.MULTILINE)
     assert terms == sorted(terms, key=lambda term: term.lower().replace("-", " ")), "the glossary is not in order"
     texts = [read(page) for page in PAGES if page != glossary and page.name != "CHANGELOG.md"]
-    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "fer_cli").glob("*.py")]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "fer_cli").rglob("*.py")]
     everything = " ".join(" ".join(texts).lower().split())
     unused = [term for term in terms if term.lower() not in everything]
     assert not unused, f"docs/glossary.md explains {unused}, which nothing else says"

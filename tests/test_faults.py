@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli import endings
-from fer_cli.artifact import open_artifact
-from fer_cli.artifact_writer import ArtifactWriter
-from fer_cli.clustering import cluster_network
-from fer_cli.disk import make_folder, write_whole
+from fer_cli.cli import endings
+from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ArtifactError, LineageError, ResourceError
-from fer_cli.evaluate import evaluate, write_evaluation
+from fer_cli.evaluation.evaluate import evaluate, write_evaluation
+from fer_cli.network.training import preset_settings, train
 from fer_cli.run import Run, RunPaths
-from fer_cli.schema import MODEL, VOXELS
-from fer_cli.training import preset_settings, train
-from fer_cli.voxelize import VoxelSettings, voxelize_source
+from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.disk import make_folder, write_whole
+from fer_cli.storage.schema import MODEL, VOXELS
 
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_training_killed_after_writing_the_model_is_finished_by_resuming(
     settings = preset_settings("tiny", epochs=1, feedback_epochs=1, batch_size=9)
     output = tmp_path / "model.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("fer_cli.training.write_learning_curve", killed)
+        patch.setattr("fer_cli.network.training.write_learning_curve", killed)
         with pytest.raises(KeyboardInterrupt):
             train(run_paths.voxels, output, settings, device=CPU)
     assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "model.checkpoint.h5"}

@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 
 import hostile
 from diagnoses import diagnosis_of
-from fer_cli import artifact, markup, page, vetting
-from fer_cli.artifact import open_artifact
-from fer_cli.dataset import open_voxels
+from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
-from fer_cli.evaluate import evaluate
-from fer_cli.evaluation_page import write_evaluation_page
-from fer_cli.formats import read_shape
-from fer_cli.gallery import Explained, write_gallery
-from fer_cli.info import describe
-from fer_cli.model import load_network
-from fer_cli.report import diagnosis_json
+from fer_cli.evaluation.evaluate import evaluate
+from fer_cli.network.dataset import open_voxels
+from fer_cli.network.model import load_network
+from fer_cli.reports import page
+from fer_cli.reports.evaluation_page import write_evaluation_page
+from fer_cli.reports.gallery import Explained, write_gallery
+from fer_cli.reports.info import describe
+from fer_cli.reports.report import diagnosis_json
 from fer_cli.run import Run
-from fer_cli.schema import MODEL, VOXELS
-from fer_cli.source import close_archives, list_entries
+from fer_cli.shapes.formats import read_shape
+from fer_cli.shapes.source import close_archives, list_entries
+from fer_cli.storage import artifact, vetting
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.schema import MODEL, VOXELS
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -297,7 +299,7 @@ def examiners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "def count(path): open(str(path) + '.count', 'a').write('.')\n"
     )
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(vetting.__file__).parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(vetting.__file__).parents[2]}")
     monkeypatch.setattr(vetting, "SECONDS", 1)
     monkeypatch.setattr(vetting, "_known", set())
     vetting._end()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fer_cli.categories import CATEGORIES
+from fer_cli.diagnosis.categories import CATEGORIES
 
 pytestmark = pytest.mark.end_to_end
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.artifact import Artifact
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.run import Run, RunPaths, choose_device
+from fer_cli.storage.artifact import Artifact
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]

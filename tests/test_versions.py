@@ -8,10 +8,10 @@ import h5py
 import pytest
 
 from fer_cli.api import load_run
-from fer_cli.artifact import open_artifact
 from fer_cli.errors import ArtifactError
-from fer_cli.info import describe
-from fer_cli.schema import FORMATS, Format
+from fer_cli.reports.info import describe
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.schema import FORMATS, Format
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = [(form, version) for form in FORMATS.values() for version in range(1, form.version + 1)]

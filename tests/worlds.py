@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from conftest import TINY_LAYERS
-from fer_cli import phases
-from fer_cli.augmentation import Augmentation
-from fer_cli.model import PRESETS
-from fer_cli.phases import TrainingSettings
-from fer_cli.training import train
-from fer_cli.world import SharedBatchNorm3d, SharedDropout, World, join_world
+from fer_cli.execution.world import SharedBatchNorm3d, SharedDropout, World, join_world
+from fer_cli.network import phases
+from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.model import PRESETS
+from fer_cli.network.phases import TrainingSettings
+from fer_cli.network.training import train
 
 BATCHES = {"even": 6, "uneven": 5, "one has nothing": 1}
 """Rows of a batch that two processes share."""

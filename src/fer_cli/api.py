@@ -5,12 +5,12 @@ What the commands `fer explain` and `fer probe` print is made of the same object
 
 from pathlib import Path
 
-from fer_cli import diagnosis, probe
-from fer_cli.dataset import Sample
-from fer_cli.diagnosis import Diagnosis
+from fer_cli.diagnosis import diagnosis, probe
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
-from fer_cli.probe import Probe
-from fer_cli.receptive import Location
+from fer_cli.network.dataset import Sample
+from fer_cli.network.receptive import Location
 from fer_cli.run import Run, RunPaths, choose_device
 
 

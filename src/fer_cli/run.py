@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fer_cli.activations import batches, encode
-from fer_cli.artifact import Artifact, open_artifact
-from fer_cli.codebook import Codebook, open_codebook
-from fer_cli.dataset import Sample, VoxelSet, load_sample, open_voxels
-from fer_cli.departure import Course, known_course, load_course, return_errors
+from fer_cli.codebooks.codebook import Codebook, open_codebook
+from fer_cli.codebooks.departure import Course, known_course, load_course, return_errors
+from fer_cli.codebooks.reading import Calibration, load_calibration
+from fer_cli.codebooks.temperature import Temperatures, load_evidence, load_temperatures
+from fer_cli.codebooks.typicality import Typicality, load_distances, load_typicality
 from fer_cli.errors import UsageError
-from fer_cli.model import FERNet, load_network
-from fer_cli.reading import Calibration, load_calibration
-from fer_cli.schema import MODEL
-from fer_cli.temperature import Temperatures, load_evidence, load_temperatures
-from fer_cli.typicality import Typicality, load_distances, load_typicality
+from fer_cli.network.activations import batches, encode
+from fer_cli.network.dataset import Sample, VoxelSet, load_sample, open_voxels
+from fer_cli.network.model import FERNet, load_network
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.schema import MODEL
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+"""The `fer` command: each subcommand parses, calls one function, and prints.
+
+Results go to stdout, progress and errors to stderr; how a command ends is in `endings`. A stage is imported inside its
+command, so that help and usage errors are quick.
+"""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fer_cli import __version__
+from fer_cli.arguments import file_name
+from fer_cli.cli import endings, readings, stages
+from fer_cli.cli.options import DEFAULT_RUN, AsJson, Device, Force, RunDir, Seed, print_json, print_rich
+from fer_cli.errors import ResourceError, UsageError
+
+app = typer.Typer(
+    name="fer",
+    help="Explains how a 3D convolutional network recognises a shape, and why it fails.",
+    epilog="A run: fer voxelize ModelNet10.zip → fer train → fer cluster → fer evaluate → fer explain chair_0891",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _command, _example in (
+    (stages.download, "fer download modelnet10 -o archives"),
+    (stages.voxelize, "fer voxelize modelnet10-binvox.zip --run my-run"),
+    (stages.train, "fer train --preset compact --run my-run"),
+    (stages.cluster, "fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run"),
+    (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
+    (readings.explain, "fer explain broken_chair.off --label chair --run my-run"),
+    (readings.evaluate, "fer evaluate --split test --json --run my-run"),
+    (readings.figures, "fer figures --run my-run"),
+):
+    app.command(epilog=f"Example: {_example}")(_command)
+
+
+@app.command(epilog="Example: fer info my-run/voxels.h5")
+def info(
+    file: Annotated[Path, typer.Argument(help="Any artifact: voxels.h5, model.h5, codebook.h5.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where an artifact comes from and what it holds."""
+    from fer_cli.codebooks.choice import choice_rows
+    from fer_cli.codebooks.fitted_layer import layer_rows
+    from fer_cli.reports.artifact_report import info_table, training_history
+    from fer_cli.reports.info import describe
+    from fer_cli.reports.inventory import inventory_table
+    from fer_cli.storage.schema import VOXELS
+
+    answer = describe(file)
+    if as_json:
+        print_json(answer)
+    else:
+        history = answer["content"].pop("history", None)
+        if layers := answer["content"].get("layers"):
+            answer["content"]["layers"] = layer_rows(layers)
+        if choice := answer["content"].pop("choice", None):
+            answer["content"]["agreement of clusterings"] = choice_rows(choice)
+        print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
+        if history:
+            print_rich(training_history(history))
+
+
+@app.command(epilog="Example: fer doctor --run my-run")
+def doctor(
+    run: RunDir = DEFAULT_RUN,
+    as_json: AsJson = False,
+) -> None:
+    """Try what fer needs on this machine, and say what is missing."""
+    from fer_cli.cli.doctor import examination_lines, examine
+
+    examination = examine(run)
+    if as_json:
+        print_json(examination.as_json())
+    else:
+        for line in examination_lines(examination):
+            typer.echo(line)
+    if count := len(examination.problems):
+        raise ResourceError(
+            f"{count} thing{'s' if count > 1 else ''} that fer needs {'do' if count > 1 else 'does'} "
+            "not work; see the problems above."
+        )
+
+
+@app.command(epilog="Example: fer demo --run fer-demo")
+def demo(
+    run: RunDir = Path("fer-demo"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Run the whole pipeline on synthetic furniture and explain one mistake."""
+    from fer_cli.cli.demo import run_demo
+    from fer_cli.cli.terminal import TrainingView, console, training_bar
+    from fer_cli.reports.page import write_report
+    from fer_cli.reports.report import terminal_report
+    from fer_cli.run import choose_device
+
+    with training_bar() as bar:
+        result = run_demo(
+            run,
+            seed=seed,
+            device=choose_device(device),
+            force=force,
+            announce=lambda stage: console.print(f"[bold]{stage}[/bold]", soft_wrap=True),
+            training_report=TrainingView(bar),
+        )
+    report = write_report(result.diagnosis, run / "explain" / file_name(result.diagnosis.sample))
+    print_rich(terminal_report(result.diagnosis))
+    typer.echo(
+        f"accuracy on {result.evaluation['n']} test shapes {result.evaluation['accuracy']:.3f}, "
+        f"{result.evaluation['n_errors']} mistakes"
+    )
+    typer.echo(f"{result.diagnosis.label} taken for {result.diagnosis.predicted}; report: {report.resolve()}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Explains how a 3D convolutional network recognises a shape, and why it fails."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every error ends as one line on stderr and an exit code."""
+    endings.run(_invoke)
+
+
+def _invoke() -> object:
+    """The exit code that typer gives, if any; its own errors become those of fer."""
+    try:
+        return app(standalone_mode=False)
+    except typer.TyperException as error:  # unknown command or option, value that does not parse
+        message = getattr(error, "format_message", error.__str__)()
+        if not message:  # `fer` alone, which has shown the help
+            return UsageError.exit_code
+        end = "" if message.endswith((".", "?")) else "."
+        raise UsageError(f"{message}{end} Try 'fer --help'.") from error
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error

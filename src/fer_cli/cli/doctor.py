@@ -1,0 +1,397 @@
+"""`fer doctor`: what of the machine and the installation fer needs, what of it works, and how to mend the rest.
+
+Libraries are imported, and a picture is drawn, in processes of their own: a library built for another CPU or an OpenGL
+driver that is broken ends a process instead of raising, or hangs, and VTK writes its complaints past Python. Only the
+standard library and `packaging` are imported here, so that a broken installation can still be told of.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from fer_cli import __version__
+
+PACKAGE = "fer-cli"
+TIME_LIMIT = 60.0
+"""Seconds that a process may take; a network file system without a cache can take ten for PyTorch."""
+LITTLE_DISK = 2 * 10**9
+"""Bytes below which the free disk is remarked upon: a run of ModelNet10 takes about one gigabyte with its scratch."""
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_MODULES = {"faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn", "vtk": "vtkmodules.vtkCommonCore"}
+_DRAWN_WITH = ("pyvista", "vtk")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A package that fer uses: what is asked for, what is there, and why it does not serve (None if it does)."""
+
+    name: str
+    needs: str
+    version: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of fer: what of it is missing, and the command that installs it."""
+
+    name: str
+    missing: tuple[str, ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor; `features` holds for each of CPU_FLAGS whether it is there, and is empty where that is unknown.
+
+    `usable_cores` are those this process may run on; `bfloat16` is whether training uses it, None where PyTorch does
+    not work.
+    """
+
+    model: str
+    cores: int
+    usable_cores: int
+    features: dict[str, bool]
+    bfloat16: bool | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of main memory; None where the system does not tell, and for a limit of a container where there is none."""
+
+    total: int | None
+    available: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A folder that fer writes to, and the bytes free there; `problem` is None where a file can be written."""
+
+    use: str
+    folder: str
+    free: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Whether pictures can be drawn off-screen: VTK's kind of window, OpenGL's renderer, or the problem."""
+
+    window: str | None
+    renderer: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All that was found; `problems` are what keeps fer from working, `remarks` what is only worth knowing."""
+
+    fer: str
+    python: str
+    platform: str
+    cpu: Cpu
+    memory: Memory
+    gpus: tuple[str, ...]
+    libraries: tuple[Library, ...]
+    extras: tuple[Extra, ...]
+    drawing: Drawing
+    disks: tuple[Disk, ...]
+    problems: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as values that JSON has."""
+        return asdict(self)
+
+
+def examine(run: Path) -> Examination:
+    """Try everything that fer needs to work on the run folder `run`, which need not exist and is not made."""
+    needed, extras = _requirements()
+    needed.append(Requirement("vtk"))  # which PyVista brings, and pictures hang on
+    modules = {requirement.name: _MODULES.get(requirement.name, requirement.name) for requirement in needed}
+    drawn_with = [module for name, module in modules.items() if name in _DRAWN_WITH]
+    others = [module for name, module in modules.items() if name not in _DRAWN_WITH]
+    with _begin("draw", *drawn_with) as drawing:
+        disks = (_disk("the run", run), _disk("temporary files", _temporary_folder()))
+        answers = _import_elsewhere(others)
+        drawn, ending = _finish(drawing)
+    answers |= {answer["module"]: answer for answer in drawn if "module" in answer}
+    machine = answers.get("torch", {})
+    libraries = [_library(requirement, answers.get(modules[requirement.name]), ending) for requirement in needed]
+    flags = _cpu_flags()
+    examination = Examination(
+        fer=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=Cpu(
+            model=_cpu_model(),
+            cores=os.cpu_count() or 1,
+            usable_cores=_usable_cores(),
+            features={flag: flag in flags for flag in CPU_FLAGS} if flags else {},
+            bfloat16=machine.get("bfloat16"),
+        ),
+        memory=_memory(),
+        gpus=tuple(machine.get("gpus", ())),
+        libraries=tuple(libraries),
+        extras=tuple(_extra(name, requirements) for name, requirements in extras.items()),
+        drawing=_drawing(drawn, ending),
+        disks=disks,
+    )
+    return Examination(**{**vars(examination), "problems": _problems(examination), "remarks": _remarks(examination)})
+
+
+def examination_lines(examination: Examination) -> Iterator[str]:
+    """The examination for the terminal, a line a fact; problems and remarks last."""
+    cpu, memory = examination.cpu, examination.memory
+    yield f"fer {examination.fer}, Python {examination.python}, {examination.platform}"
+    features = " ".join(name for name, there in cpu.features.items() if there) or "none known"
+    bfloat16 = {True: "bfloat16", False: "float32", None: "unknown"}[cpu.bfloat16]
+    yield f"CPU       {cpu.model}, {cpu.usable_cores} of {cpu.cores} cores usable; {features}; training in {bfloat16}"
+    limit = f", {_size(memory.limit)} allowed to this container" if memory.limit is not None else ""
+    yield f"memory    {_size(memory.available)} available of {_size(memory.total)}{limit}"
+    yield f"GPU       {', '.join(examination.gpus) or 'none that PyTorch can use'}"
+    drawing = examination.drawing
+    yield f"drawing   {drawing.problem or f'off-screen by {drawing.window}, {drawing.renderer}'}"
+    for disk in examination.disks:
+        yield f"disk      {_size(disk.free)} free for {disk.use} in {disk.folder}"
+    versions = (f"{library.name} {library.version or 'missing'}" for library in examination.libraries)
+    yield f"libraries {', '.join(versions)}"
+    for extra in examination.extras:
+        state = f"lacks {', '.join(extra.missing)}: {extra.command}" if extra.missing else "installed"
+        yield f"extra     {extra.name}: {state}"
+    yield from (f"problem   {problem}" for problem in examination.problems)
+    yield from (f"remark    {remark}" for remark in examination.remarks)
+    if not examination.problems:
+        yield "All that fer needs works."
+
+
+# What runs in processes of their own
+
+
+def import_libraries(modules: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Import each module; its problem, if any, and of PyTorch what it can compute with."""
+    for module in modules:
+        try:
+            imported = import_module(module)
+            facts = _compute_facts(imported) if module == "torch" else {}
+            yield {"module": module, "problem": None, **facts}
+        except Exception as error:  # whatever a broken installation raises
+            yield {"module": module, "problem": f"{type(error).__name__}: {error}"}
+
+
+def draw_once() -> dict[str, Any]:
+    """Draw a small picture off-screen, and tell by what."""
+    try:
+        from fer_cli.pictures.render import try_drawing
+
+        window, renderer = try_drawing()
+    except Exception as error:  # whatever a broken installation raises
+        return {"window": None, "renderer": None, "problem": f"{error or type(error).__name__}"}
+    return {"window": window, "renderer": renderer, "problem": None}
+
+
+def answer_in_lines(task: str, *modules: str) -> None:
+    """Import the modules, then draw if that is the task; stdout gets a line of JSON for each answer alone."""
+    # What libraries print, in C as in Python, must not mix with the answers.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for answer in import_libraries(modules):
+            print(json.dumps(answer), file=answers, flush=True)
+        if task == "draw":
+            print(json.dumps(draw_once()), file=answers, flush=True)
+
+
+def _compute_facts(torch: Any) -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return {
+        "bfloat16": bool(gpus) or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "gpus": [f"{gpu.name}, {_size(gpu.total_memory)}" for gpu in gpus],
+    }
+
+
+def _begin(task: str, *modules: str) -> subprocess.Popen[str]:
+    program = "import sys; from fer_cli.cli.doctor import answer_in_lines; answer_in_lines(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, task, *modules],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str | None]:
+    """A process's answers, and what became of it if it did not come to its end."""
+    ending: str | None
+    try:
+        said, _ = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said, _ = process.communicate()
+        ending = f"was not done within {TIME_LIMIT:.0f} s"
+    else:
+        code = process.returncode
+        ending = None if code == 0 else f"ended its process {f'by signal {-code}' if code < 0 else f'with code {code}'}"
+    return [json.loads(line) for line in said.splitlines() if line.endswith("}")], ending
+
+
+def _import_elsewhere(modules: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The answers for each module; after one that ended the process, the rest are tried in another."""
+    answers: dict[str, dict[str, Any]] = {}
+    while left := [module for module in modules if module not in answers]:
+        with _begin("import", *left) as importing:
+            said, ending = _finish(importing)
+        answers |= {answer["module"]: answer for answer in said}
+        if len(said) < len(left):
+            answers[left[len(said)]] = {"problem": f"importing it {ending}"}
+    return answers
+
+
+# What is made of it
+
+
+def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
+    """What the installed package declares that it needs, and what each of its extras does."""
+    try:
+        declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    except metadata.PackageNotFoundError:
+        return [], {}
+    extras: dict[str, list[Requirement]] = {}
+    needed = []
+    for requirement in declared:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed.append(requirement)
+            continue
+        for name in re.findall(r"extra == ['\"]([\w.-]+)['\"]", str(requirement.marker)):
+            extras.setdefault(name, []).append(requirement)
+    return needed, extras
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _unfit(requirement: Requirement) -> str | None:
+    """Why the installed version, if any, is not what is asked for."""
+    version = _version(requirement.name)
+    if version is None:
+        return "is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"is {version}, but {requirement.specifier} is needed"
+    return None
+
+
+def _library(requirement: Requirement, answer: dict[str, Any] | None, ending: str | None) -> Library:
+    problem = _unfit(requirement)
+    if problem is None and answer is None:
+        problem = f"does not work: importing it {ending}"
+    elif problem is None and answer is not None and answer["problem"]:
+        problem = f"does not work: {answer['problem']}"
+    return Library(requirement.name, str(requirement.specifier), _version(requirement.name), problem)
+
+
+def _extra(name: str, requirements: Sequence[Requirement]) -> Extra:
+    missing = tuple(requirement.name for requirement in requirements if _unfit(requirement))
+    return Extra(name, missing, f"pip install '{PACKAGE}[{name}]'")
+
+
+def _drawing(answers: Sequence[dict[str, Any]], ending: str | None) -> Drawing:
+    if answers and "window" in answers[-1]:
+        return Drawing(**answers[-1])
+    return Drawing(None, None, f"drawing {ending}.")
+
+
+def _problems(examination: Examination) -> tuple[str, ...]:
+    problems = [
+        f"{library.name} {library.problem}. Run: pip install '{library.name}{library.needs}'"
+        for library in examination.libraries
+        if library.problem
+    ]
+    if _version(PACKAGE) is None:
+        problems.append(f"{PACKAGE} is not installed, so that nothing tells what it needs. Run: pip install .")
+    if examination.drawing.problem:
+        problems.append(f"no pictures: {examination.drawing.problem} fer explain --no-images does without.")
+    problems += [f"{disk.folder}: {disk.problem}" for disk in examination.disks if disk.problem]
+    return tuple(problems)
+
+
+def _remarks(examination: Examination) -> tuple[str, ...]:
+    remarks = [
+        f"only {_size(disk.free)} are free for {disk.use} in {disk.folder}"
+        for disk in examination.disks
+        if disk.free is not None and disk.free < LITTLE_DISK
+    ]
+    if examination.cpu.bfloat16 is False:
+        remarks.append("neither GPU nor CPU has bfloat16: training computes in float32, which takes longer")
+    return tuple(remarks)
+
+
+# The machine
+
+
+def _disk(use: str, folder: Path) -> Disk:
+    """The folder, or the nearest above it that exists, where it would be made."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
+    try:
+        free = shutil.disk_usage(there).free
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+    except OSError as error:
+        return Disk(use, str(folder), None, f"files cannot be written to {there}: {error.strerror or error}.")
+    return Disk(use, str(folder), free, None)
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # no folder for temporary files can be written to
+        return Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _text(file: str) -> str:
+    """What a file of the system says; nothing where there is none."""
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_flags() -> set[str]:
+    found = re.search(r"^flags\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def _cpu_model() -> str:
+    found = re.search(r"^model name\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _memory() -> Memory:
+    said = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
+    kilobytes = {name: int(number) * 1024 for name, number in said.items()}
+    limit = _text("/sys/fs/cgroup/memory.max").strip()
+    return Memory(kilobytes.get("MemTotal"), kilobytes.get("MemAvailable"), int(limit) if limit.isdigit() else None)
+
+
+def _size(number: int | None) -> str:
+    return "an unknown amount" if number is None else f"{number / 1e9:.1f} GB"

@@ -1,0 +1,248 @@
+"""The commands that read a finished run: probe, explain, evaluate, figures."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fer_cli import arguments
+from fer_cli.arguments import file_name
+from fer_cli.cli.options import (
+    DEFAULT_RUN,
+    AsJson,
+    CodebookFile,
+    Device,
+    Model,
+    RunDir,
+    SampleName,
+    Voxels,
+    print_json,
+    print_rich,
+)
+from fer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from fer_cli.run import Run
+
+
+def probe(
+    sample: SampleName,
+    layer: Annotated[str, typer.Option(help="Layer of the location: conv1 … conv5, fc6, fc7.")],
+    location: Annotated[str | None, typer.Option(help="x,y,z in the layer's feature map, from 0; 0,0,0.")] = None,
+    by: Annotated[
+        str, typer.Option(help="What fills the response field: the sample's feature, or its centroid.")
+    ] = "feature",
+    code: Annotated[
+        int | None, typer.Option(help="With --by centroid: the location's code; the nearest unless given.")
+    ] = None,
+    all_locations: Annotated[
+        bool, typer.Option("--all-locations", help="Draw every location of the layer, a sheet a slice.")
+    ] = False,
+    slices: Annotated[
+        str | None, typer.Option(help="With --all-locations: only these horizontal slices (z), such as 7,8.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the pictures.")] = None,
+    run: RunDir = DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what one location of one layer, or every one, stands for (Algorithm 1)."""
+    from fer_cli.diagnosis.probe import layer_locations, sweep
+    from fer_cli.diagnosis.probe import probe as probe_location
+    from fer_cli.pictures import mosaic
+    from fer_cli.reports.page import write_probe
+
+    x, y, z = arguments.location(location or "0,0,0")
+    chosen_slices = arguments.probe_choices(by, code, location, slices, all_locations=all_locations)
+    opened = _opened(run, voxels, model, codebook, device)
+    chosen = opened.sample(sample)
+    centroids_of = opened.codebook if by == "centroid" else None
+    answer: dict[str, Any] = {"sample": chosen.name, "layer": layer, "by": by}
+    filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
+    if all_locations:
+        places = layer_locations(opened.network.config, layer, chosen_slices)
+        mosaic.check_size(layer, len(places), opened.network.config.level_shape(layer)[3])
+        probes = sweep(opened.network, chosen.grid, layer, places, centroids_of=centroids_of)
+        folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
+        pictures, found = mosaic.write_sweep(probes, chosen.grid, folder, sample=chosen.name, by=by)
+        answer |= {"locations": found, "images": [str(picture) for picture in pictures]}
+        if as_json:
+            print_json(answer)
+            return
+        typer.echo(f"{layer}: {len(found)} locations, by {by}")
+        for picture in pictures:
+            typer.echo(f"picture: {picture}")
+        return
+    result = probe_location(opened.network, chosen.grid, layer, (x, y, z), centroids_of=centroids_of, code=code)
+    folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
+    written = write_probe(result, chosen.grid, folder)
+    answer |= {
+        "location": [x, y, z],
+        "code": result.code,
+        "receptive_field": [list(span) for span in result.receptive_field],
+        "response_field": [list(place) for place in result.response_field],
+        "reconstruction": str(written.reconstruction),
+        "images": [str(written.picture)],
+    }
+    if as_json:
+        print_json(answer)
+        return
+    box = " × ".join(f"[{low}, {high})" for low, high in result.receptive_field)
+    count = len(result.response_field)
+    sharing = "no other location shares any" if count == 1 else f"{count - 1} other locations share some"
+    typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
+    if result.code is not None:
+        typer.echo(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
+    typer.echo(f"picture: {written.picture}")
+
+
+def explain(
+    samples: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SAMPLE]...", help="Files that hold a shape, or names of samples in the voxels."),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
+    split: Annotated[str, typer.Option(help="The split of --errors: test or train.")] = "test",
+    label: Annotated[str | None, typer.Option(help="The true class, where the voxels do not tell it.")] = None,
+    local_layer: Annotated[str, typer.Option(help="Layer of the local reconstruction.")] = "conv3",
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
+    vtk: Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; RUN/explain/SAMPLE, or RUN/explain of several.")
+    ] = None,
+    run: RunDir = DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; all cores by default.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Explain how shapes were recognised, or where the wrong class came in; of several, with a gallery."""
+    from fer_cli.pictures.drawing import open_drawing
+
+    given = samples or []
+    if errors and (given or label):
+        raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
+    if not errors and not given:
+        raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
+    with open_drawing(workers) if images else nullcontext() as drawing:
+        # Imported while other processes get ready to draw.
+        from fer_cli.cli.terminal import CountView, complain, progress_bar
+        from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified
+        from fer_cli.reports.report import diagnosis_table, terminal_report
+
+        opened = _opened(run, voxels, model, codebook, device)
+        wanted = Wanted(label, local_layer, drawing, volumes=vtk)
+        if len(given) == 1:
+            one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
+            if as_json:
+                print_json(one.json)
+                return
+            print_rich(terminal_report(diagnosis))
+            for kind, written in one.files.items():
+                typer.echo(f"{kind}: {written}")
+            return
+        names = given or misclassified(opened, split)
+        folder = output or run / "explain"
+        what = f"misclassified samples of the split {split}" if errors else "samples"
+        with progress_bar() as bar:
+            several = explain_several(
+                opened, names, folder, wanted, what=what, complain=complain, progress=CountView(bar, "explaining")
+            )
+    if as_json:
+        print_json(several.json)
+    else:
+        print_rich(diagnosis_table([each.json for each in several.explained]))
+        if several.gallery:
+            typer.echo(f"gallery: {several.gallery}")
+    if several.failed:
+        raise typer.Exit(several.failed[0].error.exit_code)
+
+
+def evaluate(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Folders of runs on the same voxels, to put together; --run alone."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
+    votes: Annotated[
+        int | None, typer.Option(help="Let so many turned views of each shape vote too, such as 12.")
+    ] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Hold randomised networks against the trained ones; takes longer.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
+    ] = False,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate, of several runs the first's.")
+    ] = None,
+    run: RunDir = DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure accuracy, reconstructions, the paper's claims, and how well scores detect misclassification."""
+    from fer_cli.cli.terminal import StageView, progress_bar
+    from fer_cli.evaluation.evaluate import evaluate as evaluate_runs
+    from fer_cli.evaluation.evaluate import write_evaluation
+    from fer_cli.reports.evaluation_page import write_evaluation_page
+    from fer_cli.reports.evaluation_report import evaluation_report
+
+    folders = runs or [run]
+    if len(folders) > 1 and (voxels or model or codebook):
+        raise UsageError("--voxels, --model and --codebook name an artifact of one run; give one RUN with them.")
+    opened = [_opened(folder, voxels, model, codebook, device) for folder in folders]
+    with progress_bar() as bar:
+        evaluation = evaluate_runs(
+            *opened, split=split, votes=votes, sanity=sanity, repair=repair, planted=planted, report=StageView(bar)
+        )
+    path = write_evaluation(evaluation, output or folders[0] / "evaluate")
+    page = write_evaluation_page(evaluation, path.with_suffix(".html"))
+    if as_json:
+        print_json(evaluation)
+        return
+    print_rich(evaluation_report(evaluation))
+    typer.echo(f"written to {path} and {page.name}")
+
+
+def figures(
+    split: Annotated[str, typer.Option(help="Split to take samples from: test or train.")] = "test",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/figures.")] = None,
+    run: RunDir = DEFAULT_RUN,
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Draw the paper's Figs 2 to 7 and Table I for this run, on samples that a written rule picks."""
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.pictures.figures import write_figures
+    from fer_cli.reports.report import figures_table
+
+    opened = _opened(run, voxels, model, codebook, device)
+    with progress_bar() as bar:
+        answer = write_figures(opened, output or run / "figures", split=split, report=CountView(bar, "reading"))
+    if as_json:
+        print_json(answer)
+        return
+    print_rich(figures_table(answer))
+
+
+def _opened(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None, device: str) -> "Run":
+    """The run in a folder, with any artifact named taken from there instead."""
+    from fer_cli.run import Run, RunPaths, choose_device
+
+    paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
+    return Run(paths, device=choose_device(device))

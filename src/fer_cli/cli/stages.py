@@ -1,0 +1,239 @@
+"""The commands that make a run's artifacts: download, voxelize, train, cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fer_cli.arguments import numbers, size_in_bytes
+from fer_cli.cli import endings
+from fer_cli.cli.options import (
+    DEFAULT_RUN,
+    AsJson,
+    Device,
+    Force,
+    Model,
+    RunDir,
+    Scheduler,
+    Seed,
+    Voxels,
+    Workers,
+    print_json,
+    print_rich,
+)
+from fer_cli.errors import UsageError
+
+
+def download(
+    dataset: Annotated[str, typer.Argument(help="modelnet10 or modelnet40.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to download into.")] = Path(),
+    url: Annotated[str | None, typer.Option(help="Where to download from instead of the authors' server.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download the archive of a data set, or the rest of it where an earlier download broke off."""
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.shapes.download import download_dataset
+
+    endings.goes_on()
+    with progress_bar(of_bytes=True) as bar:
+        result = download_dataset(dataset, output, url=url, force=force, progress=CountView(bar, dataset))
+    record = result.record
+    if as_json:
+        print_json({"output": str(result.path), "fetched": result.fetched, **vars(record)})
+        return
+    said = "downloaded" if result.fetched else "was there already"
+    typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
+
+
+def voxelize(
+    source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/voxels.h5.")] = None,
+    run: RunDir = DEFAULT_RUN,
+    resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
+    padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
+    fill: Annotated[str, typer.Option(help="What of a mesh is occupied: surface or solid.")] = "surface",
+    per_class: Annotated[int | None, typer.Option(min=1, help="At most so many shapes a class and split.")] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")] = 0,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
+    ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
+    from fer_cli.shapes.occupancy import VoxelSettings
+    from fer_cli.shapes.voxelize import voxelize_source
+
+    settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
+    endings.goes_on()
+    with progress_bar() as bar:
+        summary = voxelize_source(
+            source,
+            output or run / "voxels.h5",
+            settings,
+            per_class=per_class,
+            test_fraction=test_fraction,
+            seed=seed,
+            drop_duplicates=drop_duplicates,
+            workers=workers,
+            scheduler=scheduler,
+            strict=strict,
+            force=force,
+            progress=CountView(bar, "voxelizing"),
+        )
+    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
+    duplicates = vars(summary.duplicates)
+    if as_json:
+        print_json(
+            {
+                "output": str(summary.path),
+                "samples": summary.n_samples,
+                "classes": summary.counts,
+                "skipped": skipped,
+                "duplicates": duplicates,
+                "dropped": summary.n_dropped,
+                "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+                "resumed": summary.n_resumed,
+                "seconds": summary.seconds,
+            }
+        )
+        return
+    print_rich(counts_table(summary.counts))
+    for line in skipped_lines(skipped):
+        typer.echo(line)
+    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
+        typer.echo(identical)
+    if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
+        typer.echo(left_alone)
+    if summary.n_resumed:
+        typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
+    typer.echo(
+        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(skipped)} skipped, "
+        f"{summary.seconds:.1f} s"
+    )
+
+
+def train(
+    voxels: Voxels = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/model.h5.")] = None,
+    run: RunDir = DEFAULT_RUN,
+    preset: Annotated[str, typer.Option(help="Network size: paper, compact or smoke.")] = "compact",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
+    feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
+    seed: Seed = 0,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the classifier, then the feedback network on it: voxels.h5 → model.h5.
+
+    With several processes or machines, start it by torchrun -m fer_cli train; see docs/scaling.md.
+    """
+    from fer_cli.cli.terminal import TrainingView, training_bar
+    from fer_cli.execution.world import join_world
+    from fer_cli.network.training import preset_settings
+    from fer_cli.network.training import train as train_networks
+    from fer_cli.run import choose_device
+
+    if encoder and epochs:
+        raise UsageError("--epochs trains a classifier, but --encoder brings one. Give one of the two.")
+    settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
+    endings.goes_on("what was done is kept: run the same command with --resume to go on from there.")
+    with join_world(choose_device(device)) as (world, own_device):
+        with training_bar(shown=world.leads) as bar:
+            summary = train_networks(
+                voxels or run / "voxels.h5",
+                output or run / "model.h5",
+                settings,
+                device=own_device,
+                encoder=encoder,
+                resume=resume,
+                force=force,
+                report=TrainingView(bar) if world.leads else _say_nothing,
+                world=world,
+            )
+        if not world.leads:
+            return
+    if as_json:
+        print_json({**vars(summary), "path": str(summary.path), "curve": str(summary.curve)})
+        return
+    typer.echo(
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
+        f"voxel IoU {summary.voxel_iou:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
+    )
+    typer.echo(f"learning curve: {summary.curve}")
+
+
+def cluster(
+    voxels: Voxels = None,
+    model: Model = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/codebook.h5.")] = None,
+    run: RunDir = DEFAULT_RUN,
+    k: Annotated[
+        str, typer.Option(help="Codes of conv1 … fc7, or auto; the output has one a class.")
+    ] = "60,50,40,30,30,20,20",
+    memory: Annotated[str, typer.Option(help="Features held at once, such as 500MB or 2GB.")] = "2GB",
+    scratch: Annotated[Path | None, typer.Option(help="Folder for features beyond that; the output's own.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster every location of every layer, in both paths: model.h5 → codebook.h5."""
+    from fer_cli.cli.terminal import ClusteringView, progress_bar
+    from fer_cli.codebooks.choice import choice_rows
+    from fer_cli.codebooks.clustering import cluster_network
+    from fer_cli.reports.artifact_report import info_table
+    from fer_cli.run import choose_device
+
+    endings.goes_on()
+    with progress_bar() as bar:
+        summary = cluster_network(
+            voxels or run / "voxels.h5",
+            model or run / "model.h5",
+            output or run / "codebook.h5",
+            k=None if k == "auto" else numbers(k, "--k"),
+            memory=size_in_bytes(memory),
+            scratch=scratch,
+            workers=workers,
+            scheduler=scheduler,
+            seed=seed,
+            device=choose_device(device),
+            force=force,
+            report=ClusteringView(bar),
+        )
+    layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
+    if as_json:
+        print_json({**vars(summary), "path": str(summary.path), "layers": layers, "choice": choice})
+        return
+    if choice:
+        print_rich(info_table({"agreement of clusterings": choice_rows(choice)}))
+    locations = sum(layer.locations for layer in summary.layers)
+    typer.echo(
+        f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
+        f"training samples, {summary.seconds:.0f} s"
+        + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
+    )
+
+
+def _say_nothing(_: object) -> None:
+    """Take what a stage reports, for a process that is not to show it."""

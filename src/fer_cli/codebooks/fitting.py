@@ -1,0 +1,95 @@
+"""The codes of some locations of a layer, from their features: the work of `fer cluster` that is shared out.
+
+A call is plain arrays in and out, so that it can run in a thread here or in a process elsewhere; its result hangs on
+nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int64
+
+from fer_cli.codebooks.kmeans import (
+    DistinctRows,
+    cluster,
+    distinct_rows,
+    each_by_itself,
+    in_half,
+    nearest,
+    use_one_thread,
+)
+from fer_cli.codebooks.tally import Tally
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Codes of some locations.
+
+    The first `n_codes` centroids of a location are its codes, the others zeros. `n_distinct` counts the vectors that
+    half precision tells apart, `n_dead` the filters that are zero for every sample. `tally` is None where samples are
+    yet to be counted.
+    """
+
+    centroids: Float32[np.ndarray, "location code filter"]
+    n_codes: Int64[np.ndarray, " location"]
+    n_distinct: Int64[np.ndarray, " location"]
+    n_dead: Int64[np.ndarray, " location"]
+    tally: Tally | None
+
+    @staticmethod
+    def joined(parts: Sequence["Fitted"]) -> "Fitted":
+        """The codes of the locations of several parts, in their order."""
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("centroids", "n_codes", "n_distinct", "n_dead")
+        }
+        tallies = [part.tally for part in parts if part.tally is not None]
+        return Fitted(**arrays, tally=Tally.joined(tallies) if tallies else None)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The samples whose features a call gets, to be counted at once: their indices, their classes, of so many."""
+
+    samples: Int[np.ndarray, " sample"]
+    labels: Int[np.ndarray, " sample"]
+    n_classes: int
+
+
+def fit_locations(
+    features: Float[np.ndarray, "location sample filter"], k: int, seeds: Sequence[int], counted: Counted | None
+) -> Fitted:
+    """k-means at each location, by a seed of its own; with `counted`, what each code holds.
+
+    Needs at least k samples.
+    """
+    use_one_thread()
+    locations, _, filters = features.shape
+    centroids = np.zeros((locations, k, filters), np.float32)
+    n_codes, n_distinct, n_dead = (np.zeros(locations, np.int64) for _ in range(3))
+    tallies = []
+    for location, (stored, seed) in enumerate(zip(features, seeds, strict=True)):
+        # What half precision does not tell apart needs no two centroids.
+        distinct = distinct_rows(stored if stored.dtype == np.float16 else in_half(stored))
+        found = cluster(distinct, k, seed=seed)
+        n_codes[location], n_distinct[location] = len(found), len(distinct.rows)
+        n_dead[location] = (~distinct.rows.any(axis=0)).sum()
+        centroids[location, : len(found)] = found
+        if counted is not None:
+            exact = distinct if stored.dtype == np.float16 else each_by_itself(stored)
+            tallies.append(_count(exact, centroids[location], len(found), counted))
+    return Fitted(centroids, n_codes, n_distinct, n_dead, Tally.joined(tallies) if tallies else None)
+
+
+def _count(
+    distinct: DistinctRows, centroids: Float32[np.ndarray, "code filter"], n_codes: int, counted: Counted
+) -> Tally:
+    """What each code of one location holds; equal vectors are looked at once."""
+    tally = Tally.empty(1, len(centroids), centroids.shape[1], counted.n_classes)
+    codes = nearest(distinct.rows, centroids[:n_codes])
+    tally.add_weighted(
+        distinct.rows[None], codes[None], centroids[None], samples=counted.samples[distinct.first], count=distinct.count
+    )
+    np.add.at(tally.histogram[0], (codes[distinct.back], counted.labels), 1)
+    return tally

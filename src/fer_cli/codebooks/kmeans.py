@@ -1,0 +1,176 @@
+"""k-means and nearest centroids of one set of vectors, with FAISS. The only module that imports faiss.
+
+Features repeat themselves: a location that mostly sees empty space gives one vector for thousands of samples. Each
+distinct vector is therefore clustered once, with the number of its repetitions as its weight, which has the same
+optimum and takes a fraction of the time. FAISS would sample at most 256 vectors a centroid and warn below 39; here
+every vector given counts.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Float16, Float32, Int, UInt64
+
+_HALF_MAX = float(np.finfo(np.float16).max)
+"""The end of half precision's range, to which what is beyond it is brought."""
+ITERATIONS = 20
+"""Most iterations of a k-means."""
+_ENOUGH_GAIN = 5e-3
+"""Share of the objective by which an iteration has to lower it for another to follow."""
+TIE = 1e-12
+"""Squared distances that differ by less than this share of the vectors' squared lengths count as equal."""
+_REFINED = 1 << 20
+"""Numbers held at once when near ties are decided."""
+_HALF_SIZE, _HALF_INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)
+_HALF_WORD = np.uint64(32)
+_SINGLE_FROM_HALF = np.uint32(0x8FFFE000).view(np.int32)
+
+
+@dataclass(frozen=True)
+class DistinctRows:
+    """The distinct rows of some vectors, in the order in which they first appear.
+
+    `first` is where each first appears, `count` how often, `back` which of them each vector is.
+    """
+
+    rows: Float32[np.ndarray, "distinct filter"]
+    first: Int[np.ndarray, " distinct"]
+    count: Int[np.ndarray, " distinct"]
+    back: Int[np.ndarray, " sample"]
+
+
+def in_half(vectors: Float32[np.ndarray, "*axes"]) -> Float16[np.ndarray, "*axes"]:
+    """Finite numbers in half precision, what is beyond its range at its end."""
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    if ((halves.view(np.uint16) & _HALF_SIZE) >= _HALF_INFINITY).any():
+        return np.clip(vectors, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+    return halves
+
+
+def in_single(halves: Float16[np.ndarray, "*axes"]) -> Float32[np.ndarray, "*axes"]:
+    """Finite half-precision numbers as what they are in single precision: a tenth of the time of NumPy's cast."""
+    bits = halves.view(np.int16).astype(np.int32)  # a sign in all of the upper half
+    bits <<= 13  # exponent and fraction where single precision has them
+    bits &= _SINGLE_FROM_HALF
+    single = bits.view(np.float32)
+    single *= np.float32(2.0**112)  # the exponents' biases are 15 and 127
+    return single
+
+
+def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
+    """What is distinct among the rows of `vectors`, in half or single precision."""
+    words = _words(vectors)
+    factors = np.random.default_rng(0).integers(1 << 63, size=words.shape[1], dtype=np.uint64)
+    # The high half of a word joins its low half, or words that differ in high bits alone would rarely be told apart.
+    keys = ((words ^ (words >> _HALF_WORD)) * (2 * factors + 1)).sum(axis=1)
+    _, first, back, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    if len(first) < len(words) and not np.array_equal(words[first][back], words):  # two rows share a key
+        _, first, back, count = np.unique(words, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    first = first[order]
+    rows = vectors[first]
+    return DistinctRows(in_single(rows) if rows.dtype == np.float16 else rows, first, count[order], rank[back])
+
+
+def _words(vectors: Float[np.ndarray, "sample filter"]) -> UInt64[np.ndarray, "sample word"]:
+    """The bits of each row, equal where rows are: zeros have no sign."""
+    unsigned = np.dtype(f"u{vectors.itemsize}")
+    sign = unsigned.type(1 << 8 * vectors.itemsize - 1)
+    per_word = 8 // vectors.itemsize
+    filters = vectors.shape[1]
+    bits = np.zeros((len(vectors), -(-filters // per_word) * per_word), unsigned)
+    bits[:, :filters] = vectors.view(unsigned)
+    bits[bits == sign] = 0
+    return bits.view(np.uint64)
+
+
+def each_by_itself(vectors: Float32[np.ndarray, "sample filter"]) -> DistinctRows:
+    """The vectors as if no two were equal."""
+    order = np.arange(len(vectors))
+    return DistinctRows(vectors, order, np.ones(len(vectors), dtype=np.int64), order)
+
+
+def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray, "code filter"]:
+    """k-means, each row weighed by its count, from a k-means++ start: at most k centroids, no two equal.
+
+    With no more than k rows, they are the centroids.
+    """
+    rows = distinct.rows
+    if len(rows) <= k:
+        return rows
+    live = np.ptp(rows, axis=0) > 0  # what never varies makes no difference
+    varying = rows if live.all() else np.ascontiguousarray(rows[:, live])
+    clustering = faiss.Clustering(varying.shape[1], k)
+    clustering.niter = ITERATIONS
+    clustering.early_stop_threshold = _ENOUGH_GAIN
+    clustering.seed = seed
+    clustering.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
+    clustering.check_input_data_for_NaNs = False  # features are finite
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = len(rows) + 1
+    clustering.train(varying, faiss.IndexFlatL2(varying.shape[1]), distinct.count.astype(np.float32))
+    centroids = np.tile(rows[0], (k, 1))
+    centroids[:, live] = faiss.vector_to_array(clustering.centroids).reshape(k, -1)
+    return distinct_rows(centroids).rows
+
+
+def nearest(
+    vectors: Float32[np.ndarray, "sample filter"], centroids: Float32[np.ndarray, "code filter"]
+) -> Int[np.ndarray, " sample"]:
+    """Code of the nearest centroid (Euclidean) of each vector, the lowest of equally near ones.
+
+    Exact: where float32 cannot tell the two nearest apart, float64 decides.
+    """
+    if len(centroids) == 1:
+        return np.zeros(len(vectors), dtype=np.int64)
+    distances, found = faiss.knn(vectors, centroids, 2)
+    codes = found[:, 0]
+    lengths = np.sqrt(np.einsum("sf,sf->s", vectors, vectors))
+    longest = np.sqrt(np.einsum("cf,cf->c", centroids, centroids).max())
+    near = np.flatnonzero(distances[:, 1] - distances[:, 0] <= rounding(vectors.shape[1]) * (lengths + longest) ** 2)
+    step = max(1, _REFINED // centroids.size)
+    for start in range(0, len(near), step):
+        rows = near[start : start + step]
+        codes[rows] = _decide(vectors[rows], centroids)
+    return codes
+
+
+def nearest_rows(
+    vectors: Float32[np.ndarray, "sample filter"], rows: Float32[np.ndarray, "row filter"], count: int
+) -> tuple[Float32[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
+    """Squared distances and indices of the `count` nearest rows of each vector, ascending; found by brute force."""
+    return faiss.knn(np.ascontiguousarray(vectors), np.ascontiguousarray(rows), count)
+
+
+def use_one_thread() -> None:
+    """Let FAISS use one thread where the calling thread calls it; in the main thread nothing is changed.
+
+    Problems here are small and many: OpenMP threads started inside one cost more than they bring, so several problems
+    run at once instead, in threads that each call this. FAISS and torch may share one OpenMP library, and in the main
+    thread torch would be bound as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        faiss.omp_set_num_threads(1)
+
+
+def rounding(filters: int) -> float:
+    """How far the difference of two squared distances, each |v|² − 2 v·c + |c|² in float32, may be off.
+
+    As a share of (|v| + |c|)²; a bound for sums in any order. Source: Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1.
+    """
+    return (filters + 8) * 2.0**-22
+
+
+def _decide(
+    vectors: Float32[np.ndarray, "sample filter"], centroids: Float32[np.ndarray, "code filter"]
+) -> Int[np.ndarray, " sample"]:
+    differences = vectors[:, None].astype(np.float64) - centroids
+    distances = np.einsum("scf,scf->sc", differences, differences)
+    scale = np.square(vectors, dtype=np.float64).sum(axis=1) + np.square(centroids, dtype=np.float64).sum(axis=1).max()
+    return (distances <= distances.min(axis=1, keepdims=True) + TIE * scale[:, None]).argmax(axis=1)

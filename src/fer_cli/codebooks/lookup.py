@@ -1,0 +1,68 @@
+"""Nearest centroids of a batch of samples at all locations of a layer at once, exactly.
+
+One batched product of matrices gives every distance in float32. Where that cannot tell the nearest centroids of a
+vector apart, float64 decides among them, so that a code depends neither on the batch a sample comes in nor on the
+machine: `kmeans.nearest` gives the same one for one location at a time.
+"""
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+
+from fer_cli.codebooks.kmeans import TIE, rounding
+
+_SCORES = 1 << 18
+"""Distances worked on at once, so that they stay in a core's cache."""
+
+
+class CentroidIndex:
+    """The centroids of a layer, made ready for look-ups; codes from `n_codes` on are never named."""
+
+    def __init__(self, centroids: Float32[Tensor, "location code filter"], n_codes: Int[Tensor, " location"]) -> None:
+        self.centroids = centroids
+        squares = centroids.double().square().sum(2)
+        unused = torch.arange(centroids.shape[1], device=centroids.device) >= n_codes[:, None]
+        self._longest = squares.masked_fill(unused, 0.0).amax(1)
+        self._squares = squares.masked_fill(unused, torch.inf).float()
+
+    @cached_property
+    def _transposed(self) -> Float32[Tensor, "location filter code"]:
+        return self.centroids.transpose(1, 2)
+
+    @torch.inference_mode()
+    def search(self, vectors: Float32[Tensor, "location sample filter"]) -> Int[Tensor, "location sample"]:
+        """Code of the nearest centroid (Euclidean) of each vector, the lowest of equally near ones."""
+        locations, samples, _ = vectors.shape
+        codes = torch.empty(locations, samples, dtype=torch.int64, device=vectors.device)
+        step = max(1, _SCORES // max(1, samples * self.centroids.shape[1]))
+        for start in range(0, locations, step):
+            part = slice(start, start + step)
+            codes[part] = self._search(vectors[part], part)
+        return codes
+
+    def _search(self, vectors: Tensor, part: slice) -> Tensor:
+        # |v|² is the same for all centroids of a vector and left out.
+        scores = torch.baddbmm(self._squares[part, None], vectors, self._transposed[part], alpha=-2)
+        least, codes = scores.min(dim=2)
+        lengths = vectors.square().sum(2).sqrt()
+        slack = rounding(vectors.shape[2]) * (lengths + self._longest[part, None].sqrt().float()).square()
+        near = scores <= (least + slack)[..., None]
+        doubtful = near.sum(2) > 1
+        if doubtful.any():
+            codes[doubtful] = self._decide(vectors, part, near & doubtful[..., None])[doubtful]
+        return codes
+
+    def _decide(self, vectors: Tensor, part: slice, near: Tensor) -> Tensor:
+        """The nearest in float64 among the centroids marked in `near`."""
+        location, sample, code = near.nonzero(as_tuple=True)
+        vector = vectors[location, sample].double()
+        distance = (vector - self.centroids[part][location, code].double()).square().sum(1)
+        tie = TIE * (vector.square().sum(1) + self._longest[part][location])
+        row = location * vectors.shape[1] + sample
+        rows = near.shape[0] * near.shape[1]
+        least = distance.new_full((rows,), torch.inf).scatter_reduce(0, row, distance, "amin")
+        nearest = distance <= least[row] + tie
+        lowest = code.new_full((rows,), near.shape[2]).scatter_reduce(0, row[nearest], code[nearest], "amin")
+        return lowest.view(near.shape[:2])

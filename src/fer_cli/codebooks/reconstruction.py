@@ -1,0 +1,132 @@
+"""Reconstructions that a diagnosis compares, and Table I's errors between them, batch-wise.
+
+Local: decoded from a sample's own feature. Class-code: decoded from the class probabilities, each level snapped
+to its nearest feedback centroids on the way down; the probabilities themselves are left as they are, else there
+would be one reconstruction a class. Figs 5 and 7, Table I.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fer_cli.codebooks.codebook import Codebook
+from fer_cli.codebooks.reading import Reading
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, device_of
+from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.model import LOCAL_LAYER, OUTPUT, FERNet
+
+Grids = Float[np.ndarray, "sample x y z"]
+ERRORS = ("input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code")
+
+
+@torch.inference_mode()
+def local_reconstruction(network: FERNet, reading: Reading, layer: str = LOCAL_LAYER) -> Grids:
+    """Occupancy decoded from the samples' own features at `layer`, every gate shut."""
+    return network.decode(reading.features[FEEDFORWARD][layer], layer).occupancy.cpu().numpy()
+
+
+@torch.inference_mode()
+def class_code_reconstruction(network: FERNet, codebook: Codebook, reading: Reading) -> Grids:
+    """Occupancy decoded from the class probabilities, each level snapped to its nearest feedback centroids."""
+
+    def snap(level: str, feature: Tensor) -> Tensor:
+        if level == OUTPUT:
+            return feature
+        codes = codebook.layer(FEEDBACK, level).assign(feature)
+        return codebook.feature_map(FEEDBACK, level, codes).to(feature.device)
+
+    return network.decode(reading.features[FEEDBACK][OUTPUT], OUTPUT, edit=snap).occupancy.cpu().numpy()
+
+
+@torch.inference_mode()
+def representatives(network: FERNet, codebook: Codebook, reading: Reading) -> dict[str, dict[str, Grids]]:
+    """By path and layer, occupancy decoded from the feature made of the centroids that the samples chose there."""
+    paths, device = tuple(reading.codes), device_of(network)
+    features = {
+        layer: torch.cat([codebook.feature_map(path, layer, reading.codes[path][layer]) for path in paths]).to(device)
+        for layer in network.config.layer_names
+    }
+    decoded = network.feedback.occupancies(features)
+    halves = {layer: np.split(grids.cpu().numpy(), len(paths)) for layer, grids in decoded.items()}
+    return {path: {layer: halves[layer][i] for layer in features} for i, path in enumerate(paths)}
+
+
+def layer_exemplar(codebook: Codebook, reading: Reading, path: str, layer: str) -> Int[np.ndarray, " sample"]:
+    """The training sample that most of a layer's chosen centroids name, for each sample of the reading."""
+    return _elect([codebook.layer(path, layer).chosen_exemplars(reading.codes[path][layer])])
+
+
+def nearest_training_sample(codebook: Codebook, reading: Reading) -> Int[np.ndarray, " sample"]:
+    """The training sample nearest by the class code, for each sample of the reading.
+
+    It is the one that the chosen feedback centroids name most; every level below the output has one vote, which its
+    locations share.
+    """
+    layers = codebook.config.layer_names[:-1]
+    return _elect(
+        [codebook.layer(FEEDBACK, layer).chosen_exemplars(reading.codes[FEEDBACK][layer]) for layer in layers]
+    )
+
+
+def table1_errors(inputs: Grids, local: Grids, nearest: Grids, class_code: Grids) -> dict[str, np.ndarray]:
+    """Table I's four errors of each sample: squared differences summed over voxels."""
+    pairs = {
+        "input_vs_local": (inputs, local),
+        "nearest_vs_code": (nearest, class_code),
+        "local_vs_code": (local, class_code),
+        "input_vs_code": (inputs, class_code),
+    }
+    return {name: _summed_squared_error(a, b) for name, (a, b) in pairs.items()}
+
+
+def read_errors(
+    network: FERNet,
+    codebook: Codebook,
+    voxels: VoxelSet,
+    reading: Reading,
+    grids: Float[Tensor, "sample 1 x y z"],
+) -> dict[str, Float[np.ndarray, " sample"]]:
+    """Table I's four errors of the samples of a reading, whose occupancy grids are `grids`."""
+    return table1_errors(
+        grids[:, 0].numpy(),
+        local_reconstruction(network, reading, network.config.local_layer),
+        voxels.grids(nearest_training_sample(codebook, reading)).astype(np.float32),
+        class_code_reconstruction(network, codebook, reading),
+    )
+
+
+def mean_errors(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:
+    """Means of Table I's errors over the chosen samples, and the ratio of the means; None if there are none."""
+    if not chosen.any():
+        return None
+    means = {name: float(errors[name][chosen].mean()) for name in ERRORS}
+    return {**means, "ratio": means["input_vs_code"] / means["input_vs_local"]}
+
+
+def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:
+    """The paper's headline: input_vs_code over input_vs_local, sample by sample."""
+    return errors["input_vs_code"] / np.maximum(errors["input_vs_local"], np.finfo(np.float64).tiny)
+
+
+def _summed_squared_error(a: Grids, b: Grids) -> Float[np.ndarray, " sample"]:
+    if a.shape != b.shape:  # broadcasting would compare every sample with every other
+        raise ValueError(f"grids of shapes {a.shape} and {b.shape} cannot be compared")
+    return np.square(a.astype(np.float64) - b).reshape(len(a), -1).sum(axis=1)
+
+
+def _elect(ballots: Iterable[Int[np.ndarray, "sample _"]]) -> Int[np.ndarray, " sample"]:
+    """The candidate with most votes for each sample, the lowest index of equals; −1 votes for none."""
+    ballots = list(ballots)
+    elected = []
+    for sample in range(len(ballots[0])):
+        votes: dict[int, float] = {}
+        for ballot in ballots:
+            names, counts = np.unique(ballot[sample][ballot[sample] >= 0], return_counts=True)
+            for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+                votes[name] = votes.get(name, 0.0) + count / ballot.shape[1]
+        elected.append(min(votes, key=lambda name: (-votes[name], name)) if votes else 0)
+    return np.array(elected, dtype=np.int64)

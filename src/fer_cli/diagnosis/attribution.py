@@ -1,0 +1,172 @@
+"""Which locations of a layer made the network say what it said: rankings, a score for each location.
+
+All explain the same quantity, the log odds of the class given against the one wanted, so that those which know no
+donor are told as much about the classes as those which do. Gradients are integrated as Riemann sums, at the middle of
+every step.
+
+Sources: Selvaraju et al., "Grad-CAM", ICCV 2017 (the summand at one location); Sundararajan et al., "Axiomatic
+attribution for deep networks", ICML 2017 (integrated gradients); Dhamdhere et al., "How important is a neuron", ICLR
+2019 (conductance); Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014 (occlusion).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fer_cli.codebooks.codebook import Codebook
+from fer_cli.diagnosis.replacement import Replacement
+from fer_cli.network.activations import FEEDFORWARD
+
+STEPS = 16
+PATH_STEPS = 8
+_BLOCKS = 64
+"""A layer of more locations is occluded in so many cubes."""
+
+Score = Float[Tensor, "sample location"]
+
+
+def donor_path(edit: Replacement, steps: int = PATH_STEPS) -> Score:
+    """What each location adds to the log odds on the straight way from the sample's feature to the donor's.
+
+    Integrated gradients with the donor as the other end: over all locations they sum to what replacing everything
+    gains. It is what blame ranks locations by.
+    """
+    difference = edit.donor - edit.feature
+    shares = [(step + 0.5) / steps for step in range(steps)]
+    mean = torch.zeros_like(difference)
+    for share in shares:
+        mean += edit.gradient(edit.feature + share * difference) / steps
+    return _summed(mean * difference)
+
+
+def donor_gradient(edit: Replacement) -> Score:
+    """The first-order effect of the very replacement: gradient times (donor − feature)."""
+    return _summed(edit.gradient(edit.feature) * (edit.donor - edit.feature))
+
+
+def donor_distance(edit: Replacement) -> Score:
+    """Squared distance to the donor."""
+    return _summed((edit.donor - edit.feature).square())
+
+
+def activation_norm(edit: Replacement) -> Score:
+    """Squared length of the feature."""
+    return _summed(edit.feature.square())
+
+
+def grad_cam(edit: Replacement) -> Score:
+    """Gradient times feature, Grad-CAM's summand without the mean over locations."""
+    return -_summed(edit.gradient(edit.feature) * edit.feature)
+
+
+def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x y z"], steps: int = STEPS) -> Score:
+    """Along the straight way of the layer's feature from that of the empty grid, `baseline`."""
+    difference = edit.feature - baseline
+    mean = torch.zeros_like(difference)
+    for step in range(steps):
+        mean += edit.gradient(baseline + (step + 0.5) / steps * difference) / steps
+    return -_summed(mean * difference)
+
+
+def conductance(edit: Replacement, grids: Float[Tensor, "sample 1 width depth height"], steps: int = STEPS) -> Score:
+    """Along the straight way of the input from the empty grid, what passes through each location of the layer."""
+
+    def reach(share: float) -> Tensor:
+        feature = grids * share
+        for name, block in edit.encoder.blocks.items():
+            feature = block(feature)
+            if name == edit.layer:
+                return feature
+        raise ValueError(edit.layer)
+
+    with torch.inference_mode():
+        ways = [reach(step / steps) for step in range(steps + 1)]
+        middles = [reach((step + 0.5) / steps) for step in range(steps)]
+    total = torch.zeros_like(ways[0])
+    for before, after, middle in zip(ways[:-1], ways[1:], middles, strict=True):
+        total += edit.gradient(middle) * (after - before)
+    return -_summed(total)
+
+
+def evidence_difference(edit: Replacement, codebook: Codebook) -> Score:
+    """Cluster evidence for the class given less that for the one wanted."""
+    codes = codebook.layer(FEEDFORWARD, edit.layer).assign(edit.feature)
+    evidence = codebook.evidence(FEEDFORWARD, edit.layer, codes)
+    rows = np.arange(len(evidence))
+    given, wanted = edit.given.cpu().numpy(), edit.wanted.cpu().numpy()
+    return torch.from_numpy(evidence[rows, :, given] - evidence[rows, :, wanted]).to(edit.feature.device)
+
+
+def evidence_and_path(edit: Replacement, codebook: Codebook) -> Score:
+    """Cluster evidence joined with `donor_path`: each in its standard deviations over the locations, summed."""
+    parts = (evidence_difference(edit, codebook), donor_path(edit))
+    return sum((part / part.std(dim=1, keepdim=True).clamp(min=1e-9) for part in parts), torch.zeros(()))
+
+
+def occlusion(edit: Replacement, filling: Float[Tensor, "1 filter x y z"]) -> Score:
+    """What the log odds gain when `filling` takes the place of a location, or of a cube of them in a large layer."""
+    blocks = _cubes(edit.feature.shape[2:])
+    count = int(blocks.max()) + 1
+    plain = edit.log_odds(edit.logits(edit.feature))
+    scores = torch.empty(len(edit), edit.locations, device=edit.feature.device)
+    for row in range(len(edit)):
+        one = edit.rows(torch.full((count,), row, device=edit.feature.device))
+        masks = blocks[None] == torch.arange(count)[:, None]
+        filled = Replacement(one.encoder, one.layer, one.feature, filling.expand_as(one.feature), one.wanted, one.given)
+        gained = filled.log_odds(filled.logits(filled.replaced(masks.to(edit.feature.device)))) - plain[row]
+        scores[row] = gained[blocks.to(gained.device)]
+    return scores
+
+
+def mean_feature(codebook: Codebook, layer: str) -> Float[Tensor, "1 filter x y z"]:
+    """Mean of the clustered training samples' features at each location of a layer, from its centroids."""
+    book = codebook.layer(FEEDFORWARD, layer)
+    counts = book.histogram.sum(axis=2)[..., None]
+    mean = (book.centroids * counts).sum(axis=1) / counts.sum(axis=1)
+    return torch.from_numpy(mean.astype(np.float32).T.reshape(1, *codebook.config.level_shape(layer)))
+
+
+def rankings(
+    codebook: Codebook,
+    grids: Float[Tensor, "sample 1 width depth height"],
+    empty: Float[Tensor, "1 filter x y z"],
+) -> dict[str, Callable[[Replacement], Score]]:
+    """Every ranking by name; `grids` are the samples' inputs, `empty` the layer's feature of the empty grid."""
+    return {
+        "donor_path": donor_path,
+        "evidence_and_path": lambda edit: evidence_and_path(edit, codebook),
+        "donor_gradient": donor_gradient,
+        "donor_distance": donor_distance,
+        "evidence": lambda edit: evidence_difference(edit, codebook),
+        "activation_norm": activation_norm,
+        "grad_cam": grad_cam,
+        "integrated_gradients": lambda edit: integrated_gradients(edit, empty),
+        "conductance": lambda edit: conductance(edit, grids),
+        "occlusion_zero": lambda edit: occlusion(edit, torch.zeros_like(empty)),
+        "occlusion_mean": lambda edit: occlusion(edit, mean_feature(codebook, edit.layer)),
+    }
+
+
+OURS = "donor_path"
+"""The ranking that blame uses."""
+ATTRIBUTIONS = (
+    "activation_norm", "grad_cam", "integrated_gradients", "conductance", "occlusion_zero", "occlusion_mean",
+)  # fmt: skip
+"""Rankings that know neither clusters nor donors."""
+
+
+def _summed(product: Float[Tensor, "sample filter x y z"]) -> Score:
+    return product.sum(dim=1).flatten(1)
+
+
+def _cubes(sides: tuple[int, ...]) -> Tensor:
+    """The number of the cube that each location lies in; as large as it takes for at most `_BLOCKS` cubes."""
+    edge = 1
+    while np.prod([-(-side // edge) for side in sides]) > _BLOCKS:
+        edge += 1
+    places = np.stack(np.meshgrid(*(np.arange(side) // edge for side in sides), indexing="ij"))
+    counts = tuple(-(-side // edge) for side in sides)
+    return torch.from_numpy(np.ravel_multi_index(tuple(places), counts).ravel())

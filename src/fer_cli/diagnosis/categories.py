@@ -1,0 +1,73 @@
+"""What kind of case a sample is, by written rules that are tried in order; `docs/method.md` lists them.
+
+A rule's thresholds come from validation samples alone. The first two rules and the last need no label.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fer_cli.codebooks.typicality import Atypicality
+from fer_cli.diagnosis.blame import Blame
+from fer_cli.network.model import OUTPUT
+
+LEVEL = 0.05
+"""What share of ordinary samples a rule may call atypical, or suspicious."""
+CLOSE_ODDS = 9.0
+"""Calibrated odds of the two most probable classes below which a sample is ambiguous: one chance in ten."""
+
+ATYPICAL = "atypical input"
+AMBIGUOUS = "ambiguous between two classes"
+SUSPICIOUS_CORRECT = "correct but suspicious"
+CORRECT = "consistent and correct"
+HEAD = "wrong in the head"
+REPRESENTATION = "wrong from the representation"
+SUSPICIOUS = "suspicious"
+CONSISTENT = "consistent"
+
+CATEGORIES = (ATYPICAL, AMBIGUOUS, SUSPICIOUS_CORRECT, CORRECT, HEAD, REPRESENTATION, SUSPICIOUS, CONSISTENT)
+"""In the order in which their rules are tried; the last two are for samples whose class is not known."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """One of `CATEGORIES`, and the rule that put the sample there with the numbers that met it."""
+
+    name: str
+    criterion: str
+
+
+def categorise(
+    probabilities: Mapping[str, float],
+    label: str | None,
+    *,
+    atypicality: Atypicality,
+    suspicion: float,
+    blame: Blame,
+) -> Category:
+    """The category of a sample.
+
+    `probabilities` are calibrated (`Temperatures.calibrated`), `suspicion` is the p-value of that name, `blame` counts
+    for misclassified samples only.
+    """
+    predicted, second = sorted(probabilities, key=lambda name: -probabilities[name])[:2]
+    odds = probabilities[predicted] / max(probabilities[second], 1e-12)
+    if atypicality.p_value <= LEVEL:
+        return Category(
+            ATYPICAL,
+            f"at {atypicality.layer} it lies {atypicality.score:.1f} standard deviations farther from its codes than "
+            f"validation samples do on average; p = {atypicality.p_value:.3f} ≤ {LEVEL}",
+        )
+    if odds < CLOSE_ODDS and label in (None, predicted, second):
+        return Category(
+            AMBIGUOUS,
+            f"the calibrated odds of {predicted} to {second} are {odds:.1f} : 1, below {CLOSE_ODDS:.0f} : 1",
+        )
+    unusual = f"suspicion has p = {suspicion:.3f} {'≤' if suspicion <= LEVEL else '>'} {LEVEL}"
+    if label is None:
+        return Category(SUSPICIOUS if suspicion <= LEVEL else CONSISTENT, unusual)
+    if label == predicted:
+        return Category(SUSPICIOUS_CORRECT if suspicion <= LEVEL else CORRECT, f"{predicted} is right, and {unusual}")
+    margin = f"{blame.margin or 0.0:.1f} nats ahead of the next best layer"
+    if blame.layer == OUTPUT:
+        return Category(HEAD, f"at no layer does calibrated evidence turn from {label} to {predicted}, {margin}")
+    return Category(REPRESENTATION, f"calibrated evidence turns from {label} to {predicted} at {blame.layer}, {margin}")

@@ -1,0 +1,286 @@
+"""One sample read through the network's clusters: what they stand for, and where a wrong class comes in."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fer_cli.codebooks.departure import Departure, return_errors
+from fer_cli.codebooks.reading import Reading, ReferenceErrors, code_distances, read_samples
+from fer_cli.codebooks.reconstruction import (
+    class_code_reconstruction,
+    layer_exemplar,
+    local_reconstruction,
+    nearest_training_sample,
+    representatives,
+    table1_errors,
+)
+from fer_cli.codebooks.temperature import implied_class
+from fer_cli.diagnosis import markup
+from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
+from fer_cli.diagnosis.categories import Category, categorise
+from fer_cli.diagnosis.donors import Donors
+from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
+from fer_cli.diagnosis.wording import percentage
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.dataset import Sample
+from fer_cli.network.model import LOCAL_LAYER, OUTPUT
+from fer_cli.run import Run
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """What the clusters of one layer say of a sample, in both paths.
+
+    Evidence is in nats, summed over the layer's locations; divided by its path's temperature it is what it proved to be
+    worth on validation samples, and can be compared between layers. An exemplar is the name of the training sample that
+    most of the layer's chosen centroids name. A representative is the feature map made of the chosen centroids, decoded
+    to occupancy probabilities (x, y, z).
+    """
+
+    name: str
+    locations: int
+    feedforward_class: str
+    feedback_class: str
+    feedforward_evidence: dict[str, float]
+    feedback_evidence: dict[str, float]
+    feedforward_temperature: float
+    feedback_temperature: float
+    feedforward_exemplar: str
+    feedback_exemplar: str
+    feedforward_representative: Float[np.ndarray, "x y z"]
+    feedback_representative: Float[np.ndarray, "x y z"]
+    feedforward_exemplar_grid: Float[np.ndarray, "x y z"]
+    feedback_exemplar_grid: Float[np.ndarray, "x y z"]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """How unlike a correctly classified sample this one looks.
+
+    `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of correctly
+    classified validation samples that look at least as suspicious.
+    """
+
+    score: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that `fer explain` says of one sample.
+
+    `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
+    squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
+    theirs start from another local layer. `departure` is None where the codebook does not hold what it is measured
+    against. `repair` holds the repair tests, with the label first, then without; none of
+    a correctly classified sample. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    """
+
+    sample: str
+    predicted: str
+    label: str | None
+    correct: bool | None
+    probabilities: dict[str, float]
+    errors: dict[str, float]
+    reference_errors: ReferenceErrors
+    nearest_training_sample: str
+    layers: tuple[LayerReading, ...]
+    blame: Blame
+    repair: tuple[RepairTest, ...]
+    departure: Departure | None
+    suspicion: Suspicion
+    category: Category
+    verdict: str
+    local_layer: str
+    input_grid: Float[np.ndarray, "x y z"]
+    local_grid: Float[np.ndarray, "x y z"]
+    nearest_grid: Float[np.ndarray, "x y z"]
+    class_code_grid: Float[np.ndarray, "x y z"]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            (
+                f"{layer.name} (blamed)" if layer.name == self.blame.layer else layer.name,
+                layer.feedforward_class,
+                layer.feedback_class,
+                layer.feedforward_exemplar,
+                layer.feedback_exemplar,
+            )
+            for layer in self.layers
+        ]
+        heads = ("layer", "feedforward speaks for", "feedback speaks for", "feedforward exemplar", "feedback exemplar")
+        return (
+            markup.paragraph(self.sample, self.verdict)
+            + markup.paragraph(self.category.name, self.category.criterion)
+            + markup.table(heads, rows)
+        )
+
+
+def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diagnosis:
+    """Read one sample through a run's network and codebooks.
+
+    Raises UsageError for an unknown `local_layer`, and what opening the run's artifacts raises.
+    """
+    network, codebook, voxels = run.network, run.codebook, run.voxels
+    config = network.config
+    config.index(local_layer)
+    grid = torch.from_numpy(sample.grid).float()[None, None]
+    reading = read_samples(network, codebook, grid)
+    inputs = sample.grid[None].astype(np.float32)
+    local = local_reconstruction(network, reading, local_layer)
+    class_code = class_code_reconstruction(network, codebook, reading)
+    nearest = int(nearest_training_sample(codebook, reading)[0])
+    nearest_grid = voxels.grids([nearest]).astype(np.float32)
+    predicted = int(reading.predicted[0])
+    correct = None if sample.label is None else predicted == sample.label
+    blame, repair = _blame_and_repair(run, reading, predicted, sample.label)
+    suspicion_score = run.calibration.suspicion(reading.confidence_scores())
+    suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
+    distances = code_distances(codebook, reading)
+    decoded = representatives(network, codebook, reading)
+    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in config.layer_names)
+    probabilities = reading.probabilities[0]
+    label = None if sample.label is None else config.classes[sample.label]
+    category = categorise(
+        _by_class(config.classes, run.temperatures.calibrated(reading.probabilities)[0]),
+        label,
+        atypicality=run.typicality.measure(distances)[0],
+        suspicion=suspicion.p_value,
+        blame=blame,
+    )
+    return Diagnosis(
+        sample=sample.name,
+        predicted=config.classes[predicted],
+        label=label,
+        correct=correct,
+        probabilities=_by_class(config.classes, probabilities),
+        errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_grid, class_code).items()},
+        reference_errors=_comparable(run.calibration.reference_errors, local_layer == config.local_layer),
+        nearest_training_sample=voxels.names[nearest],
+        layers=layers,
+        blame=blame,
+        repair=repair,
+        departure=_departure(run, reading, grid, distances),
+        suspicion=suspicion,
+        category=category,
+        verdict=_verdict(
+            config.classes[predicted],
+            float(probabilities[predicted]),
+            label,
+            category,
+            _where(config.classes[predicted], label, layers, blame),
+            suspicion,
+        ),
+        local_layer=local_layer,
+        input_grid=inputs[0],
+        local_grid=local[0],
+        nearest_grid=nearest_grid[0],
+        class_code_grid=class_code[0],
+    )
+
+
+def _blame_and_repair(
+    run: Run, reading: Reading, predicted: int, label: int | None
+) -> tuple[Blame, tuple[RepairTest, ...]]:
+    """Blame of a misclassified sample, and the repair tests at the blamed layer.
+
+    Of a sample without label, the layer is the one to blame if the class that its evidence implies were the true one.
+    """
+    nobody = Blame(None, (), ())
+    if label == predicted:
+        return nobody, ()
+    features, config = reading.features[FEEDFORWARD], run.network.config
+    donors = Donors(run.network, run.codebook, run.voxels, config.layer_names[:-1])
+    repairer = Repairer(donors, features, predicted)
+    implied = int(implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted)[0])
+    wanted = implied if label is None else label
+
+    def relevance(layer: str) -> Float[np.ndarray, " location"]:
+        return repairer.relevance(layer, wanted)
+
+    blame = find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+    layer = None if blame.layer is None else tested_layer(config, blame.layer)
+    tests: tuple[RepairTest, ...] = ()
+    if layer is not None:
+        tests = (repair_test(repairer, layer, wanted=wanted, chosen_by="evidence" if label is None else "label"),)
+    if layer is not None and label is not None:
+        same = replace(tests[0], chosen_by="evidence")
+        tests += (same if implied == label else repair_test(repairer, layer, wanted=implied, chosen_by="evidence"),)
+    return nobody if label is None else blame, tests
+
+
+def _departure(
+    run: Run, reading: Reading, grid: Float[Tensor, "1 1 x y z"], distances: dict[str, Float[np.ndarray, " 1"]]
+) -> Departure | None:
+    if run.course is None:
+        return None
+    features = reading.features[FEEDFORWARD]
+    [found] = run.course.measure(distances, return_errors(run.network, grid, features))
+    codes = reading.codes[FEEDFORWARD][found.layer]
+    away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
+    shape = run.network.config.level_shape(found.layer)[1:]
+    return replace(found, locations=leading_locations(away, shape) if len(away) > 1 else ((0, 0, 0),))
+
+
+def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:
+    """Without the errors of local reconstructions, unless those of the sample start from the same layer."""
+    return ReferenceErrors(
+        *(
+            {name: values for name, values in group.items() if same_local_layer or "local" not in name}
+            for group in (errors.correct, errors.misclassified)
+        )
+    )
+
+
+def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]) -> LayerReading:
+    classes = run.network.config.classes
+    parts: dict[str, dict[str, Any]] = {}
+    for path in PATHS:
+        evidence = reading.evidence[path][layer][0]
+        exemplar = int(layer_exemplar(run.codebook, reading, path, layer)[0])
+        parts[path] = {
+            "class": classes[int(evidence.argmax())],
+            "evidence": _by_class(classes, evidence),
+            "temperature": run.temperatures.evidence[path].get(layer, 1.0),  # the output's evidence is its prediction
+            "exemplar": run.voxels.names[exemplar],
+            "representative": decoded[path][layer][0],
+            "exemplar_grid": run.voxels.grids([exemplar])[0].astype(np.float32),
+        }
+    fields = {f"{path}_{part}": value for path, values in parts.items() for part, value in values.items()}
+    return LayerReading(name=layer, locations=len(reading.codes[FEEDFORWARD][layer][0]), **fields)
+
+
+def _verdict(
+    predicted: str, probability: float, label: str | None, category: Category, where: str, suspicion: Suspicion
+) -> str:
+    """Two sentences in plain words."""
+    sure = f"{predicted} (probability {probability:.2f})"
+    lead = f"Classified as {sure}"
+    if label is None:
+        lead += ", its true class not known"
+    elif label != predicted:
+        lead = f"A {label} taken for a {sure}"
+    rarity = f"{percentage(suspicion.p_value)} of correctly classified validation samples look at least as suspicious"
+    return f"{lead}: {category.name}. {where}; {rarity}."
+
+
+def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], blame: Blame) -> str:
+    """What the layers say, as the beginning of a sentence."""
+    *below, _ = layers
+    if label is None or label == predicted:
+        agreeing = sum(layer.feedforward_class == predicted for layer in below)
+        return f"The feedforward clusters of {agreeing} of {len(below)} layers speak for {predicted}"
+    if blame.layer == OUTPUT:
+        return f"Up to {below[-1].name} the feedforward clusters favour {label}, so the mistake is made in the output"
+    if blame.layer == below[0].name:
+        return f"Already from {blame.layer} on the feedforward clusters favour {predicted} over {label}"
+    return f"The feedforward clusters turn from {label} to {predicted} at {blame.layer}"
+
+
+def _by_class(classes: tuple[str, ...], values: Float[np.ndarray, " klass"]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}

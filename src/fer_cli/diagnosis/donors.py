@@ -1,0 +1,102 @@
+"""Training samples that lend their features: what a layer would hold, had the sample been of another class.
+
+A donor is a training sample of the wanted class that the network classifies correctly, the one whose feature at the
+layer is nearest to the sample's. It is found through the codebook: at every location the nearest centroid whose
+exemplar is of that class votes for it, and those with most votes are encoded and compared.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fer_cli.codebooks.codebook import Codebook
+from fer_cli.network.activations import FEEDFORWARD, batches, encode
+from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.model import OUTPUT, Features, FERNet
+
+CANDIDATES = 6
+"""So many exemplars are encoded and compared."""
+
+
+@dataclass(frozen=True)
+class Donations:
+    """One donor for each sample: its index in the voxel set, and its feature at the layer."""
+
+    index: Int[np.ndarray, " sample"]
+    feature: Float[Tensor, "sample filter x y z"]
+
+
+@dataclass(frozen=True)
+class Donors:
+    """The training samples of a run as donors; each is encoded once, and the given layers of it are kept."""
+
+    network: FERNet
+    codebook: Codebook
+    voxels: VoxelSet
+    layers: tuple[str, ...]
+
+    @cached_property
+    def _encoded(self) -> dict[int, Features]:
+        return {}
+
+    def find(
+        self, layer: str, feature: Float[Tensor, "sample filter x y z"], wanted: Int[np.ndarray, " sample"]
+    ) -> Donations:
+        """For each sample the donor of the class wanted, given what the samples have at `layer`.
+
+        Where the network takes none of the candidates for what it is, the nearest of them all has to do.
+        """
+        candidates = [
+            self._candidates(layer, one, int(klass))
+            for one, klass in zip(feature.detach().cpu().float(), wanted, strict=True)
+        ]
+        self._encode(np.unique(np.concatenate(candidates)))
+        found, features = [], []
+        for row, (indices, klass) in enumerate(zip(candidates, wanted, strict=True)):
+            parts = torch.stack([self._encoded[int(i)][layer] for i in indices]).float()
+            distance = (parts - feature[row].detach().cpu()).flatten(1).square().sum(1)
+            mistaken = torch.tensor([int(self._encoded[int(i)][OUTPUT].argmax()) != klass for i in indices])
+            if not mistaken.all():
+                distance[mistaken] = torch.inf
+            nearest = int(distance.argmin())
+            found.append(int(indices[nearest]))
+            features.append(parts[nearest])
+        return Donations(np.array(found), torch.stack(features).to(feature.device))
+
+    def _candidates(
+        self, layer: str, feature: Float[Tensor, "filter x y z"], klass: int
+    ) -> Int[np.ndarray, " candidate"]:
+        book = self.codebook.layer(FEEDFORWARD, layer)
+        fits = (book.exemplar >= 0) & (self.voxels.labels[book.exemplar] == klass)
+        vectors = feature.flatten(1).T.numpy()
+        # |v|² is the same for all centroids of a location.
+        distance = self._squares(layer) - 2 * np.einsum("lcf,lf->lc", book.centroids, vectors, optimize=True)
+        distance[~fits] = np.inf
+        rows = np.flatnonzero(fits.any(axis=1))
+        voted = book.exemplar[rows, distance[rows].argmin(axis=1)]
+        names, votes = np.unique(voted, return_counts=True)
+        best = names[np.argsort(-votes, kind="stable")[:CANDIDATES]]
+        if len(best):
+            return best.astype(np.int64)
+        of_class = self.voxels.indices("train")
+        return of_class[self.voxels.labels[of_class] == klass][:CANDIDATES]
+
+    @cached_property
+    def _lengths(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _squares(self, layer: str) -> Float[np.ndarray, "location code"]:
+        if layer not in self._lengths:
+            self._lengths[layer] = np.square(self.codebook.layer(FEEDFORWARD, layer).centroids).sum(axis=2)
+        return self._lengths[layer]
+
+    def _encode(self, indices: Int[np.ndarray, " training"]) -> None:
+        missing = np.array([i for i in indices if int(i) not in self._encoded], dtype=np.int64)
+        for part in batches(missing):
+            features = encode(self.network, self.voxels.tensor(part))
+            for row, index in enumerate(part):
+                self._encoded[int(index)] = {name: features[name][row].cpu().clone() for name in (*self.layers, OUTPUT)}

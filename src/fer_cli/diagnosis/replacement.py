@@ -1,0 +1,91 @@
+"""Features of a layer replaced, at chosen locations, by those of donors: what the rest of the network then says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fer_cli.network.activations import BATCH
+from fer_cli.network.model import Encoder
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Samples with their features at a layer, the donors' there, and two classes: the one wanted and the one given.
+
+    Locations are flattened in C order of (x, y, z).
+    """
+
+    encoder: Encoder
+    layer: str
+    feature: Float[Tensor, "sample filter x y z"]
+    donor: Float[Tensor, "sample filter x y z"]
+    wanted: Int[Tensor, " sample"]
+    given: Int[Tensor, " sample"]
+
+    def __len__(self) -> int:
+        return len(self.feature)
+
+    @property
+    def locations(self) -> int:
+        """How many locations the layer has."""
+        return int(np.prod(self.feature.shape[2:]))
+
+    def rows(self, chosen: Int[Tensor, " chosen"]) -> "Replacement":
+        """The same for some of the samples; one may be taken more than once."""
+        return Replacement(
+            self.encoder,
+            self.layer,
+            self.feature[chosen],
+            self.donor[chosen],
+            self.wanted[chosen],
+            self.given[chosen],
+        )
+
+    def replaced(self, where: Bool[Tensor, "sample location"]) -> Float[Tensor, "sample filter x y z"]:
+        """The features with the donor's where marked."""
+        return torch.where(where.view(-1, 1, *self.feature.shape[2:]), self.donor, self.feature)
+
+    @torch.inference_mode()
+    def logits(self, feature: Float[Tensor, "sample filter x y z"]) -> Float[Tensor, "sample klass"]:
+        """Class logits when the layer holds `feature`."""
+        return torch.cat([self.encoder.logits_from(self.layer, part).float() for part in feature.split(BATCH)])
+
+    def log_odds(self, logits: Float[Tensor, "sample klass"]) -> Float[Tensor, " sample"]:
+        """Of the class wanted against the one given, in nats."""
+        rows = torch.arange(len(logits), device=logits.device)
+        return logits[rows, self.wanted] - logits[rows, self.given]
+
+    def gradient(self, feature: Float[Tensor, "sample filter x y z"]) -> Float[Tensor, "sample filter x y z"]:
+        """Of these log odds, by the feature, at `feature`."""
+        parts = []
+        for start in range(0, len(feature), BATCH):
+            part = slice(start, start + BATCH)
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                at = feature[part].clone().requires_grad_(True)
+                logits = self.encoder.logits_from(self.layer, at).float()
+                rows = torch.arange(len(logits), device=logits.device)
+                odds = logits[rows, self.wanted[part].clone()] - logits[rows, self.given[part].clone()]
+                parts.append(torch.autograd.grad(odds.sum(), at)[0])
+        return torch.cat(parts)
+
+    def gains(self, where: Bool[Tensor, "sample location"]) -> Float[Tensor, " sample"]:
+        """By how much the log odds rise when the marked locations are replaced."""
+        return self.log_odds(self.logits(self.replaced(where))) - self.log_odds(self.logits(self.feature))
+
+    def wins(self, where: Bool[Tensor, "sample location"]) -> Bool[Tensor, " sample"]:
+        """Whether the network says the class wanted when the marked locations are replaced."""
+        return self.logits(self.replaced(where)).argmax(dim=1) == self.wanted
+
+
+def highest(score: Float[Tensor, "sample location"], count: int) -> Bool[Tensor, "sample location"]:
+    """Marks the `count` locations of the highest score in each row, the first of equals."""
+    order = torch.argsort(score, dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros(score.shape, dtype=torch.bool, device=score.device).scatter_(1, order, True)
+
+
+def random_scores(rows: int, locations: int, generator: np.random.Generator) -> Float[Tensor, "sample location"]:
+    """A score for each location that means nothing."""
+    return torch.from_numpy(generator.random((rows, locations), dtype=np.float32))

@@ -1,0 +1,276 @@
+"""What a run's evidence is held against as a detector of misclassification: baselines on the same network and samples.
+
+Parameters that a baseline has to choose are chosen on validation samples, by AUROC. Nothing here reads the codebooks.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from fer_cli.codebooks.temperature import fit_temperature
+from fer_cli.evaluation import feature_scores as near
+from fer_cli.evaluation import logit_scores as logit
+from fer_cli.evaluation.detection import weighted_metrics
+from fer_cli.execution.world import SharedDropout
+from fer_cli.network.activations import batches, device_of, encode
+from fer_cli.network.augmentation import Augmentation, turn
+from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.encoded import Encoded
+from fer_cli.network.model import OUTPUT, FeedbackNetwork, FERNet
+
+TURNS = 8
+MIRRORS = ((2,), (3,), (2, 3))
+"""Axes of a batch of grids that are flipped: x, y, both."""
+VIEWS = 8
+"""Variations as in training that are averaged, the shape as it is among them."""
+PASSES = 50
+"""Passes of Monte-Carlo dropout."""
+_SHAPES = 256
+"""Shapes held as numbers at once."""
+NETWORK = "baseline"
+TRIVIAL = "trivial"
+
+Scores = dict[str, Float[np.ndarray, " _"]]
+Pair = tuple[Scores, Scores]
+"""Scores of the validation samples, and of those that are tested."""
+
+
+def logit_baselines(validation: Encoded, tested: Encoded) -> Pair:
+    """Scores of the logits alone."""
+    temperature = fit_temperature(validation.logits, validation.labels)
+    norm = _best({p: logit.max_logit_p_norm(validation.logits, p) for p in logit.P_NORMS}, validation)
+    scaled = {p: _p_norm_temperature(validation, p) for p in logit.P_NORMS}
+    soft = _best({p: logit.softmax_p_norm(validation.logits, p, scaled[p]) for p in logit.P_NORMS}, validation)
+    scores: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "max_softmax": logit.maximum_softmax,
+        "softmax_margin": logit.softmax_margin,
+        "entropy": logit.negative_entropy,
+        "max_logit": logit.max_logit,
+        "max_logit_p_norm": lambda logits: logit.max_logit_p_norm(logits, norm),
+        "softmax_p_norm": lambda logits: logit.softmax_p_norm(logits, soft, scaled[soft]),
+        "energy": logit.energy,
+        "gen": logit.generalized_entropy,
+        "doctor": logit.doctor,
+        "temperature_scaling": lambda logits: logit.scaled_softmax(logits, temperature),
+    }
+    return tuple({name: score(part.logits) for name, score in scores.items()} for part in (validation, tested))  # type: ignore[return-value]
+
+
+def feature_baselines(network: FERNet, training: Encoded, validation: Encoded, tested: Encoded) -> Pair:
+    """Scores of features among the training samples' features."""
+    layers = list(training.features)
+    last = layers[-1]
+    classes = len(network.config.classes)
+    weight, bias = (parameter.detach().cpu().numpy() for parameter in network.encoder.blocks[OUTPUT].parameters())
+    found: list[Scores] = []
+    distances, neighbours = [], []
+    for part in (validation, tested):
+        scores: Scores = {
+            "mahalanobis": near.mahalanobis(part.features[last], training.features[last], training.labels),
+            "relative_mahalanobis": near.relative_mahalanobis(
+                part.features[last], training.features[last], training.labels
+            ),
+            "vim": near.virtual_logit(
+                part.features[last], part.logits, training.features[last], training.logits, weight, bias
+            ),
+        }
+        for layer in layers:
+            table = near.class_distances(part.features[layer], training.features[layer], training.labels, classes)
+            scores[f"trust_score_{layer}"] = near.trust_score(table, part.predicted)
+        most = max(near.NEIGHBOURS)
+        distances.append(near.neighbour_distances(part.features[last], training.features[last], most))
+        neighbours.append(
+            [
+                near.neighbour_labels(part.features[layer], training.features[layer], training.labels, most)
+                for layer in layers
+            ]
+        )
+        found.append(scores)
+    k = _best({k: near.neighbour_distance(distances[0], k) for k in near.NEIGHBOURS}, validation)
+    credible = {}
+    for count in near.NEIGHBOURS:
+        odd = [near.nonconformity(labels, count, classes) for labels in neighbours]
+        reference = odd[0][np.arange(len(validation.labels)), validation.labels]
+        credible[count] = [
+            near.credibility(of_part, part.predicted, reference)
+            for of_part, part in zip(odd, (validation, tested), strict=True)
+        ]
+    count = _best({count: scores[0] for count, scores in credible.items()}, validation)
+    for number, scores in enumerate(found):
+        scores["feature_knn"] = near.neighbour_distance(distances[number], k)
+        scores["deep_knn"] = credible[count][number]
+    return found[0], found[1]
+
+
+def varied_probabilities(
+    network: FERNet,
+    voxels: VoxelSet,
+    encoded: Encoded,
+    *,
+    dropout: float,
+    augmentation: Augmentation,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda count: None,
+) -> dict[str, Float[np.ndarray, "sample klass"]]:
+    """Mean class probabilities when the shape, or the network, is varied; the shape as it is counts as one view.
+
+    `rotations`: turns about the vertical by equal angles over the full circle (Maturana and Scherer, "VoxNet", IROS
+    2015). `mirrored`: mirror images in x, in y, and in both. `augmentations`: variations as training draws them.
+    `mc_dropout`: Monte-Carlo dropout before the dense layers at training's rate (Gal and Ghahramani, ICML 2016).
+    """
+    means: dict[str, list[np.ndarray]] = {}
+    generator = torch.Generator().manual_seed(seed)
+    for indices in batches(encoded.indices):
+        grids = voxels.tensor(indices)
+        angles = [2 * math.pi * turns / TURNS for turns in range(1, TURNS)]
+        views = {
+            "rotations": [turn(grids, torch.full((len(grids),), angle)) for angle in angles],
+            "mirrored": [grids.flip(axes) for axes in MIRRORS],
+            "augmentations": [augmentation.draw(len(grids), generator).apply(grids) for _ in range(1, VIEWS)],
+        }
+        plain = _probabilities(network, grids)
+        for name, seen in views.items():
+            means.setdefault(name, []).append(
+                np.mean([plain, *(_probabilities(network, view) for view in seen)], axis=0)
+            )
+        report(len(indices))
+    varied = {name: np.concatenate(parts) for name, parts in means.items()}
+    return {**varied, "mc_dropout": dropout_probabilities(network, encoded, dropout, seed=seed)}
+
+
+def variation_baselines(varied: Mapping[str, np.ndarray], predicted: Int[np.ndarray, " sample"]) -> Scores:
+    """The mean probability, over variations, of the class that was predicted without them."""
+    rows = np.arange(len(predicted))
+    return {name: mean[rows, predicted].astype(np.float64) for name, mean in varied.items()}
+
+
+@torch.inference_mode()
+def dropout_probabilities(
+    network: FERNet, encoded: Encoded, probability: float, *, seed: int = 0
+) -> Float[np.ndarray, "sample klass"]:
+    """Mean class probabilities over `PASSES` passes with dropout before each dense layer.
+
+    Only the layers above the last convolution run again, and those below the lowest feature that was kept do not.
+    """
+    first = next(iter(encoded.features))
+    convolutions = [spec.name for spec in network.config.layers if not spec.is_dense]
+    below = convolutions[-1] if convolutions[-1] in encoded.features else first
+    shape = network.config.level_shape(below)
+    feature = torch.from_numpy(encoded.features[below]).reshape(-1, *shape).to(device_of(network))
+    generator = torch.Generator().manual_seed(seed)
+    names = list(network.encoder.blocks)
+    total = torch.zeros(encoded.logits.shape)
+    for _ in range(PASSES):
+        value = feature
+        for name in names[names.index(below) + 1 :]:
+            for step in network.encoder.blocks[name].children():
+                if isinstance(step, SharedDropout):
+                    kept = torch.rand(value.shape, generator=generator) >= probability
+                    value = value * kept.to(value) / (1 - probability)
+                else:
+                    value = step(value)
+        total += torch.softmax(value.float(), dim=1).cpu()
+    return (total / PASSES).numpy()
+
+
+def trivial_baselines(
+    network: FERNet, voxels: VoxelSet, training: Encoded, parts: tuple[Encoded, Encoded], *, seed: int = 0
+) -> Pair:
+    """Scores that no explanation should fall behind, since they know nothing of what the network sees.
+
+    `class_mean_grid`: less the squared distance to the mean training grid of the predicted class. `nearest_grid`:
+    how much nearer the nearest training grid of the predicted class is than that of any other class (a trust score on
+    voxels). `random_class_code`: less the squared error of what the feedback network makes of a class drawn at random.
+    `random_decoder`: less that of what a feedback network that was never trained makes of the class probabilities.
+    """
+    classes = len(network.config.classes)
+    grids = torch.from_numpy(voxels.grids(training.indices)).flatten(1)
+    means = torch.stack([grids[training.labels == label].float().mean(dim=0) for label in range(classes)]).numpy()
+    painted = _decoded(network.feedback, np.eye(classes, dtype=np.float32))
+    untrained = random_feedback(network, seed=seed)
+    found = []
+    for number, part in enumerate(parts):
+        drawn = np.random.default_rng([seed, number]).integers(0, classes, len(part.indices))
+        columns: dict[str, list[np.ndarray]] = {}
+        for rows in batches(np.arange(len(part.indices))):
+            shapes = voxels.grids(part.indices[rows]).reshape(len(rows), -1).astype(np.float32)
+            batch = {
+                "class_mean_grid": -np.square(shapes - means[part.predicted[rows]]).sum(axis=1),
+                "random_class_code": -np.square(shapes - painted[drawn[rows]]).sum(axis=1),
+                "random_decoder": -np.square(shapes - _decoded(untrained, _softmax(part.logits[rows]))).sum(axis=1),
+            }
+            for name, values in batch.items():
+                columns.setdefault(name, []).append(values.astype(np.float64))
+        differing = differing_voxels(
+            torch.from_numpy(voxels.grids(part.indices)).flatten(1), grids, training.labels, classes
+        )
+        found.append(
+            {
+                **{name: np.concatenate(values) for name, values in columns.items()},
+                "nearest_grid": near.trust_score(differing, part.predicted),
+            }
+        )
+    return found[0], found[1]
+
+
+def differing_voxels(
+    shapes: UInt8[Tensor, "sample voxel"],
+    training: UInt8[Tensor, "training voxel"],
+    labels: Int[np.ndarray, " training"],
+    classes: int,
+) -> Float[np.ndarray, "sample klass"]:
+    """Voxels in which each shape differs from the nearest training grid of each class; infinite without such a grid."""
+    nearest = torch.full((len(shapes), classes), torch.inf)
+    for label in np.unique(labels):
+        # As numbers, grids take as many bytes as voxels times four, so it is done class by class.
+        grids = training[torch.from_numpy(labels == label)].float()
+        size = grids.sum(dim=1)
+        for start in range(0, len(shapes), _SHAPES):
+            part = shapes[start : start + _SHAPES].float()
+            differing = part.sum(dim=1, keepdim=True) + size - 2 * part @ grids.T
+            nearest[start : start + _SHAPES, label] = differing.min(dim=1).values
+    return nearest.double().numpy()
+
+
+def random_feedback(network: FERNet, *, seed: int) -> FeedbackNetwork:
+    """A feedback network with the weights that training starts from, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = FERNet(network.config)
+    return fresh.feedback.eval().requires_grad_(False).to(device_of(network))
+
+
+def best_on_validation(scores: Mapping[str, np.ndarray], wrong: np.ndarray) -> str:
+    """The score with the highest AUROC; the first where none is defined, or several are equal."""
+    ones = np.ones((1, len(wrong)), np.int64)
+    values = {name: float(weighted_metrics(score, wrong, ones)["auroc"][0]) for name, score in scores.items()}
+    return max(values, key=lambda name: -1.0 if math.isnan(values[name]) else values[name])
+
+
+def _best(candidates: Mapping[int, np.ndarray], validation: Encoded) -> int:
+    named = {str(parameter): scores for parameter, scores in candidates.items()}
+    return int(best_on_validation(named, validation.wrong))
+
+
+def _p_norm_temperature(validation: Encoded, p: int) -> float:
+    return fit_temperature(logit.over_p_norm(validation.logits, p), validation.labels)
+
+
+def _probabilities(network: FERNet, grids: Tensor) -> Float[np.ndarray, "sample klass"]:
+    return encode(network, grids)[OUTPUT].flatten(1).cpu().numpy()
+
+
+@torch.inference_mode()
+def _decoded(
+    feedback: FeedbackNetwork, probabilities: Float[np.ndarray, "sample klass"]
+) -> Float[np.ndarray, "sample voxel"]:
+    code = torch.from_numpy(probabilities).float()[:, :, None, None, None].to(device_of(feedback))
+    return feedback.decode(code, OUTPUT).occupancy.flatten(1).cpu().numpy()
+
+
+def _softmax(logits: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
+    return torch.softmax(torch.from_numpy(logits), dim=1).numpy()

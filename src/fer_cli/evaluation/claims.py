@@ -1,0 +1,174 @@
+"""The paper's claims, counted over a split and judged by bootstrap intervals.
+
+A claim is borne out where the whole 95 % interval is on its side of the bound, not borne out where it is wholly on the
+other, and undecided where it holds the bound. What is claimed is in sections 4.1 to 4.3 and Table I; the bounds are
+ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fer_cli.evaluation.resampling import interval
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS
+
+BORNE_OUT, NOT_BORNE_OUT, UNDECIDED = "borne out", "not borne out", "undecided"
+PAPER_RATIO = 1.87
+LITTLE = 0.25
+"""A change of an error by less than this share is taken for none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What claims are about, of samples that may come from several runs.
+
+    `nearest` is the class of the nearest training sample; `speaks_for[path][layer]` the class with the most evidence
+    there.
+    """
+
+    labels: Int[np.ndarray, " sample"]
+    predicted: Int[np.ndarray, " sample"]
+    nearest: Int[np.ndarray, " sample"]
+    errors: Mapping[str, Float[np.ndarray, " sample"]]
+    speaks_for: Mapping[str, Mapping[str, Int[np.ndarray, " sample"]]]
+
+    @property
+    def wrong(self) -> Bool[np.ndarray, " sample"]:
+        """Whether each sample is misclassified."""
+        return self.labels != self.predicted
+
+    def shares(self) -> dict[str, Any]:
+        """What layers and nearest training samples speak for; see the key `shares` of `fer figures --json`."""
+        groups = {"correct": ~self.wrong, "misclassified": self.wrong}
+        return {
+            name: {
+                "n": int(chosen.sum()),
+                "nearest_of_true_class": _share(self.nearest == self.labels, chosen),
+                "nearest_of_predicted_class": _share(self.nearest == self.predicted, chosen),
+                "layers": [
+                    {
+                        "name": layer,
+                        **{
+                            f"{path}_{what}": _share(self.speaks_for[path][layer] == wanted, chosen)
+                            for path in PATHS
+                            for what, wanted in (("true", self.labels), ("predicted", self.predicted))
+                        },
+                    }
+                    for layer in self.speaks_for[PATHS[0]]
+                ],
+            }
+            for name, chosen in groups.items()
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, what it is measured by, its value with a 95 % interval, and the verdict; None where undefined."""
+
+    claim: str
+    measure: str
+    layer: str | None
+    value: float | None
+    ci: list[float] | None
+    bound: str
+    verdict: str | None
+
+
+def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) -> list[dict[str, Any]]:
+    """All claims, as plain values; the draws of the bootstrap are `weights`."""
+    wrong, errors = measured.wrong, measured.errors
+    mean = _Means(weights)
+    local, code = errors["input_vs_local"], errors["input_vs_code"]
+    local_change = mean.of(local, wrong) / mean.of(local, ~wrong)
+    code_change = mean.of(code, wrong) / mean.of(code, ~wrong)
+    ratios = [mean.of(code, among) / mean.of(local, among) for among in (wrong, ~wrong)]
+    claims = [
+        _judged(
+            "Local reconstructions resemble the input, whatever the class",
+            "input_vs_local of misclassified samples over that of correct ones",
+            local_change,
+            below=1 + LITTLE,
+        ),
+        _judged(
+            "Class-code reconstructions of misclassified samples do not resemble the input",
+            "input_vs_code of misclassified samples over that of correct ones",
+            code_change,
+            above=1 + LITTLE,
+        ),
+        _judged(
+            "The class code loses almost twice as much as the local features on misclassified samples",
+            f"input_vs_code over input_vs_local of misclassified samples; the paper has {PAPER_RATIO}",
+            ratios[0],
+            above=1.5,
+        ),
+        _judged(
+            "That ratio tells misclassified samples from correct ones",
+            "the ratio of misclassified samples over that of correct ones",
+            ratios[0] / ratios[1],
+            above=1.0,
+        ),
+    ]
+    for path, spoken, other, said in (
+        (FEEDFORWARD, measured.labels, measured.predicted, ("true", "predicted")),
+        (FEEDBACK, measured.predicted, measured.labels, ("predicted", "true")),
+    ):
+        for layer, found in measured.speaks_for[path].items():
+            share = mean.of((found == spoken).astype(float), wrong) - mean.of((found == other).astype(float), wrong)
+            claims.append(
+                _judged(
+                    f"{path.capitalize()} clusters of misclassified samples show the {said[0]} class",
+                    f"share of them whose layer speaks for the {said[0]} class, less that for the {said[1]} one",
+                    share,
+                    above=0.0,
+                    layer=layer,
+                )
+            )
+    return [asdict(claim) for claim in claims]
+
+
+class _Means:
+    """Means over some of the samples: the first value is that of the samples themselves, the others of the draws."""
+
+    def __init__(self, weights: Int[np.ndarray, "draw sample"]) -> None:
+        self._weights = np.concatenate([np.ones((1, weights.shape[1])), weights])
+
+    def of(
+        self, values: Float[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]
+    ) -> Float[np.ndarray, " draw"]:
+        """NaN where a draw holds none of them."""
+        weights = self._weights[:, among]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weights @ values[among] / weights.sum(axis=1)
+
+
+def _judged(
+    claim: str,
+    measure: str,
+    values: Float[np.ndarray, " draw"],
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    layer: str | None = None,
+) -> Claim:
+    """The first value is the measured one."""
+    bound = f"above {above:g}" if above is not None else f"below {below:g}"
+    ci = interval(values[1:])
+    if np.isnan(values[0]) or ci is None:
+        return Claim(claim, measure, layer, None, None, bound, None)
+    return Claim(claim, measure, layer, float(values[0]), ci, bound, verdict(ci, above=above, below=below))
+
+
+def verdict(ci: list[float], *, above: float | None = None, below: float | None = None) -> str:
+    """What an interval says of a claim that a value is above, or below, a bound."""
+    low, high = ci if above is not None else [-ci[1], -ci[0]]
+    bound = above if above is not None else -(below or 0.0)
+    if low > bound:
+        return BORNE_OUT
+    return NOT_BORNE_OUT if high < bound else UNDECIDED
+
+
+def _share(which: Bool[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]) -> float | None:
+    return float(which[among].mean()) if among.any() else None

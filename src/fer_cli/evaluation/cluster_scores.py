@@ -1,0 +1,67 @@
+"""Confidence scores that the clusters of a network give, from class evidence, code distances and reconstructions.
+
+Every score is high where the prediction looks trustworthy. Whatever is fitted is fitted on validation samples.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import log_softmax
+
+from fer_cli.codebooks.reconstruction import ERRORS, error_ratio
+from fer_cli.codebooks.temperature import Temperatures
+from fer_cli.codebooks.typicality import Typicality
+from fer_cli.diagnosis.posterior import class_log_odds
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+
+Evidence = Mapping[str, Mapping[str, Float[np.ndarray, "sample klass"]]]
+Prior = Float[np.ndarray, " klass"]
+Scores = dict[str, Float[np.ndarray, " sample"]]
+RATIO = "input_vs_code/input_vs_local"
+
+
+def error_scores(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Scores:
+    """The paper's criteria: Table I's errors, and the ratio of the last to the first, with a minus sign."""
+    return {**{name: -errors[name] for name in ERRORS}, RATIO: -error_ratio(errors)}
+
+
+def calibrated_scores(
+    evidence: Evidence, temperatures: Temperatures, prior: Prior, predicted: Int[np.ndarray, " sample"]
+) -> Scores:
+    """Log odds of the predicted class by each layer's calibrated evidence, and by the sum over a path's layers."""
+    scores: Scores = {}
+    for path in PATHS:
+        layers = temperatures.evidence[path]
+        calibrated = {layer: evidence[path][layer] / temperature for layer, temperature in layers.items()}
+        sums = {**calibrated, "all": np.mean(list(calibrated.values()), axis=0)}
+        for layer, values in sums.items():
+            scores[f"calibrated_{path}_{layer}"] = class_log_odds(_logarithms(values, prior), predicted)
+    return scores
+
+
+def agreement_scores(evidence: Evidence, temperatures: Temperatures, prior: Prior) -> Scores:
+    """The chance that both paths name the same class, layer by layer, and the mean over layers.
+
+    Each path names a class by the probabilities that its calibrated evidence gives. Low where they disagree.
+    """
+    scores: Scores = {}
+    for layer in temperatures.evidence[FEEDFORWARD]:
+        named = [
+            np.exp(_logarithms(evidence[path][layer] / temperatures.evidence[path][layer], prior)) for path in PATHS
+        ]
+        scores[f"agreement_{layer}"] = (named[0] * named[1]).sum(axis=1)
+    return {**scores, "agreement_all": np.mean(list(scores.values()), axis=0)}
+
+
+def typicality_scores(distances: Mapping[str, Float[np.ndarray, " sample"]], typicality: Typicality) -> Scores:
+    """Less the standard deviations of the log distance to the codes above the mean, by layer, and the largest."""
+    deviations = typicality.deviations(distances)
+    return {
+        **{f"typicality_{layer}": -values for layer, values in zip(typicality.mean, deviations, strict=True)},
+        "typicality_all": -deviations.max(axis=0),
+    }
+
+
+def _logarithms(evidence: Float[np.ndarray, "sample klass"], prior: Prior) -> Float[np.ndarray, "sample klass"]:
+    return log_softmax(evidence.astype(np.float64) + np.log(prior), axis=1)

@@ -1,0 +1,176 @@
+"""`fer evaluate`: accuracy, reconstructions, Table I, the paper's claims, and how well scores detect misclassification.
+
+Of one run or of several on the same voxels, whose samples are put together. Nothing is fitted or chosen on the split
+that is evaluated, but where the result says so.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from sklearn.metrics import confusion_matrix
+
+from fer_cli.codebooks.reconstruction import mean_errors
+from fer_cli.evaluation.claims import judge_claims
+from fer_cli.evaluation.cluster_scores import RATIO
+from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
+from fer_cli.evaluation.findings import summarise_planted
+from fer_cli.evaluation.planted import plant_faults
+from fer_cli.evaluation.pooled import Pool, require_same_data
+from fer_cli.evaluation.repair_study import repair_layers, study_repairs, summarise_repairs
+from fer_cli.evaluation.resampling import draw_weights
+from fer_cli.evaluation.sanity import check_sanity
+from fer_cli.evaluation.scored import COMBINED, score_run
+from fer_cli.evaluation.split_reading import read_split
+from fer_cli.run import Run
+from fer_cli.storage.disk import write_whole, writing
+
+READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
+REPAIRING, PLANTING = "repairing", "planting faults"
+_MOST_LOCATIONS = 512
+
+
+def evaluate(
+    *runs: Run,
+    split: str = "test",
+    votes: int | None = None,
+    sanity: bool = False,
+    repair: bool = False,
+    planted: bool = False,
+    report: Callable[[str, int, int], None] = lambda doing, done, total: None,
+) -> dict[str, Any]:
+    """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
+
+    With `votes` the accuracy of a vote over so many turns about the vertical is told beside that of one view; with
+    `sanity` randomised networks are held against the trained ones, with `repair` mistakes are repaired by donors, with
+    `planted` faults are planted and looked for. `report` is told what is being done, and how much
+    of it is.
+
+    Raises UsageError if the split has no labelled sample, the votes cannot be taken, or the runs are of different data
+    sets, and what opening the runs' artifacts raises.
+    """
+    for run in runs:
+        run.codebook  # noqa: B018 - what is missing is said before anything is computed
+    require_same_data(runs, split)
+    parts, checks, repairs, plantings = [], [], [], []
+    for number, run in enumerate(runs):
+        named = f" {number + 1} of {len(runs)}" if len(runs) > 1 else ""
+        reading = read_split(run, split, votes=votes, fidelity=True, report=_told(report, READING + named))
+        parts.append(score_run(run, reading, report=_told(report, SCORING + named)))
+        if sanity:
+            told = _told(report, CHECKING + named)
+            checks.append(check_sanity(run, split, predicted=reading.predicted, report=told))
+        if repair and reading.wrong.any():
+            told = _told(report, REPAIRING + named)
+            repairs.append(study_repairs(run, split=split, layers=_repaired(run), report=told))
+        if planted:
+            report(PLANTING + named, 0, 1)
+            plantings.append(plant_faults(run, split=split))
+            report(PLANTING + named, 1, 1)
+    pool = Pool(tuple(parts))
+    weights = draw_weights(pool.shape)
+    classes = runs[0].voxels.classes
+    wrong, labels = pool.wrong, pool.labels
+    found = detect_failures(pool, weights, repeated=True)
+    distinct = detect_failures(pool, weights, repeated=False)
+    drawn = [COMBINED, "suspicion", SOFTMAX, "input_vs_code", RATIO]
+    if found["undefined"] is None:
+        drawn.append(best_baseline(found["detection"]))
+    return {
+        "split": split,
+        "runs": [
+            {
+                "run": str(run.paths.model.parent),
+                "model": run.model.id,
+                "seed": run.model.seed,
+                **_accuracy(part.reading.wrong, part.reading.labels),
+                "weights": part.posterior.weights,
+                "ridge": part.posterior.ridge,
+            }
+            for run, part in zip(runs, parts, strict=True)
+        ],
+        **_accuracy(wrong, labels),
+        "per_class_accuracy": {
+            name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
+            for label, name in enumerate(classes)
+        },
+        "confusion": confusion_matrix(labels, pool.predicted, labels=np.arange(len(classes))).tolist(),
+        "without_duplicates": {**_accuracy(wrong[~pool.repeated], labels[~pool.repeated]), **distinct},
+        "votes": None if pool.voted is None else {"views": votes, **_accuracy(pool.voted != labels, labels)},
+        "reconstruction": _mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
+        "table1": {
+            "all": mean_errors(pool.errors, np.ones_like(wrong)),
+            "correct": mean_errors(pool.errors, ~wrong),
+            "misclassified": mean_errors(pool.errors, wrong),
+        },
+        **found,
+        "curves": curves(pool, drawn),
+        "claims": judge_claims(pool.measured, weights),
+        "shares": pool.measured.shares(),
+        "sanity": checks or None,
+        "repair": summarise_repairs(repairs) if repairs else None,
+        "planted": summarise_planted(plantings, layers=runs[0].network.config.layer_names) if planted else None,
+        "misclassified": _misclassified(runs, pool, classes),
+    }
+
+
+def _repaired(run: Run) -> list[str]:
+    """The layers at which mistakes are repaired: with several locations, but not so many that it takes minutes."""
+    shapes = {layer: run.network.config.level_shape(layer) for layer in repair_layers(run.network.config)}
+    return [layer for layer, shape in shapes.items() if math.prod(shape[1:]) <= _MOST_LOCATIONS]
+
+
+def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
+    """Write an evaluation as JSON into `folder`. Raises ResourceError where that cannot be written."""
+    pooled = "-pooled" if len(evaluation.get("runs", ())) > 1 else ""
+    path = folder / f"{evaluation['split']}{pooled}.json"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def _accuracy(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> dict[str, Any]:
+    """Samples, errors, accuracy, and the mean over classes of the accuracy within each; None without samples."""
+    if not len(wrong):
+        return {"n": 0, "n_errors": 0, "accuracy": None, "class_accuracy": None}
+    return {
+        "n": len(wrong),
+        "n_errors": int(wrong.sum()),
+        "accuracy": float(1 - wrong.mean()),
+        "class_accuracy": float(np.mean([1 - wrong[labels == label].mean() for label in np.unique(labels)])),
+    }
+
+
+def _misclassified(runs: tuple[Run, ...], pool: Pool, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    names = runs[0].voxels.names
+    return [
+        {
+            "sample": names[pool.shape[i]],
+            "run": int(pool.run[i]),
+            "label": classes[pool.labels[i]],
+            "predicted": classes[pool.predicted[i]],
+            "max_softmax": float(pool.scores[SOFTMAX][i]),
+            "suspicion": float(1 - pool.scores["suspicion"][i]),
+        }
+        for i in np.flatnonzero(pool.wrong)
+    ]
+
+
+def _mean_reconstruction(of_runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        layer: {
+            gates: {what: float(np.mean([run[layer][gates][what] for run in of_runs])) for what in measures}
+            for gates, measures in rows.items()
+        }
+        for layer, rows in of_runs[0].items()
+        if all(layer in run for run in of_runs)
+    }
+
+
+def _told(report: Callable[[str, int, int], None], doing: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(doing, done, total)

@@ -1,0 +1,64 @@
+"""Grafts to try on a run's samples: parts of its training shapes on receivers, chairs' backs on synthetic tables."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from jaxtyping import Int
+
+from fer_cli.evaluation.findings import GRAFT, SYNTHETIC
+from fer_cli.run import Run
+from fer_cli.shapes.grafts import Graft, graft_back, graft_part
+from fer_cli.shapes.occupancy import VoxelSettings
+
+GRAFTS = (
+    ("table", "chair"), ("table", "sofa"), ("bed", "chair"), ("bed", "sofa"),
+    ("night_stand", "chair"), ("dresser", "chair"), ("sofa", "chair"),
+)  # fmt: skip
+"""Classes of receiver and giver; chosen on validation shapes as those that often turn, `docs/adr/0018`."""
+GIVERS = 3
+"""So many givers are tried on a receiver until one turns the prediction."""
+_MOST_SYNTHETIC = 100
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graft to try; after the first of a `receiver` that turns the prediction its others are left out."""
+
+    kind: str
+    receiver: str
+    pair: tuple[str, str]
+    graft: Graft
+
+
+def part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[Candidate]:
+    """Parts of training shapes on receivers, of every pair of classes in turn."""
+    voxels = run.voxels
+    training = np.setdiff1d(voxels.indices("train"), run.model.read("validation/index"))
+    padding = VoxelSettings.from_json(run.model.config["voxelization"]).padding
+
+    def of_pair(receiver: str, giver: str) -> Iterator[list[Candidate]]:
+        classes = voxels.classes
+        givers = training[voxels.labels[training] == classes.index(giver)]
+        for index in generator.permutation(right[voxels.labels[right] == classes.index(receiver)]).tolist():
+            found = []
+            for other in generator.permutation(givers)[:GIVERS].tolist():
+                grafted = graft_part(*voxels.grids([index, other]), padding=padding)
+                if grafted is not None:
+                    found.append(Candidate(GRAFT, voxels.names[index], (receiver, giver), grafted))
+            yield found
+
+    pairs = [of_pair(*pair) for pair in GRAFTS if set(pair) <= set(voxels.classes)]
+    for row in zip_longest(*pairs, fillvalue=()):
+        for candidates in row:
+            yield from candidates
+
+
+def back_grafts(run: Run, generator: np.random.Generator) -> Iterator[Candidate]:
+    """Chairs' backs on synthetic tables; none where the network knows neither class."""
+    pair = ("table", "chair")
+    if set(pair) <= set(run.voxels.classes):
+        settings = VoxelSettings.from_json(run.model.config["voxelization"])
+        for number in range(_MOST_SYNTHETIC):
+            yield Candidate(SYNTHETIC, f"synthetic_{number:03}", pair, graft_back(generator, settings))

@@ -1,0 +1,134 @@
+"""Several runs on one data set, their samples put together.
+
+A shape that several networks read is several samples, which the bootstrap draws together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fer_cli.errors import UsageError
+from fer_cli.evaluation.baselines import best_on_validation
+from fer_cli.evaluation.claims import Measured
+from fer_cli.evaluation.scored import OURS, Scored
+from fer_cli.run import Run
+
+
+def require_same_data(runs: Sequence[Run], split: str) -> None:
+    """Raise UsageError unless all runs are of the same shapes, in voxels, classes and split."""
+    first = runs[0]
+    for run in runs[1:]:
+        one, other = first.voxels, run.voxels
+        if one.id == other.id:
+            continue
+        for what, values in (
+            ("classes", (one.classes, other.classes)),
+            ("resolution", (one.resolution, other.resolution)),
+            (f"number of samples in the split {split!r}", tuple(len(v.indices(split)) for v in (one, other))),
+        ):
+            if values[0] != values[1]:
+                raise UsageError(
+                    f"runs of different data sets cannot be pooled: the {what} of {first.paths.voxels} is {values[0]}, "
+                    f"but that of {run.paths.voxels} is {values[1]}."
+                )
+        raise UsageError(
+            f"runs of different data sets cannot be pooled: {first.paths.voxels} has the content {one.id[:8]}, but "
+            f"{run.paths.voxels} has {other.id[:8]}. Voxelize once, and train every run on the same voxels.h5."
+        )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The samples of all runs one after the other; those of a run are in the order of the voxel set."""
+
+    parts: tuple[Scored, ...]
+
+    def _joined(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))
+
+    @cached_property
+    def shape(self) -> Int[np.ndarray, " sample"]:
+        """Which shape each sample is, as an index into the voxel set."""
+        return self._joined([part.reading.encoded.indices for part in self.parts])
+
+    @cached_property
+    def run(self) -> Int[np.ndarray, " sample"]:
+        """Which run each sample is of."""
+        return np.repeat(np.arange(len(self.parts)), [len(part.reading.names) for part in self.parts])
+
+    @cached_property
+    def labels(self) -> Int[np.ndarray, " sample"]:
+        """The true classes."""
+        return self._joined([part.reading.labels for part in self.parts])
+
+    @cached_property
+    def predicted(self) -> Int[np.ndarray, " sample"]:
+        """The classes that the networks give."""
+        return self._joined([part.reading.predicted for part in self.parts])
+
+    @property
+    def wrong(self) -> Bool[np.ndarray, " sample"]:
+        """Whether each sample is misclassified."""
+        return self.labels != self.predicted
+
+    @cached_property
+    def repeated(self) -> Bool[np.ndarray, " sample"]:
+        """Whether a training sample has the same grid."""
+        return self._joined([part.reading.repeated for part in self.parts])
+
+    @cached_property
+    def voted(self) -> Int[np.ndarray, " sample"] | None:
+        """The classes by a vote, if there was one."""
+        voted = [part.reading.voted for part in self.parts if part.reading.voted is not None]
+        return self._joined(voted) if voted else None
+
+    @cached_property
+    def scores(self) -> dict[str, Float[np.ndarray, " sample"]]:
+        """The scores that all runs have."""
+        return {
+            name: self._joined([part.scores[name] for part in self.parts])
+            for name in self.parts[0].scores
+            if all(name in part.scores for part in self.parts)
+        }
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Whether a score is ours, a baseline or trivial."""
+        return {name: self.parts[0].kinds[name] for name in self.scores}
+
+    @cached_property
+    def errors(self) -> dict[str, Float[np.ndarray, " sample"]]:
+        """Table I's errors."""
+        return {
+            name: self._joined([part.reading.errors[name] for part in self.parts])
+            for name in self.parts[0].reading.errors
+        }
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What the paper's claims are about."""
+        spoken = [part.reading.speaks_for for part in self.parts]
+        return Measured(
+            self.labels,
+            self.predicted,
+            self._joined([part.reading.nearest for part in self.parts]),
+            self.errors,
+            {
+                path: {
+                    layer: self._joined([of_run[path][layer] for of_run in spoken])
+                    for layer in layers
+                    if all(layer in of_run[path] for of_run in spoken)
+                }
+                for path, layers in spoken[0].items()
+            },
+        )
+
+    def best_baseline_on_validation(self) -> str:
+        """The baseline that detects best on the validation samples of all runs together."""
+        names = [name for name, kind in self.kinds.items() if kind != OURS]
+        wrong = self._joined([part.validation_wrong for part in self.parts])
+        scores = {name: self._joined([part.validation_scores[name] for part in self.parts]) for name in names}
+        return best_on_validation(scores, wrong)

@@ -1,0 +1,325 @@
+"""Causal repair over a split: do the locations that a ranking blames carry the mistake?
+
+Of every misclassified sample the features at the m most blamed locations of a layer are replaced by those of a donor,
+the rest of the network runs, and the prediction is repaired if it becomes the true class. The donor is of the true
+class (`label`), or of the class that the feedforward evidence implies (`evidence`, label-free). The same is done to
+correctly classified samples, where it should change nothing, and with a donor of a class drawn at random, which should
+not repair.
+
+`study_repairs` measures one run and keeps every sample's result; `summarise_repairs` pools runs. Nothing is fitted.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fer_cli.codebooks.codebook import Codebook
+from fer_cli.codebooks.temperature import implied_class
+from fer_cli.diagnosis.attribution import ATTRIBUTIONS, OURS, donor_gradient, donor_path, rankings
+from fer_cli.diagnosis.donors import Donors
+from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
+from fer_cli.errors import UsageError
+from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
+from fer_cli.network.activations import FEEDFORWARD, batches, encode
+from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.run import Run
+
+SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Of a layer's locations, how many are replaced."""
+RANDOM, ORACLE = "random", "oracle"
+DONORS = ("label", "evidence")
+CORRECT_SAMPLES = 100
+_RANDOM_DRAWS = 10
+_POOL = 8
+_SMALL = 64
+"""Of a layer with more locations the greedy oracle tries `_POOL` at a time, those of the steepest gradient."""
+
+
+@dataclass(frozen=True)
+class LayerRepairs:
+    """Results at one layer; `counts` are the m. What is not a number could not be measured.
+
+    `repaired[donor][ranking]` has axes (error, m), 0 or 1, for `random` the share of draws; `wrong_class` is the same
+    for our ranking with a donor of a class that is neither the true nor the predicted one. `broken` has axes (correct
+    sample, m), by the donor's class: that of the runner-up, and the sample's `own`.
+    """
+
+    locations: int
+    counts: tuple[int, ...]
+    repaired: dict[str, dict[str, Float[np.ndarray, "error m"]]]
+    wrong_class: dict[str, Float[np.ndarray, "error m"]]
+    broken: dict[str, Float[np.ndarray, "correct m"]]
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What repairing did to the misclassified samples of a run, and to some of its correct ones."""
+
+    errors: tuple[str, ...]
+    correct: tuple[str, ...]
+    implied_is_true: Bool[np.ndarray, " error"]
+    layers: dict[str, LayerRepairs]
+
+
+def repair_layers(config: NetworkConfig) -> tuple[str, ...]:
+    """The layers with several locations."""
+    return tuple(spec.name for spec in config.layers if math.prod(config.level_shape(spec.name)[1:]) > 1)
+
+
+def study_repairs(
+    run: Run,
+    *,
+    split: str = "test",
+    samples: Int[np.ndarray, " sample"] | None = None,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Repairs:
+    """Repair the misclassified samples of a split, or of the given `samples`, in every way there is.
+
+    `layers` are those with several locations unless named.
+
+    Raises UsageError if none is misclassified.
+    """
+    network, codebook, voxels = run.network, run.codebook, run.voxels
+    indices = voxels.indices(split) if samples is None else samples
+    labels = voxels.labels[indices]
+    probabilities = np.concatenate(
+        [encode(network, voxels.tensor(part))[OUTPUT].flatten(1).cpu().numpy() for part in batches(indices)]
+    )
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    if not len(wrong):
+        raise UsageError("no sample is misclassified, so there is nothing to repair.")
+    generator = np.random.default_rng(seed)
+    right = np.sort(generator.permutation(np.flatnonzero(predicted == labels))[:CORRECT_SAMPLES])
+    layers = tuple(layers or repair_layers(network.config))
+    donors = Donors(network, codebook, voxels, layers)
+    grids = voxels.tensor(indices[wrong])
+    features = _encode(network, grids)
+    evidence = {
+        layer: codebook.evidence(FEEDFORWARD, layer, codebook.layer(FEEDFORWARD, layer).assign(features[layer])).sum(1)
+        for layer in network.config.layer_names[:-1]
+    }
+    implied = implied_class(evidence, run.temperatures, predicted[wrong])
+    strangers = np.array(
+        [
+            generator.choice([c for c in np.unique(voxels.labels[voxels.labels >= 0]) if c not in (a, b)] or [a])
+            for a, b in zip(labels[wrong], predicted[wrong], strict=True)
+        ]
+    )
+    runner_up = np.argsort(-probabilities[right], axis=1, kind="stable")[:, 1]
+    correct_features = _encode(network, voxels.tensor(indices[right]))
+    empty = encode(network, torch.zeros(1, 1, *network.config.input_shape))
+    results = {}
+    for done, layer in enumerate(layers):
+
+        def edit(among: Features, wanted: np.ndarray, given: np.ndarray, layer: str = layer) -> Replacement:
+            donation = donors.find(layer, among[layer], wanted)
+            return Replacement(
+                network.encoder,
+                layer,
+                among[layer],
+                donation.feature,
+                torch.from_numpy(wanted).to(among[layer].device),
+                torch.from_numpy(given).to(among[layer].device),
+            )
+
+        true = torch.from_numpy(labels[wrong])
+        by_donor = {
+            "label": edit(features, labels[wrong], predicted[wrong]),
+            "evidence": edit(features, implied, predicted[wrong]),
+        }
+        counts = repair_counts(by_donor["label"].locations)
+        repaired = {"label": _repaired(by_donor["label"], true, codebook, grids, empty[layer], counts, generator)}
+        repaired["evidence"] = {name: rates.copy() for name, rates in repaired["label"].items()}
+        # The donor is the same where evidence implies the true class.
+        if len(apart := torch.from_numpy(np.flatnonzero(implied != labels[wrong]))):
+            rest = by_donor["evidence"].rows(apart)
+            found = _repaired(rest, true[apart], codebook, grids[apart], empty[layer], counts, generator)
+            for name, rates in found.items():
+                repaired["evidence"][name][apart.numpy()] = rates
+        stranger = edit(features, strangers, predicted[wrong])
+        broken = {
+            "runner_up": edit(correct_features, runner_up, predicted[right]),
+            "own": edit(correct_features, labels[right], runner_up),
+        }
+        results[layer] = LayerRepairs(
+            by_donor["label"].locations,
+            counts,
+            repaired,
+            {
+                name: _says(stranger, score(stranger), counts, true)
+                for name, score in ((OURS, donor_path), ("donor_gradient", donor_gradient))
+            },
+            {
+                name: 1 - _says(replacement, donor_path(replacement), counts, torch.from_numpy(labels[right]))
+                for name, replacement in broken.items()
+            },
+        )
+        report(done + 1, len(layers))
+    return Repairs(
+        tuple(voxels.names[i] for i in indices[wrong]),
+        tuple(voxels.names[i] for i in indices[right]),
+        implied == labels[wrong],
+        results,
+    )
+
+
+def repair_counts(locations: int) -> tuple[int, ...]:
+    """The m of a layer: `SHARES` of its locations, at least one."""
+    return tuple(sorted({max(1, round(locations * share)) for share in SHARES}))
+
+
+def _encode(network: FERNet, grids: Float[Tensor, "sample 1 width depth height"]) -> Features:
+    parts = [encode(network, part) for part in grids.split(64)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _says(
+    edit: Replacement,
+    score: Float[Tensor, "sample location"],
+    counts: Sequence[int],
+    klass: Int[Tensor, " sample"],
+) -> Float[np.ndarray, "sample m"]:
+    """Whether the network says `klass` when the m locations of the highest score are replaced."""
+    said = [
+        edit.logits(edit.replaced(highest(score, count))).argmax(dim=1) == klass.to(score.device) for count in counts
+    ]
+    return torch.stack(said, dim=1).cpu().numpy().astype(np.float64)
+
+
+def _repaired(
+    edit: Replacement,
+    true: Int[Tensor, " sample"],
+    codebook: Codebook,
+    grids: Float[Tensor, "sample 1 width depth height"],
+    empty: Float[Tensor, "1 filter x y z"],
+    counts: tuple[int, ...],
+    generator: np.random.Generator,
+) -> dict[str, Float[np.ndarray, "sample m"]]:
+    results = {
+        RANDOM: np.mean(
+            [
+                _says(edit, random_scores(len(edit), edit.locations, generator), counts, true)
+                for _ in range(_RANDOM_DRAWS)
+            ],
+            axis=0,
+        )
+    }
+    for name, score in rankings(codebook, grids, empty).items():
+        results[name] = _says(edit, score(edit), counts, true)
+    # What some ranking finds with m locations can be found, even where taking the best each time fails.
+    found = np.max([_greedy(edit, true, counts), *(results[name] for name in results if name != RANDOM)], axis=0)
+    results[ORACLE] = np.maximum.accumulate(found, axis=1)
+    return results
+
+
+def _greedy(edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, ...]) -> Float[np.ndarray, "sample m"]:
+    """Whether adding the location that helps most, again and again, repairs with m locations or fewer.
+
+    From the fourth location on, a quarter of those there are is added at a time.
+    """
+    result = np.zeros((len(edit), len(counts)))
+    for row in range(len(edit)):
+        one = edit.rows(torch.tensor([row], device=edit.feature.device))
+        chosen = torch.zeros(1, edit.locations, dtype=torch.bool, device=edit.feature.device)
+        size = 0
+        while size < counts[-1]:
+            now = one.replaced(chosen)
+            pool = torch.nonzero(~chosen[0])[:, 0]
+            step = max(1, size // 4)
+            large = edit.locations > _SMALL
+            if large:
+                slope = (one.gradient(now) * (one.donor - now)).sum(dim=1).flatten(1)[0]
+                pool = pool[torch.argsort(slope[pool], descending=True)[: max(_POOL, step)]]
+            if not large or step < _POOL:
+                trial = chosen.repeat(len(pool), 1)
+                trial[torch.arange(len(pool)), pool] = True
+                many = one.rows(torch.zeros(len(pool), dtype=torch.int64, device=edit.feature.device))
+                pool = pool[torch.argsort(many.gains(trial), descending=True, stable=True)]
+            added = pool[: min(step, counts[-1] - size)]
+            chosen[0, added] = True
+            size += len(added)
+            if bool(one.logits(one.replaced(chosen)).argmax() == true[row]):
+                result[row] = np.array(counts) >= size
+                break
+    return result
+
+
+def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, Any]:
+    """Figures of one run or of several pooled, with 95 % intervals over shapes; the keys are those of the docs.
+
+    A ranking's area is its repair rate's mean over the m; its normalised score is (area − random's) / (oracle's −
+    random's).
+    """
+    names = [name for run in runs for name in run.errors]
+    weights = shape_weights(names, seed=seed)
+    correct_weights = shape_weights([name for run in runs for name in run.correct], seed=seed)
+    implied = np.concatenate([run.implied_is_true for run in runs]).astype(np.float64)
+    share, interval = mean_with_interval(implied, weights)
+    answer: dict[str, Any] = {
+        "n_errors": len(names),
+        "runs": len(runs),
+        "implied_class_is_true": share,
+        "implied_class_is_true_ci": interval,
+        "layers": {},
+    }
+    for layer, first in runs[0].layers.items():
+        parts = [run.layers[layer] for run in runs]
+        row: dict[str, Any] = {"locations": first.locations, "m": list(first.counts), "donors": {}}
+        for donor in first.repaired:
+            rates = {
+                name: np.concatenate([part.repaired[donor][name] for part in parts]) for name in first.repaired[donor]
+            }
+            row["donors"][donor] = _scores(rates, weights)
+        wrong = {name: np.concatenate([part.wrong_class[name] for part in parts]) for name in first.wrong_class}
+        broken = {name: np.concatenate([part.broken[name] for part in parts]) for name in first.broken}
+        row["specificity"] = {
+            "wrong_class_repairs": {name: _rates(values, weights) for name, values in wrong.items()},
+            "correct_broken": {name: _rates(values, correct_weights) for name, values in broken.items()},
+        }
+        answer["layers"][layer] = row
+    return answer
+
+
+def _rates(values: Float[np.ndarray, "row m"], weights: Float[np.ndarray, "draw row"]) -> dict[str, Any]:
+    each = [mean_with_interval(column, weights) for column in values.T]
+    return {"rate": [rate for rate, _ in each], "rate_ci": [interval for _, interval in each]}
+
+
+def _scores(
+    rates: Mapping[str, Float[np.ndarray, "error m"]], weights: Float[np.ndarray, "draw row"]
+) -> dict[str, Any]:
+    areas = {name: values.mean(axis=1) for name, values in rates.items()}
+
+    def normalised(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
+        low, high = weighted_mean(areas[RANDOM], w), weighted_mean(areas[ORACLE], w)
+        return (weighted_mean(areas[name], w) - low) / (high - low)
+
+    def ahead(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
+        return normalised(OURS, w) - normalised(name, w)
+
+    result = {}
+    for name, values in rates.items():
+        area, area_ci = mean_with_interval(areas[name], weights)
+        row = {**_rates(values, weights), "area": area, "area_ci": area_ci}
+        if name not in (RANDOM, ORACLE):
+            row["normalised"], row["normalised_ci"] = with_interval(partial(normalised, name), weights)
+            if name != OURS:
+                row["ours_less"], row["ours_less_ci"] = with_interval(partial(ahead, name), weights)
+        result[name] = row
+    return result
+
+
+def beats_attributions(summary: Mapping[str, Any], layer: str, donor: str = "label") -> bool:
+    """Whether our ranking is ahead of every attribution at a layer, with each interval above zero."""
+    rows = summary["layers"][layer]["donors"][donor]
+    return all((rows[name]["ours_less_ci"][0] or 0.0) > 0 for name in ATTRIBUTIONS)

@@ -1,0 +1,1 @@
+"""The feedforward and the feedback network: geometry, layers, data, training, `model.h5`."""

@@ -1,0 +1,252 @@
+"""The loop of training: both phases, step by step, saved so that it can go on from any step.
+
+AdamW, a one-cycle learning rate, an exponential moving average of the weights, which is what validation measures and
+what is kept. Several processes may share every batch; see `world`.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from fer_cli.errors import FerError, ResourceError, UsageError
+from fer_cli.execution.interrupts import Interrupts
+from fer_cli.execution.progress import EpochRecord, TrainingProgress
+from fer_cli.network.activations import FEEDBACK, PATHS
+from fer_cli.network.checkpoint import Checkpoint, Position, TrainingState, load_checkpoint, save_checkpoint
+from fer_cli.network.model import FERNet
+from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
+from fer_cli.network.transfer import GivenEncoder
+
+_SAVE_EVERY = 600.0
+"""Seconds after which a checkpoint is due within an epoch; at the end of one it always is."""
+_FEWEST_SHARED = 8
+"""Samples of a batch that each of several processes needs, so that some enter at the feedback network's top: gradients
+are waited for of every parameter in every process."""
+
+Report = Callable[[TrainingProgress], None]
+
+
+@dataclass
+class _Epoch:
+    """An epoch in work: its batches' order, its generator, steps done and losses summed."""
+
+    order: Int[np.ndarray, " train"]
+    generator: torch.Generator
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingLoop:
+    """Both phases on one network, with checkpoints that hold `config` and `parents`."""
+
+    data: TrainingData
+    settings: TrainingSettings
+    config: dict[str, Any]
+    parents: Mapping[str, str]
+    checkpoint: Path
+    report: Report
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def train(self, network: FERNet, given: GivenEncoder | None, *, resume: bool) -> list[EpochRecord]:
+        """Both phases, one after the other; the encoder is frozen before the second."""
+        saved = None
+        if resume and self.checkpoint.exists():
+            saved = load_checkpoint(self.checkpoint, config=self.config, parents=self.parents)
+        self._check_shared(saved)
+        with Interrupts(patient=self.data.world.size > 1) as self.interrupts:
+            self.history = list(saved.history if saved else given.history if given else [])
+            if saved and saved.position.phase == FEEDBACK:
+                saved.restore_encoder(network.encoder)
+            elif given is None:
+                self._run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), saved)
+                saved = None
+            network.encoder.eval().requires_grad_(False)
+            self._run_phase(FeedbackPhase(self.data, self.settings, network), saved)
+        network.eval()
+        return self.history
+
+    def _check_shared(self, saved: Checkpoint | None) -> None:
+        """Raise UsageError unless every process of the world has enough to do, and starts where the others do."""
+        world, count = self.data.world, len(self.data.training)
+        smallest = count // max(1, count // self.settings.batch_size)
+        if world.size > 1 and smallest < _FEWEST_SHARED * world.size:
+            raise UsageError(
+                f"{world.size} processes need batches of {_FEWEST_SHARED * world.size} shapes or more, but there are "
+                f"batches of {smallest} (--batch-size {self.settings.batch_size}, {count} training shapes). Give a "
+                "larger --batch-size, or start fewer processes."
+            )
+        position = saved and (saved.position.phase, saved.position.epoch, saved.position.step)
+        if not world.agrees((self.config, self.parents, position)):
+            raise UsageError(
+                "the processes of the run do not start from the same options, voxels, encoder and checkpoint. All "
+                "machines have to read the same files."
+            )
+
+    def _run_phase(self, phase: Phase, saved: Checkpoint | None) -> None:
+        """Train one phase to its end and leave the averaged weights in its module."""
+        settings, world = self.settings, self.data.world
+        steps = max(1, len(self.data.training) // settings.batch_size)
+        decayed, plain = _by_decay(phase.module)
+        state = TrainingState(
+            module=phase.module,
+            average=copy.deepcopy(phase.module).requires_grad_(False),
+            optimizer=torch.optim.AdamW(
+                [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+                lr=phase.learning_rate,
+                fused=True,
+            ),
+        )
+        position = saved.position if saved else Position(phase.name, 0)
+        if saved:
+            saved.restore(state, steps=position.epoch * steps + position.step)
+        module = world.parallel(phase.module, self.data.device)
+        for number in range(position.epoch, phase.epochs):
+            started = time.monotonic()
+            epoch = self._epoch(phase, number, position if number == position.epoch else None)
+            self._run_epoch(phase, module, state, number, epoch, steps)
+            count = len(self.data.training)
+            terms = {name: total / count for name, total in epoch.sums.items()}
+            validation_loss, score = phase.validate(state.average)
+            record = EpochRecord(
+                phase.name,
+                number + 1,
+                sum(terms.values()),
+                terms.get("class"),
+                terms.get("voxel"),
+                terms.get("feature"),
+                validation_loss,
+                score,
+                time.monotonic() - started,
+            )
+            self.history.append(record)
+            self._save(phase, state, Position(phase.name, number + 1))
+            rate = count / record.seconds
+            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, steps, steps, rate, terms, record))
+            if self._ended():
+                self.interrupts.deliver()
+        phase.module.load_state_dict(state.average.state_dict())
+
+    def _epoch(self, phase: Phase, number: int, position: Position | None) -> _Epoch:
+        """An epoch at its start, or where `position` says that it was left."""
+        seeds = np.random.SeedSequence([self.settings.seed, PATHS.index(phase.name), number]).generate_state(2)
+        generator = torch.Generator().manual_seed(int(seeds[0]))
+        torch.manual_seed(int(seeds[1]))  # dropout draws from the global generator
+        order = self.data.training[torch.randperm(len(self.data.training), generator=generator).numpy()]
+        if position is None or position.generators is None:
+            return _Epoch(order, generator)
+        generator.set_state(position.generators[0])
+        torch.set_rng_state(position.generators[1])
+        return _Epoch(order, generator, position.step, dict(position.sums))
+
+    def _run_epoch(
+        self, phase: Phase, module: nn.Module, state: TrainingState, number: int, epoch: _Epoch, steps: int
+    ) -> None:
+        phase.module.train()
+        module.train()
+        parts = np.array_split(epoch.order, steps)
+        saved_at = started = time.monotonic()
+        seen = 0
+        while epoch.step < steps:
+            indices = parts[epoch.step]
+            done = number * steps + epoch.step
+            for group in state.optimizer.param_groups:
+                group["lr"] = phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
+            with self._explained(indices):
+                terms = phase.terms(module, indices, epoch.generator)
+                losses = self._whole(terms)
+                self._check_finite(phase, losses, number, epoch.step, indices)
+                state.optimizer.zero_grad(set_to_none=True)
+                # Gradients are averaged over processes, losses are shares of a sum.
+                torch.autograd.backward(torch.stack(list(terms.values())).sum() * self.data.world.size)
+                nn.utils.clip_grad_norm_(phase.module.parameters(), 5.0)
+                state.optimizer.step()
+            _update_average(state, min(self.settings.average_decay, (1 + done) / (10 + done)))
+            for name, loss in losses.items():
+                epoch.sums[name] = epoch.sums.get(name, 0.0) + loss * len(indices)
+            epoch.step += 1
+            seen += len(indices)
+            rate = seen / (time.monotonic() - started)
+            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses))
+            ended = self._ended()
+            if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
+                generators = (epoch.generator.get_state(), torch.get_rng_state())
+                self._save(phase, state, Position(phase.name, number, epoch.step, epoch.sums, generators))
+                saved_at = time.monotonic()
+                if ended:
+                    self.interrupts.deliver()
+
+    def _ended(self) -> bool:
+        """Whether any process of the world was told to end."""
+        return float(self.data.world.sum(torch.tensor(float(self.interrupts.pending)))) > 0
+
+    def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """The loss terms of the whole batch."""
+        values = self.data.world.sum(torch.stack([term.detach() for term in terms.values()]))
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def _check_finite(
+        self, phase: Phase, losses: Mapping[str, float], number: int, step: int, indices: Int[np.ndarray, " batch"]
+    ) -> None:
+        if not all(np.isfinite(loss) for loss in losses.values()):
+            names = ", ".join(self.data.voxels.names[i] for i in indices[:3])
+            raise FerError(
+                f"the {phase.name} loss is {sum(losses.values())} in epoch {number + 1}, batch {step + 1} "
+                f"({len(indices)} shapes: {names}, …). Look at these shapes, or give another --batch-size or --seed."
+            )
+
+    @contextmanager
+    def _explained(self, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
+        """Turn what want of memory does to a step into an error that says what to do."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch raises a bare RuntimeError where the CPU's memory ends.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+                smaller = max(2, self.settings.batch_size // 2)
+                raise ResourceError(
+                    f"out of memory with batches of {len(indices)} shapes. Try --batch-size {smaller}, "
+                    "or a smaller preset."
+                ) from error
+            raise
+
+    def _save(self, phase: Phase, state: TrainingState, position: Position) -> None:
+        if self.data.world.leads:
+            save_checkpoint(
+                self.checkpoint,
+                state,
+                position,
+                config=self.config,
+                parents=self.parents,
+                encoder=phase.frozen_encoder,
+                history=self.history,
+            )
+
+
+def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters that weight decay applies to (kernels, matrices), and those it does not (biases, norms)."""
+    parameters = list(module.parameters())
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+
+
+def _one_cycle(done: float, warm_up: float = 0.1) -> float:
+    """Share of the peak learning rate: a linear rise, then a half cosine to zero. Source: arXiv:1708.07120."""
+    if done < warm_up:
+        return done / warm_up
+    return 0.5 * (1 + float(np.cos(np.pi * (done - warm_up) / (1 - warm_up))))
+
+
+@torch.no_grad()
+def _update_average(state: TrainingState, decay: float) -> None:
+    averages = [t for t in state.average.state_dict().values() if t.is_floating_point()]
+    currents = [t.detach() for t in state.module.state_dict().values() if t.is_floating_point()]
+    torch._foreach_lerp_(averages, currents, 1 - decay)

@@ -1,0 +1,263 @@
+"""What the two phases of training minimise and measure: the classifier's, and the feedback network's.
+
+A phase gives the loss of a batch and the validation of a module; the loop that drives it is in `training`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fer_cli.errors import UsageError
+from fer_cli.execution.world import ALONE, World
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, batches
+from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.model import PRESETS, FERNet, NetworkConfig, voxel_iou
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that decides the outcome of a training run, beside the voxels and the machine.
+
+    `average_decay` is a step's; `gate_probability` that a skip gate is open for a sample; `class_code_share` of the
+    samples enter the feedback network at the class probabilities; `feature_weight` weighs the feature-matching term of
+    the feedback loss against cross-entropy.
+    """
+
+    preset: str = "compact"
+    epochs: int = 30
+    feedback_epochs: int = 24
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    feedback_learning_rate: float = 8e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    dropout: float = 0.4
+    augmentation: Augmentation = field(default=Augmentation(shift=2, mirror=True, rotation=10.0, stretch=0.15))
+    feedback_augmentation: Augmentation = field(default=Augmentation(mirror=True))
+    average_decay: float = 0.995
+    gate_probability: float = 0.25
+    class_code_share: float = 0.2
+    feature_weight: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise UsageError(f"there is no preset {self.preset!r}; the presets are {', '.join(PRESETS)}.")
+        if min(self.epochs, self.feedback_epochs) < 1 or self.batch_size < 2:
+            raise UsageError("training needs at least one epoch of each phase and a batch size of 2.")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The samples of a run, by index into the voxel set, the device they are wanted on, and who shares a batch."""
+
+    voxels: VoxelSet
+    training: Int[np.ndarray, " train"]
+    validation: Int[np.ndarray, " validation"]
+    device: torch.device
+    world: World = ALONE
+
+    def batch(self, indices: Int[np.ndarray, " batch"]) -> tuple[Float[Tensor, "batch 1 x y z"], Int[Tensor, " batch"]]:
+        """Grids and labels of the given samples, on the device."""
+        labels = torch.from_numpy(self.voxels.labels[indices])
+        return self.voxels.tensor(indices).to(self.device), labels.to(self.device)
+
+    def varied_batch(
+        self, indices: Int[np.ndarray, " batch"], augmentation: Augmentation, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "share 1 x y z"], Int[Tensor, " share"]]:
+        """Its varied shapes of a batch that fall to this process; `generator` draws for all in every process."""
+        variations = augmentation.draw(len(indices), generator)[self.world.rows]
+        grids = self.voxels.tensor(indices[self.world.rows])
+        labels = torch.from_numpy(self.voxels.labels[indices[self.world.rows]])
+        return variations.apply(grids).to(self.device), labels.to(self.device)
+
+
+Terms = dict[str, Tensor]
+"""Named terms of a loss, each summed over a process's share of a batch and divided by the whole batch's count, so that
+their sum over processes is the loss of the batch."""
+
+
+class FeedforwardPhase:
+    """Cross-entropy with label smoothing on varied shapes."""
+
+    name = FEEDFORWARD
+    frozen_encoder: nn.Module | None = None
+
+    def __init__(self, data: TrainingData, settings: TrainingSettings, encoder: nn.Module) -> None:
+        self.data = data
+        self.settings = settings
+        self.module = encoder
+        self.epochs = settings.epochs
+        self.learning_rate = settings.learning_rate
+
+    def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
+        """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
+        grids, labels = self.data.varied_batch(indices, self.settings.augmentation, generator)
+        with mixed_precision(self.data.device):
+            logits = module(grids)
+        loss = functional.cross_entropy(
+            logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
+        )
+        return {"class": loss / len(indices)}
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> tuple[float, float]:
+        """Cross-entropy and accuracy."""
+        module.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in batches(self.data.validation[self.data.world.rows]):
+            grids, labels = self.data.batch(indices)
+            with mixed_precision(self.data.device):
+                logits = module(grids).float()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum").cpu()
+            sums[1] += (logits.argmax(1) == labels).sum().cpu()
+        loss, correct = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+        return loss, correct
+
+
+class FeedbackPhase:
+    """Weighted voxel cross-entropy of reconstructions, and the distance of feedback features to the encoder's.
+
+    Every sample of a batch enters the feedback network at a level of its own: a fixed share at the class
+    probabilities, with every gate shut below; the others spread over the layers (`entry_shares`), with gates below
+    their entry open at random. So every level's batch norm sees at every step the mixture that it will see later.
+    """
+
+    name = FEEDBACK
+
+    def __init__(self, data: TrainingData, settings: TrainingSettings, network: FERNet) -> None:
+        self.data = data
+        self.settings = settings
+        self.network = network
+        self.module: nn.Module = network.feedback
+        self.frozen_encoder: nn.Module | None = network.encoder
+        self.epochs = settings.feedback_epochs
+        self.learning_rate = settings.feedback_learning_rate
+        sample = data.training[:: max(1, len(data.training) // 512)]
+        share = float(data.voxels.grids(sample).mean())
+        balance = (1 - share) / max(share, 1e-6)
+        self.occupied_weights = occupied_weights(network.config, balance).to(data.device)
+        self.mean_squares = self._mean_squares(sample)
+        self.entry_shares = entry_shares(network.config, settings.class_code_share)
+
+    @torch.no_grad()
+    def _mean_squares(self, sample: Int[np.ndarray, " sample"]) -> dict[str, float]:
+        """Mean square of the encoder's feature at every level."""
+        sums: dict[str, float] = {}
+        for indices in batches(sample):
+            with mixed_precision(self.data.device):
+                features = self.network.encoder.features(self.data.batch(indices)[0])
+            for level, feature in features.items():
+                sums[level] = sums.get(level, 0.0) + float(feature.float().square().mean()) * len(indices)
+        return {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
+
+    def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
+        """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
+        settings, world = self.settings, self.data.world
+        levels = self.network.config.layer_names[::-1]
+        # A level's batch norm needs several samples; a smaller batch is repeated.
+        indices = np.resize(indices, max(len(indices), 2 * len(levels)))
+        grids, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
+        entries = draw_entries(len(indices), self.entry_shares, generator)
+        gates = torch.rand(len(indices), len(levels), generator=generator) < settings.gate_probability
+        gates &= (entries[:, None] > 0) & (entries[:, None] < torch.arange(len(levels)))
+        whole = torch.bincount(entries, minlength=len(levels)).cumsum(0)
+        # Entries ascend, so the samples that a level holds are the first ones; from here on, of this share.
+        entries, gates = entries[world.rows], gates[world.rows].to(self.data.device)
+        held = torch.bincount(entries, minlength=len(levels)).cumsum(0).tolist()
+        start = next(i for i, count in enumerate(held) if count)
+        with mixed_precision(self.data.device):
+            with torch.no_grad():
+                targets = self.network.encoder.features(grids)
+
+            def join(level: str, feature: Tensor) -> Tensor:
+                rows = slice(len(feature), held[levels.index(level)])
+                return torch.cat([feature, targets[level][rows].to(feature.dtype)])
+
+            skips = {
+                level: targets[level][:count] * gate[:count, None, None, None, None]
+                for level, count, gate in zip(levels, held, gates.T, strict=True)
+                if level in levels[start + 1 :]
+            }
+            decoding = module(targets[levels[start]][: held[start]], levels[start], skips=skips, edit=join)
+        voxels = functional.binary_cross_entropy_with_logits(
+            decoding.logits.float(),
+            grids,
+            pos_weight=self.occupied_weights[entries][:, None, None, None, None],
+            reduction="sum",
+        )
+        distances = [
+            # Below its entry only: what enters at a level is the target itself.
+            (decoding.features[level][:above].float() - targets[level][:above].float()).square().sum()
+            / (self.mean_squares[level] * targets[level][0].numel() * count)
+            for level, above, count in zip(levels[1:], held, whole.tolist(), strict=False)
+            if count and level in decoding.features
+        ]
+        return {
+            "voxel": voxels / (grids[0].numel() * len(indices)),
+            "feature": settings.feature_weight * torch.stack(distances).sum() / int((whole[:-1] > 0).sum()),
+        }
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> tuple[float, float]:
+        """Voxel cross-entropy and IoU of the reconstruction from the local layer, every gate shut."""
+        module.eval()
+        layer = self.network.config.local_layer
+        weight = self.occupied_weights[self.network.config.layer_names[::-1].index(layer)]
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in batches(self.data.validation[self.data.world.rows]):
+            grids, _ = self.data.batch(indices)
+            with mixed_precision(self.data.device):
+                decoding = module(self.network.encoder.features(grids)[layer], layer)
+            loss = functional.binary_cross_entropy_with_logits(decoding.logits.float(), grids, pos_weight=weight)
+            sums[0] += loss.cpu() * len(indices)
+            sums[1] += voxel_iou(decoding.occupancy, grids[:, 0]).sum().cpu()
+        loss, iou = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+        return loss, iou
+
+
+Phase = FeedforwardPhase | FeedbackPhase
+
+
+def entry_shares(config: NetworkConfig, class_code_share: float) -> Float[Tensor, " level"]:
+    """Share of the samples that enter at each level, from the output down.
+
+    What the class probabilities leave is spread over the layers: dense layers get little, since they differ little
+    from the probabilities, and the layer of local reconstructions twice as much as the other convolutions.
+    """
+    weights = torch.tensor(
+        [2.0 if spec.name == config.local_layer else 0.4 if spec.is_dense else 1.0 for spec in config.layers[::-1]]
+    )
+    return torch.cat([torch.tensor([class_code_share]), weights / weights.sum() * (1 - class_code_share)])
+
+
+def occupied_weights(config: NetworkConfig, balance: float) -> Float[Tensor, " level"]:
+    """Weight of occupied voxels in the reconstruction from each level, from the output down.
+
+    `balance` is the weight that makes occupied and free voxels count the same; 1 gives calibrated probabilities. From a
+    level that keeps places, the fourth root of it; from one whose map is a single location, the square root, without
+    which shapes of thin parts, of which no voxel is likely, would be reconstructed as nothing.
+    """
+    places = [int(np.prod(config.level_shape(name)[1:])) for name in config.layer_names[::-1]]
+    return torch.tensor([balance ** (0.25 if count > 1 else 0.5) for count in places])
+
+
+def draw_entries(count: int, shares: Float[Tensor, " level"], generator: torch.Generator) -> Int[Tensor, " sample"]:
+    """Ascending entry levels of a batch's samples, each level with its share.
+
+    Systematic sampling: one draw places a regular comb on the cumulative shares, so that the counts of a level differ
+    by at most one from batch to batch.
+    """
+    comb = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    return torch.searchsorted(shares.cumsum(0), comb, right=True).clamp(max=len(shares) - 1)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware has it; elsewhere float32 throughout."""
+    fast = device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)

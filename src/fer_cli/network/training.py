@@ -1,0 +1,158 @@
+"""`fer train`: the feedforward classifier, then the feedback network on the frozen classifier.
+
+The stage: its settings, what it checks and what it writes. What is minimised is in `phases`, how in `loop`. The test
+split is never read.
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fer_cli.errors import InputError
+from fer_cli.execution.world import ALONE, World
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
+from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.checkpoint import checkpoint_path
+from fer_cli.network.curves import curve_path, write_learning_curve
+from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
+from fer_cli.network.loop import Report, TrainingLoop
+from fer_cli.network.model import PRESETS, FERNet, NetworkConfig, state_arrays
+from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.transfer import GivenEncoder
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.history import write_history
+from fer_cli.storage.outputs import claim_output, outlived
+from fer_cli.storage.schema import MODEL
+
+# What differs between presets.
+_PRESET_SETTINGS: dict[str, dict[str, Any]] = {
+    "paper": {"epochs": 30, "feedback_epochs": 24},
+    "compact": {"epochs": 60, "feedback_epochs": 24},
+    "smoke": {
+        "epochs": 20,
+        "feedback_epochs": 20,
+        "batch_size": 16,
+        "dropout": 0.1,
+        "augmentation": Augmentation(shift=2, mirror=True),
+    },
+}
+
+
+def preset_settings(preset: str, **given: Any) -> TrainingSettings:
+    """The settings of a preset, with those given in their place; a value of None counts as not given.
+
+    Raises UsageError for an unknown preset or settings that do not fit.
+    """
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return TrainingSettings(**{"preset": preset, **_PRESET_SETTINGS.get(preset, {}), **chosen})
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run has to say; accuracies are of the validation samples."""
+
+    path: Path
+    curve: Path
+    parameters: int
+    training_samples: int
+    validation_samples: int
+    accuracy: float
+    voxel_iou: float
+    seconds: float
+
+
+def train(
+    voxels: Path,
+    output: Path,
+    settings: TrainingSettings,
+    *,
+    device: torch.device,
+    encoder: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    report: Report = lambda _: None,
+    world: World = ALONE,
+) -> TrainingSummary:
+    """Train both networks on the training split of `voxels` and write them to `output`, a learning curve beside it.
+
+    With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
+    trained; the preset is then that model's.
+
+    A checkpoint beside `output` is replaced after every epoch, every ten minutes and when the run is ended by Ctrl-C
+    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one. Of `output` too, where
+    the run was killed between writing it and removing the checkpoint.
+
+    Raises InputError where the training split cannot be learnt from, UsageError for settings or an encoder that do not
+    fit, ResourceError where memory does not suffice or another process of the world is lost.
+    """
+    started = time.monotonic()
+    checkpoint = checkpoint_path(output)
+    force = force or (resume and outlived(checkpoint, output))
+    with claim_output(output, force=force, progress=checkpoint, leads=world.leads):
+        voxel_set = open_voxels(voxels, in_memory=True)
+        _check_learnable(voxel_set, voxels)
+        given = None if encoder is None else GivenEncoder.read(encoder, voxel_set)
+        if given is not None:
+            settings = replace(settings, preset=given.preset)
+        layers = PRESETS[settings.preset] if given is None else given.network.config.layers
+        network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
+        config = {
+            "network": network_config.to_json(),
+            "training": asdict(settings),
+            "voxelization": voxel_set.voxelization,
+        }
+        parents = {"voxels": voxel_set.id, **({} if given is None else {"encoder": given.id})}
+        training_split = voxel_set.indices("train")
+        _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
+        validation = training_split[held]
+        if given is not None and given.validation is not None:
+            validation = given.validation
+        data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
+        run = TrainingLoop(data, settings, config, parents, checkpoint, report)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = FERNet(network_config, dropout=settings.dropout).to(device)
+            if given is not None:
+                network.encoder.load_state_dict(given.network.encoder.state_dict())
+            history = run.train(network, given, resume=resume)
+        if world.leads:
+            with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
+                for part in ("encoder", "feedback"):
+                    for name, array in state_arrays(getattr(network, part)).items():
+                        writer.write(f"{part}/{name}", array)
+                writer.write("validation/index", data.validation)
+                write_history(writer, history)
+            write_learning_curve(output)
+            checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to the curve
+        last = {record.phase: record for record in history}
+        if FEEDFORWARD in last:
+            accuracy = last[FEEDFORWARD].validation_score
+        else:  # the classifier was trained on other samples
+            accuracy = FeedforwardPhase(data, settings, network.encoder).validate(network.encoder)[1]
+        return TrainingSummary(
+            path=output,
+            curve=curve_path(output),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            training_samples=len(data.training),
+            validation_samples=len(data.validation),
+            accuracy=accuracy,
+            voxel_iou=last[FEEDBACK].validation_score,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:
+    if len(voxel_set.classes) < 2:
+        found = ", ".join(voxel_set.classes) or "none"
+        raise InputError(f"{path} holds too few classes ({found}); a classifier needs at least two.")
+    in_training = np.array(voxel_set.splits) == "train"
+    counts = np.bincount(voxel_set.labels[in_training & (voxel_set.labels >= 0)], minlength=len(voxel_set.classes))
+    if poor := [name for name, count in zip(voxel_set.classes, counts, strict=True) if count < 2]:
+        raise InputError(
+            f"{path}: too few training shapes in class {poor[0]!r} ({counts[list(voxel_set.classes).index(poor[0])]}); "
+            "at least two are needed, one to train and one to validate."
+        )

@@ -1,0 +1,1 @@
+"""Shapes and figures as pictures and as data for charts."""

@@ -1,0 +1,207 @@
+"""`fer figures`: Figs 2 to 7 and Table I of the paper for a run, on samples that a written rule picks.
+
+Each figure is one sheet with captions; `figures.json` says what was picked and what holds over the whole split, so that
+a figure is never all there is to believe. What the paper claims of each is in `docs/paper.md`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, explain
+from fer_cli.diagnosis.probe import layer_locations, probe
+from fer_cli.evaluation.survey import RULE, Survey, survey
+from fer_cli.network.activations import PATHS
+from fer_cli.network.model import NetworkConfig
+from fer_cli.network.receptive import Location, receptive_field
+from fer_cli.pictures import render
+from fer_cli.pictures.scene import (
+    CHOSEN,
+    FIELD,
+    LEGEND,
+    SEEN,
+    SHAPE,
+    Scene,
+    boxes_scene,
+    cells_scene,
+    grid_scene,
+    overlay_scene,
+)
+from fer_cli.pictures.sheet import Image, Panel, Row, mount
+from fer_cli.run import Run
+from fer_cli.storage.disk import write_whole, writing
+
+PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
+"""The paper's Table I, on misclassified samples, in a unit that it does not name."""
+_PANEL = 200
+_FEW, _MANY = 3, 7
+
+Drawn = tuple[Scene | None, str, str]
+"""What a panel shows, its bold and its plain line."""
+
+
+def write_figures(
+    run: Run,
+    folder: Path,
+    *,
+    split: str = "test",
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Draw Figs 2 to 7 into `folder`, with `table1.md` and `figures.json`; the content of the latter.
+
+    Raises UsageError if the split has no labelled sample, ResourceError where the folder cannot be written.
+    """
+    _make(folder)
+    found = survey(run, split=split, report=report)
+
+    @cache
+    def diagnosis(name: str) -> Diagnosis:
+        return explain(run, run.sample(name), local_layer=run.network.config.local_layer)
+
+    first, right, wrong = found.most_typical(), found.typical(correct=True), found.typical(correct=False)
+    sheets: dict[str, tuple[list[str], Image]] = {}
+    if first is not None:
+        sheets["fig2"] = [first], _response_fields(run, first)
+        sheets["fig3"] = [first], _representatives("Fig. 3: clusters layer by layer", [diagnosis(first)], skip=0)
+    for number, names, kind in (("4", right, "correctly classified"), ("6", wrong, "misclassified")):
+        if names:
+            chosen = [diagnosis(name) for name in names[:_FEW]]
+            title = f"Fig. {number}: clusters of {kind} samples"
+            sheets[f"fig{number}"] = names[:_FEW], _representatives(title, chosen, skip=2)
+    for number, names, kind in (("5", right, "correctly classified"), ("7", wrong, "misclassified")):
+        if names:
+            chosen = [diagnosis(name) for name in names[:_MANY]]
+            title = f"Fig. {number}: reconstructions of {kind} samples"
+            sheets[f"fig{number}"] = names[:_MANY], _reconstructions(title, chosen)
+    answer = {
+        "split": split,
+        "rule": RULE,
+        "figures": {
+            name: None if name not in sheets else {"path": str(folder / f"{name}.png"), "samples": sheets[name][0]}
+            for name in ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
+        },
+        "table1": found.table1(),
+        "shares": found.shares(),
+    }
+    for name, (_, picture) in sheets.items():
+        write_whole(folder / f"{name}.png", render.encode_png(picture))
+    write_whole(folder / "table1.md", table1_text(found))
+    write_whole(folder / "figures.json", json.dumps(answer, indent=2, allow_nan=False) + "\n")
+    return answer
+
+
+def table1_text(found: Survey) -> str:
+    """Table I as Markdown: the run's errors beside the paper's."""
+    lines = [
+        f"| samples | {' | '.join(ERRORS)} | input_vs_code / input_vs_local |",
+        "|---|" + "---|" * (len(ERRORS) + 1),
+    ]
+    for name, row in found.table1().items():
+        if row is not None:
+            figures = " | ".join(f"{row[error]:.0f}" for error in ERRORS)
+            lines.append(f"| {name}, this run | {figures} | {row['ratio']:.2f} |")
+    ratio = PAPER_TABLE1["input_vs_code"] / PAPER_TABLE1["input_vs_local"]
+    figures = " | ".join(f"{PAPER_TABLE1[error]:.3f}" for error in ERRORS)
+    lines.append(f"| misclassified, the paper | {figures} | {ratio:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def fullest_location(config: NetworkConfig, layer: str, grid: np.ndarray) -> Location:
+    """The location whose receptive field holds the most occupied voxels, the first of equals."""
+    index = config.index(layer)
+
+    def occupied(location: Location) -> int:
+        (x0, x1), (y0, y1), (z0, z1) = receptive_field(config.specs, index, location, config.input_shape)
+        return int(grid[x0:x1, y0:y1, z0:z1].sum())
+
+    return max(layer_locations(config, layer), key=occupied)
+
+
+def _response_fields(run: Run, name: str) -> Image:
+    """Fig. 2: at every layer the location, its response field, the reconstruction from it, and the receptive field."""
+    config, sample = run.network.config, run.sample(name)
+    grid = sample.grid.astype(np.float32)
+    rows: list[list[Drawn]] = [[], [], [], []]
+    for layer in config.layer_names[:-1]:
+        location = fullest_location(config, layer, sample.grid)
+        probed = probe(run.network, sample.grid, layer, location)
+        full = grid_scene(probed.reconstruction)
+        at, count = ",".join(map(str, location)), len(probed.response_field)
+        rows[0].append((boxes_scene(grid, [probed.receptive_field]), layer, f"location {at}"))
+        total = int(np.prod(probed.map_shape))
+        cells = cells_scene(probed.map_shape, probed.response_field, location)
+        rows[1].append((cells, layer, f"{count} of {total}"))
+        rows[2].append((Scene(full.shape, full.solids, (probed.receptive_field,)), layer, "box: receptive field"))
+        sides = "×".join(str(high - low) for low, high in probed.receptive_field)
+        rows[3].append((overlay_scene(probed.crop, probed.cut(grid)), layer, f"{sides} voxels"))
+    titles = (
+        "Feature location: the voxels that it sees",
+        "Response field: the locations of the layer that see some of them too",
+        "Reconstruction from the response field alone",
+        "Receptive field cut out of it, over the input",
+    )
+    legend = [("seen by the location", SEEN[0]), ("response field", FIELD)]
+    # The location and what is missing are of one colour.
+    legend += [(f"location; in the last row {kind}" if colour == CHOSEN else kind, colour) for kind, colour in LEGEND]
+    return _sheet(f"Fig. 2: response fields of {name}", titles, rows, legend)
+
+
+def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, skip: int) -> Image:
+    """Figs 3, 4, 6: the input and the representatives of its layers, without the lowest `skip`, a row a path."""
+    titles, rows = [], []
+    for diagnosis in diagnoses:
+        for path in PATHS:
+            lead = (diagnosis.input_grid, "input", f"a {diagnosis.label}")
+            shown = [_read(layer, path) for layer in diagnosis.layers[skip:-1]]
+            rows.append([(grid_scene(grid), head, line) for grid, head, line in (lead, *shown)])
+            titles.append(f"{diagnosis.sample}, taken for a {diagnosis.predicted}: {path}")
+    return _sheet(title, titles, rows, (("occupied at probability 0.5", SHAPE),))
+
+
+def _read(layer: LayerReading, path: str) -> tuple[np.ndarray, str, str]:
+    speaks_for: str = getattr(layer, f"{path}_class")
+    return getattr(layer, f"{path}_representative"), layer.name, f"speaks for {speaks_for}"
+
+
+def _reconstructions(title: str, diagnoses: Sequence[Diagnosis]) -> Image:
+    """Figs 5, 7: input, local reconstruction, nearest training sample, class-code reconstruction, a column a sample."""
+    rows: list[list[Drawn]] = [[], [], [], []]
+    for diagnosis in diagnoses:
+        errors = diagnosis.errors
+        rows[0].append((grid_scene(diagnosis.input_grid), diagnosis.sample, f"taken for {diagnosis.predicted}"))
+        for row, grid, line in (
+            (1, diagnosis.local_grid, f"input_vs_local {errors['input_vs_local']:.0f}"),
+            (2, diagnosis.nearest_grid, diagnosis.nearest_training_sample),
+            (3, diagnosis.class_code_grid, f"input_vs_code {errors['input_vs_code']:.0f}"),
+        ):
+            rows[row].append((grid_scene(grid), "", line))
+    titles = (
+        "Input",
+        f"Local reconstruction, from {diagnoses[0].local_layer}",
+        "Nearest training sample, by the class code",
+        "Class-code reconstruction",
+    )
+    return _sheet(title, titles, rows, (("occupied at probability 0.5", SHAPE),))
+
+
+def _sheet(
+    title: str, titles: Sequence[str], rows: Sequence[Sequence[Drawn]], legend: Sequence[tuple[str, Any]]
+) -> Image:
+    scenes = [scene for row in rows for scene, _, _ in row if scene is not None]
+    pictures = iter(render.render_scenes(scenes, size=2 * _PANEL))
+    mounted = [
+        Row(name, [Panel(None if scene is None else next(pictures), head, line) for scene, head, line in row])
+        for name, row in zip(titles, rows, strict=True)
+    ]
+    return mount(title, mounted, legend=legend, panel=_PANEL)
+
+
+def _make(folder: Path) -> None:
+    """Make the folder before anything long is done."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)

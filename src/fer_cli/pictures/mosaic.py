@@ -1,0 +1,89 @@
+"""A sweep over a layer as pictures: one sheet a horizontal slice, its locations laid out as they lie.
+
+Each panel shows what one location stands for: the receptive field cut out of the reconstruction from its response
+field, laid over the input. Where both are empty nothing is drawn.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fer_cli.diagnosis.probe import Probe
+from fer_cli.errors import ResourceError, UsageError
+from fer_cli.pictures import render
+from fer_cli.pictures.scene import LEGEND, Scene, occupied, overlay_scene
+from fer_cli.pictures.sheet import Panel, Row, mount
+
+MOST_LOCATIONS = 1024
+"""More than so many are not drawn by one command: conv2 has 512, conv1 has 4096, of which 256 a slice."""
+_PANEL, _LARGE_PANEL = 108, 220
+"""Side of a panel in pixels, of a layer with more than four locations a side, and of others."""
+
+
+def check_size(layer: str, locations: int, slices: int) -> None:
+    """Raise UsageError for a sweep too large to be drawn, with what to ask for instead."""
+    if locations > MOST_LOCATIONS:
+        raise UsageError(
+            f"{layer} has {locations} locations, and at most {MOST_LOCATIONS} are drawn at once. "
+            f"Choose some of its slices 0 to {slices - 1} with --slices, such as --slices {slices // 2}."
+        )
+
+
+def write_sweep(
+    probes: Iterable[Probe], grid: UInt8[np.ndarray, "x y z"], folder: Path, *, sample: str, by: str
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Draw probes of one layer of the input `grid` into `folder`; the pictures' paths, and what each location gave.
+
+    Raises ResourceError where that cannot be written or drawn.
+    """
+    found: list[dict[str, Any]] = []
+    scenes: dict[tuple[int, int, int], Scene | None] = {}
+    layer, shape = "", (0, 0, 0)
+    for probed in probes:
+        layer, shape = probed.layer, probed.map_shape
+        crop, own = probed.crop, probed.cut(grid.astype(np.float32))
+        empty = not occupied(crop).any() and not occupied(own).any()
+        scenes[probed.location] = None if empty else overlay_scene(crop, own)
+        found.append(
+            {
+                "location": list(probed.location),
+                "receptive_field": [list(span) for span in probed.receptive_field],
+                "code": probed.code,
+                "error": float(np.square(crop.astype(np.float64) - own).sum()),
+            }
+        )
+    drawn = [place for place, scene in scenes.items() if scene is not None]
+    panel = _PANEL if max(shape) > 4 else _LARGE_PANEL
+    pictures = render.render_scenes([scene for scene in scenes.values() if scene is not None], size=2 * panel)
+    images = dict(zip(drawn, pictures, strict=True))
+    labels = {tuple(one["location"]): "" if one["code"] is None else f" #{one['code']}" for one in found}
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for height in sorted({z for _, _, z in scenes}):
+            rows = [
+                Row(
+                    "",
+                    [
+                        Panel(images.get((x, y, height)), f"{x},{y},{height}{labels[x, y, height]}")
+                        for x in range(shape[0])
+                    ],
+                )
+                for y in reversed(range(shape[1]))
+            ]
+            note = (
+                f"Slice z = {height} of 0 to {shape[2] - 1}; x to the right, y upwards; panels are named x,y,z"
+                + (" and by their code. " if by == "centroid" else ". ")
+                + "Each is the receptive field of a location, reconstructed from its response field "
+                + ("of centroids" if by == "centroid" else "alone")
+                + ", over the input; empty frames are empty in both."
+            )
+            sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
+            paths.append(folder / f"slice-{height:02}.png")
+            render.write_png(sheet, paths[-1])
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error.strerror or error}.") from error
+    return paths, found

@@ -1,0 +1,66 @@
+"""A diagnosis's shapes as one VTK image for ParaView: a cell a voxel, an array a shape, in units of the input's file.
+
+Source: the panels of Figs 3 to 7.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.network.activations import PATHS
+from fer_cli.pictures.scene import Grid
+from fer_cli.storage.disk import write_whole, writing
+
+
+def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"], folder: Path) -> Path:
+    """Write `shapes.vti` into `folder`, made if need be; its path.
+
+    Cell arrays hold occupancy (probabilities): `input`, `local`, `nearest`, `class_code`, and for each layer and path
+    its representative; `blamed` counts the blamed locations that see a voxel. `index_to_world` maps voxel centres to
+    the world.
+
+    Raises ResourceError where the file cannot be written.
+    """
+    import pyvista
+    from vtkmodules.vtkIOXML import vtkXMLImageDataWriter
+
+    path = folder / "shapes.vti"
+    shape = diagnosis.input_grid.shape
+    spacing = np.linalg.norm(index_to_world[:3, :3], axis=0)
+    direction = index_to_world[:3, :3] / spacing
+    image = pyvista.ImageData(
+        dimensions=tuple(side + 1 for side in shape),  # points, of which cells have one more along each axis
+        spacing=tuple(spacing),
+        origin=tuple(index_to_world[:3] @ (-0.5, -0.5, -0.5, 1.0)),
+        direction_matrix=direction,
+    )
+    for name, grid in _arrays(diagnosis).items():
+        # VTK varies x fastest; numpy varies z fastest.
+        image.cell_data[name] = grid.ravel(order="F")
+    writer = vtkXMLImageDataWriter()
+    writer.SetInputData(image)
+    writer.SetDataModeToBinary()
+    writer.WriteToOutputStringOn()  # of a file that it cannot write it tells no reason
+    writer.Write()
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, writer.GetOutputString())
+    return path
+
+
+def _arrays(diagnosis: Diagnosis) -> dict[str, Grid]:
+    arrays = {
+        "input": diagnosis.input_grid,
+        "local": diagnosis.local_grid,
+        "nearest": diagnosis.nearest_grid,
+        "class_code": diagnosis.class_code_grid,
+    }
+    for layer in diagnosis.layers:
+        for path in PATHS:
+            arrays[f"{layer.name}_{path}"] = getattr(layer, f"{path}_representative")
+    blamed = np.zeros(diagnosis.input_grid.shape, np.uint16)
+    for (x0, x1), (y0, y1), (z0, z1) in diagnosis.blame.boxes:
+        blamed[x0:x1, y0:y1, z0:z1] += 1
+    return {**arrays, "blamed": blamed}

@@ -1,0 +1,1 @@
+"""What is shown of results: terminal, JSON, self-contained pages."""

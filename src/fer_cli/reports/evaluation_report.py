@@ -1,0 +1,229 @@
+"""What `fer evaluate` shows on a terminal: accuracy, Table I, failure detection, the paper's claims, sanity checks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fer_cli.reports.report import error_table
+from fer_cli.reports.tables import number_or_dash, open_table, printable
+
+_KINDS = {"ours": "ours", "baseline": "baselines", "trivial": "trivial baselines"}
+_BY_LAYER = {
+    "evidence_feedforward": "feedforward",
+    "evidence_feedback": "feedback",
+    "agreement": "agreement",
+    "typicality": "typicality",
+}
+"""Scores that there are of every layer, with the head of their column."""
+_CHANGES = {
+    "blame_correlation": "blame",
+    "feedforward_score_correlation": "score",
+    "feedforward_auroc": "AUROC",
+    "feedback_score_correlation": "score",
+    "feedback_auroc": "AUROC",
+}
+
+
+def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
+    """An evaluation, part by part; what could not be computed is said."""
+    detection: Mapping[str, Mapping[str, Any]] = evaluation["detection"]
+    layers = [name.removeprefix("evidence_feedforward_") for name in detection if "evidence_feedforward_" in name]
+    of_layers = {name for name in detection if any(name.endswith(f"_{layer}") for layer in layers)}
+    kept = {name for name in of_layers if name.startswith("trust_score_")}
+    parts: list[RenderableType] = [
+        _accuracy(evaluation),
+        _title("voxel IoU of the reconstruction from each level"),
+        _fidelity_table(evaluation["reconstruction"]),
+        _title("reconstruction error: summed squares, mean over samples"),
+        error_table(evaluation["table1"]),
+    ]
+    for kind, head in _KINDS.items():
+        rows = {n: row for n, row in detection.items() if row["kind"] == kind and (n not in of_layers or n in kept)}
+        if rows:
+            parts += [_title(f"detectors of misclassification, {head}, the best first"), _score_table(rows)]
+    if layers:
+        parts += [_title("clusters of each layer as such a score: AUROC"), _layer_table(detection, layers)]
+    if evaluation["undefined"]:
+        parts.append(Text(f"\n{evaluation['undefined']}"))
+    for name, found in {"": evaluation, "without shapes that training has: ": evaluation["without_duplicates"]}.items():
+        if found["comparisons"] and found["n"] and (found is evaluation or found["n"] < evaluation["n"]):
+            parts += [_title(f"{name}differences, with 95 % intervals"), _comparison_table(found["comparisons"])]
+    if evaluation["added_to_softmax"]:
+        parts += [
+            _title("added to maximum softmax: a logistic stack of both, cross-fitted on this split"),
+            _added_table(evaluation["added_to_softmax"]),
+        ]
+    parts += [_title("what the paper claims"), *_claims(evaluation["claims"])]
+    for check in evaluation["sanity"] or ():
+        parts += [_title(f"sanity, on {check['n']} samples: {check['n_errors']} misclassified"), *_sanity(check)]
+    if evaluation["repair"]:
+        parts += _repair(evaluation["repair"])
+    if evaluation["planted"]:
+        parts += _planted(evaluation["planted"])
+    return Group(*parts)
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="italic")
+
+
+def _accuracy(evaluation: Mapping[str, Any]) -> Text:
+    known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
+    lowest = sorted(known, key=lambda name: known[name])[:2]
+    runs = f" in {len(evaluation['runs'])} runs" if len(evaluation["runs"]) > 1 else ""
+    others = {
+        f"without the {evaluation['n'] - evaluation['without_duplicates']['n']} shapes that training has": evaluation[
+            "without_duplicates"
+        ]
+    }
+    if votes := evaluation["votes"]:
+        others[f"by a vote of {votes['views']} views"] = votes
+    return Text.assemble(
+        f"{printable(str(evaluation['split']))}: {evaluation['n']} samples{runs}, "
+        f"{evaluation['n_errors']} misclassified\n"
+        "accuracy ",
+        (number_or_dash(evaluation["accuracy"], 4), "bold"),
+        f"; mean of classes {number_or_dash(evaluation['class_accuracy'], 4)}, lowest ",
+        ", ".join(f"{printable(name)} {known[name]:.2f}" for name in lowest) or "–",
+        *(
+            f"\n{how}: accuracy {number_or_dash(row['accuracy'], 4)}; "
+            f"mean of classes {number_or_dash(row['class_accuracy'], 4)}"
+            for how, row in others.items()
+            if row["n"] < evaluation["n"] or "views" in row
+        ),
+    )
+
+
+def _fidelity_table(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """One column a layer; the squared errors are in the JSON."""
+    table = open_table("gates", *(printable(layer) for layer in reconstruction))
+    for gates in ("shut", "open"):
+        table.add_row(gates, *(number_or_dash(by_gates[gates]["iou"], 3) for by_gates in reconstruction.values()))
+    return table
+
+
+def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = open_table("score", "AUROC", "95 % interval", "AUGRC", "FPR95", "cov5")
+    for name in sorted(detection, key=lambda name: -(detection[name]["auroc"] or 0.0)):
+        row = detection[name]
+        figures = [
+            number_or_dash(row[key], digits) for key, digits in (("augrc", 4), ("fpr95", 2), ("coverage_at_5", 2))
+        ]
+        table.add_row(Text(printable(name)), number_or_dash(row["auroc"], 3), _interval(row["auroc_ci"], 3), *figures)
+    return table
+
+
+def _layer_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> Table:
+    table = open_table("layer", *_BY_LAYER.values())
+    for layer in layers:
+        rows = (detection.get(f"{score}_{layer}", {}) for score in _BY_LAYER)
+        table.add_row(Text(printable(layer)), *(number_or_dash(row.get("auroc"), 3) for row in rows))
+    return table
+
+
+def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    table = open_table("score", "less", "AUROC", "95 % interval", "AUGRC × 1000")
+    for column in table.columns[:2]:  # two names and their figures can be wider than a terminal
+        column.no_wrap, column.overflow = False, "fold"
+    for row in comparisons:
+        auroc, augrc = row["auroc"], row["augrc"]
+        theirs = f"{row['theirs']}*" if "this very split" in row["why"] else row["theirs"]
+        table.add_row(
+            Text(row["ours"]),
+            theirs,
+            f"{auroc['difference']:+.4f}",
+            _interval(auroc["ci"], 4),
+            f"{1000 * augrc['difference']:+.2f}",
+        )
+    table.caption = "* the best baseline on this very split, chosen there"
+    table.caption_justify = "left"
+    return table
+
+
+def _added_table(added: Sequence[Mapping[str, Any]]) -> Table:
+    table = open_table("score", "AUROC", "95 % interval", "AUGRC × 1000")
+    for row in added:
+        auroc = row["auroc"]
+        table.add_row(
+            row["score"],
+            f"{auroc['difference']:+.4f}",
+            _interval(auroc["ci"], 4),
+            f"{1000 * row['augrc']['difference']:+.2f}",
+        )
+    return table
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Each claim, and under it what it was measured by."""
+    parts: list[RenderableType] = []
+    for claim in dict.fromkeys(row["claim"] for row in claims):
+        rows = [row for row in claims if row["claim"] == claim]
+        table = open_table("", "value", "95 % interval", "bound", "verdict")
+        table.columns[0].min_width = 8
+        for row in rows:
+            figures = (number_or_dash(row["value"], 2), _interval(row["ci"], 2), row["bound"])
+            table.add_row(printable(row["layer"] or ""), *figures, row["verdict"] or "–")
+        parts += [Text(f"{claim}: {rows[0]['measure']}"), table]
+    return parts
+
+
+def _repair(repair: Mapping[str, Any]) -> list[RenderableType]:
+    """Each ranking's normalised score by layer, with the donor of the true class; the rest is in the JSON."""
+    layers: Mapping[str, Mapping[str, Any]] = repair["layers"]
+    rankings = next(iter(layers.values()))["donors"]["label"]
+    table = open_table("blame by", *(printable(layer) for layer in layers), "ours ahead at")
+    for name, row in rankings.items():
+        if "normalised" not in row:
+            continue
+        rows = {layer: each["donors"]["label"][name] for layer, each in layers.items()}
+        ahead = [layer for layer, found in rows.items() if (found.get("ours_less_ci", [None])[0] or 0.0) > 0]
+        table.add_row(name, *(number_or_dash(found["normalised"], 2) for found in rows.values()), ", ".join(ahead))
+    return [
+        _title(
+            f"repair of {repair['n_errors']} mistakes: (area − random) / (oracle − random), donor of the true class;\n"
+            "ours is ahead where the interval of the difference is above zero"
+        ),
+        table,
+    ]
+
+
+def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
+    table = open_table("fault", "at", "n", "departure", "95 % interval", "blame", "95 % interval")
+    for kind, layers in planted["layer"].items():
+        for layer, row in layers.items():
+            figures = (
+                part
+                for key in ("departure_hit", "hit")
+                for part in (number_or_dash(row[key], 2), _interval(row[f"{key}_ci"], 2))
+            )
+            table.add_row(kind, printable(layer), str(row["n"]), *figures)
+    parts: list[RenderableType] = [
+        _title("planted faults: is the layer at fault found, by departure and by blame?"),
+        table,
+    ]
+    chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
+    parts += [Text(f"a guess finds {share:.2f}") for share in chance]
+    for kind, row in planted["unplanted"].items():
+        share = f"{row['significant']:.2f} ({_interval(row['significant_ci'], 2)})"
+        parts.append(Text(f"departures at 5 % of {row['n']} {kind} samples, nothing planted: {share}"))
+    for kind, grafts in planted["grafts"].items():
+        turned, tried = (sum(graft[key] for graft in grafts.values()) for key in ("turned", "tried"))
+        parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))
+    return parts
+
+
+def _sanity(check: Mapping[str, Any]) -> list[RenderableType]:
+    table = open_table("", "layer", *_CHANGES.values())
+    for name, layers in check["checks"].items():
+        for layer, row in layers.items():
+            first = layer == next(iter(layers))
+            table.add_row(name if first else "", layer, *(number_or_dash(row[key], 2) for key in _CHANGES))
+    heads = Text("blame and score: rank correlation with the trained network; first feedforward, then feedback")
+    return [heads, table, *(Text(finding) for finding in check["findings"])]
+
+
+def _interval(ends: Sequence[float] | None, digits: int) -> str:
+    return "–" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"

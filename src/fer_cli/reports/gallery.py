@@ -1,0 +1,222 @@
+"""Several samples explained with one loaded model, and the page that leads to their reports.
+
+Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
+"""
+
+import base64
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+
+from fer_cli.arguments import file_name
+from fer_cli.diagnosis.blame import Blame
+from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
+from fer_cli.errors import FerError, InputError
+from fer_cli.network.activations import batches, encode
+from fer_cli.network.dataset import Sample
+from fer_cli.network.model import OUTPUT
+from fer_cli.pictures.drawing import Drawing
+from fer_cli.pictures.volumes import write_volumes
+from fer_cli.reports.page import POLICY, begin_report, environment
+from fer_cli.reports.report import diagnosis_json
+from fer_cli.run import Run
+from fer_cli.storage.disk import make_folder, write_whole, writing
+
+_AHEAD = 4
+"""So many diagnoses may wait for their pictures; each holds a few megabytes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes."""
+
+    label: str | None
+    local_layer: str
+    drawing: Drawing | None
+    volumes: bool
+
+    @property
+    def files(self) -> bool:
+        """Whether anything is written."""
+        return self.drawing is not None or self.volumes
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
+
+    json: dict[str, Any]
+    blame: Blame
+    suspicion: Suspicion
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sample that could not be explained, and why."""
+
+    sample: str
+    error: FerError
+
+
+@dataclass(frozen=True)
+class Several:
+    """The samples that were explained, those that could not be, and the gallery's page if one was wanted."""
+
+    explained: list[Explained]
+    failed: list[Failed]
+    gallery: Path | None
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """What `fer explain --json` prints of several samples."""
+        return {
+            "samples": [each.json for each in self.explained],
+            "failed": [{"sample": each.sample, "error": str(each.error)} for each in self.failed],
+            "gallery": str(self.gallery) if self.gallery else None,
+        }
+
+
+def misclassified(run: Run, split: str) -> list[str]:
+    """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
+    indices = run.voxels.indices(split)
+    probabilities = [encode(run.network, run.voxels.tensor(part))[OUTPUT].flatten(1) for part in batches(indices)]
+    predicted = torch.cat(probabilities).argmax(dim=1).cpu().numpy()
+    return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
+
+
+def explain_one(
+    run: Run, name: str, folder: Path | None, wanted: Wanted, *, parent: Path
+) -> tuple[Explained, Diagnosis]:
+    """Explain one sample and write what is wanted into `folder`, or into one named after it in `parent`.
+
+    Raises what opening the run, reading the sample and writing raise; whether the folder can be written is seen first.
+    """
+    _check(run, wanted)
+    sample = run.sample(name, label=wanted.label)
+    folder = folder or parent / file_name(sample.name)
+    if wanted.files:
+        make_folder(folder)
+    if wanted.drawing:
+        wanted.drawing.get_ready()
+    diagnosis = explain(run, sample, local_layer=wanted.local_layer)
+    parts = wanted.drawing.processes if wanted.drawing else 1
+    return _begin(diagnosis, sample, folder, wanted, parts=parts)(), diagnosis
+
+
+def explain_several(
+    run: Run,
+    names: Sequence[str],
+    folder: Path,
+    wanted: Wanted,
+    *,
+    what: str,
+    complain: Callable[[str], None],
+    progress: Callable[[int, int | None], None],
+) -> Several:
+    """Explain samples one after the other, each into a folder of its own in `folder`, and write their gallery there.
+
+    `what` they are is the gallery's title. Pictures are drawn and written while the next sample is read. A sample that
+    does not exist or cannot be used is complained of and left out; errors that would meet every sample are raised.
+    """
+    explained: list[Explained] = []
+    failed: list[Failed] = []
+    pending: deque[Callable[[], Explained]] = deque()
+
+    def settle(most: int) -> None:
+        while len(pending) > most:
+            explained.append(pending.popleft()())
+            progress(len(explained) + len(failed), len(names))
+
+    _check(run, wanted)
+    progress(0, len(names))
+    if wanted.files:
+        make_folder(folder)
+    for name, own in zip(names, _folders(names, folder), strict=True):
+        try:
+            sample = run.sample(name, label=wanted.label)
+        except InputError as error:
+            complain(str(error))
+            failed.append(Failed(name, error))
+            continue
+        if wanted.files:
+            make_folder(own)
+        pending.append(_begin(explain(run, sample, local_layer=wanted.local_layer), sample, own, wanted))
+        settle(_AHEAD)
+    settle(0)
+    gallery = None
+    if wanted.drawing is not None:
+        gallery = write_gallery(explained, run.network.config.layer_names, folder, f"{len(explained)} {what}")
+    return Several(explained, failed, gallery)
+
+
+def _check(run: Run, wanted: Wanted) -> None:
+    """Raise what would meet every sample, before anything is begun: artifacts that do not fit, no such layer."""
+    run.network.config.index(wanted.local_layer)
+    _ = run.codebook
+
+
+def _begin(
+    diagnosis: Diagnosis, sample: Sample, folder: Path, wanted: Wanted, *, parts: int = 1
+) -> Callable[[], Explained]:
+    """Begin to write what is wanted of a diagnosis; what is returned waits until it is written."""
+    write = None if wanted.drawing is None else begin_report(diagnosis, folder, wanted.drawing, parts=parts)
+
+    def finish() -> Explained:
+        files = {}
+        if write:
+            files["report"] = write()
+        answer = diagnosis_json(diagnosis, report=str(files["report"]) if write else None)
+        if wanted.volumes:
+            files["volumes"] = write_volumes(diagnosis, sample.index_to_world, folder)
+            answer["volumes"] = str(files["volumes"])
+        return Explained(answer, diagnosis.blame, diagnosis.suspicion, files)
+
+    return finish
+
+
+def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder: Path, title: str) -> Path:
+    """Write `index.html` into `folder`: a table of the samples that can be sorted, each with its pictures and report.
+
+    The most suspicious come first. `layers` gives the order of blamed layers. Raises ResourceError where it cannot be
+    written.
+    """
+    ranked = sorted(explained, key=lambda each: -each.suspicion.score)
+    confused = Counter((each.json["label"], each.json["predicted"]) for each in ranked if each.json["correct"] is False)
+    rows = [
+        {
+            **each.json,
+            "link": quote(str(each.files["report"].relative_to(folder))),
+            "pictures": [
+                (
+                    words,
+                    "data:image/png;base64,"
+                    + base64.b64encode(each.files["report"].with_name(name).read_bytes()).decode(),
+                )
+                for name, words in (("input.png", "input"), ("class-code.png", "what was recognised"))
+            ],
+            "depth": layers.index(each.blame.layer) if each.blame.layer in layers else len(layers),
+        }
+        for each in ranked
+        if "report" in each.files
+    ]
+    template = environment().get_template("gallery.html.j2")
+    page = folder / "index.html"
+    with writing(page):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
+    return page
+
+
+def _folders(samples: Iterable[str], folder: Path) -> Iterator[Path]:
+    """A folder for each sample; names that become the same are numbered."""
+    taken: Counter[str] = Counter()
+    for sample in samples:
+        name = file_name(Path(sample).stem if Path(sample).is_file() else sample)
+        taken[name] += 1
+        yield folder / (name if taken[name] == 1 else f"{name}-{taken[name]}")

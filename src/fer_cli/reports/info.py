@@ -1,0 +1,120 @@
+"""`fer info`: what an artifact holds, without running anything."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from fer_cli.codebooks.fitted_layer import DESCRIBED, summarise_layer
+from fer_cli.network.activations import PATHS
+from fer_cli.shapes.duplicates import count_duplicates
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.history import read_history
+from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Provenance and a summary of the content of any artifact. Raises ArtifactError if it is none or damaged."""
+    summaries = {VOXELS: _voxels, MODEL: _model, CHECKPOINT: _model, CODEBOOK: _codebook}
+    with open_artifact(path) as artifact, artifact.interpreted():
+        return {
+            "format": artifact.form.name,
+            "version": artifact.form.version,
+            "id": artifact.id,
+            "parents": artifact.parents,
+            "created_by": artifact.created_by,
+            "config": artifact.config,
+            "content": summaries[artifact.form](artifact),
+        }
+
+
+def _voxels(artifact: Artifact) -> dict[str, Any]:
+    classes = artifact.attribute("classes")
+    labels = artifact.read("label").tolist()
+    names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
+    splits = artifact.read_text("split")
+    samples, side, *_ = artifact.shape("occupancy")
+    groups: dict[tuple[str, str], list[int]] = {
+        group: [] for group in sorted({*zip(names, splits, strict=True)}, key=_order)
+    }
+    for sample, group in enumerate(zip(names, splits, strict=True)):
+        groups[group].append(sample)
+    by_class: dict[str, dict[str, int]] = {}
+    for (name, split), members in groups.items():
+        by_class.setdefault(name, {})[split] = len(members)
+    sample_names = artifact.read_text("name")
+    dropped = zip(artifact.read_text("dropped/source"), artifact.read("dropped/duplicate_of").tolist(), strict=True)
+    skipped = zip(artifact.read_text("skipped/source"), artifact.read_text("skipped/reason"), strict=True)
+    n_occupied = artifact.read("record/n_occupied")
+    return {
+        "samples": samples,
+        "resolution": side,
+        "occupied_share": float(n_occupied.sum()) / max(1, samples * side**3),
+        "classes": by_class,
+        "records": _records(artifact, groups, n_occupied / side**3),
+        "duplicates": vars(count_duplicates(artifact.read("record/duplicate_of"), splits, labels)),
+        "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
+        "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
+    }
+
+
+def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:
+    """Classes by name, train before test before whatever else there is."""
+    name, split = group
+    return name, split != "train", split != "test", split
+
+
+def _records(
+    artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"]
+) -> list[dict[str, Any]]:
+    """What the samples of each class and split are like; null where it is not known of any of them."""
+    n_faces, n_open_edges = artifact.read("record/n_faces"), artifact.read("record/n_open_edges")
+    enclosed, warnings = artifact.read("record/enclosed"), artifact.read_text("record/warnings")
+    records = []
+    for (name, split), members in groups.items():
+        meshes = [sample for sample in members if n_faces[sample] >= 0]
+        filled = [sample for sample in members if enclosed[sample] >= 0]
+        records.append(
+            {
+                "class": name,
+                "split": split,
+                "samples": len(members),
+                "median_faces": float(np.median(n_faces[meshes])) if meshes else None,
+                "open_share": float((n_open_edges[meshes] > 0).mean()) if meshes else None,
+                "warned_share": sum(bool(warnings[sample]) for sample in members) / len(members),
+                "enclosed_share": float((enclosed[filled] == 1).mean()) if filled else None,
+                "occupied_share": float(occupied[members].mean()),
+            }
+        )
+    return records
+
+
+def _model(artifact: Artifact) -> dict[str, Any]:
+    parts = ("encoder", "feedback", "weights")
+    return {
+        "parameters": {
+            part: sum(int(np.prod(artifact.shape(name))) for name in names)
+            for part in parts
+            if (names := artifact.names(f"{part}/"))
+        },
+        "history": [vars(record) for record in read_history(artifact)],
+    }
+
+
+def _codebook(artifact: Artifact) -> dict[str, Any]:
+    layers = [name.split("/")[1] for name in artifact.names(f"{PATHS[0]}/") if name.endswith("/centroid")]
+    precision = artifact.attribute("precision")
+    summaries = []
+    for path in PATHS:
+        for layer in layers:
+            arrays = {part: artifact.read(f"{path}/{layer}/{part}") for part in DESCRIBED}
+            filters = artifact.shape(f"{path}/{layer}/centroid")[2]
+            bits = precision[path][layer]["bits"]
+            summaries.append(vars(summarise_layer(path, layer, filters=filters, bits=bits, **arrays)))
+    return {
+        "layers": summaries,
+        "choice": artifact.attribute("choice"),
+        "validation_samples": artifact.shape("calibration/index")[0],
+    }

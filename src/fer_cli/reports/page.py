@@ -1,0 +1,287 @@
+"""Diagnosis → a folder with pictures and one self-contained page; a probe → its picture and reconstruction.
+
+The page holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to someone
+and opened from disk; it makes no request. Without script or WebGL, and in print, it shows pictures of what it otherwise
+lets rotate. Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown
+calibrated, since layers have between 4096 locations and one.
+
+Source: Figs 3 to 7 and Table I.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.diagnosis.probe import Probe
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.pictures import render, scene
+from fer_cli.pictures.charts import depth_chart, error_chart, rank_sentence
+from fer_cli.pictures.drawing import Drawing
+from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
+from fer_cli.reports.report import (
+    ERRORS,
+    departure_sentence,
+    diagnosis_json,
+    read_path,
+    repair_sentence,
+    suspicion_level,
+)
+from fer_cli.reports.tables import signed
+from fer_cli.storage.disk import write_whole, writing
+
+PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
+"""Layers whose representatives the paper shows (Figs 3, 4, 6)."""
+
+
+CONTROLS = (
+    ("left", "←", "Rotate to the left"),
+    ("right", "→", "Rotate to the right"),
+    ("up", "↑", "See from higher up"),
+    ("down", "↓", "See from lower down"),
+    ("nearer", "+", "Zoom in"),
+    ("farther", "−", "Zoom out"),
+    ("reset", "Reset", "Reset the view"),
+)
+"""What the buttons do, by the name that the script has for it: sign and words."""
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""The page may not ask for anything, whatever is in it."""
+_PATH_MEANINGS = {
+    "feedforward": "Clusters chosen by what came in, from the input up.",
+    "feedback": "Clusters chosen by what was recognised, from the class probabilities down.",
+}
+
+
+def write_report(diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None) -> Path:
+    """Write pictures, `diagnosis.json` and `index.html` into `folder`, made if need be; the page's path.
+
+    Files of an earlier report are replaced. Pictures are drawn by `drawing` if given, else by this process.
+
+    Raises ResourceError if the folder cannot be written or the machine cannot draw.
+    """
+    return begin_report(diagnosis, folder, drawing)()
+
+
+def begin_report(
+    diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None, *, parts: int = 1
+) -> Callable[[], Path]:
+    """Begin a report as `write_report` writes it; what is returned waits for the pictures and writes all."""
+    pictures = _pictures(diagnosis)
+    scenes = {name: picture.scene for name, picture in pictures.items()}
+    finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
+    packed_library()  # while others draw
+
+    def write() -> Path:
+        page = folder / "index.html"
+        summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
+        pngs = finish()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, png in pngs.items():
+            write_whole(folder / f"{name}.png", png)
+        write_whole(folder / "diagnosis.json", summary + "\n")
+        write_whole(page, _fill_page(diagnosis, pictures, pngs))
+        return page
+
+    return write
+
+
+@dataclass(frozen=True)
+class ProbeFiles:
+    """Where a probe was written: the four-panel picture, and the reconstruction as a .npy of probabilities."""
+
+    picture: Path
+    reconstruction: Path
+
+
+def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -> ProbeFiles:
+    """Draw a probe of the input `grid` into `folder`. Raises ResourceError where that cannot be written."""
+    files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
+    array = io.BytesIO()
+    np.save(array, probed.reconstruction, allow_pickle=False)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(files.reconstruction, array.getvalue())
+    picture = render.render_probe(
+        probed.layer,
+        feature_map=probed.map_shape,
+        location=probed.location,
+        response_field=probed.response_field,
+        reconstruction=probed.reconstruction,
+        receptive_field=probed.receptive_field,
+        input_grid=grid.astype(np.float32),
+        source="from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there",
+    )
+    render.write_png(picture, files.picture)
+    return files
+
+
+@dataclass(frozen=True)
+class _Picture:
+    scene: scene.Scene
+    words: str
+
+
+def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
+    """Every picture of the report, with its text alternative, by file name."""
+    pictures: dict[str, _Picture] = {}
+
+    def shape(name: str, grid: scene.Grid, words: str) -> None:
+        count = int(scene.occupied(grid).sum())
+        pictures[name] = _Picture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
+
+    shape("input", diagnosis.input_grid, f"Input {diagnosis.sample}")
+    for name, grid, words in (
+        ("local", diagnosis.local_grid, f"Local reconstruction from {diagnosis.local_layer}"),
+        ("nearest", diagnosis.nearest_grid, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        ("class-code", diagnosis.class_code_grid, f"Class-code reconstruction of {diagnosis.predicted}"),
+    ):
+        shape(name, grid, words)
+        counts = scene.count_differences(grid, diagnosis.input_grid)
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        overlay = scene.overlay_scene(grid, diagnosis.input_grid)
+        pictures[f"{name}-overlay"] = _Picture(overlay, f"{words} laid over the input: {said} voxels.")
+    if diagnosis.blame.boxes:
+        pictures["blame"] = _Picture(
+            scene.boxes_scene(diagnosis.input_grid, diagnosis.blame.boxes),
+            f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
+            f"{diagnosis.blame.layer} as boxes.",
+        )
+    for layer in diagnosis.layers:
+        for path in PATHS if layer.name in PICTURED_LAYERS else ():
+            name, exemplar = f"{layer.name}-{path}", getattr(layer, f"{path}_exemplar")
+            shape(name, getattr(layer, f"{path}_representative"), f"{layer.name}, {path} representative")
+            shape(
+                f"{name}-exemplar", getattr(layer, f"{path}_exemplar_grid"), f"{layer.name}, {path} exemplar {exemplar}"
+            )
+    return pictures
+
+
+def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
+    errors, voxels = diagnosis.errors, diagnosis.input_grid.size
+    images = {
+        name: {
+            "name": name,
+            "uri": "data:image/png;base64," + base64.b64encode(pngs[name]).decode(),
+            "words": picture.words,
+        }
+        for name, picture in pictures.items()
+    }
+    layers = [
+        {
+            "name": layer.name,
+            "locations": layer.locations,
+            "blamed": layer.name == diagnosis.blame.layer,
+            "pictured": layer.name in PICTURED_LAYERS,
+            "paths": [read_path(diagnosis, layer, path) for path in PATHS],
+        }
+        for layer in diagnosis.layers
+    ]
+    charts = _error_charts(diagnosis) | _depth_charts(diagnosis, layers)
+    ranks = {name: rank_sentence(errors[name], _references(diagnosis, name)) for name in ERRORS}
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            diagnosis=diagnosis,
+            images=images,
+            legend=[(name, css_colour(colour)) for name, colour in scene.LEGEND],
+            seen=[
+                (words, css_colour(colour))
+                for words, colour in zip(("in one box", "in the most boxes"), scene.SEEN, strict=True)
+            ],
+            controls=CONTROLS,
+            policy=POLICY,
+            differences={
+                name: scene.count_differences(grid, diagnosis.input_grid)
+                for name, grid in (
+                    ("local", diagnosis.local_grid),
+                    ("nearest", diagnosis.nearest_grid),
+                    ("class-code", diagnosis.class_code_grid),
+                )
+            },
+            top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
+            errors=[
+                {
+                    "pair": pair,
+                    "meaning": meaning,
+                    "sum": errors[key],
+                    "mean": errors[key] / voxels,
+                    "rank": ranks[key],
+                    "chart": f"chart-{key}" if ranks[key] else None,
+                }
+                for key, (_, pair, meaning) in ERRORS.items()
+            ],
+            compared=any(ranks.values()),
+            ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
+            layers=layers,
+            paths=[
+                {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS
+            ],
+            suspicion_level=suspicion_level(diagnosis.suspicion),
+            facts=embedded_json({**viewer_facts(diagnosis), "charts": charts}),
+            library=packed_library(),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Where templates come from; what they show is escaped."""
+    found = Environment(
+        loader=PackageLoader("fer_cli.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters["signed"] = signed
+    found.filters["repair_sentence"] = repair_sentence
+    found.filters["departure_sentence"] = departure_sentence
+    return found
+
+
+def _references(diagnosis: Diagnosis, error: str) -> dict[str, np.ndarray]:
+    """An error of the validation samples, by outcome."""
+    reference, nothing = diagnosis.reference_errors, np.zeros(0)
+    return {
+        "correct": reference.correct.get(error, nothing),
+        "misclassified": reference.misclassified.get(error, nothing),
+    }
+
+
+def _error_charts(diagnosis: Diagnosis) -> dict[str, Any]:
+    groups = {name: _references(diagnosis, name) for name in ERRORS}
+    return {
+        f"chart-{name}": error_chart(diagnosis.errors[name], by["correct"], by["misclassified"])
+        for name, by in groups.items()
+        if any(len(values) for values in by.values())
+    }
+
+
+def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    wrong = diagnosis.correct is False
+    names = (f"{diagnosis.predicted} (predicted)", f"{diagnosis.label} (true)" if wrong else "best other class")
+    values = [path[kind] for layer in layers for path in layer["paths"] for kind in ("predicted", "rival")]
+    return {
+        f"chart-{path}": depth_chart(
+            [layer["name"] for layer in layers],
+            [layer["paths"][i]["predicted"] for layer in layers],
+            [layer["paths"][i]["rival"] for layer in layers],
+            names=names,
+            span=(min(0.0, *values), max(0.0, *values)),
+            blamed=diagnosis.blame.layer if path == FEEDFORWARD else None,
+        )
+        for i, path in enumerate(PATHS)
+    }

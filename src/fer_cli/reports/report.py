@@ -1,0 +1,284 @@
+"""A diagnosis, for a terminal and as JSON, in words and figures; Table I and what the layers of a split speak for.
+
+Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown calibrated, since layers
+have between 4096 locations and one.
+
+Source: Table I.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fer_cli.codebooks.departure import Departure
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.diagnosis.repair import RepairTest
+from fer_cli.diagnosis.wording import percentage
+from fer_cli.network.activations import PATHS
+from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
+
+ERRORS = {
+    "input_vs_local": (
+        "input−local",
+        "Input and local reconstruction",
+        "what the local features lose of this very shape.",
+    ),
+    "nearest_vs_code": (
+        "nearest−code",
+        "Nearest training sample and class-code reconstruction",
+        "how far the picture that the class code paints is from the training sample most like it.",
+    ),
+    "local_vs_code": (
+        "local−code",
+        "Local and class-code reconstruction",
+        "how far what the network saw is from what it recognised.",
+    ),
+    "input_vs_code": (
+        "input−code",
+        "Input and class-code reconstruction",
+        "how far the shape itself is from what the network recognised; the paper's sign of a failure.",
+    ),
+}
+"""Table I's errors: name in a table, the two shapes compared, and what the error tells."""
+_SPOKEN_FOR = ("true", "predicted")
+
+
+def terminal_report(diagnosis: Diagnosis) -> RenderableType:
+    """The diagnosis on one screen of 80 × 24 characters."""
+    correct, suspicion = diagnosis.correct, diagnosis.suspicion
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("predicted", Text.assemble((printable(diagnosis.predicted), "bold"), "   ", _truth(diagnosis)))
+    top = sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:3]
+    facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
+    said = [f"{head} {diagnosis.errors[key]:.0f}" for key, (head, _, _) in ERRORS.items()]
+    facts.add_row("error", Text(f"{said[0]} · {said[1]}\n{said[2]} · {said[3]}"))
+    facts.add_row("nearest", Text(printable(diagnosis.nearest_training_sample)))
+    if diagnosis.blame.layer is not None:
+        places = " ".join(",".join(map(str, location)) for location in diagnosis.blame.locations[:6])
+        more = len(diagnosis.blame.locations) - 6
+        facts.add_row("blame", Text(f"{diagnosis.blame.layer} at {places}{f' and {more} more' if more > 0 else ''}"))
+    for test in diagnosis.repair[:1]:
+        facts.add_row("repair", Text(_short_repair(test)))
+    facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
+    facts.add_row(
+        "suspicion",
+        Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
+    )
+    heading = Text.assemble(
+        (printable(diagnosis.sample), "bold"),
+        "  ",
+        ("", "") if correct is None else _mark_text(correct),
+        _short_departure(diagnosis.departure),
+    )
+    note = Text(
+        "calibrated evidence in nats, for the predicted class and for the "
+        + ("true one" if correct is False else "best other")
+    )
+    return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
+
+
+def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any]:
+    """The contract's JSON object for `fer explain`, in plain Python types; `report` is the page's path.
+
+    Raises ValueError if a number is not finite.
+    """
+    return {
+        "sample": diagnosis.sample,
+        "predicted": diagnosis.predicted,
+        "label": diagnosis.label,
+        "correct": None if diagnosis.correct is None else bool(diagnosis.correct),
+        "probabilities": _finite(diagnosis.probabilities),
+        "errors": _finite({key: diagnosis.errors[key] for key in ERRORS}),
+        "nearest_training_sample": diagnosis.nearest_training_sample,
+        "layers": [
+            {
+                "name": layer.name,
+                "feedforward_class": layer.feedforward_class,
+                "feedback_class": layer.feedback_class,
+                "feedforward_evidence": _finite(layer.feedforward_evidence),
+                "feedback_evidence": _finite(layer.feedback_evidence),
+                "feedforward_exemplar": layer.feedforward_exemplar,
+                "feedback_exemplar": layer.feedback_exemplar,
+            }
+            for layer in diagnosis.layers
+        ],
+        "blame": {
+            "layer": diagnosis.blame.layer,
+            "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
+            "margin": diagnosis.blame.margin,
+        },
+        "departure": None
+        if diagnosis.departure is None
+        else {
+            "layer": diagnosis.departure.layer,
+            "locations": [[int(index) for index in location] for location in diagnosis.departure.locations],
+            **_finite({key: getattr(diagnosis.departure, key) for key in ("score", "margin", "p_value")}),
+        },
+        "repair": [
+            {
+                "layer": test.layer,
+                "replaced": test.replaced,
+                "locations": test.locations,
+                "wanted": test.wanted,
+                "chosen_by": test.chosen_by,
+                "donor": test.donor,
+                "predicted": test.predicted,
+                "repaired": test.repaired,
+                **_finite({"probability": test.probability, "gain": test.gain, "p_value": test.p_value}),
+            }
+            for test in diagnosis.repair
+        ],
+        "suspicion": _finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
+        "category": diagnosis.category.name,
+        "criterion": diagnosis.category.criterion,
+        "verdict": diagnosis.verdict,
+        "report": report,
+    }
+
+
+def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
+    table = open_table("sample", "true", "predicted", "blamed", "suspicion", "p-value")
+    for column in table.columns[1:4]:
+        column.justify = "left"
+    for answer in sorted(answers, key=lambda answer: -answer["suspicion"]["score"]):
+        words = (answer["sample"], answer["label"], answer["predicted"], answer["blame"]["layer"])
+        figures = (f"{answer['suspicion']['score']:.2f}", f"{answer['suspicion']['p_value']:.3f}")
+        table.add_row(*(Text(printable(word or "–")) for word in words), *figures)
+    return table
+
+
+def figures_table(answer: Mapping[str, Any]) -> RenderableType:
+    """`fer figures`'s results: the rule, what was drawn, Table I, and what layers speak for over the whole split."""
+    parts: list[RenderableType] = [Text(answer["rule"]), Text()]
+    for name, figure in answer["figures"].items():
+        said = "no such sample in the split" if figure is None else f"{figure['path']}: {', '.join(figure['samples'])}"
+        parts.append(Text(f"{name}  {printable(said)}"))
+    parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), error_table(answer["table1"])]
+    for group, shares in answer["shares"].items():
+        parts.append(
+            Text(f"\n{group}, {shares['n']}: share whose clusters speak for the true | predicted class", style="italic")
+        )
+        table = open_table("layer", *PATHS)
+        for layer in shares["layers"]:
+            both = (" | ".join(number_or_dash(layer[f"{path}_{what}"], 2) for what in _SPOKEN_FOR) for path in PATHS)
+            table.add_row(Text(printable(layer["name"])), *both)
+        parts.append(table)
+    return Group(*parts)
+
+
+def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
+    """What one path's clusters say at `layer`; calibrated evidence for the predicted class and its rival.
+
+    The rival is the true class of a misclassified sample, and else the best of the other classes.
+    """
+    evidence: Mapping[str, float] = getattr(layer, f"{path}_evidence")
+    temperature: float = getattr(layer, f"{path}_temperature")
+    speaks_for: str = getattr(layer, f"{path}_class")
+    others = [name for name in evidence if name != diagnosis.predicted]
+    rival = max(others, key=lambda name: evidence[name])
+    if diagnosis.correct is False and diagnosis.label is not None:
+        rival = diagnosis.label
+    return {
+        "path": path,
+        "speaks_for": speaks_for,
+        "mark": "" if diagnosis.label is None else "✓" if speaks_for == diagnosis.label else "✗",
+        "rival_name": rival,
+        "predicted": float(evidence[diagnosis.predicted]) / temperature,
+        "rival": float(evidence[rival]) / temperature,
+        "exemplar": getattr(layer, f"{path}_exemplar"),
+    }
+
+
+def suspicion_level(suspicion: Suspicion) -> str:
+    """The conventional 5 %, and what one correct sample in five reaches."""
+    p = suspicion.p_value
+    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
+
+
+def departure_sentence(departure: Departure) -> str:
+    """Where the computation departs from the usual one, if it does."""
+    return (
+        f"Below {departure.layer} the features are as they usually are, given one another; at {departure.layer} they "
+        f"are not. {percentage(departure.p_value).capitalize()} of the validation samples depart as far somewhere."
+    )
+
+
+def _short_departure(departure: Departure | None) -> str:
+    """The same in a few words; none where there is none to tell of."""
+    if departure is None:
+        return "  departure not known; run 'fer cluster' again"
+    if not departure.is_significant:
+        return ""
+    return f"  departs from the usual at {printable(departure.layer)}, p {departure.p_value:.3f}"
+
+
+def repair_sentence(test: RepairTest) -> str:
+    """What a repair test did, and what came of it."""
+    chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
+    said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
+    return (
+        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
+        f"locations of {test.layer}, those to blame most, the network {said}, at probability {test.probability:.2f}. "
+        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
+        "random locations."
+    )
+
+
+def _short_repair(test: RepairTest) -> str:
+    """The same in a line."""
+    return (
+        f"{printable(test.predicted)} with {test.replaced} of {test.locations} of {test.layer} from "
+        f"{printable(test.donor)}; p {test.p_value:.2f}"
+    )
+
+
+def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
+    """Table I by outcome."""
+    table = open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
+    for group in ("all", "correct", "misclassified"):
+        row = table1.get(group) or {}
+        table.add_row(group, *(number_or_dash(row.get(key), 1) for key in ERRORS), number_or_dash(row.get("ratio"), 2))
+    return table
+
+
+def _layer_table(diagnosis: Diagnosis) -> Table:
+    rival = "true" if diagnosis.correct is False else "other"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for path in PATHS:
+        table.add_column(path, no_wrap=True, max_width=15)
+        table.add_column("predicted", justify="right", no_wrap=True)
+        table.add_column(rival, justify="right", no_wrap=True)
+    for layer in diagnosis.layers:
+        cells = []
+        for path in PATHS:
+            reading = read_path(diagnosis, layer, path)
+            name = f"{reading['mark']} {printable(reading['speaks_for'])}".strip()
+            cells += [Text(name), Text(signed(reading["predicted"])), Text(signed(reading["rival"]))]
+        blamed = layer.name == diagnosis.blame.layer
+        table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
+    return table
+
+
+def _truth(diagnosis: Diagnosis) -> Text:
+    if diagnosis.label is None:
+        return Text("true class unknown")
+    return Text.assemble("label ", (printable(diagnosis.label), "bold"))
+
+
+def _mark_text(correct: bool) -> tuple[str, str]:
+    return ("✓ correct", "bold green") if correct else ("✗ misclassified", "bold red")
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    plain = {str(key): float(value) for key, value in values.items()}
+    for key, value in plain.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{key} is {value}, not a finite number.")
+    return plain

@@ -1,0 +1,1 @@
+"""Files of shapes → occupancy grids: readers of formats, sources, voxelization, procedural furniture; `voxels.h5`."""

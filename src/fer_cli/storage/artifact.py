@@ -1,0 +1,295 @@
+"""HDF5 artifacts: checked when read, linked by the ids of their parents. `artifact_writer` writes them.
+
+Every file carries in its root attributes `format`, `format_version`, `id`, `parents` (JSON: role → id),
+`config` (JSON), `seed`, `created_by`, and what its stage adds. The `id` is a hash over configuration,
+parents and the content of every dataset, so the same content has the same id. Datasets are stored with
+Fletcher-32 checksums: a flipped bit is an error when it is read. No pickles, no external or soft links.
+A file that would keep libhdf5 busy for ever, or crash it, is found out in a process apart (`vetting`).
+
+This and `artifact_writer` are the only modules that import h5py.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fer_cli.errors import ArtifactError, FerError, LineageError
+from fer_cli.storage.schema import FORMATS, DatasetSpec, Format
+from fer_cli.storage.vetting import vet
+
+Json = dict[str, Any]
+
+ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed", "created_by")
+NO_SEED = -1
+# What h5py raises where the structure of a file is damaged depends on where the damage is.
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# Deflate makes 1032 bytes of one at most.
+_MOST_INFLATION = 1032
+_MOST_INFLATED = 1 << 29
+"""Bytes that compressed content may grow to where it is read whole."""
+
+
+@dataclass
+class Artifact:
+    """A checked artifact, open for reading; datasets are read when asked for.
+
+    Made by `open_artifact`; a context manager.
+    """
+
+    path: Path
+    form: Format
+    id: str
+    parents: dict[str, str]
+    config: Json
+    seed: int | None
+    created_by: str
+    _file: h5py.File = field(repr=False)
+    _names: tuple[str, ...] = field(repr=False)
+
+    def __enter__(self) -> "Artifact":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; datasets already read stay valid."""
+        self._file.close()
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of all datasets that start with `prefix`, sorted."""
+        return [name for name in self._names if name.startswith(prefix)]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a dataset, without reading it."""
+        return tuple(self._dataset(name).shape)
+
+    def read(self, name: str, selection: Any = ()) -> np.ndarray:
+        """Content of a dataset, or of a NumPy selection of it.
+
+        Raises ArtifactError if the dataset is missing or fails its checksum.
+        """
+        dataset = self._dataset(name)
+        try:
+            if (
+                isinstance(selection, tuple)
+                and not selection
+                and dataset.nbytes > max(_MOST_INFLATED, 2 * dataset.id.get_storage_size())
+            ):
+                raise ArtifactError(
+                    f"{self.path}: dataset {name!r} grows from {dataset.id.get_storage_size()} bytes to "
+                    f"{dataset.nbytes}; refused. Run '{self.form.command}' again."
+                )
+            return np.asarray(dataset[selection])
+        except DAMAGE as error:
+            raise self._damaged(f"dataset {name!r} cannot be read") from error
+
+    def read_text(self, name: str) -> list[str]:
+        """Content of a one-axis text dataset."""
+        try:
+            return [str(text) for text in self._dataset(name).asstr()[...]]
+        except DAMAGE as error:
+            raise self._damaged(f"dataset {name!r} cannot be read") from error
+
+    def attribute(self, name: str) -> Any:
+        """A root attribute that the stage added, decoded from JSON. Raises ArtifactError if it is not there."""
+        try:
+            return json.loads(self._file.attrs[name])
+        except DAMAGE as error:
+            raise ArtifactError(f"{self.path} has no usable attribute {name!r}.") from error
+
+    @contextmanager
+    def interpreted(self) -> Iterator[None]:
+        """Turn whatever the block stumbles over in the content or the configuration into an ArtifactError."""
+        try:
+            yield
+        except FerError as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise self._damaged(str(error).rstrip(".")) from error
+        except DAMAGE as error:
+            raise self._damaged(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+    def _damaged(self, reason: str) -> ArtifactError:
+        return ArtifactError(f"{self.path} is damaged: {reason}. Run '{self.form.command}' again.")
+
+    def require_parent(self, role: str, parent: "Artifact") -> None:
+        """Raise LineageError unless this artifact was made from `parent`."""
+        made_from = self.parents.get(role, "nothing")
+        if made_from != parent.id:
+            raise LineageError(
+                f"{self.path} was made from {role} {made_from[:12]}, but {parent.path} is {parent.id[:12]}. "
+                f"Run '{self.form.command}' again, or name the file it was made from."
+            )
+
+    def _dataset(self, name: str) -> Any:
+        try:
+            return self._file[name]
+        except KeyError:
+            raise ArtifactError(f"{self.path} holds no dataset {name!r}.") from None
+
+
+def open_artifact(path: Path, form: Format | None = None) -> Artifact:
+    """Open an artifact of the given format (any known one if None) and check all that can be checked cheaply.
+
+    Checked: HDF5 structure, format and version, root attributes, that every dataset is declared, of
+    the declared type and number of axes, and that axes of one name agree in length.
+
+    Raises ArtifactError with what was found instead and which command makes the file.
+    """
+    remedy = f" Run '{form.command}' to make it." if form else ""
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist.{remedy}")
+    try:
+        vet(path, f"{__name__}:examine")
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
+            raise ArtifactError(f"{path} cannot be read: permission denied.") from error
+        raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{remedy}") from error
+    try:
+        return _checked(path, file, form)
+    except DAMAGE as error:
+        file.close()
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{path} is damaged: {reason}.{remedy}") from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def examine(path: Path) -> None:
+    """Call what libhdf5 does with the structure of a file wherever something of it is read.
+
+    That is: all checks, the index of every dataset's chunks, every root attribute and every text.
+    """
+    with h5py.File(path, "r") as file:
+        for key in file.attrs:
+            file.attrs[key]
+        for name in _checked(path, file, None).names():
+            dataset = file[name]
+            if dataset.chunks:
+                dataset.id.get_num_chunks()
+            if h5py.check_string_dtype(dataset.dtype):
+                dataset[...]
+
+
+def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
+    attributes = {key: file.attrs[key] for key in ROOT_ATTRIBUTES if key in file.attrs}
+    if missing := [key for key in ROOT_ATTRIBUTES if key not in attributes]:
+        raise ArtifactError(f"{path} is not an artifact of fer: it has no attribute {missing[0]!r}.")
+    named = str(attributes["format"])[:80]
+    form = FORMATS.get(named)
+    if form is None or (expected is not None and form is not expected):
+        wanted = expected.name if expected else " or ".join(FORMATS)
+        raise ArtifactError(f"{path} is a {named} file, but a {wanted} file is needed.")
+    if (version := attributes["format_version"]) != form.version:
+        remedy = "Upgrade fer, or run" if version > form.version else "Run"
+        raise ArtifactError(
+            f"{path} has version {version} of {form.name}, but this fer reads version {form.version}. "
+            f"{remedy} '{form.command}' again."
+        )
+    try:
+        parents, config = json.loads(attributes["parents"]), json.loads(attributes["config"])
+        seed = int(attributes["seed"])
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: an attribute does not parse. Run '{form.command}' again.") from error
+    if not (
+        isinstance(parents, dict)
+        and form.takes_parents(parents)
+        and all(isinstance(parent, str) for parent in parents.values())
+        and isinstance(config, dict)
+    ):
+        raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
+    names = tuple(sorted(_dataset_names(file)))
+    _check_datasets(path, file, form, names)
+    return Artifact(
+        path=path,
+        form=form,
+        id=str(attributes["id"]),
+        parents=parents,
+        config=config,
+        seed=None if seed == NO_SEED else seed,
+        created_by=str(attributes["created_by"]),
+        _file=file,
+        _names=names,
+    )
+
+
+def _check_datasets(path: Path, file: h5py.File, form: Format, names: Sequence[str]) -> None:
+    for declared in form.datasets:
+        if declared.required and not declared.is_family and not any(declared.pattern.fullmatch(name) for name in names):
+            raise ArtifactError(f"{path} lacks the dataset {declared.name!r}. Run '{form.command}' again.")
+    lengths: dict[str, tuple[int, str]] = {}
+    for name in names:
+        dataset = file[name]
+        if (spec := form.spec(name)) is None:
+            raise ArtifactError(f"{path} holds a dataset {name!r} that {form.name} does not have.")
+        found = "text" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.name
+        if found != spec.dtype:
+            raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
+        if reason := _storage_objection(dataset, spec):
+            raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
+        if spec.axes is None:
+            continue
+        if dataset.ndim != len(spec.axes):
+            raise ArtifactError(f"{path}: dataset {name!r} has {dataset.ndim} axes, but {len(spec.axes)} are needed.")
+        for axis, length in zip(_axis_names(spec, name), dataset.shape, strict=True):
+            known, first = lengths.setdefault(axis, (length, name))
+            if known != length:
+                raise ArtifactError(f"{path}: axis {axis!r} has length {known} in {first!r}, but {length} in {name!r}.")
+
+
+def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
+    """Why the way in which a dataset is stored is none that fer writes, or None."""
+    if dataset.shape is None:
+        return "has no shape"
+    if dataset.is_virtual or dataset.external:
+        return "is stored in other files; artifacts of fer are one file"
+    plan = dataset.id.get_create_plist()
+    filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
+    if unknown := filters - _FILTERS:
+        return f"needs the HDF5 filter {min(unknown)}, which fer does not use"
+    growth = _MOST_INFLATION if spec.compressed else 1
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > growth * stored:
+        return f"promises {dataset.nbytes} bytes, but only {stored} are stored"
+    return None
+
+
+def _axis_names(spec: DatasetSpec, name: str) -> list[str]:
+    """Axis names with the family's placeholders filled in from the dataset's own name."""
+    filled = dict(zip(spec.name.split("/"), name.split("/"), strict=True))
+    axes = []
+    for axis in spec.axes or ():
+        for placeholder, value in filled.items():
+            axis = axis.replace(placeholder, value) if "{" in placeholder else axis
+        axes.append(axis)
+    return axes
+
+
+def _dataset_names(file: h5py.File) -> Iterator[str]:
+    """Names of all datasets; refuses links that lead out of the tree, so that no file points elsewhere."""
+    pending = [("", file)]
+    while pending:
+        prefix, group = pending.pop()
+        for key in group:
+            name = f"{prefix}{key}"
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or prefix.count("/") > 4:
+                raise ArtifactError(f"{file.filename} holds a link at {name!r}; artifacts of fer have none.")
+            child = group[key]
+            if isinstance(child, h5py.Group):
+                pending.append((f"{name}/", child))
+            else:
+                yield name

@@ -1,0 +1,185 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diagnoses import LOCATIONS, diagnosis_of
+from fer_cli.codebooks.departure import return_errors
+from fer_cli.codebooks.reading import code_distances, read_samples
+from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
+from fer_cli.codebooks.temperature import implied_class
+from fer_cli.diagnosis import repair
+from fer_cli.diagnosis.blame import Blame, find_blame
+from fer_cli.diagnosis.categories import categorise
+from fer_cli.diagnosis.diagnosis import explain
+from fer_cli.diagnosis.donors import Donors
+from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
+from fer_cli.diagnosis.wording import percentage
+from fer_cli.errors import UsageError
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.dataset import Sample
+from fer_cli.run import Run
+
+
+def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
+    sample = run.sample("pole_test_03")
+    diagnosis = explain(run, sample, local_layer="conv2")
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.grid).float()[None, None])
+    classes = run.network.config.classes
+    assert diagnosis.predicted == classes[reading.predicted[0]]
+    assert list(diagnosis.probabilities) == list(classes)
+    assert sum(diagnosis.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert (diagnosis.label, diagnosis.local_layer) == ("pole", "conv2")
+    np.testing.assert_array_equal(diagnosis.input_grid, sample.grid)
+    np.testing.assert_array_equal(diagnosis.local_grid, local_reconstruction(run.network, reading, "conv2")[0])
+    code = class_code_reconstruction(run.network, run.codebook, reading)
+    np.testing.assert_array_equal(diagnosis.class_code_grid, code[0])
+    nearest = run.voxels.names.index(diagnosis.nearest_training_sample)
+    np.testing.assert_array_equal(diagnosis.nearest_grid, run.voxels.grids([nearest])[0])
+    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    assert {grid.dtype for grid in grids} == {np.dtype(np.float32)}
+    errors = table1_errors(*(grid[None] for grid in grids))
+    assert diagnosis.errors == {name: float(values[0]) for name, values in errors.items()}
+    assert [layer.name for layer in diagnosis.layers] == list(run.network.config.layer_names)
+    for layer in diagnosis.layers:
+        for path in PATHS:
+            evidence = getattr(layer, f"{path}_evidence")
+            assert list(evidence.values()) == pytest.approx(reading.evidence[path][layer.name][0].tolist())
+            assert getattr(layer, f"{path}_class") == max(evidence, key=evidence.__getitem__)
+            exemplar = run.voxels.names.index(getattr(layer, f"{path}_exemplar"))
+            grid = getattr(layer, f"{path}_exemplar_grid")
+            np.testing.assert_array_equal(grid, run.voxels.grids([exemplar])[0])
+            assert grid.dtype == np.float32
+            worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
+            assert getattr(layer, f"{path}_temperature") == worth
+    suspicion = run.calibration.suspicion(reading.confidence_scores())
+    assert diagnosis.suspicion.score == suspicion[0]
+    assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
+    distances = code_distances(run.codebook, reading)
+    grid = torch.from_numpy(sample.grid).float()[None, None]
+    assert run.course is not None
+    [departure] = run.course.measure(distances, return_errors(run.network, grid, reading.features[FEEDFORWARD]))
+    assert replace(diagnosis.departure, locations=()) == departure
+    calibrated = run.temperatures.calibrated(reading.probabilities)[0]
+    assert diagnosis.category == categorise(
+        dict(zip(classes, calibrated.tolist(), strict=True)),
+        diagnosis.label,
+        atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+        suspicion=diagnosis.suspicion.p_value,
+        blame=diagnosis.blame,
+    )
+
+
+def test_errors_are_held_against_those_of_validation_samples_from_the_same_local_layer(run: Run) -> None:
+    sample, calibration = run.sample("pole_test_03"), run.calibration
+    same = explain(run, sample, local_layer=run.network.config.local_layer).reference_errors
+    for group, chosen in ((same.correct, calibration.correct), (same.misclassified, ~calibration.correct)):
+        assert set(group) == set(ERRORS)
+        for name, values in group.items():
+            np.testing.assert_array_equal(values, calibration.errors[name][chosen])
+    other = explain(run, sample, local_layer="conv2").reference_errors
+    assert set(other.correct) == set(other.misclassified) == {"nearest_vs_code", "input_vs_code"}
+
+
+def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
+    grid = run.voxels.grids([run.voxels.index_of("beam_test_02")])[0]
+    unlabelled = explain(run, Sample("shape", grid, None))
+    predicted = unlabelled.predicted
+    label = run.network.config.classes.index(predicted)
+    share = percentage(unlabelled.suspicion.p_value)
+    rarity = f"{share} of correctly classified validation samples look at least as suspicious."
+    sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
+    agreeing = sum(layer.feedforward_class == predicted for layer in unlabelled.layers[:-1])
+    clusters = f"The feedforward clusters of {agreeing} of 4 layers speak for {predicted}"
+    assert (unlabelled.label, unlabelled.correct, unlabelled.blame.layer) == (None, None, None)
+    kind = unlabelled.category.name
+    assert unlabelled.verdict == f"Classified as {sure}, its true class not known: {kind}. {clusters}; {rarity}"
+    correct = explain(run, Sample("shape", grid, label))
+    assert (correct.correct, correct.blame.layer, correct.blame.margin, correct.blame.locations) == (
+        True,
+        None,
+        None,
+        (),
+    )
+    assert correct.verdict == f"Classified as {sure}: {correct.category.name}. {clusters}; {rarity}"
+    endings = {
+        "output": "Up to fc4 the feedforward clusters favour {label}, so the mistake is made in the output",
+        "conv1": "Already from conv1 on the feedforward clusters favour {predicted} over {label}",
+    }
+    between = "The feedforward clusters turn from {label} to {predicted} at {layer}"
+    for index, name in enumerate(run.network.config.classes):
+        if index == label:
+            continue
+        wrong = explain(run, Sample("shape", grid, index))
+        assert wrong.correct is False
+        assert wrong.blame.layer is not None
+        assert wrong.blame.margin is not None
+        assert wrong.blame.margin >= 0
+        text = endings.get(wrong.blame.layer, between)
+        where = text.format(label=name, predicted=predicted, layer=wrong.blame.layer)
+        assert wrong.verdict == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
+        assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
+
+
+@pytest.mark.parametrize("name", ["beam_test_02", "plate_test_03", "pole_test_00"])
+def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clusters_imply(run: Run, name: str) -> None:
+    config = run.network.config
+    grid = run.sample(name).grid
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(grid).float()[None, None])
+    predicted = int(reading.predicted[0])
+    donors = Donors(run.network, run.codebook, run.voxels, config.layer_names)
+    repairer = Repairer(donors, reading.features[FEEDFORWARD], predicted)
+    (implied,) = implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted).tolist()
+
+    def blamed(wanted: int) -> Blame:
+        def relevance(layer: str) -> np.ndarray:
+            return repairer.relevance(layer, wanted)
+
+        return find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+
+    def tested(wanted: int, layer: str, chosen_by: str) -> RepairTest:
+        return repair_test(repairer, layer, wanted=wanted, chosen_by=chosen_by)
+
+    unlabelled = explain(run, Sample("shape", grid, None))
+    layer = repair.tested_layer(config, str(blamed(implied).layer))
+    assert layer is not None
+    assert unlabelled.repair == (tested(implied, layer, "evidence"),)
+    assert unlabelled.blame == Blame(None, (), (), None)
+    for label in {0, 1, 2} - {predicted}:
+        wrong = explain(run, Sample("shape", grid, label))
+        assert (wrong.label, wrong.blame) == (config.classes[label], blamed(label))
+        assert wrong.category == categorise(
+            dict(zip(config.classes, run.temperatures.calibrated(reading.probabilities)[0].tolist(), strict=True)),
+            config.classes[label],
+            atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+            suspicion=wrong.suspicion.p_value,
+            blame=wrong.blame,
+        )
+        layer = repair.tested_layer(config, str(wrong.blame.layer))
+        assert layer is not None
+        assert wrong.repair == (tested(label, layer, "label"), tested(implied, layer, "evidence"))
+    assert explain(run, Sample("shape", grid, predicted)).repair == ()
+
+
+def test_unknown_local_layer_is_refused(run: Run) -> None:
+    with pytest.raises(UsageError, match="no layer 'conv9'"):
+        explain(run, run.sample("pole_test_03"), local_layer="conv9")
+
+
+def test_a_notebook_shows_every_layer_below_the_heads_it_belongs_to() -> None:
+    said = diagnosis_of()
+    page = said._repr_html_()
+    assert page.startswith(
+        f"<p><strong>{said.sample}</strong> {said.verdict}</p>"
+        f"<p><strong>{said.category.name}</strong> {said.category.criterion}</p><table>"
+    )
+    cells = re.findall(r"<t[hd] [^>]*>([^<]*)</t[hd]>", page)
+    heads = ["layer", "feedforward speaks for", "feedback speaks for", "feedforward exemplar", "feedback exemplar"]
+    assert cells[:5] == heads
+    names = [f"{name} (blamed)" if name == "conv3" else name for name in LOCATIONS]
+    assert cells[5::5] == names
+    for first, layer in zip(range(5, len(cells), 5), said.layers, strict=True):
+        classes = [layer.feedforward_class, layer.feedback_class]
+        assert cells[first + 1 : first + 5] == [*classes, "chair_0007", "table_0042"]

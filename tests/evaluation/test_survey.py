@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from fer_cli.codebooks.reading import read_samples
+from fer_cli.codebooks.reconstruction import nearest_training_sample
+from fer_cli.evaluation.evaluate import evaluate
+from fer_cli.evaluation.survey import Survey, survey
+from fer_cli.network.activations import PATHS
+from fer_cli.run import Run
+
+
+def made(labels: list[int], predicted: list[int], suspicion: list[float], names: str) -> Survey:
+    values = np.array(predicted)
+    speaks_for = {path: {"conv1": values, "output": np.array(labels)} for path in PATHS}
+    return Survey(list(names), np.array(labels), values, np.array(suspicion), {}, values, speaks_for)
+
+
+def test_samples_are_picked_by_the_rule() -> None:
+    found = made(
+        labels=[1, 1, 1, 1, 0, 0, 0, 2, 3],
+        predicted=[1, 1, 1, 1, 0, 1, 1, 0, 3],
+        suspicion=[0.9, 0.1, 0.4, 0.2, 0.5, 0.8, 0.7, 0.3, 0.2],
+        names="abcdefghi",
+    )
+    assert found.typical(correct=True) == ["e", "d", "i"]  # of 0.1 0.2 0.4 0.9 the lower middle
+    assert found.typical(correct=False) == ["g", "h"]
+    assert found.most_typical() == "i"  # 0.1 b, 0.2 d, 0.2 i, 0.4 c, 0.5 e, 0.9 a
+    assert made([0], [1], [0.5], "a").most_typical() is None
+    assert made([0], [1], [0.5], "a").typical(correct=True) == []
+
+
+def test_order_of_samples_does_not_change_what_is_picked() -> None:
+    generator = np.random.default_rng(0)
+    labels, predicted = generator.integers(0, 3, 40).tolist(), generator.integers(0, 3, 40).tolist()
+    suspicion = (generator.integers(0, 4, 40) / 4).tolist()
+    names = [chr(65 + i) for i in range(40)]
+    order = generator.permutation(40)
+    first = made(labels, predicted, suspicion, "".join(names))
+    again = made(
+        *([values[i] for i in order] for values in (labels, predicted, suspicion)), "".join(names[i] for i in order)
+    )
+    for correct in (True, False):
+        assert first.typical(correct=correct) == again.typical(correct=correct)
+    assert first.most_typical() == again.most_typical()
+
+
+def test_shares_are_counted_over_the_samples_of_each_kind() -> None:
+    shares = made([1, 1, 0, 2], [1, 0, 0, 0], [0.1] * 4, "abcd").shares()
+    correct, wrong = shares["correct"], shares["misclassified"]
+    assert (correct["n"], wrong["n"]) == (2, 2)
+    assert correct["layers"][0] == {
+        "name": "conv1",
+        **{f"{path}_{what}": 1.0 for path in PATHS for what in ("true", "predicted")},
+    }
+    assert [wrong["layers"][0][f"feedback_{what}"] for what in ("true", "predicted")] == [0.0, 1.0]
+    assert [wrong["layers"][1][f"feedback_{what}"] for what in ("true", "predicted")] == [1.0, 0.0]
+    assert made([1], [1], [0.1], "a").shares()["misclassified"]["nearest_of_true_class"] is None
+
+
+def test_survey_of_a_run_is_what_its_samples_read_alone_say(run: Run) -> None:
+    told: list[tuple[int, int]] = []
+    found = survey(run, report=lambda done, total: told.append((done, total)))
+    assert told == [(18, 18)]
+    indices = run.voxels.indices("test")
+    assert found.names == [run.voxels.names[i] for i in indices]
+    np.testing.assert_array_equal(found.labels, run.voxels.labels[indices])
+    for position in (0, 7, 17):
+        reading = read_samples(run.network, run.codebook, run.voxels.tensor([int(indices[position])]))
+        assert found.predicted[position] == reading.predicted[0]
+        assert found.suspicion[position] == pytest.approx(run.calibration.suspicion(reading.confidence_scores())[0])
+        assert found.nearest[position] == run.voxels.labels[nearest_training_sample(run.codebook, reading)[0]]
+        for path in PATHS:
+            for layer, classes in found.speaks_for[path].items():
+                assert classes[position] == reading.evidence[path][layer][0].argmax()
+
+
+def test_table1_of_a_survey_is_that_of_the_evaluation(run: Run) -> None:
+    found, evaluated = survey(run).table1(), evaluate(run)["table1"]
+    for group, row in evaluated.items():
+        assert found[group] == pytest.approx(row, rel=1e-9)

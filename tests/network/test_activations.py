@@ -1,0 +1,48 @@
+import numpy as np
+import torch
+
+from fer_cli.network.activations import (
+    FEEDBACK,
+    FEEDFORWARD,
+    PATHS,
+    batches,
+    encode,
+    encode_paths,
+    feed_back,
+    round_to,
+)
+from fer_cli.network.model import OUTPUT
+from fer_cli.run import Run
+
+
+def test_feedback_features_hang_on_the_probabilities_alone(run: Run) -> None:
+    grids = run.voxels.tensor([0, 30])
+    forward = encode(run.network, grids)
+    features = feed_back(run.network, forward[OUTPUT])
+    assert list(features) == list(reversed(run.network.config.layer_names))
+    assert torch.equal(features[OUTPUT], forward[OUTPUT])
+    decoding = run.network.decode(forward[OUTPUT], OUTPUT)
+    assert all(torch.equal(decoding.features[layer], features[layer]) for layer in decoding.features)
+
+
+def test_both_paths_are_the_encoder_and_what_feeds_back(run: Run) -> None:
+    grids = run.voxels.tensor([0, 30, 7])
+    features = encode_paths(run.network, grids)
+    assert tuple(features) == PATHS
+    forward = encode(run.network, grids)
+    for layer, feature in forward.items():
+        assert torch.equal(features[FEEDFORWARD][layer], feature)
+    for layer, feature in feed_back(run.network, forward[OUTPUT]).items():
+        assert torch.equal(features[FEEDBACK][layer], feature)
+
+
+def test_rounding_is_to_half_precision_and_stays_finite() -> None:
+    feature = torch.tensor([1.0001, 1e9, -1e9])
+    assert round_to(feature, 16).tolist() == [1, 65504, -65504]
+    assert torch.equal(round_to(feature, 32), feature)
+
+
+def test_batches_are_consecutive() -> None:
+    indices = np.arange(10) * 3
+    assert [part.tolist() for part in batches(indices, 4)] == [[0, 3, 6, 9], [12, 15, 18, 21], [24, 27]]
+    assert not list(batches(indices[:0]))

@@ -1,0 +1,29 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fer_cli.errors import ArtifactError, ResourceError
+from fer_cli.network.curves import write_learning_curve
+from fer_cli.run import RunPaths
+
+
+def test_curve_is_a_picture_beside_the_model_with_a_panel_for_each_phase(run_paths: RunPaths, tmp_path: Path) -> None:
+    shutil.copy(run_paths.model, tmp_path / "model.h5")
+    path = write_learning_curve(tmp_path / "model.h5")
+    assert path == tmp_path / "model.curve.png"
+    with Image.open(path) as picture:
+        assert picture.width > 2 * picture.height
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    # Both losses and the score are drawn, in colours apart for every kind of colour vision.
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
+
+
+def test_what_is_no_model_or_cannot_be_written_is_said_so(run_paths: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"voxels\.h5"):
+        write_learning_curve(run_paths.voxels)
+    shutil.copy(run_paths.model, tmp_path / "model.h5")
+    (tmp_path / "model.curve.png").mkdir()
+    with pytest.raises(ResourceError, match=r"cannot write .*model\.curve\.png: Is a directory"):
+        write_learning_curve(tmp_path / "model.h5")

@@ -1,0 +1,292 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.network.model import (
+    OUTPUT,
+    PRESETS,
+    FERNet,
+    NetworkConfig,
+    fer_cnn_layers,
+    load_network,
+    load_state_arrays,
+    state_arrays,
+)
+from fer_cli.network.receptive import LayerSpec
+from fer_cli.run import Run
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.schema import MODEL
+
+CLASSES = ("bed", "chair", "sofa")
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+SIDES = (16, 8, 4, 2, 1, 1, 1)
+SMOKE = NetworkConfig(PRESETS["smoke"], CLASSES, 32)
+
+# Kernel and stride of other networks: one that halves a 12³ grid, one as VoxNet has it (no padding), one with
+# remainders at every level, a stride of 3, and one all dense.
+OTHERS = {
+    "three_convolutions": ((LayerSpec("a", 4, 3, 2, 1), LayerSpec("b", 5, 3, 1, 1), LayerSpec("c", 6, 2, 2)), 12),
+    "valid_convolutions": ((LayerSpec("a", 4, 5, 2), LayerSpec("b", 5, 3), LayerSpec("d", 7)), 16),
+    "remainders": ((LayerSpec("a", 4, 4, 2), LayerSpec("b", 5, 2, 2), LayerSpec("c", 6, 2, 1, 1)), 12),
+    "thirds": ((LayerSpec("a", 4, 3, 3), LayerSpec("b", 5, 5, 3, 2), LayerSpec("d", 7)), 9),
+    "dense": ((LayerSpec("d", 7), LayerSpec("e", 6)), 5),
+}
+
+
+def network(config: NetworkConfig = SMOKE, seed: int = 0) -> FERNet:
+    torch.manual_seed(seed)
+    built = FERNet(config)
+    with torch.no_grad():
+        # Statistics that are not those of a fresh batch norm, and let signals through all levels.
+        for name, tensor in built.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.uniform_(-0.5, 0.1)
+            if name.endswith("running_var"):
+                tensor.uniform_(0.02, 0.1)
+    return built.eval()
+
+
+def grids(config: NetworkConfig = SMOKE, seed: int = 1, count: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(count, 1, *config.input_shape, generator=generator) < 0.2).float()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_level_of_every_preset_has_its_shape(preset: str) -> None:
+    config = NetworkConfig(PRESETS[preset], CLASSES, 32)
+    widths = {
+        "paper": (64, 196, 512, 1024, 2048, 1500, 500),
+        "compact": (16, 49, 128, 256, 512, 375, 125),
+        "smoke": (8, 16, 32, 48, 64, 48, 32),
+    }[preset]
+    expected = {
+        **{layer: (w, s, s, s) for layer, w, s in zip(LAYERS, widths, SIDES, strict=True)},
+        OUTPUT: (3, 1, 1, 1),
+    }
+    assert {layer: config.level_shape(layer) for layer in config.layer_names} == expected
+    with torch.device("meta"):
+        built = FERNet(config).eval()
+        features = built.encoder.features(torch.empty(2, 1, 32, 32, 32))
+        assert {layer: tuple(feature.shape) for layer, feature in features.items()} == {
+            layer: (2, *shape) for layer, shape in expected.items()
+        }
+        for index, entry in enumerate(config.layer_names):
+            decoding = built.decode(features[entry], entry)
+            assert {layer: tuple(feature.shape) for layer, feature in decoding.features.items()} == {
+                layer: (2, *expected[layer]) for layer in config.layer_names[:index]
+            }
+            assert decoding.logits.shape == (2, 1, 32, 32, 32)
+            assert decoding.occupancy.shape == (2, 32, 32, 32)
+
+
+def test_paper_preset_has_the_papers_number_of_parameters() -> None:
+    with torch.device("meta"):
+        built = FERNet(NetworkConfig(PRESETS["paper"], tuple(map(str, range(10))), 32))
+    counts = [sum(p.numel() for p in module.parameters()) for module in (built.encoder, built)]
+    assert counts == pytest.approx([42.8e6, 85.5e6], abs=0.06e6)  # the paper gives one decimal, cut or rounded
+
+
+def test_other_multiples_of_32_are_read() -> None:
+    assert NetworkConfig(PRESETS["paper"], CLASSES, 64).level_shape("conv5") == (2048, 2, 2, 2)
+
+
+@pytest.mark.parametrize(("resolution", "advice"), [(30, 32), (33, 32), (8, 32), (50, 64), (0, 32), (-32, 32)])
+def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, advice: int) -> None:
+    message = (
+        rf"needs a resolution that is a multiple of 32, but the voxels are {resolution}³\. "
+        rf"Run 'fer voxelize --resolution {advice}'"
+    )
+    with pytest.raises(UsageError, match=message):
+        NetworkConfig(PRESETS["smoke"], CLASSES, resolution)
+
+
+def test_config_survives_json() -> None:
+    assert NetworkConfig.from_json(SMOKE.to_json()) == SMOKE
+    assert SMOKE.layer_names == (*LAYERS, OUTPUT)
+    assert [SMOKE.index(layer) for layer in SMOKE.layer_names] == list(range(8))
+    assert SMOKE.specs[-1] == LayerSpec(OUTPUT, 3)
+    for broken in ({}, SMOKE.to_json() | {"layers": [{"nome": "conv1"}]}, SMOKE.to_json() | {"resolution": "many"}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            NetworkConfig.from_json(broken)
+
+
+def test_unknown_layer_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"no layer 'conv9'; the layers are conv1, conv2, .*, fc7, output\."):
+        SMOKE.level_shape("conv9")
+
+
+@torch.inference_mode()
+def test_the_network_above_any_layer_gives_the_forward_logits() -> None:
+    built, occupancy = network(), grids()
+    logits = built.encoder(occupancy)
+    features = built.encoder.features(occupancy)
+    for layer in SMOKE.layer_names[:-1]:
+        assert torch.equal(built.encoder.logits_from(layer, features[layer]), logits)
+    torch.testing.assert_close(features[OUTPUT][:, :, 0, 0, 0], logits.softmax(1))
+    assert all((features[layer] >= 0).all() for layer in SMOKE.layer_names)
+
+
+def test_logits_from_a_layer_depend_on_that_layer() -> None:
+    built, occupancy = network(), grids()
+    features = built.encoder.features(occupancy)
+    for layer in SMOKE.layer_names[:-1]:
+        feature = features[layer].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(built.encoder.logits_from(layer, feature).square().sum(), feature)
+        assert gradient.any(), layer
+
+
+@torch.inference_mode()
+def test_decoding_with_every_gate_shut_does_not_depend_on_the_input() -> None:
+    built = network()
+    one, two = (built.encoder.features(grids(seed=seed)) for seed in (1, 2))
+    assert not torch.equal(one["conv1"], two["conv1"])
+    code = one[OUTPUT]
+    shut = built.decode(code, OUTPUT)
+    zeros = {layer: torch.zeros_like(feature) for layer, feature in two.items()}
+    for again in (built.decode(code, OUTPUT), built.decode(code, OUTPUT, skips=zeros)):
+        assert torch.equal(again.logits, shut.logits)
+        assert all(torch.equal(again.features[layer], shut.features[layer]) for layer in LAYERS)
+    for layer in LAYERS:
+        a, b = (built.decode(code, OUTPUT, skips={layer: features[layer]}) for features in (one, two))
+        assert not torch.equal(a.logits, shut.logits)
+        assert not torch.equal(a.logits, b.logits)
+        above = [name for name in LAYERS if SMOKE.index(name) >= SMOKE.index(layer)]
+        assert all(torch.equal(a.features[name], shut.features[name]) for name in above)
+
+
+@torch.inference_mode()
+def test_skips_at_or_above_the_entry_are_shut() -> None:
+    built = network()
+    features = built.encoder.features(grids())
+    above = {layer: features[layer] for layer in ("conv3", "conv4", "fc7", OUTPUT)}
+    code = features["conv3"]
+    assert torch.equal(built.decode(code, "conv3", skips=above).logits, built.decode(code, "conv3").logits)
+
+
+@torch.inference_mode()
+def test_samples_are_decoded_apart() -> None:
+    built = network()
+    features = built.encoder.features(grids(count=3))
+    together = built.decode(features["conv2"], "conv2").logits
+    alone = torch.cat([built.decode(features["conv2"][i : i + 1], "conv2").logits for i in range(3)])
+    torch.testing.assert_close(together, alone)
+
+
+@torch.inference_mode()
+def test_edit_sees_the_entry_and_each_level_below_it_once_in_order() -> None:
+    built = network()
+    features = built.encoder.features(grids())
+    for entry in SMOKE.layer_names:
+        seen: list[tuple[str, Tensor]] = []
+
+        def note(level: str, feature: Tensor, seen: list[tuple[str, Tensor]] = seen) -> Tensor:
+            seen.append((level, feature))
+            return feature
+
+        decoding = built.decode(features[entry], entry, edit=note)
+        below = [layer for layer in reversed(SMOKE.layer_names) if SMOKE.index(layer) <= SMOKE.index(entry)]
+        assert [level for level, _ in seen] == below
+        assert seen[0][1] is features[entry]
+        assert all(feature is decoding.features[level] for level, feature in seen[1:])
+        assert torch.equal(decoding.logits, built.decode(features[entry], entry).logits)
+
+
+@torch.inference_mode()
+def test_edited_feature_is_what_the_next_step_sees() -> None:
+    built = network()
+    features = built.encoder.features(grids())
+    mine = torch.rand_like(features["conv2"])
+    decoding = built.decode(
+        features["fc6"],
+        "fc6",
+        skips={"conv2": features["conv2"]},
+        edit=lambda level, feature: mine if level == "conv2" else feature,
+    )
+    assert decoding.features["conv2"] is mine  # before the skip is added
+    assert torch.equal(decoding.logits, built.decode(mine + features["conv2"], "conv2").logits)
+    assert torch.equal(decoding.occupancy, torch.sigmoid(decoding.logits)[:, 0])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_network_is_built_from_any_list_of_layers(name: str) -> None:
+    layers, resolution = OTHERS[name]
+    config = NetworkConfig(layers, CLASSES, resolution)
+    built, occupancy = network(config), grids(config)
+    features = built.encoder.features(occupancy)
+    for entry in config.layer_names:
+        decoding = built.decode(features[entry], entry)
+        assert decoding.logits.shape == occupancy.shape
+        for layer, feature in decoding.features.items():
+            assert feature.shape == features[layer].shape == (2, *config.level_shape(layer))
+    built.train()
+    built.decode(built.encoder.features(occupancy)[OUTPUT], OUTPUT).logits.mean().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+
+
+def test_state_survives_arrays_bit_for_bit() -> None:
+    source, target = network(seed=1), network(seed=2)
+    arrays = state_arrays(source)
+    assert all(array.dtype == np.float32 for array in arrays.values())
+    load_state_arrays(target, {name: array.copy() for name, array in arrays.items()})
+    again = state_arrays(target)
+    assert list(again) == list(arrays)
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
+    occupancy = grids()
+    assert torch.equal(source.encoder(occupancy), target.encoder(occupancy))
+
+
+def test_arrays_that_do_not_fit_are_refused_by_name() -> None:
+    built = network()
+    arrays = state_arrays(built)
+    bias = "encoder.blocks.output.2.bias"
+    with pytest.raises(ValueError, match=f"parameter '{bias}' is missing"):
+        load_state_arrays(built, {name: array for name, array in arrays.items() if name != bias})
+    with pytest.raises(ValueError, match=r"parameter 'a\.new\.one' is unknown"):
+        load_state_arrays(built, arrays | {"a.new.one": arrays[bias]})
+    with pytest.raises(ValueError, match=rf"'{bias}' has shape \(4,\), but \(3,\) is needed"):
+        load_state_arrays(built, arrays | {bias: np.zeros(4, np.float32)})
+
+
+def write_model(path: Path, source: Artifact, config: dict[str, object], leave_out: str = "") -> None:
+    with ArtifactWriter(path, MODEL, config=config, parents=source.parents) as writer:
+        for name in source.names():
+            if name != leave_out:
+                writer.write(name, source.read_text(name) if name == "history" else source.read(name))
+
+
+def test_network_is_read_back_from_its_artifact(run: Run, tmp_path: Path) -> None:
+    built = load_network(run.model)
+    for part in ("encoder", "feedback"):
+        arrays = state_arrays(getattr(built, part))
+        assert sorted(f"{part}/{name}" for name in arrays) == run.model.names(f"{part}/")
+        assert all(np.array_equal(array, run.model.read(f"{part}/{name}")) for name, array in arrays.items())
+    assert not built.training
+    damaged = {
+        "no 'network'": ({}, ""),
+        "'layers'": ({"network": {"classes": [], "resolution": 8}}, ""),
+        "multiple of 8": ({"network": run.model.config["network"] | {"resolution": 9}}, ""),
+        "has shape": ({"network": run.model.config["network"] | {"classes": ["a", "b"]}}, ""),
+        "'blocks.output.2.bias' is missing": (run.model.config, "encoder/blocks.output.2.bias"),
+    }
+    for number, (message, (config, leave_out)) in enumerate(damaged.items()):
+        path = tmp_path / f"{number}.h5"
+        write_model(path, run.model, config, leave_out)
+        with (
+            open_artifact(path, MODEL) as artifact,
+            pytest.raises(ArtifactError, match=rf"{number}\.h5 is damaged: .*Run 'fer train' again") as caught,
+        ):
+            load_network(artifact)
+        assert message.removeprefix("no ") in str(caught.value)
+
+
+def test_widths_are_the_only_difference_between_presets() -> None:
+    for layers in PRESETS.values():
+        assert [replace(spec, filters=1) for spec in layers] == [
+            replace(spec, filters=1) for spec in fer_cnn_layers([1] * 7)
+        ]

@@ -1,0 +1,174 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from fer_cli.network.model import PRESETS, Encoder, NetworkConfig
+from fer_cli.network.receptive import (
+    LayerSpec,
+    Location,
+    LocationError,
+    feature_map_shape,
+    receptive_field,
+    response_field,
+)
+
+FER = PRESETS["paper"][:5]
+
+
+def dependence(layers: tuple[LayerSpec, ...], input_shape: Location) -> np.ndarray:
+    """Whether each voxel reaches each location, (x, y, z, lx, ly, lz), through torch's convolutions of ones."""
+    voxels = int(np.prod(input_shape))
+    feature = torch.eye(voxels).reshape(voxels, 1, *input_shape)  # one voxel a sample
+    for spec in layers:
+        convolution = nn.Conv3d(1, 1, spec.kernel, spec.stride, spec.padding, bias=False)
+        nn.init.ones_(convolution.weight)
+        # All weights are positive, so that nothing cancels; clamped, so that nothing overflows.
+        feature = convolution(feature).detach().clamp(max=1)
+    return (feature[:, 0] > 0).numpy().reshape(*input_shape, *feature.shape[2:])
+
+
+def hull(voxels: np.ndarray) -> tuple[tuple[int, int], ...]:
+    where = np.argwhere(voxels)
+    return tuple((int(low), int(high) + 1) for low, high in zip(where.min(axis=0), where.max(axis=0), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("depth", "input_shape"), [(1, (16, 8, 4)), (2, (16, 8, 4)), (3, (32, 16, 8)), (4, (32, 16, 8))]
+)
+def test_fields_of_fer_cnn_are_what_convolutions_depend_on(depth: int, input_shape: Location) -> None:
+    layers = FER[:depth]
+    depends = dependence(layers, input_shape)
+    shape = depends.shape[3:]
+    assert feature_map_shape(layers, depth - 1, input_shape) == shape
+    flat = depends.reshape(-1, np.prod(shape)).astype(np.float32)
+    shared = flat.T @ flat > 0
+    locations = list(product(*map(range, shape)))
+    for index, location in enumerate(locations):
+        box = receptive_field(layers, depth - 1, location, input_shape)
+        seen = depends[:, :, :, *location]
+        assert box == hull(seen)
+        assert seen.sum() == np.prod([high - low for low, high in box])
+        near = [other for i, other in enumerate(locations) if shared[index, i]]
+        assert response_field(layers, depth - 1, location, input_shape) == near
+
+
+def test_fields_of_conv5_along_one_axis_are_what_convolutions_depend_on() -> None:
+    feature = torch.eye(96)[:, None]
+    for spec in FER:
+        feature = functional.conv1d(feature, torch.ones(1, 1, spec.kernel), None, spec.stride, spec.padding).clamp(
+            max=1
+        )
+    depends = (feature[:, 0] > 0).numpy()
+    assert depends.shape == (96, 3)
+    for x in range(3):
+        assert receptive_field(FER, 4, (x, 0, 0), (96, 32, 32))[:1] == hull(depends[:, x])
+        near = [other for other in range(3) if (depends[:, x] & depends[:, other]).any()]
+        assert response_field(FER, 4, (x, 0, 0), (96, 32, 32)) == [(other, 0, 0) for other in near]
+
+
+def layer_specs() -> st.SearchStrategy[LayerSpec]:
+    return st.integers(1, 4).flatmap(
+        lambda kernel: st.builds(
+            LayerSpec,
+            st.just("conv"),
+            st.just(1),
+            st.just(kernel),
+            st.integers(1, 4),
+            st.integers(0, kernel - 1),
+        )
+    )
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(layer_specs(), min_size=1, max_size=3), st.permutations([5, 4, 7]))
+def test_fields_of_any_convolutions_are_what_they_depend_on(specs: list[LayerSpec], sides: list[int]) -> None:
+    layers, input_shape = tuple(specs), (sides[0], sides[1], sides[2])
+    shapes = [feature_map_shape(layers, layer, input_shape) for layer in range(len(layers))]
+    assume(all(0 < np.prod(shape) <= 100 for shape in shapes))
+    shape = shapes[-1]
+    depends = dependence(layers, input_shape)
+    assert depends.shape[3:] == shape
+    boxes = {}
+    for location in product(*map(range, shape)):
+        boxes[location] = receptive_field(layers, len(layers) - 1, location, input_shape)
+        seen = depends[:, :, :, *location]
+        if seen.any() and all(spec.kernel >= spec.stride for spec in layers):
+            assert boxes[location] == hull(seen)
+        outside = seen.copy()
+        outside[tuple(slice(low, high) for low, high in boxes[location])] = False
+        assert not outside.any()  # gaps between strides may be inside the box, nothing seen is outside
+    for location, box in boxes.items():
+        near = [
+            other
+            for other, theirs in boxes.items()
+            if all(max(a[0], b[0]) < min(a[1], b[1]) for a, b in zip(box, theirs, strict=True))
+        ]
+        assert response_field(layers, len(layers) - 1, location, input_shape) == near
+
+
+def test_dense_layer_sees_everything_and_has_one_location() -> None:
+    layers = (*FER[:2], LayerSpec("fc", 7), LayerSpec("out", 3))
+    for layer in (2, 3):
+        assert feature_map_shape(layers, layer, (16, 8, 4)) == (1, 1, 1)
+        assert receptive_field(layers, layer, (0, 0, 0), (16, 8, 4)) == ((0, 16), (0, 8), (0, 4))
+        assert response_field(layers, layer, (0, 0, 0), (16, 8, 4)) == [(0, 0, 0)]
+    apart = (LayerSpec("conv", 1, 2, 2), LayerSpec("fc", 7))  # no padding or overlap that would hide a missing cell
+    assert receptive_field(apart, 1, (0, 0, 0), (16, 8, 4)) == ((0, 16), (0, 8), (0, 4))
+
+
+@pytest.mark.parametrize("location", [(4, 0, 0), (0, 2, 0), (0, 0, 1), (-1, 0, 0)])
+def test_location_outside_the_map_is_refused(location: Location) -> None:
+    x, y, z = location
+    message = rf"location {x},{y},{z} lies outside conv2, whose feature map is 4×2×1 \(indices from 0\)\."
+    for field in (receptive_field, response_field):
+        with pytest.raises(LocationError, match=message):
+            field(FER, 1, location, (16, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "location"),
+    [("conv1", (0, 5, 15)), ("conv2", (3, 0, 7)), ("conv3", (1, 2, 3)), ("conv3", (0, 0, 0)), ("conv4", (0, 1, 1))],
+)
+def test_feature_of_the_network_hangs_on_its_receptive_field_alone(layer: str, location: Location) -> None:
+    torch.manual_seed(1)
+    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), 32)
+    encoder = Encoder(config).eval()
+    generator = torch.Generator().manual_seed(2)
+    before = torch.rand(1, 1, 32, 32, 32, generator=generator)
+    outside = torch.rand(1, 1, 32, 32, 32, generator=generator)
+    inside = before.clone()
+    box = receptive_field(config.specs, config.index(layer), location, config.input_shape)
+    region = (0, 0, *(slice(low, high) for low, high in box))
+    outside[region] = before[region]
+    inside[region] = torch.rand(before[region].shape, generator=generator)
+    with torch.inference_mode():
+        feature, same, other = (encoder.features(grid)[layer][0, :, *location] for grid in (before, outside, inside))
+    assert torch.equal(feature, same)
+    assert not torch.equal(feature, other)
+    assert feature.any()
+
+
+def test_every_corner_of_the_receptive_field_matters() -> None:
+    """Single voxels at the field's corners and just outside it, in the gradient of a network without dead ReLUs."""
+    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), 32)
+    torch.manual_seed(1)
+    encoder = Encoder(config).double().eval()
+    for name in config.layer_names[:5]:
+        encoder.blocks[name][2] = nn.Softplus()
+    for layer in ("conv1", "conv2", "conv3", "conv4"):
+        location = (1, 0, config.level_shape(layer)[3] // 2)
+        grid = torch.rand(1, 1, 32, 32, 32, dtype=torch.float64, requires_grad=True)
+        feature = encoder.blocks["conv1"](grid)
+        for name in config.layer_names[1 : config.index(layer) + 1]:
+            feature = encoder.blocks[name](feature)
+        feature[0, :, *location].square().sum().backward()
+        assert grid.grad is not None
+        assert hull(grid.grad[0, 0].numpy() != 0) == receptive_field(
+            config.specs, config.index(layer), location, config.input_shape
+        )

@@ -1,0 +1,486 @@
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fer_cli.errors import ArtifactError, FerError, InputError, ResourceError, UsageError
+from fer_cli.execution.progress import TrainingProgress
+from fer_cli.network import loop
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
+from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.checkpoint import checkpoint_path
+from fer_cli.network.dataset import open_voxels
+from fer_cli.network.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig, load_network
+from fer_cli.network.phases import (
+    FeedbackPhase,
+    FeedforwardPhase,
+    TrainingData,
+    TrainingSettings,
+    draw_entries,
+    entry_shares,
+    mixed_precision,
+    occupied_weights,
+    voxel_iou,
+)
+from fer_cli.network.training import preset_settings, train
+from fer_cli.run import Run, RunPaths
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.history import read_history
+from fer_cli.storage.schema import CHECKPOINT, MODEL
+
+CPU = torch.device("cpu")
+Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]
+
+pytestmark = pytest.mark.usefixtures("tiny_preset")
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    options = {"epochs": 3, "feedback_epochs": 2, "batch_size": 16, "dropout": 0.2, "seed": 1} | changes
+    return TrainingSettings("tiny", augmentation=Augmentation(shift=1, mirror=True), **options)
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    with open_artifact(path, MODEL) as artifact:
+        return {name: artifact.read(name).tobytes() for name in artifact.names() if name.startswith(("enc", "feedb"))}
+
+
+def history(path: Path) -> list[tuple[Any, ...]]:
+    with open_artifact(path, MODEL) as artifact:
+        return [tuple(vars(record).values())[:-1] for record in read_history(artifact)]  # seconds differ
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run_paths: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import TINY_LAYERS
+    from fer_cli.network.model import PRESETS
+
+    path = tmp_path_factory.mktemp("uninterrupted") / "model.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY_LAYERS)
+        train(run_paths.voxels, path, settings(), device=CPU)
+    return path
+
+
+def test_same_seed_is_the_same_network_and_another_is_not(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(12345)  # the caller's own randomness does not matter
+    state = torch.get_rng_state()
+    train(run_paths.voxels, tmp_path / "model.h5", settings(), device=CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert weights(tmp_path / "model.h5") == weights(uninterrupted)
+    assert history(tmp_path / "model.h5") == history(uninterrupted)
+    with open_artifact(tmp_path / "model.h5") as mine, open_artifact(uninterrupted) as theirs:
+        assert mine.id == theirs.id  # though the seconds differ
+    train(run_paths.voxels, tmp_path / "model.h5", settings(seed=2), device=CPU, force=True)
+    other, mine = weights(tmp_path / "model.h5"), weights(uninterrupted)
+    assert all(other[name] != mine[name] for name in mine if name.endswith("weight"))
+
+
+def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPaths, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    seen: list[TrainingProgress] = []
+    summary = train(run_paths.voxels, path, settings(), device=CPU, report=seen.append)
+    with open_artifact(path, MODEL) as artifact:
+        records = read_history(artifact)
+        held = artifact.read("validation/index")
+        assert (artifact.seed, artifact.config["voxelization"]) == (1, run.voxels.voxelization)
+    assert [(r.phase, r.epoch) for r in records] == [
+        *((FEEDFORWARD, epoch) for epoch in (1, 2, 3)),
+        *((FEEDBACK, epoch) for epoch in (1, 2)),
+    ]
+    assert [p.record for p in seen if p.record] == records
+    assert [(p.batch, p.batches) for p in seen if p.phase == FEEDFORWARD and p.epoch == 1 and not p.record] == [
+        (i, 3) for i in (1, 2, 3)
+    ]
+    assert (summary.training_samples, summary.validation_samples) == (54, 6)
+    assert np.bincount(run.voxels.labels[held]).tolist() == [2, 2, 2]
+    assert {run.voxels.splits[i] for i in held} == {"train"}
+    assert (summary.accuracy, summary.voxel_iou) == (records[2].validation_score, records[4].validation_score)
+    assert summary.parameters == sum(p.numel() for p in run.network.parameters())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.curve.png", "model.h5"]
+
+
+def test_history_that_is_no_table_is_damage(run: Run, rewrite: Rewrite, tmp_path: Path) -> None:
+    rows = run.model.read_text("history")
+    for number, lines in enumerate((["phase,epoch", *rows[1:]], [rows[0], *(f"x{row}" for row in rows[1:]), "a,b"])):
+        path = tmp_path / f"{number}.h5"
+        rewrite(run.model, path, {"history": lines})
+        with pytest.raises(ArtifactError, match=r"its history cannot be read .*Run 'fer train' again"):
+            read_history(open_artifact(path, MODEL))
+
+
+class StopAt:
+    """Interrupts a training run at its n-th report."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+REPORTS = 5 * 4  # epochs of both phases, times three batches and a record
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6, 8, 12, 13, 16, 18, 20])
+def test_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(
+    stop: int, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    path.write_text("precious")
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, force=True, report=StopAt(stop))
+    assert path.read_text() == "precious"
+    kept = {entry.name for entry in tmp_path.iterdir()}
+    assert kept == ({"model.h5"} if stop < 4 else {"model.h5", "model.checkpoint.h5"})
+    torch.manual_seed(99)
+    train(run_paths.voxels, path, settings(), device=CPU, force=True, resume=True)
+    assert weights(path) == weights(uninterrupted)
+    assert history(path) == history(uninterrupted)
+    assert not checkpoint_path(path).exists()
+
+
+def test_run_interrupted_in_every_epoch_ends_as_an_uninterrupted_one(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    for epochs in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            train(run_paths.voxels, path, settings(), device=CPU, resume=True, report=StopAt(4 if epochs % 2 else 6))
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+def test_resuming_nothing_is_training_afresh_and_not_resuming_ignores_the_checkpoint(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(seed=5), device=CPU, force=True, report=StopAt(8))
+    train(run_paths.voxels, path, settings(), device=CPU, force=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+def test_other_settings_or_voxels_are_refused_on_resume(
+    run: Run, run_paths: RunPaths, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    path = tmp_path / "model.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(5))
+    kept = checkpoint_path(path).read_bytes()
+    message = r"model\.checkpoint\.h5 was made with another configuration \({} differ\)\. Give the same options"
+    with pytest.raises(UsageError, match=message.format("training")):
+        train(run_paths.voxels, path, settings(epochs=9), device=CPU, resume=True)
+    rewrite(run.voxels.artifact, tmp_path / "voxels.h5", {"name": [f"{name}_" for name in run.voxels.names]})
+    with pytest.raises(UsageError, match=message.format("voxels")):
+        train(tmp_path / "voxels.h5", path, settings(), device=CPU, resume=True)
+    assert checkpoint_path(path).read_bytes() == kept
+
+
+def test_encoder_is_bit_identical_after_the_feedback_phase(run_paths: RunPaths, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    train(run_paths.voxels, one, settings(feedback_epochs=1), device=CPU)
+    train(run_paths.voxels, two, settings(feedback_epochs=4), device=CPU)
+    short, long = weights(one), weights(two)
+    assert all(short[name] == long[name] for name in short if name.startswith("encoder/"))
+    assert any(short[name] != long[name] for name in short if name.startswith("feedback/"))
+    path = tmp_path / "three.h5"
+    with pytest.raises(KeyboardInterrupt):  # in the first batch of feedback: the encoder is what it was before
+        train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(13))
+    saved = open_artifact(checkpoint_path(path))
+    assert all(saved.read(f"average/{name[8:]}").tobytes() == short[name] for name in short if name[:8] == "encoder/")
+
+
+def test_test_split_and_validation_grids_do_not_touch_the_weights(
+    run: Run, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    with open_artifact(uninterrupted, MODEL) as artifact:
+        held = artifact.read("validation/index")
+    grids = run.voxels.grids(range(len(run.voxels)))
+    for name, poisoned, sees in [
+        ("test", run.voxels.indices("test"), True),
+        ("validation", held, False),
+        ("training", np.setdiff1d(run.voxels.indices("train"), held), False),
+    ]:
+        changed = grids.copy()
+        changed[poisoned] = 1
+        rewrite(run.voxels.artifact, tmp_path / f"{name}.h5", {"occupancy": changed})
+        train(tmp_path / f"{name}.h5", tmp_path / f"{name}_model.h5", settings(), device=CPU)
+        same_weights = weights(tmp_path / f"{name}_model.h5") == weights(uninterrupted)
+        same_history = history(tmp_path / f"{name}_model.h5") == history(uninterrupted)
+        assert same_weights == (name != "training")
+        assert same_history == sees
+
+
+def test_test_labels_are_never_read(run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    labels = run.voxels.labels.copy()
+    labels[run.voxels.indices("test")] = -1
+    rewrite(run.voxels.artifact, tmp_path / "v.h5", {"label": labels})
+    train(tmp_path / "v.h5", tmp_path / "m.h5", settings(), device=CPU)
+    assert weights(tmp_path / "m.h5") == weights(uninterrupted)
+
+
+def test_what_cannot_be_learnt_from_is_refused(run: Run, tmp_path: Path, rewrite: Rewrite) -> None:
+    voxels = run.voxels
+    one = {"classes": ["beam"], "label": np.minimum(voxels.labels, 0)}
+    absent = {"split": ["test" if "pole" in name else "train" for name in voxels.names]}
+    single = {"split": ["test" if "pole" in n and n != "pole_train_03" else "train" for n in voxels.names]}
+    for changes, message in [
+        (one, r"v\.h5 .* class.*; a classifier needs at least two"),
+        (absent, r"v\.h5: .*training shapes.* 'pole' \(0\); at least two are needed"),
+        (single, r"v\.h5: .*training shapes.* 'pole' \(1\); at least two are needed"),
+    ]:
+        rewrite(voxels.artifact, tmp_path / "v.h5", changes)
+        with pytest.raises(InputError, match=message):
+            train(tmp_path / "v.h5", tmp_path / "m.h5", settings(), device=CPU)
+    rewrite(voxels.artifact, tmp_path / "v.h5", {"split": ["test"] * len(voxels)})
+    with pytest.raises(InputError, match=r"v\.h5: .*training shapes.* 'beam' \(0\)"):
+        train(tmp_path / "v.h5", tmp_path / "m.h5", settings(), device=CPU)
+    assert {path.name for path in tmp_path.iterdir()} == {"v.h5"}
+
+
+def test_two_training_shapes_a_class_are_enough(run: Run, tmp_path: Path, rewrite: Rewrite) -> None:
+    split = ["train" if name.endswith(("train_00", "train_01")) else "test" for name in run.voxels.names]
+    rewrite(run.voxels.artifact, tmp_path / "v.h5", {"split": split})
+    summary = train(tmp_path / "v.h5", tmp_path / "m.h5", settings(epochs=1, feedback_epochs=1), device=CPU)
+    assert (summary.training_samples, summary.validation_samples) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "phase"),
+    [({"learning_rate": 1e30}, "feedforward"), ({"feedback_learning_rate": 1e30}, "feedback")],
+)
+def test_loss_that_is_not_finite_ends_the_run(
+    changes: dict[str, float], phase: str, run_paths: RunPaths, tmp_path: Path
+) -> None:
+    message = rf"the {phase} loss is (nan|inf) in epoch \d, batch \d \(\d+ shapes: \w+_train_\d\d, .*, …\)\. Look at"
+    with pytest.raises(FerError, match=message):
+        train(run_paths.voxels, tmp_path / "m.h5", settings(**changes), device=CPU)
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_output_that_exists_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.h5").write_text("precious")
+    with pytest.raises(UsageError, match="exists already"):
+        train(tmp_path / "none.h5", tmp_path / "m.h5", settings(), device=CPU)
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UsageError, match="no preset 'huge'; the presets are paper, compact, smoke"):
+        preset_settings("huge")
+    for wrong in ({"epochs": 0}, {"feedback_epochs": 0}, {"batch_size": 1}):
+        with pytest.raises(UsageError, match="at least one epoch of each phase and a batch size of 2"):
+            preset_settings("smoke", **wrong)
+    chosen = preset_settings("smoke", epochs=None, seed=4)
+    assert (chosen.preset, chosen.seed, chosen.epochs) == ("smoke", 4, preset_settings("smoke").epochs)
+
+
+def test_iou_is_that_of_the_occupied_voxels() -> None:
+    occupancy, truth = torch.zeros(3, 4, 3, 2), torch.zeros(3, 4, 3, 2)
+    occupancy[0, :2] = 0.5
+    truth[0, 1:3] = 1
+    occupancy[1] = 0.49
+    truth[1, 0, 0, 0] = 1
+    assert voxel_iou(occupancy, truth).tolist() == pytest.approx([1 / 3, 0, 1])
+
+
+@pytest.fixture
+def phase(run: Run, run_paths: RunPaths) -> FeedbackPhase:
+    """A feedback phase of a fresh network whose gates are all open."""
+    voxels = open_voxels(run_paths.voxels, in_memory=True)
+    torch.manual_seed(0)
+    network = FERNet(NetworkConfig(run.network.config.layers, voxels.classes, 8))
+    network.encoder.eval().requires_grad_(False)
+    indices = voxels.indices("train")
+    return FeedbackPhase(TrainingData(voxels, indices, indices, CPU), settings(gate_probability=1.0), network)
+
+
+def test_each_sample_sees_the_encoder_only_at_its_entry_and_through_gates_below_it(phase: FeedbackPhase) -> None:
+    """Samples of the class-code share have every gate shut; the others have them open below their entry only."""
+    levels = phase.network.config.layer_names[::-1]
+    entered: dict[str, int] = {}
+    given: dict[str, Tensor] = {}
+
+    class Watch(nn.Module):
+        def forward(self, code: Tensor, entry: str, *, skips: dict[str, Tensor], edit: Edit) -> Decoding:
+            def note(level: str, feature: Tensor) -> Tensor:
+                edited = edit(level, feature)
+                entered[level] = len(edited) - (0 if level == entry else len(feature))
+                return edited
+
+            given.update(skips)
+            return phase.network.decode(code, entry, skips=skips, edit=note)
+
+    terms = phase.terms(Watch(), phase.data.training[:40], torch.Generator().manual_seed(0))
+    assert set(terms) == {"voxel", "feature"}
+    assert all(term.item() > 0 for term in terms.values())
+    assert list(entered) == list(levels)
+    # A fifth; of the rest, conv3 twice as much as conv1 and conv2, the dense layer 0.4 as much.
+    assert entered[OUTPUT] == 8
+    assert entered["conv3"] in (14, 15)
+    assert (entered["conv1"], entered["conv2"]) in [(7, 7), (7, 8), (8, 7)]
+    assert entered["fc4"] in (2, 3)
+    above = 0
+    for level in levels[1:]:
+        above += entered[levels[levels.index(level) - 1]]
+        assert len(given[level]) == above + entered[level]
+        assert not given[level][: entered[OUTPUT]].any()
+        assert not given[level][above:].any()  # what enters here is the encoder's feature already
+        assert given[level][entered[OUTPUT] : above].any() == (level != levels[1])
+
+
+def test_a_batch_smaller_than_the_levels_is_repeated(phase: FeedbackPhase) -> None:
+    terms = phase.terms(phase.module.train(), phase.data.training[:1], torch.Generator().manual_seed(0))
+    assert torch.isfinite(torch.stack(list(terms.values()))).all()
+
+
+@pytest.mark.parametrize("count", [10, 32, 33])
+def test_entries_ascend_and_keep_to_their_shares(count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shares = entry_shares(NetworkConfig(PRESETS["paper"], ("a", "b"), 32), 0.25)
+    assert shares.argmax() == 0
+    torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
+    draws = torch.stack([draw_entries(count, shares, generator) for _ in range(400)])
+    assert (draws.diff(dim=1) >= 0).all()
+    torch.testing.assert_close(torch.bincount(draws.flatten(), minlength=8) / draws.numel(), shares, atol=0.01, rtol=0)
+    counts = torch.stack([torch.bincount(draw, minlength=8) for draw in draws])
+    assert (counts.amax(0) - counts.amin(0) <= 1).all()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 13, 14, 18])
+def test_run_ended_by_a_signal_within_an_epoch_goes_on_from_that_step(
+    stop: int, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    calls = iter(range(1, 1000))
+
+    def interrupt(progress: TrainingProgress) -> None:
+        if next(calls) == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=interrupt)
+    with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
+        assert artifact.attribute("position")["step"] == (stop - 1) % 4 + 1
+    seen: list[TrainingProgress] = []
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, report=seen.append)
+    assert len(seen) == REPORTS - stop
+    assert weights(path) == weights(uninterrupted)
+    assert history(path) == history(uninterrupted)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 16])
+def test_run_told_to_end_in_the_last_batch_of_an_epoch_ends_with_the_epoch(
+    stop: int, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    seen: list[TrainingProgress] = []
+
+    def interrupt(progress: TrainingProgress) -> None:
+        seen.append(progress)
+        if len(seen) == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=interrupt)
+    assert len(seen) == -(-stop // 4) * 4
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+def test_checkpoints_are_due_by_the_clock_too(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.h5"
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(7))
+    with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
+        position = artifact.attribute("position")
+    assert (position["phase"], position["epoch"], position["step"]) == (FEEDFORWARD, 1, 2)
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+def test_given_encoder_stays_as_it_is_and_its_validation_samples_stay_held_out(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    options = {"device": CPU, "encoder": uninterrupted}
+    summary = train(run_paths.voxels, path, settings(seed=7, feedback_epochs=3), **options)
+    mine, theirs = weights(path), weights(uninterrupted)
+    assert all(mine[name] == theirs[name] for name in theirs if name.startswith("encoder/"))
+    assert any(mine[name] != theirs[name] for name in theirs if name.startswith("feedback/"))
+    with open_artifact(path, MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        assert model.parents == {"voxels": other.parents["voxels"], "encoder": other.id}
+        assert np.array_equal(model.read("validation/index"), other.read("validation/index"))
+        records, first = read_history(model), read_history(other)
+    assert records[:3] == first[:3]
+    assert [(r.phase, r.epoch) for r in records[3:]] == [(FEEDBACK, 1), (FEEDBACK, 2), (FEEDBACK, 3)]
+    assert summary.accuracy == first[2].validation_score
+    resumed = tmp_path / "resumed.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), report=StopAt(5), **options)
+    with pytest.raises(UsageError, match=r"another configuration \(encoder differ\)"):
+        train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), device=CPU, resume=True)
+    train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), resume=True, **options)
+    assert weights(resumed) == mine
+
+
+def test_encoder_of_other_voxels_is_validated_on_these_and_brings_no_history(
+    run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    voxels, path = tmp_path / "v.h5", tmp_path / "m.h5"
+    labels = (run.voxels.labels + 1) % 3  # what that classifier says is wrong here
+    rewrite(run.voxels.artifact, voxels, {"label": labels})
+    summary = train(voxels, path, settings(seed=7, feedback_epochs=1), device=CPU, encoder=uninterrupted)
+    with open_artifact(path, MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        held = model.read("validation/index")
+        assert [record.phase for record in read_history(model)] == [FEEDBACK]
+        assert model.config["training"]["preset"] == other.config["training"]["preset"] == "tiny"
+        with torch.inference_mode(), mixed_precision(CPU):
+            predicted = load_network(other).encoder(run.voxels.tensor(held)).argmax(1).numpy()
+    assert summary.accuracy == pytest.approx(np.mean(predicted == labels[held]))
+
+
+def test_encoder_that_does_not_fit_is_refused(run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite) -> None:
+    path = tmp_path / "v.h5"
+    rewrite(run.voxels.artifact, path, {"classes": ["beam", "plate", "rod"]})
+    with pytest.raises(
+        UsageError, match=r"tells 3 classes apart \(beam, plate, pole, …\), but the voxels have 3 \(beam,"
+    ):
+        train(path, tmp_path / "m.h5", settings(), device=CPU, encoder=uninterrupted)
+    rewrite(run.voxels.artifact, path, {"occupancy": np.ones((len(run.voxels), 16, 16, 16), np.uint8)})
+    with pytest.raises(UsageError, match=r"reads 8³ voxels, but these are 16³\. Run 'fer voxelize --resolution 8'"):
+        train(path, tmp_path / "m.h5", settings(), device=CPU, encoder=uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), MemoryError()]
+)
+def test_want_of_memory_says_which_batch_size_to_try(
+    error: Exception, run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FeedforwardPhase, "terms", fail)
+    with pytest.raises(ResourceError, match=r"out of memory with batches of 18 shapes\. Try --batch-size 8"):
+        train(run_paths.voxels, tmp_path / "m.h5", settings(), device=CPU)
+
+
+def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
+    config = NetworkConfig(PRESETS["compact"], ("a", "b"), 32)
+    weights = dict(zip(config.layer_names[::-1], occupied_weights(config, 16.0).tolist(), strict=True))
+    places = {"conv1": 2.0, "conv2": 2.0, "conv3": 2.0, "conv4": 2.0}
+    assert weights == {**dict.fromkeys(config.layer_names, 4.0), **places}

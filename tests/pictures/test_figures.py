@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_cli.errors import ResourceError, UsageError
+from fer_cli.evaluation.survey import survey
+from fer_cli.network.receptive import receptive_field
+from fer_cli.pictures.figures import fullest_location, write_figures
+from fer_cli.run import Run
+
+FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
+
+
+@pytest.fixture(scope="module")
+def written(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("figures") / "new"
+    return folder, write_figures(run, folder)
+
+
+def test_every_figure_is_drawn_of_the_samples_that_the_rule_picks(run: Run, written: tuple[Path, dict]) -> None:
+    folder, answer = written
+    found = survey(run)
+    right, wrong = found.typical(correct=True), found.typical(correct=False)
+    assert right
+    assert wrong
+    expected = {
+        "fig2": [found.most_typical()],
+        "fig3": [found.most_typical()],
+        "fig4": right[:3],
+        "fig5": right[:7],
+        "fig6": wrong[:3],
+        "fig7": wrong[:7],
+    }
+    assert {name: figure["samples"] for name, figure in answer["figures"].items()} == expected
+    for name in FIGURES:
+        path = Path(answer["figures"][name]["path"])
+        assert path == folder / f"{name}.png"
+        with Image.open(path) as picture:
+            assert picture.width >= 560
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    assert answer["table1"] == found.table1()
+    assert answer["shares"] == found.shares()
+    assert answer["rule"]
+
+
+def test_what_is_written_is_what_is_told(written: tuple[Path, dict]) -> None:
+    folder, answer = written
+    assert {path.name for path in folder.iterdir()} == {
+        "figures.json",
+        "table1.md",
+        *(f"{name}.png" for name in FIGURES),
+    }
+    assert json.loads((folder / "figures.json").read_text(encoding="utf-8")) == answer
+    lines = (folder / "table1.md").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "| misclassified, the paper | 19.185 | 22.610 | 26.467 | 35.837 | 1.87 |"
+    wrong = answer["table1"]["misclassified"]
+    assert lines[-2].startswith(f"| misclassified, this run | {wrong['input_vs_local']:.0f} | ")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_same_run_gives_the_same_pictures(run: Run, written: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, _ = written
+    write_figures(run, tmp_path)
+    for name in FIGURES:
+        assert (tmp_path / f"{name}.png").read_bytes() == (folder / f"{name}.png").read_bytes(), name
+
+
+def test_fullest_location_sees_the_most_occupied_voxels(run: Run) -> None:
+    config = run.network.config
+    grid = np.zeros(config.input_shape, np.uint8)
+    grid[6, 1, 4] = grid[7, 0, 5] = grid[1, 6, 6] = 1
+    for layer in config.layer_names[:-1]:
+        found = fullest_location(config, layer, grid)
+        counts = {}
+        for location in np.ndindex(*config.level_shape(layer)[1:]):
+            (x0, x1), (y0, y1), (z0, z1) = receptive_field(
+                config.specs, config.index(layer), location, config.input_shape
+            )
+            counts[location] = int(grid[x0:x1, y0:y1, z0:z1].sum())
+        best = max(counts.values())
+        assert found == next(location for location, count in counts.items() if count == best)
+
+
+def test_what_cannot_be_drawn_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no labelled sample in the split 'validation'"):
+        write_figures(run, tmp_path / "x", split="validation")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot write .*file"):
+        write_figures(run, tmp_path / "file" / "x")

@@ -1,0 +1,168 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagnoses import CORRECT, UNKNOWN, diagnosis_of
+from fer_cli.errors import InputError, ResourceError, UsageError
+from fer_cli.network.dataset import Sample
+from fer_cli.pictures.drawing import open_drawing
+from fer_cli.reports import gallery, page
+from fer_cli.reports.gallery import (
+    Explained,
+    Several,
+    Wanted,
+    explain_one,
+    explain_several,
+    misclassified,
+    write_gallery,
+)
+from fer_cli.reports.report import diagnosis_json
+from fer_cli.run import Run
+
+NOTHING = Wanted(None, "conv3", None, volumes=False)
+
+
+def several(run: Run, names: list[str], folder: Path, wanted: Wanted) -> tuple[Several, list[str], list[tuple]]:
+    complaints: list[str] = []
+    steps: list[tuple] = []
+    result = explain_several(
+        run,
+        names,
+        folder,
+        wanted,
+        what="samples",
+        complain=complaints.append,
+        progress=lambda *step: steps.append(step),
+    )
+    return result, complaints, steps
+
+
+def test_misclassified_are_those_of_the_split_that_the_network_gets_wrong(run: Run) -> None:
+    wrong = []
+    for index in run.voxels.indices("test").tolist():
+        predicted = int(run.network.encoder(run.voxels.tensor([index])).argmax())
+        if predicted != run.voxels.labels[index]:
+            wrong.append(run.voxels.names[index])
+    assert misclassified(run, "test") == wrong
+    assert 0 < len(wrong) < 18
+    with pytest.raises(UsageError, match="no labelled sample in the split 'other'"):
+        misclassified(run, "other")
+
+
+def test_of_several_each_gets_its_report_and_one_that_fails_is_left_out(run: Run, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        np.save(tmp_path / place / "a shape.npy", run.voxels.grids([3])[0])
+    names = ["pole_test_03", "nosuch", str(tmp_path / "one/a shape.npy"), str(tmp_path / "two/a shape.npy")]
+    folder = tmp_path / "reports"
+    with open_drawing(1) as drawing:
+        result, complaints, steps = several(run, names, folder, replace(NOTHING, drawing=drawing, volumes=True))
+    assert complaints == ["there is no file and no sample called 'nosuch'."]
+    assert [(failed.sample, type(failed.error)) for failed in result.failed] == [("nosuch", InputError)]
+    assert steps[0] == (0, 4)
+    assert steps[-1] == (4, 4)
+    folders = ["pole_test_03", "a_shape", "a_shape-2"]
+    assert [each.files["report"] for each in result.explained] == [folder / name / "index.html" for name in folders]
+    assert all(each.files["volumes"].is_file() for each in result.explained)
+    for each in result.explained:
+        stored = json.loads(each.files["report"].with_name("diagnosis.json").read_text(encoding="utf-8"))
+        assert {**stored, "volumes": str(each.files["volumes"])} == each.json
+    assert result.gallery == folder / "index.html"
+    source = result.gallery.read_text(encoding="utf-8")
+    assert "<h1>3 samples</h1>" in source
+    for link in re.findall(r'<a href="([^"]+)">', source):
+        assert (folder / link).is_file()
+    assert result.json["gallery"] == str(result.gallery)
+    assert result.json["failed"] == [{"sample": "nosuch", "error": complaints[0]}]
+
+
+def test_nothing_is_written_where_nothing_is_wanted(run: Run, tmp_path: Path) -> None:
+    result, _, _ = several(run, ["pole_test_03", "beam_test_02"], tmp_path / "reports", NOTHING)
+    assert [each.json["sample"] for each in result.explained] == ["pole_test_03", "beam_test_02"]
+    assert all(each.json["report"] is None for each in result.explained)
+    assert result.json["gallery"] is None
+    one, diagnosis = explain_one(run, "pole_test_03", None, NOTHING, parent=tmp_path / "reports")
+    assert one.json == diagnosis_json(diagnosis, report=None) == result.explained[0].json
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("blocked", ["file", "file/below"])
+def test_folder_that_cannot_be_written_is_noticed_before_anything_is_computed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: str
+) -> None:
+    def compute(*_: object, **__: object) -> None:
+        raise AssertionError("computed all the same")
+
+    monkeypatch.setattr(gallery, "explain", compute)
+    (tmp_path / "file").write_text("mine")
+    wanted = replace(NOTHING, volumes=True)
+    with pytest.raises(ResourceError, match=r"cannot write .*file"):
+        explain_one(run, "pole_test_03", tmp_path / blocked, wanted, parent=tmp_path)
+    with pytest.raises(ResourceError, match=r"cannot write .*file"):
+        several(run, ["pole_test_03"], tmp_path / blocked, wanted)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_does_not_exist_leaves_no_folder(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sample called 'nosuch'"):
+        explain_one(run, "nosuch", None, replace(NOTHING, volumes=True), parent=tmp_path / "explain")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report's folder, to be copied."""
+    return page.write_report(diagnosis_of(), tmp_path_factory.mktemp("report") / "one").parent
+
+
+def explained_of(folder: Path, pictures: Path, **changes: object) -> Explained:
+    diagnosis = diagnosis_of(**changes)
+    shutil.copytree(pictures, folder)
+    answer = diagnosis_json(diagnosis, report=str(folder / "index.html"))
+    return Explained(answer, diagnosis.blame, diagnosis.suspicion, {"report": folder / "index.html"})
+
+
+def test_gallery_shows_the_most_suspicious_first_with_what_it_can_be_sorted_by(tmp_path: Path, pictures: Path) -> None:
+    suspicion = diagnosis_of().suspicion
+    rows = [
+        explained_of(tmp_path / "a", pictures, sample="a"),
+        explained_of(tmp_path / "b", pictures, sample="b", suspicion=replace(suspicion, score=0.95), **CORRECT),
+        explained_of(tmp_path / "c", pictures, sample="c", suspicion=replace(suspicion, score=0.2), **UNKNOWN),
+    ]
+    source = write_gallery(rows, ["conv1", "conv2", "conv3"], tmp_path, "three").read_text(encoding="utf-8")
+    sorted_by = re.findall(r'data-sort="([^"]*)"', source)
+    assert np.reshape(sorted_by, (3, 5)).tolist() == [
+        ["b", "chair", "chair", "3", "0.95"],
+        ["a", "chair", "table", "2", "0.87"],
+        ["c", "", "table", "3", "0.2"],
+    ]
+    assert "Most frequent: chair taken for table (1)." in source
+    assert source.count('src="data:image/png;base64,') == 6
+    assert len(re.findall(r'aria-sort="descending"', source)) == 1
+
+
+def test_gallery_escapes_what_came_from_files(tmp_path: Path, pictures: Path) -> None:
+    evil = '<script>alert("1")</script>\'" onload=x'
+    row = explained_of(tmp_path / "<b> # %41 🪑", pictures, sample=evil)
+    source = write_gallery([row], ["conv3"], tmp_path, evil).read_text(encoding="utf-8")
+    assert source.count("<script>") == 1
+    assert "<b>" not in source
+    assert 'href="%3Cb%3E%20%23%20%2541%20%F0%9F%AA%91/index.html"' in source
+
+
+def test_gallery_of_nothing_says_so(tmp_path: Path) -> None:
+    source = write_gallery([], ["conv3"], tmp_path, "0 misclassified samples").read_text(encoding="utf-8")
+    assert "There is none." in source
+    assert "<table" not in source
+
+
+def test_sample_has_the_map_to_its_own_units(run: Run, tmp_path: Path) -> None:
+    named = run.sample("pole_test_03")
+    stored = run.voxels.artifact.read("index_to_world")[named.index]
+    np.testing.assert_array_equal(named.index_to_world, stored)
+    np.testing.assert_array_equal(Sample("x", named.grid, None).index_to_world, np.eye(4))

@@ -1,0 +1,257 @@
+import base64
+import gzip
+import html
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, diagnosis_of
+from fer_cli.codebooks.reading import ReferenceErrors
+from fer_cli.diagnosis.probe import Probe
+from fer_cli.errors import ResourceError
+from fer_cli.pictures.drawing import open_drawing
+from fer_cli.pictures.viewer import VIEWS
+from fer_cli.reports import page
+from fer_cli.reports.report import ERRORS, PATHS, diagnosis_json
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        self.text += " "
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "explain" / "chair_0891"
+    path = page.write_report(diagnosis_of(), folder)
+    return folder, path, path.read_text(encoding="utf-8")
+
+
+def test_report_is_one_page_with_its_json_and_pictures(written):
+    folder, path, source = written
+    assert path == folder / "index.html"
+    assert json.loads((folder / "diagnosis.json").read_text()) == diagnosis_json(diagnosis_of(), report=str(path))
+    pictures = {picture.stem for picture in folder.glob("*.png")}
+    strip = {f"{layer}-{path}{kind}" for layer in page.PICTURED_LAYERS for path in PATHS for kind in ("", "-exemplar")}
+    shapes = {
+        "input",
+        "local",
+        "nearest",
+        "class-code",
+        "local-overlay",
+        "nearest-overlay",
+        "class-code-overlay",
+        "blame",
+    }
+    assert pictures == shapes | strip
+    assert len(source) < 8e6
+    assert len(Page(source).all("img")) == len(pictures)
+
+
+def test_page_asks_for_nothing_from_outside(written):
+    parsed = Page(written[2])
+    policy = next(meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert "http" not in policy
+    for _, attributes in parsed.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}:
+                assert value.startswith("data:")
+    style = re.search(r"<style>(.*?)</style>", written[2], re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert not re.search(r"https?://", written[2])
+
+
+def test_page_holds_the_library_packed(written):
+    packed = re.search(r'<script type="text/plain" id="library">(.*?)</script>', written[2])[1]
+    library = gzip.decompress(base64.b64decode(packed, validate=True))
+    assert library.startswith(b"/**\n* plotly.js v")
+
+
+def test_page_describes_every_picture_and_orders_its_headings(written):
+    parsed = Page(written[2])
+    assert all(image["alt"] for image in parsed.all("img"))
+    assert any(image["alt"] == "Input chair_0891: 1184 occupied voxels." for image in parsed.all("img"))
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    identifiers = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    assert {section["aria-labelledby"] for section in parsed.all("section")} < set(identifiers)
+
+
+def test_every_control_has_a_name_and_the_shapes_can_be_reached_by_keyboard(written):
+    parsed = Page(written[2])
+    for button in parsed.all("button"):
+        assert button["aria-label"]
+        assert button["type"] == "button"
+    assert {button["data-action"] for button in parsed.all("button")} == {action for action, _, _ in page.CONTROLS}
+    views = [tag for tag in parsed.all("div") if tag.get("class") == "view"]
+    assert [tag["id"] for tag in views] == [f"view-{name}" for name in VIEWS]
+    assert all(tag["tabindex"] == "0" and "Arrow keys rotate" in " ".join(tag["aria-label"].split()) for tag in views)
+    boxes = parsed.all("input")
+    assert {box.get("data-special") for box in boxes} == {*VIEWS, None}
+    assert len(boxes) == len(parsed.all("label")) == 7
+
+
+def facts_of(source):
+    """What the page's script is given."""
+    return json.loads(re.search(r'<script type="application/json" id="facts">(.*?)</script>', source, re.DOTALL)[1])
+
+
+def test_script_is_given_the_shapes_boxes_and_charts(written):
+    facts, diagnosis = facts_of(written[2]), diagnosis_of()
+    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    for view, name, grid in zip(facts["views"], VIEWS, grids, strict=True):
+        assert view["name"] == name
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(view["bits"]), np.uint8)).reshape(facts["shape"])
+        np.testing.assert_array_equal(bits, grid >= 0.5)
+    assert facts["boxes"] == [[list(span) for span in box] for box in diagnosis.blame.boxes]
+    assert set(facts["charts"]) <= {tag.get("id") for tag in Page(written[2]).all("div")}
+    assert len(facts["charts"]) == 6
+
+
+def test_page_tells_verdict_numbers_and_readings(written):
+    text = " ".join(Page(written[2]).text.split())
+    assert VERDICT in text
+    assert text.index(VERDICT) < text.index("Class probabilities") < text.index("What came in")
+    for part in ("chair_0891: predicted table, truly chair", "2241", "2.00 times the first", "0.0684 per voxel"):
+        assert part in text, part
+    assert (
+        "Suspicious: 3% of the correctly classified validation samples look at least as odd (conformal p = 0.031)"
+        in text
+    )
+    assert "672 matching 512 missing 0 extra" in text
+    assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
+
+
+def test_errors_are_ranked_among_those_of_validation_samples(written, tmp_path):
+    text = " ".join(Page(written[2]).text.split())
+    assert "Larger than that of 58% of the 19 correct and of 25% of the 4 misclassified validation samples." in text
+    nothing = ReferenceErrors({name: np.zeros(0) for name in ERRORS}, {name: np.zeros(0) for name in ERRORS})
+    source = page.write_report(diagnosis_of(reference_errors=nothing), tmp_path).read_text(encoding="utf-8")
+    assert "Larger than" not in source
+    assert set(facts_of(source)["charts"]) == {"chart-feedforward", "chart-feedback"}
+
+
+@pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
+def test_page_of_a_sample_without_blame_says_so(changes, tmp_path):
+    source = page.write_report(diagnosis_of(**changes), tmp_path).read_text(encoding="utf-8")
+    assert "The blamed locations" not in source
+    assert not (tmp_path / "blame.png").exists()
+    assert ("✓ correct" if changes is CORRECT else "true class unknown") in source
+
+
+def test_everything_from_files_is_escaped(tmp_path):
+    evil = '<script>alert("1")</script><!--\'" onload=x {{ 7 * 7 }} \u2028 🪑'
+
+    def renamed(evidence):
+        return {evil if name == "table" else name: value for name, value in evidence.items()}
+
+    layers = tuple(
+        replace(
+            layer,
+            feedforward_class=evil,
+            feedforward_exemplar=evil,
+            feedback_exemplar=evil,
+            feedforward_evidence=renamed(layer.feedforward_evidence),
+            feedback_evidence=renamed(layer.feedback_evidence),
+        )
+        for layer in diagnosis_of().layers
+    )
+    diagnosis = diagnosis_of(
+        sample=evil,
+        nearest_training_sample=evil,
+        verdict=evil,
+        predicted=evil,
+        layers=layers,
+        probabilities={evil: 1.0},
+        local_layer=evil,
+    )
+    source = page.write_report(diagnosis, tmp_path).read_text(encoding="utf-8")
+    parsed = Page(source)
+    assert [tag.get("type") for tag in parsed.all("script")] == ["application/json", "text/plain", None]
+    line = facts_of(source)["charts"]["chart-feedforward"]["data"][0]["name"]
+    assert html.unescape(line) == f"{evil} (predicted)"
+    assert "<" not in line  # plotly reads names as a kind of HTML
+    assert not any("onload" in attributes for _, attributes in parsed.tags)
+    assert evil in parsed.text
+    assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in source
+    assert any(image["alt"].startswith(f"Input {evil}") for image in parsed.all("img"))
+
+
+@pytest.mark.parametrize(("implied", "tests"), [("chair", 1), ("bed", 2)])
+def test_a_repair_without_label_is_told_where_it_is_another(implied, tests, tmp_path):
+    without = replace(REPAIR, wanted=implied, chosen_by="evidence")
+    written = page.write_report(diagnosis_of(repair=(REPAIR, without)), tmp_path)
+    text = " ".join(Page(written.read_text(encoding="utf-8")).text.split())
+    assert text.count("With the features of") == tests
+    assert ("Without the label the clusters imply chair too" in text) == (tests == 1)
+
+
+def test_name_that_is_not_utf_8_is_written_all_the_same(tmp_path):
+    path = page.write_report(diagnosis_of(sample="chair\udcff"), tmp_path)
+    assert "chair?: predicted table" in path.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))["sample"] == "chair?"
+
+
+def test_pictures_drawn_by_other_processes_are_the_same(written, tmp_path):
+    with open_drawing(2) as drawing:
+        page.begin_report(diagnosis_of(), tmp_path, drawing, parts=2)()
+    for picture in written[0].glob("*.png"):
+        assert (tmp_path / picture.name).read_bytes() == picture.read_bytes(), picture.name
+
+
+def test_earlier_report_is_replaced(tmp_path):
+    (tmp_path / "index.html").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    path = page.write_report(diagnosis_of(**CORRECT), tmp_path)
+    assert "old" not in path.read_text(encoding="utf-8")[:20]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_folder_that_cannot_be_made_is_a_resource_error_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ResourceError, match=r"cannot write .*file") as caught:
+            page.write_report(diagnosis_of(), folder)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_probe_is_a_picture_and_the_whole_reconstruction(tmp_path):
+    reconstruction = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 4, 2)
+    probed = Probe("conv1", (4, 2, 1), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), reconstruction)
+    files = page.write_probe(probed, np.ones((8, 4, 2), np.uint8), tmp_path / "probe")
+    np.testing.assert_array_equal(np.load(files.reconstruction), reconstruction)
+    with Pillow.open(files.picture) as picture:
+        width, height = picture.size
+    assert width > 3 * height
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResourceError, match=r"cannot write .*file"):
+        page.write_probe(probed, np.ones((8, 4, 2), np.uint8), tmp_path / "file")
