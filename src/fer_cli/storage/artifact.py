@@ -11,7 +11,7 @@ This and `artifact_writer` are the only modules that import h5py.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class Artifact:
     seed: int | None
     created_by: str
     _file: h5py.File = field(repr=False)
-    _names: tuple[str, ...] = field(repr=False)
+    _datasets: Mapping[str, h5py.Dataset] = field(repr=False)
 
     def __enter__(self) -> "Artifact":
         return self
@@ -66,10 +66,10 @@ class Artifact:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of all datasets that start with `prefix`, sorted."""
-        return [name for name in self._names if name.startswith(prefix)]
+        return [name for name in self._datasets if name.startswith(prefix)]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file
+        return name in self._datasets
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset, without reading it."""
@@ -133,9 +133,9 @@ class Artifact:
                 f"Run '{self.form.command}' again, or name the file it was made from."
             )
 
-    def _dataset(self, name: str) -> Any:
+    def _dataset(self, name: str) -> h5py.Dataset:
         try:
-            return self._file[name]
+            return self._datasets[name]
         except KeyError:
             raise ArtifactError(f"{self.path} holds no dataset {name!r}.") from None
 
@@ -177,8 +177,7 @@ def examine(path: Path) -> None:
     with h5py.File(path, "r") as file:
         for key in file.attrs:
             file.attrs[key]
-        for name in _checked(path, file, None).names():
-            dataset = file[name]
+        for dataset in _checked(path, file, None)._datasets.values():
             if dataset.chunks:
                 dataset.id.get_num_chunks()
             if h5py.check_string_dtype(dataset.dtype):
@@ -212,8 +211,8 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         and isinstance(config, dict)
     ):
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
-    names = tuple(sorted(_dataset_names(file)))
-    _check_datasets(path, file, form, names)
+    datasets = dict(sorted(_datasets_of(file)))
+    _check_datasets(path, form, datasets)
     return Artifact(
         path=path,
         form=form,
@@ -223,29 +222,30 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         seed=None if seed == NO_SEED else seed,
         created_by=str(attributes["created_by"]),
         _file=file,
-        _names=names,
+        _datasets=datasets,
     )
 
 
-def _check_datasets(path: Path, file: h5py.File, form: Format, names: Sequence[str]) -> None:
+def _check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset]) -> None:
     for declared in form.datasets:
-        if declared.required and not declared.is_family and not any(declared.pattern.fullmatch(name) for name in names):
+        if declared.required and not declared.is_family and declared.name not in datasets:
             raise ArtifactError(f"{path} lacks the dataset {declared.name!r}. Run '{form.command}' again.")
     lengths: dict[str, tuple[int, str]] = {}
-    for name in names:
-        dataset = file[name]
+    for name, dataset in datasets.items():
         if (spec := form.spec(name)) is None:
             raise ArtifactError(f"{path} holds a dataset {name!r} that {form.name} does not have.")
-        found = "text" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.name
+        dtype = dataset.dtype
+        found = "text" if h5py.check_string_dtype(dtype) else dtype.name
         if found != spec.dtype:
             raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
         if reason := _storage_objection(dataset, spec):
             raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
         if spec.axes is None:
             continue
-        if dataset.ndim != len(spec.axes):
-            raise ArtifactError(f"{path}: dataset {name!r} has {dataset.ndim} axes, but {len(spec.axes)} are needed.")
-        for axis, length in zip(_axis_names(spec, name), dataset.shape, strict=True):
+        shape = dataset.shape
+        if len(shape) != len(spec.axes):
+            raise ArtifactError(f"{path}: dataset {name!r} has {len(shape)} axes, but {len(spec.axes)} are needed.")
+        for axis, length in zip(_axis_names(spec, name), shape, strict=True):
             known, first = lengths.setdefault(axis, (length, name))
             if known != length:
                 raise ArtifactError(f"{path}: axis {axis!r} has length {known} in {first!r}, but {length} in {name!r}.")
@@ -255,16 +255,16 @@ def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
     """Why the way in which a dataset is stored is none that fer writes, or None."""
     if dataset.shape is None:
         return "has no shape"
-    if dataset.is_virtual or dataset.external:
-        return "is stored in other files; artifacts of fer are one file"
     plan = dataset.id.get_create_plist()
+    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+        return "is stored in other files; artifacts of fer are one file"
     filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
     if unknown := filters - _FILTERS:
         return f"needs the HDF5 filter {min(unknown)}, which fer does not use"
     growth = _MOST_INFLATION if spec.compressed else 1
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > growth * stored:
-        return f"promises {dataset.nbytes} bytes, but only {stored} are stored"
+    if (promised := dataset.nbytes) > growth * stored:
+        return f"promises {promised} bytes, but only {stored} are stored"
     return None
 
 
@@ -279,17 +279,18 @@ def _axis_names(spec: DatasetSpec, name: str) -> list[str]:
     return axes
 
 
-def _dataset_names(file: h5py.File) -> Iterator[str]:
-    """Names of all datasets; refuses links that lead out of the tree, so that no file points elsewhere."""
+def _datasets_of(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """All datasets by name; refuses links that lead out of the tree, so that no file points elsewhere."""
     pending = [("", file)]
     while pending:
         prefix, group = pending.pop()
+        links = group.id.links
         for key in group:
             name = f"{prefix}{key}"
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or prefix.count("/") > 4:
+            if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD or prefix.count("/") > 4:
                 raise ArtifactError(f"{file.filename} holds a link at {name!r}; artifacts of fer have none.")
             child = group[key]
             if isinstance(child, h5py.Group):
                 pending.append((f"{name}/", child))
             else:
-                yield name
+                yield name, child
