@@ -199,6 +199,11 @@ def planted_parts(planted: dict[str, Any]) -> list[str]:
 
 def unplanted_parts(planted: dict[str, Any]) -> list[str]:
     """Departures where nothing was planted, and how many grafts turned."""
+    grafts = [
+        [kind, part, str(count["tried"]), str(count["turned"])]
+        for kind, counts in planted["grafts"].items()
+        for part, count in counts.items()
+    ]
     return [
         table(
             ["nothing planted", "n", "departure at 5 %", "95 % interval"],
@@ -207,14 +212,7 @@ def unplanted_parts(planted: dict[str, Any]) -> list[str]:
                 for kind, row in planted["unplanted"].items()
             ],
         ),
-        table(
-            ["graft", "part", "tried", "turned"],
-            [
-                [kind, part, str(count["tried"]), str(count["turned"])]
-                for kind, counts in planted["grafts"].items()
-                for part, count in counts.items()
-            ],
-        ),
+        *([table(["graft", "part", "tried", "turned"], grafts)] if grafts else []),
     ]
 
 
