@@ -28,7 +28,8 @@ from fer_cli.codebooks.reading import read_samples
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.model import OUTPUT
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
+from fer_cli.storage.run_paths import RunPaths
 
 Rule = Callable[[np.ndarray], list[int]]
 Evidence = dict[str, np.ndarray]

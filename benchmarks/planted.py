@@ -15,7 +15,8 @@ import torch
 
 from fer_cli.evaluation.findings import summarise_planted
 from fer_cli.evaluation.planted import plant_faults
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
+from fer_cli.storage.run_paths import RunPaths
 
 
 def main() -> None:

@@ -26,11 +26,12 @@ from fer_cli.network.model import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
 from fer_cli.network.receptive import LayerSpec  # noqa: E402
 from fer_cli.network.training import train  # noqa: E402
-from fer_cli.run import Run, RunPaths  # noqa: E402
+from fer_cli.run import Run  # noqa: E402
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source  # noqa: E402
 from fer_cli.storage import artifact  # noqa: E402
 from fer_cli.storage.artifact import Artifact  # noqa: E402
 from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402
+from fer_cli.storage.run_paths import RunPaths  # noqa: E402
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,7 +17,8 @@ from fer_cli.diagnosis import diagnosis
 from fer_cli.diagnosis.categories import Category
 from fer_cli.diagnosis.probe import probe
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
+from fer_cli.storage.run_paths import RunPaths
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 

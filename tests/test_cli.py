@@ -27,11 +27,11 @@ from scipy.io import savemat
 from fer_cli.cli.app import app
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.network.training import preset_settings, train
-from fer_cli.run import RunPaths
 from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
 pytestmark = pytest.mark.end_to_end

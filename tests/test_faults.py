@@ -24,11 +24,12 @@ from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ArtifactError, LineageError, ResourceError
 from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.network.training import preset_settings, train
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.disk import make_folder, write_whole
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import MODEL, VOXELS
 
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults.py"

@@ -1,6 +1,9 @@
 import copy
 import json
+import os
+import signal
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -352,6 +355,47 @@ def test_file_is_tried_once_until_it_changes(examiners: str, tmp_path: Path) -> 
     path.write_bytes(b"other content")
     vetting.vet(path, f"{examiners}:count")
     assert Path(f"{path}.count").read_text() == ".."
+
+
+def vetted_ahead() -> None:
+    """Wait until what was asked for ahead is done."""
+    for thread in threading.enumerate():
+        if thread.name == "vetting":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_file_vetted_ahead_is_not_tried_again(examiners: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"content")
+    vetting.vet_ahead([tmp_path / "none", path], f"{examiners}:count")
+    vetting.vet(path, f"{examiners}:count")
+    vetted_ahead()
+    assert Path(f"{path}.count").read_text() == "."
+
+
+def test_what_is_wrong_with_a_file_vetted_ahead_is_said_when_it_is_opened(examiners: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"content")
+    vetting.vet_ahead([path], f"{examiners}:crash")
+    vetted_ahead()
+    with pytest.raises(ArtifactError, match="crashes"):
+        vetting.vet(path, f"{examiners}:crash")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_forked_process_vets_while_this_one_does(examiners: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"content")
+    with vetting._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            vetting.vet(path, f"{examiners}:count")
+            vetting._end()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert Path(f"{path}.count").read_text() == "."
 
 
 # --------------------------------------------------------------------------------------------------------------- HTML

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
-from fer_cli.run import Run, RunPaths, choose_device
+from fer_cli.run import Run, choose_device
 from fer_cli.storage.artifact import Artifact
+from fer_cli.storage.run_paths import RunPaths
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]

@@ -11,7 +11,8 @@ from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
 from fer_cli.network.dataset import Sample
 from fer_cli.network.receptive import Location
-from fer_cli.run import Run, RunPaths, choose_device
+from fer_cli.run import Run, choose_device
+from fer_cli.storage.run_paths import RunPaths
 
 
 class OpenRun(Run):

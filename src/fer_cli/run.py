@@ -1,8 +1,6 @@
 """A run directory and its artifacts, opened together and checked to stem from one another."""
 
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,27 +15,8 @@ from fer_cli.network.activations import batches, encode
 from fer_cli.network.dataset import Sample, VoxelSet, load_sample, open_voxels
 from fer_cli.network.model import FERNet, load_network
 from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import MODEL
-
-
-@dataclass(frozen=True)
-class RunPaths:
-    """Where the artifacts of a run are; all lie in one folder unless named otherwise."""
-
-    voxels: Path
-    model: Path
-    codebook: Path
-
-    @classmethod
-    def in_folder(
-        cls, folder: Path, *, voxels: Path | None = None, model: Path | None = None, codebook: Path | None = None
-    ) -> "RunPaths":
-        """The run in `folder`, with any artifact named explicitly taken from there instead."""
-        return cls(
-            voxels or folder / "voxels.h5",
-            model or folder / "model.h5",
-            codebook or folder / "codebook.h5",
-        )
 
 
 class Run:

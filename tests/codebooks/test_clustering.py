@@ -19,8 +19,9 @@ from fer_cli.codebooks.reconstruction import ERRORS, read_errors
 from fer_cli.errors import LineageError, ResourceError, UsageError
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths, round_to
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CODEBOOK
 
 CPU = torch.device("cpu")

@@ -10,9 +10,10 @@ from fer_cli.errors import ArtifactError, LineageError
 from fer_cli.network.activations import PATHS
 from fer_cli.network.model import NetworkConfig
 from fer_cli.network.receptive import LayerSpec
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CODEBOOK, MODEL
 
 CONFIG = NetworkConfig((LayerSpec("a", 5, 4, 4), LayerSpec("b", 3, 2, 2)), ("p", "q", "r"), 8)

@@ -15,8 +15,9 @@ from fer_cli.evaluation.detection import METRICS, detection_metrics
 from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.network.dataset import open_voxels
 from fer_cli.network.votes import voted_probabilities
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
+from fer_cli.storage.run_paths import RunPaths
 
 KINDS = ("ours", "baseline", "trivial")
 

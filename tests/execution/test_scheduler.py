@@ -17,8 +17,8 @@ from fer_cli.codebooks import clustering
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution import scheduler
 from fer_cli.execution.progress import FITTING, ClusteringProgress
-from fer_cli.run import RunPaths
 from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
 
 pytest.importorskip("distributed")

@@ -24,10 +24,11 @@ from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.checkpoint import checkpoint_path
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import preset_settings, train
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, MODEL
 
 CPU = torch.device("cpu")

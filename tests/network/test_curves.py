@@ -6,7 +6,7 @@ from PIL import Image
 
 from fer_cli.errors import ArtifactError, ResourceError
 from fer_cli.network.curves import write_learning_curve
-from fer_cli.run import RunPaths
+from fer_cli.storage.run_paths import RunPaths
 
 
 def test_curve_is_a_picture_beside_the_model_with_a_panel_for_each_phase(run_paths: RunPaths, tmp_path: Path) -> None:

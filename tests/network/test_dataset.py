@@ -7,8 +7,9 @@ import torch
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
 
 SETTINGS = {"resolution": 8, "padding": 1, "fill": "surface"}

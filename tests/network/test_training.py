@@ -28,9 +28,10 @@ from fer_cli.network.phases import (
     voxel_iou,
 )
 from fer_cli.network.training import preset_settings, train
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
+from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, MODEL
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
 from fer_cli.reports.info import describe
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
+from fer_cli.storage.run_paths import RunPaths
 
 
 def test_voxels_are_counted_by_class_and_split(run: Run, run_paths: RunPaths) -> None:

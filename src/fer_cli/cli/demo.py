@@ -13,11 +13,12 @@ from fer_cli.errors import FerError
 from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.training import preset_settings, train
-from fer_cli.run import Run, RunPaths
+from fer_cli.run import Run
 from fer_cli.shapes.occupancy import VoxelSettings
 from fer_cli.shapes.synthetic import CLASSES, write_collection
 from fer_cli.shapes.voxelize import voxelize_source
 from fer_cli.storage.outputs import held
+from fer_cli.storage.run_paths import RunPaths
 
 PER_CLASS_TRAIN, PER_CLASS_TEST = 40, 20
 DEMO_K = (24, 24, 20, 20, 20, 16, 16)

@@ -21,6 +21,7 @@ from fer_cli.cli.options import (
     print_rich,
 )
 from fer_cli.errors import UsageError
+from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from fer_cli.run import Run
@@ -51,6 +52,7 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Show what one location of one layer, or every one, stands for (Algorithm 1)."""
+    _expect(run, voxels, model, codebook)
     from fer_cli.diagnosis.probe import layer_locations, sweep
     from fer_cli.diagnosis.probe import probe as probe_location
     from fer_cli.pictures import mosaic
@@ -123,13 +125,14 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain how shapes were recognised, or where the wrong class came in; of several, with a gallery."""
-    from fer_cli.pictures.drawing import open_drawing
-
     given = samples or []
     if errors and (given or label):
         raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
     if not errors and not given:
         raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
+    _expect(run, voxels, model, codebook)
+    from fer_cli.pictures.drawing import open_drawing
+
     with open_drawing(workers) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.cli.terminal import CountView, complain, progress_bar
@@ -240,9 +243,17 @@ def figures(
     print_rich(figures_table(answer))
 
 
+def _expect(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None) -> None:
+    """Have the artifacts of a run vetted while the libraries are imported."""
+    from fer_cli.storage.artifact import expect
+
+    paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
+    expect((paths.model, paths.codebook, paths.voxels))
+
+
 def _opened(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None, device: str) -> "Run":
     """The run in a folder, with any artifact named taken from there instead."""
-    from fer_cli.run import Run, RunPaths, choose_device
+    from fer_cli.run import Run, choose_device
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
     return Run(paths, device=choose_device(device))

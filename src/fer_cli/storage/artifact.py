@@ -11,7 +11,7 @@ This and `artifact_writer` are the only modules that import h5py.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 
 from fer_cli.errors import ArtifactError, FerError, LineageError
 from fer_cli.storage.schema import FORMATS, DatasetSpec, Format
-from fer_cli.storage.vetting import vet
+from fer_cli.storage.vetting import vet, vet_ahead
 
 Json = dict[str, Any]
 
@@ -30,6 +30,7 @@ ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed"
 NO_SEED = -1
 # What h5py raises where the structure of a file is damaged depends on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+_EXAMINER = f"{__name__}:examine"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # Deflate makes 1032 bytes of one at most.
 _MOST_INFLATION = 1032
@@ -140,6 +141,11 @@ class Artifact:
             raise ArtifactError(f"{self.path} holds no dataset {name!r}.") from None
 
 
+def expect(paths: Iterable[Path]) -> None:
+    """Say that artifacts will be opened: they are vetted beside whatever comes before that."""
+    vet_ahead(paths, _EXAMINER)
+
+
 def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     """Open an artifact of the given format (any known one if None) and check all that can be checked cheaply.
 
@@ -152,7 +158,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist.{remedy}")
     try:
-        vet(path, f"{__name__}:examine")
+        vet(path, _EXAMINER)
         file = h5py.File(path, "r")
     except OSError as error:
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):

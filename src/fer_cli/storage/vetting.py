@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from fer_cli.errors import ArtifactError, ResourceError
@@ -44,6 +45,8 @@ def vet(path: Path, examiner: str) -> None:
     if stamp in _known:
         return
     with _lock:
+        if stamp in _known:  # since a moment ago
+            return
         vetter = _running()
         assert vetter.stdin is not None
         assert vetter.stdout is not None
@@ -60,11 +63,26 @@ def vet(path: Path, examiner: str) -> None:
             raise
         if answer not in (_THROUGH, _TOO_LARGE):
             _end()
+        if answer == _THROUGH:
+            _known.add(stamp)
     if answer == _TOO_LARGE:
         raise ArtifactError(f"{path} is damaged: opening it takes more than {MEMORY >> 20} MB of memory.")
     if answer != _THROUGH:
         raise ArtifactError(f"{path} is damaged: opening it crashes, or takes more than {seconds} s.")
-    _known.add(stamp)
+
+
+def vet_ahead(paths: Iterable[Path], examiner: str) -> None:
+    """Have files vetted while this process does something else, such as importing.
+
+    Nothing is raised: whatever is wrong with one shows when `vet` is called for it.
+    """
+
+    def vet_all() -> None:
+        for path in paths:
+            with suppress(Exception):
+                vet(path, examiner)
+
+    threading.Thread(target=vet_all, name="vetting", daemon=True).start()
 
 
 def _running() -> "subprocess.Popen[bytes]":
@@ -89,10 +107,20 @@ def _running() -> "subprocess.Popen[bytes]":
 
 def _end() -> None:
     global _vetter
-    if _vetter is not None and _owner == os.getpid():
-        _vetter.kill()
-        _vetter.communicate()
-        _vetter = None
+    vetter, _vetter = _vetter, None
+    if vetter is not None and _owner == os.getpid():
+        vetter.kill()
+        vetter.communicate()
+
+
+def _forget_lock() -> None:
+    """In a forked process nobody would release a lock that was held elsewhere."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def serve() -> None:

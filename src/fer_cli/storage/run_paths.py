@@ -1,0 +1,24 @@
+"""Where the artifacts of a run are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the artifacts of a run are; all lie in one folder unless named otherwise."""
+
+    voxels: Path
+    model: Path
+    codebook: Path
+
+    @classmethod
+    def in_folder(
+        cls, folder: Path, *, voxels: Path | None = None, model: Path | None = None, codebook: Path | None = None
+    ) -> "RunPaths":
+        """The run in `folder`, with any artifact named explicitly taken from there instead."""
+        return cls(
+            voxels or folder / "voxels.h5",
+            model or folder / "model.h5",
+            codebook or folder / "codebook.h5",
+        )
