@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diagnoses import LOCATIONS, diagnosis_of
-from fer_cli.codebooks.departure import return_errors
+from fer_cli.codebooks.departure import Course, Departure, return_errors
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
 from fer_cli.codebooks.temperature import implied_class
@@ -70,6 +70,32 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
         suspicion=diagnosis.suspicion.p_value,
         blame=diagnosis.blame,
     )
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "conv3", "fc4"])
+def test_departure_names_the_locations_farthest_from_their_codes(
+    layer: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Departure(layer, score=3.0, margin=1.0, p_value=0.2)
+    monkeypatch.setattr(Course, "measure", lambda *_: [found])
+    sample = run.sample("pole_test_03")
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.grid).float()[None, None])
+    feature = reading.features[FEEDFORWARD][layer][0].numpy()
+    centroids = run.codebook.layer(FEEDFORWARD, layer).centroids
+    away = {}
+    for number, place in enumerate(np.ndindex(feature.shape[1:])):
+        centroid = centroids[number, reading.codes[FEEDFORWARD][layer][0, number]]
+        away[place] = float(((feature[:, *place] - centroid) ** 2).sum())
+    named = explain(run, sample).departure
+    assert named is not None
+    assert replace(named, locations=()) == found
+    if len(away) == 1:
+        assert named.locations == ((0, 0, 0),)
+    else:
+        assert 1 <= len(named.locations) <= max(1, len(away) // 8)
+        assert [away[place] for place in named.locations] == pytest.approx(
+            sorted(away.values(), reverse=True)[: len(named.locations)], rel=1e-4
+        )
 
 
 def test_errors_are_held_against_those_of_validation_samples_from_the_same_local_layer(run: Run) -> None:
