@@ -125,7 +125,12 @@ def test_lost_scheduler_ends_the_run_in_one_line_and_another_engine_goes_on(shap
 
 @pytest.mark.end_to_end
 def test_loss_of_all_workers_ends_the_run_in_one_line(shapes: Path, cluster: Cluster) -> None:
-    impatient = "from fer_cli import cli, scheduler\nscheduler.PATIENCE_SECONDS = 3\ncli.main()\n"
+    impatient = (
+        "from fer_cli.cli import app\n"
+        "from fer_cli.execution import scheduler\n"
+        "scheduler.PATIENCE_SECONDS = 3\n"
+        "app.main()\n"
+    )
     command = [sys.executable, "-c", impatient, *FER[3:], "-o", "v.h5", "--scheduler", cluster.address]
     run = subprocess.Popen(command, cwd=shapes, stderr=subprocess.PIPE)
     journal = shapes / ".v.h5.journal"
