@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +172,27 @@ def test_codebook_is_the_same_though_a_worker_is_killed(
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert sum(progress.doing == FITTING for progress in seen) > 100
     assert path.read_bytes() == run_paths.codebook.read_bytes()
+
+
+class GoneClient:
+    """A client whose scheduler went while a result was on its way: it is closed, and the future is never done."""
+
+    status = "closed"
+
+    def get_executor(self, *, pure: bool) -> None:
+        assert not pure
+
+    def nthreads(self) -> dict[str, int]:
+        return {"tcp://127.0.0.1:1": 1}
+
+    def scheduler_info(self, *, n_workers: int) -> dict[str, object]:
+        return {"workers": self.nthreads()}
+
+
+def test_future_that_the_client_forgot_is_not_waited_for() -> None:
+    executor = scheduler._DaskExecutor(GoneClient(), "tcp://127.0.0.1:8786")
+    with pytest.raises(ResourceError, match=r"the scheduler at tcp://127\.0\.0\.1:8786 has gone\."):
+        executor.wait(Future())
 
 
 def test_missing_extra_is_named_with_the_command_that_installs_it(

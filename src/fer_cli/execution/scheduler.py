@@ -83,7 +83,7 @@ class _DaskExecutor(WorkExecutor):
                 if future.done():
                     raise
             except CancelledError as error:
-                raise ResourceError(f"the scheduler at {self._address} has gone. {_GO_ON}") from error
+                raise self._gone() from error
             except Exception as error:
                 if type(error).__name__ != "KilledWorker":
                     raise
@@ -91,6 +91,10 @@ class _DaskExecutor(WorkExecutor):
                     f"workers of {self._address} died over and over of the same work, most likely for want of memory. "
                     f"{_GO_ON}"
                 ) from error
+            if (
+                self._client.status == "closed"
+            ):  # Dask forgets a future whose result was on its way when the scheduler went
+                raise self._gone()
             alone_since = None if self._n_workers() else alone_since or time.monotonic()
             if alone_since is not None and time.monotonic() - alone_since > PATIENCE_SECONDS:
                 raise ResourceError(f"the scheduler at {self._address} has no workers any more. {_GO_ON}")
@@ -99,6 +103,9 @@ class _DaskExecutor(WorkExecutor):
         # Dask's own waits, without end if the scheduler has gone; closing the client cancels what is left.
         if wait and not cancel_futures:
             self._executor.shutdown(wait=True)
+
+    def _gone(self) -> ResourceError:
+        return ResourceError(f"the scheduler at {self._address} has gone. {_GO_ON}")
 
     def _n_workers(self) -> int:
         """Workers that the scheduler last told of; it tells every few seconds."""
