@@ -121,7 +121,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(built: Path) -> None:
         (licence,) = (name for name in archive.namelist() if name.endswith("/licenses/LICENSE"))
         assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
     assert names == set(package_files())
-    assert {"fer_cli/py.typed", "fer_cli/templates/report.html.j2"} <= names
+    assert {"fer_cli/py.typed", "fer_cli/reports/templates/report.html.j2"} <= names
 
 
 @pytest.mark.end_to_end

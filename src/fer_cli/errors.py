@@ -5,13 +5,18 @@ into exit codes; nothing here knows about the terminal.
 """
 
 
+def one_line(text: str) -> str:
+    """Text with spaces for its line breaks."""
+    return " ".join(text.splitlines())
+
+
 class FerError(Exception):
     """Base of every error that `fer` raises on purpose; its text is one line, whatever names of files hold."""
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(one_line(message))
 
 
 class UsageError(FerError):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, one_line
 from fer_cli.execution.workers import is_stopping
 from fer_cli.shapes import ply, points, scanning, triangles  # noqa: F401, which take long to import: once for all workers
 from fer_cli.shapes.facts import MeshFacts, describe_mesh
@@ -71,7 +71,7 @@ def voxelize_batch(source: Path, entries: Sequence[Entry], settings: VoxelSettin
         try:
             outcomes.append(_voxelized(read_shape(read_entry(source, entry), entry.path), settings))
         except InputError as error:
-            outcomes.append(str(error).removeprefix(f"{entry.path}: "))
+            outcomes.append(str(error).removeprefix(one_line(f"{entry.path}: ")))
         except MemoryError:
             outcomes.append("needs more memory than there is.")
     return _encode(outcomes)
