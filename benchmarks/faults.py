@@ -130,8 +130,8 @@ def ended(pid: int, folder: Path) -> tuple[int, str]:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     said = folder / f"said.{pid}"
-    words = said.read_text(errors="replace")
-    said.unlink()
+    words = said.read_text(errors="replace") if said.exists() else ""  # killed before it said anything
+    said.unlink(missing_ok=True)
     return code, words
 
 
