@@ -267,7 +267,12 @@ def test_network_is_read_back_from_its_artifact(run: Run, tmp_path: Path) -> Non
         assert sorted(f"{part}/{name}" for name in arrays) == run.model.names(f"{part}/")
         assert all(np.array_equal(array, run.model.read(f"{part}/{name}")) for name, array in arrays.items())
     assert not built.training
+    layers = [spec | {"stride": 2**40} for spec in run.model.config["network"]["layers"]]
     damaged = {
+        "multiple of 1329227995784915872903807060280344576": (  # beyond what 64 bits hold
+            {"network": run.model.config["network"] | {"layers": layers}},
+            "",
+        ),
         "no 'network'": ({}, ""),
         "'layers'": ({"network": {"classes": [], "resolution": 8}}, ""),
         "multiple of 8": ({"network": run.model.config["network"] | {"resolution": 9}}, ""),

@@ -8,6 +8,7 @@ Every feature has axes (sample, filter, x, y, z); dense layers have a 1×1×1 ma
 the class probabilities.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -64,7 +65,7 @@ class NetworkConfig:
     resolution: int
 
     def __post_init__(self) -> None:
-        reduction = int(np.prod([spec.stride for spec in self.layers if not spec.is_dense]))
+        reduction = math.prod(spec.stride for spec in self.layers if not spec.is_dense)
         if self.resolution < 1 or self.resolution % reduction:
             raise UsageError(
                 f"the network needs a resolution that is a multiple of {reduction}, but the voxels are "
