@@ -502,10 +502,6 @@ def opened(path: Path) -> Started:
     return is_open
 
 
-def exists(path: Path) -> Started:
-    return lambda _: path.exists()
-
-
 def interrupted(arguments: str, number: signal.Signals, started: Started, *, folder: Path) -> tuple[int, str]:
     """Exit code and stderr of a command that gets a signal once it has `started`.
 
@@ -543,7 +539,7 @@ LAST_LINE = {
 }
 INTERRUPTED = {
     "evaluate": ("evaluate --run run", lambda folder: opened(folder / "run/codebook.h5")),
-    "explain": (f"explain {SAMPLE} --run run", lambda folder: exists(folder / f"run/explain/{SAMPLE}")),
+    "explain": (f"explain {SAMPLE} --run run", lambda folder: opened(folder / "run/codebook.h5")),
 }
 
 

@@ -27,12 +27,14 @@ pytest.importorskip("distributed")
 FER = [sys.executable, "-m", "fer_cli", "voxelize", "shapes", "--resolution", "64", "--fill", "solid"]
 OFF = "OFF\n4 3 0\n0 0 0\n{} 0 0\n0 2 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n"
 N_SHAPES = 200
+START_SECONDS = 180
+"""How long a scheduler or worker may take to start: seconds, unless lines are counted and the machine is busy."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], *logs: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited in vain\n" + "\n".join(log.read_text() for log in logs)
         time.sleep(0.01)
 
 
@@ -59,12 +61,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     log = tmp_path / "scheduler.log"
     with dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", log=log) as main:
         wait_until(
-            lambda: b"Scheduler at:" in log.read_bytes() and b"\n" in log.read_bytes().split(b"Scheduler at:")[1]
+            lambda: b"Scheduler at:" in log.read_bytes() and b"\n" in log.read_bytes().split(b"Scheduler at:")[1],
+            log,
+            seconds=START_SECONDS,
         )
         address = log.read_text().split("Scheduler at:")[1].split()[0]
         options = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
-        with dask(*options, log=tmp_path / "1.log") as one, dask(*options, log=tmp_path / "2.log") as two:
-            wait_until(lambda: log.read_bytes().count(b"Register worker addr") == 2)
+        logs = tmp_path / "1.log", tmp_path / "2.log"
+        with dask(*options, log=logs[0]) as one, dask(*options, log=logs[1]) as two:
+            wait_until(lambda: log.read_bytes().count(b"Register worker addr") == 2, log, *logs, seconds=START_SECONDS)
             yield Cluster(address, main, [one, two])
 
 
