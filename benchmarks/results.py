@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--title", required=True, help="heading of the section")
     parser.add_argument("--evaluation", type=Path, help="what fer evaluate has written of these runs")
     parser.add_argument("--options", default="", help="further options of fer evaluate, in one string")
+    parser.add_argument(
+        "--sanity-alone", action="store_true", help="write of an evaluation with --sanity that part only"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     options = arguments.options.split()
@@ -43,7 +46,7 @@ def main() -> None:
     parts = [
         f"## {arguments.title}",
         f"From `fer evaluate {' '.join(['RUN'] * len(arguments.runs))}{''.join(f' {word}' for word in options)}`.",
-        *evaluation_parts(evaluation),
+        *(sanity_parts(evaluation["sanity"]) if arguments.sanity_alone else evaluation_parts(evaluation)),
     ]
     replace_section(arguments.output, "\n\n".join(parts) + "\n")
 
@@ -105,10 +108,32 @@ def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
         differences(evaluation["comparisons"]),
         "Added to maximum softmax, by a logistic stack of both that is cross-fitted on this very split:",
         added(evaluation["added_to_softmax"]),
-        *(f"{finding}" for check in evaluation["sanity"] or () for finding in check["findings"]),
         *(repair_parts(evaluation["repair"]) if evaluation["repair"] else ()),
         *(planted_parts(evaluation["planted"]) if evaluation["planted"] else ()),
+        *(["### Sanity", *sanity_parts(evaluation["sanity"])] if evaluation["sanity"] else ()),
     ]
+
+
+def sanity_parts(sanity: list[dict[str, Any]]) -> list[str]:
+    """What is left of blame and scores when what was learned is randomised, run by run."""
+    keys = ["feedforward_score_correlation", "feedforward_auroc", "feedback_score_correlation", "feedback_auroc"]
+    parts = []
+    for check in sanity:
+        rows = [
+            [name.replace("_", " "), layer, *(number(found[key], 2) for key in ("blame_correlation", *keys))]
+            for name, layers in check["checks"].items()
+            for layer, found in layers.items()
+        ]
+        parts += [
+            f"{check['n']} samples, {check['n_errors']} misclassified; every network clustered on {check['clustered']} training samples. Rank "
+            "correlation of blame over locations, and of the layer's evidence margin, with the trained network's; AUROC of "
+            "that margin.",
+            table(
+                ["network", "layer", "blame", "feedforward margin", "its AUROC", "feedback margin", "its AUROC"], rows
+            ),
+            " ".join(check["findings"]),
+        ]
+    return parts
 
 
 def repair_parts(repair: dict[str, Any]) -> list[str]:
