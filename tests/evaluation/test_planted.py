@@ -1,14 +1,22 @@
-import numpy as np
+import shutil
+from pathlib import Path
 
-from fer_cli.evaluation.findings import (
-    CORRECT,
-    FEATURE,
-    MISCLASSIFIED,
-    WEIGHT,
-)
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY_K
+from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.evaluation.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
+from fer_cli.evaluation.graft_candidates import GRAFTS
 from fer_cli.evaluation.planted import CODE_DISTANCE, locations_over, plant_faults
 from fer_cli.network.model import PRESETS, NetworkConfig
+from fer_cli.network.phases import TrainingSettings
+from fer_cli.network.training import train
 from fer_cli.run import Run
+from fer_cli.shapes.synthetic import write_collection
+from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
+from fer_cli.storage.run_paths import RunPaths
 
 
 def test_middles_of_the_receptive_fields_fill_the_grid_side_by_side() -> None:
@@ -38,3 +46,41 @@ def test_planted_faults_name_layers_and_places(run: Run) -> None:
         assert bool(each.overlap) == (each.kind == FEATURE and each.layer in ("conv1", "conv2"))
         assert not each.overlap or CODE_DISTANCE in each.overlap
     assert repr(planting) == repr(plant_faults(run, per_layer=3, split="test", seed=1))  # nan is nan
+
+
+@pytest.fixture
+def furniture_run(tiny_preset: str, tmp_path: Path) -> Run:
+    """Seats, beds and tables at 16³, and the tiny network, which learns three of four."""
+    source = tmp_path / "meshes"
+    write_collection(source, per_class_train=24, per_class_test=8, seed=0)
+    for folder in source.iterdir():
+        if folder.name not in ("bed", "chair", "sofa", "table"):
+            shutil.rmtree(folder)
+    paths = RunPaths.in_folder(tmp_path / "run")
+    voxelize_source(source, paths.voxels, VoxelSettings(16), workers=1)
+    settings = TrainingSettings(tiny_preset, epochs=20, feedback_epochs=1, batch_size=4)
+    device = torch.device("cpu")
+    train(paths.voxels, paths.model, settings, device=device)
+    cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, workers=1, device=device)
+    return Run(paths, device=device)
+
+
+def test_grafts_that_turn_the_prediction_are_looked_for(furniture_run: Run) -> None:
+    planting = plant_faults(furniture_run, per_layer=0, grafts=3, synthetic=2, split="test")
+    assert any(each.turned for each in planting.attempts)
+    for kind, most, pairs in (
+        (GRAFT, 3, {pair for pair in GRAFTS if set(pair) <= set(furniture_run.voxels.classes)}),
+        (SYNTHETIC, 2, {("table", "chair")}),
+    ):
+        attempts = [each for each in planting.attempts if each.kind == kind]
+        turned = [each for each in attempts if each.turned]
+        assert {(each.receiver, each.giver) for each in attempts} == pairs
+        assert len(turned) <= most
+        found = [each for each in planting.findings if each.kind == kind]
+        assert {each.layer for each in found} == ({"conv1", "conv2", "conv3"} if turned else set())
+        assert len(turned) <= len(found) <= 3 * len(turned)
+        for each in found:
+            assert each.planted is None  # what the input has too much enters at no layer
+            assert 0 < each.share <= 1
+            assert set(each.overlap) == set(each.rank) > {CODE_DISTANCE}
+            assert each.shape in furniture_run.voxels.names or kind == SYNTHETIC
