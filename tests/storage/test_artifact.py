@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,96 @@ def test_flipped_bit_of_a_number_is_found_by_its_checksum(name: str, tmp_path: P
             ),
         ):
             artifact.read(name)
+
+
+def read_all(path: Path) -> dict[str, Any]:
+    """Everything that an artifact says, numbers as bytes."""
+    with open_artifact(path) as artifact:
+        said: dict[str, Any] = {"id": artifact.id, "config": artifact.config, "parents": artifact.parents}
+        for name in artifact.names():
+            spec = artifact.form.spec(name)
+            assert spec is not None
+            said[name] = artifact.read_text(name) if spec.dtype == "text" else artifact.read(name).tobytes()
+        return said | {"classes": artifact.attribute("classes")}
+
+
+def test_flipped_bit_is_refused_or_changes_nothing_that_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", attributes={"classes": ["chair", "table"]}).path
+    whole, said = path.read_bytes(), read_all(path)
+    generator = np.random.default_rng(8)
+    refused = 0
+    for place, bit in zip(generator.integers(0, len(whole), 250), generator.integers(0, 8, 250), strict=True):
+        raw = bytearray(whole)
+        raw[place] ^= 1 << bit
+        (tmp_path / "b.h5").write_bytes(raw)
+        try:
+            assert read_all(tmp_path / "b.h5") == said, f"bit {bit} of byte {place}"
+        except ArtifactError:
+            refused += 1
+    assert 20 < refused < 230
+
+
+@pytest.mark.parametrize("name", ["occupancy", "index_to_world"])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_chunk_that_is_not_where_it_belongs_is_missed(name: str, axis: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5").path
+    with h5py.File(path) as file:
+        address = file[name].id.get_chunk_info(0).byte_offset
+        steps = (*file[name].chunks, file[name].dtype.itemsize)  # the last is for bytes within an element
+        assert file[name][...].any()
+    raw = bytearray(path.read_bytes())
+    key = raw.index(address.to_bytes(8, "little")) - 8 * len(steps)
+    assert not any(raw[key : key + 8 * len(steps)])
+    raw[key + 8 * (axis % len(steps))] = steps[axis]
+    path.write_bytes(raw)
+    with h5py.File(path) as file:
+        assert not file[name][...].any()  # what HDF5 makes of it
+    with open_artifact(path) as artifact, pytest.raises(ArtifactError, match=rf"dataset '{name}' .*Run 'fer voxelize'"):
+        artifact.read(name, slice(0, 2))
+
+
+def _set_in_config(file: h5py.File) -> None:
+    file.attrs["config"] = '{"größe": [1, 2.5, 0]}'
+
+
+def _swap_names(file: h5py.File) -> None:
+    file["name"][0], file["name"][1] = file["name"][1], file["name"][0]
+
+
+def _other_numbers(file: h5py.File) -> None:
+    file["label"][...] = 1 - file["label"][...]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set_in_config, "configuration, attributes or datasets are not those of its id"),
+        (_swap_names, "dataset 'name' is not what was written"),
+        (_other_numbers, "dataset 'label' is not what was written"),
+    ],
+)
+def test_content_that_is_not_that_of_the_id_is_refused(
+    change: Callable[[h5py.File], None], message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.h5", attributes={"classes": []}).path
+    read_all(path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ArtifactError, match=rf"a\.h5 is damaged: {message}\. Run 'fer voxelize' again\."):
+        read_all(path)
+
+
+def test_numbers_without_checksums_or_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5").path
+    for options, message in (
+        ({"dtype": "int64", "chunks": (5,)}, "is stored without checksums"),
+        ({"dtype": ">i8", "chunks": (5,), "fletcher32": True}, "is not stored as int64 is"),
+    ):
+        with h5py.File(path, "r+") as file:
+            del file["label"]
+            file.create_dataset("label", data=np.zeros(5), **options)
+        with pytest.raises(ArtifactError, match=f"dataset 'label' {message}"):
+            open_artifact(path)
 
 
 @pytest.mark.parametrize(("name", "end"), [("occupancy", 60), ("label", 24), ("name", 60)])

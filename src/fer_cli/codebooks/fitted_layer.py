@@ -166,8 +166,10 @@ def summarise_layer(
     n_distinct: Int[np.ndarray, " location"],
     n_dead: Int[np.ndarray, " location"],
 ) -> LayerSummary:
-    """The figures of a layer that `fer cluster` and `fer info` show."""
+    """The figures of a layer that `fer cluster` and `fer info` show. Raises ValueError if no sample is counted."""
     locations, k, _ = histogram.shape
+    if not histogram.any():
+        raise ValueError(f"no sample is counted in {path}/{layer}")
     return LayerSummary(
         path=path,
         layer=layer,

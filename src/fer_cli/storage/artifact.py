@@ -2,14 +2,18 @@
 
 Every file carries in its root attributes `format`, `format_version`, `id`, `parents` (JSON: role → id),
 `config` (JSON), `seed`, `created_by`, and what its stage adds. The `id` is a hash over configuration,
-parents and the content of every dataset, so the same content has the same id. Datasets are stored with
-Fletcher-32 checksums: a flipped bit is an error when it is read. No pickles, no external or soft links.
+parents and the content of every dataset, so the same content has the same id. A flipped bit is an error, when the file
+is opened or what it changes is read: every dataset carries the digest that went into the id, numbers are stored with
+Fletcher-32 checksums, and chunks have to be where they belong. No pickles, no external or soft links.
 A file that would keep libhdf5 busy for ever, or crash it, is found out in a process apart (`vetting`).
 
 This and `artifact_writer` are the only modules that import h5py.
 """
 
+import hashlib
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +25,15 @@ import h5py
 import numpy as np
 
 from fer_cli.errors import ArtifactError, FerError, LineageError
+from fer_cli.storage.identity import artifact_id, content_bytes
 from fer_cli.storage.schema import FORMATS, DatasetSpec, Format
 from fer_cli.storage.vetting import vet, vet_ahead
 
 Json = dict[str, Any]
 
 ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed", "created_by")
+DIGEST = "sha256"
+"""Attribute of a dataset: the SHA-256 of its content, of which the `id` is made. Older artifacts have none."""
 NO_SEED = -1
 # What h5py raises where the structure of a file is damaged depends on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
@@ -54,6 +61,8 @@ class Artifact:
     created_by: str
     _file: h5py.File = field(repr=False)
     _datasets: Mapping[str, h5py.Dataset] = field(repr=False)
+    _digests: Mapping[str, str] = field(repr=False)
+    _in_place: set[str] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> "Artifact":
         return self
@@ -74,7 +83,9 @@ class Artifact:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset, without reading it."""
-        return tuple(self._dataset(name).shape)
+        if name not in self._datasets:
+            raise ArtifactError(f"{self.path} holds no dataset {name!r}.")
+        return tuple(self._datasets[name].shape)
 
     def read(self, name: str, selection: Any = ()) -> np.ndarray:
         """Content of a dataset, or of a NumPy selection of it.
@@ -82,26 +93,28 @@ class Artifact:
         Raises ArtifactError if the dataset is missing or fails its checksum.
         """
         dataset = self._dataset(name)
+        is_whole = isinstance(selection, tuple) and not selection
         try:
-            if (
-                isinstance(selection, tuple)
-                and not selection
-                and dataset.nbytes > max(_MOST_INFLATED, 2 * dataset.id.get_storage_size())
-            ):
+            if is_whole and dataset.nbytes > max(_MOST_INFLATED, 2 * dataset.id.get_storage_size()):
                 raise ArtifactError(
                     f"{self.path}: dataset {name!r} grows from {dataset.id.get_storage_size()} bytes to "
                     f"{dataset.nbytes}; refused. Run '{self.form.command}' again."
                 )
-            return np.asarray(dataset[selection])
+            content = np.asarray(dataset[selection])
         except DAMAGE as error:
             raise self._damaged(f"dataset {name!r} cannot be read") from error
+        if is_whole and not h5py.check_string_dtype(dataset.dtype):
+            self._check_digest(name, content)
+        return content
 
     def read_text(self, name: str) -> list[str]:
         """Content of a one-axis text dataset."""
         try:
-            return [str(text) for text in self._dataset(name).asstr()[...]]
+            texts = [str(text) for text in self._dataset(name).asstr()[...]]
         except DAMAGE as error:
             raise self._damaged(f"dataset {name!r} cannot be read") from error
+        self._check_digest(name, texts)
+        return texts
 
     def attribute(self, name: str) -> Any:
         """A root attribute that the stage added, decoded from JSON. Raises ArtifactError if it is not there."""
@@ -135,10 +148,27 @@ class Artifact:
             )
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        try:
-            return self._datasets[name]
-        except KeyError:
-            raise ArtifactError(f"{self.path} holds no dataset {name!r}.") from None
+        if name not in self._datasets:
+            raise ArtifactError(f"{self.path} holds no dataset {name!r}.")
+        dataset = self._datasets[name]
+        if name not in self._in_place:
+            try:
+                objection = _chunk_objection(dataset)
+            except DAMAGE as error:
+                raise self._damaged(f"dataset {name!r} cannot be read") from error
+            if objection:
+                raise self._damaged(f"dataset {name!r} {objection}")
+            self._in_place.add(name)
+        return dataset
+
+    def _check_digest(self, name: str, content: np.ndarray | list[str]) -> None:
+        """Raise ArtifactError where the whole content is not what was written."""
+        spec = self.form.spec(name)
+        assert spec is not None
+        if name not in self._digests or not spec.identifying:
+            return
+        if hashlib.sha256(content_bytes(content, spec)).hexdigest() != self._digests[name]:
+            raise self._damaged(f"dataset {name!r} is not what was written")
 
 
 def expect(paths: Iterable[Path]) -> None:
@@ -219,6 +249,7 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
     datasets = dict(sorted(_datasets_of(file)))
     _check_datasets(path, form, datasets)
+    digests = _digests(path, form, file, datasets, parents=parents, config=config, recorded=str(attributes["id"]))
     return Artifact(
         path=path,
         form=form,
@@ -229,7 +260,33 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         created_by=str(attributes["created_by"]),
         _file=file,
         _datasets=datasets,
+        _digests=digests,
     )
+
+
+def _digests(
+    path: Path,
+    form: Format,
+    file: h5py.File,
+    datasets: Mapping[str, h5py.Dataset],
+    *,
+    parents: Json,
+    config: Json,
+    recorded: str,
+) -> dict[str, str]:
+    """The digest of every dataset, of which the recorded id has to be made; none in an older artifact."""
+    digests = {name: str(dataset.attrs[DIGEST]) for name, dataset in datasets.items() if DIGEST in dataset.attrs}
+    if not digests:
+        return {}
+    own = {key: json.loads(file.attrs[key]) for key in file.attrs if key not in ROOT_ATTRIBUTES}
+    content = {name: (dataset.shape, digests.get(name, "")) for name, dataset in datasets.items()}
+    made = artifact_id(form.name, form.version, parents=parents, config=config, attributes=own, content=content)
+    if made != recorded:
+        raise ArtifactError(
+            f"{path} is damaged: configuration, attributes or datasets are not those of its id. "
+            f"Run '{form.command}' again."
+        )
+    return digests
 
 
 def _check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset]) -> None:
@@ -255,6 +312,10 @@ def _check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Datase
             known, first = lengths.setdefault(axis, (length, name))
             if known != length:
                 raise ArtifactError(f"{path}: axis {axis!r} has length {known} in {first!r}, but {length} in {name!r}.")
+    for name, dataset in datasets.items():
+        spec = form.spec(name)
+        if spec is not None and (reason := _number_objection(dataset, spec)):
+            raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
 
 
 def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
@@ -271,6 +332,38 @@ def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
     stored = dataset.id.get_storage_size()
     if (promised := dataset.nbytes) > growth * stored:
         return f"promises {promised} bytes, but only {stored} are stored"
+    return None
+
+
+def _number_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
+    """Why numbers could be read as others than were written without HDF5 noticing, or None."""
+    if spec.dtype == "text":
+        return None
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(spec.dtype))):
+        return f"is not stored as {spec.dtype} is"
+    plan = dataset.id.get_create_plist()
+    filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
+    if dataset.ndim and dataset.size and h5py.h5z.FILTER_FLETCHER32 not in filters:
+        return "is stored without checksums"
+    return None
+
+
+def _chunk_objection(dataset: h5py.Dataset) -> str | None:
+    """Why the chunks of a dataset are not those that fer has written, or None.
+
+    The index of chunks has no checksum, and HDF5 reads as zeros what it does not find there.
+    """
+    if not dataset.chunks:
+        return None
+    starts = [range(0, length, step) for length, step in zip(dataset.shape, dataset.chunks, strict=True)]
+    wanted = math.prod(map(len, starts))
+    found: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(found.append)
+    if len(found) != wanted or sum(chunk.size for chunk in found) > dataset.file.id.get_filesize():
+        return "lacks some of its chunks"
+    # The only call that looks a chunk up as reading does; it raises where there is none.
+    if any(dataset.id.read_direct_chunk(place)[0] for place in itertools.product(*starts)):
+        return "has chunks without their checksum"
     return None
 
 

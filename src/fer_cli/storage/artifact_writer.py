@@ -5,7 +5,6 @@ What a file carries is described in `artifact`, which reads it.
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,15 +17,15 @@ import numpy as np
 
 from fer_cli import __version__
 from fer_cli.execution.interrupts import Interrupts
-from fer_cli.storage.artifact import NO_SEED, ROOT_ATTRIBUTES
+from fer_cli.storage.artifact import DIGEST, NO_SEED, ROOT_ATTRIBUTES
 from fer_cli.storage.disk import writing
+from fer_cli.storage.identity import artifact_id, canonical_json, content_bytes
 from fer_cli.storage.lock import partial_name
 from fer_cli.storage.schema import DatasetSpec, Format
 
 Json = dict[str, Any]
 
 _CHUNK_BYTES = 1 << 20
-_ID_LENGTH = 32
 
 
 class ArtifactWriter:
@@ -118,7 +117,7 @@ class ArtifactWriter:
                 else:
                     self._file[name][()] = array
         if spec.identifying:
-            self._digests[name].update(_content_bytes(array, spec))
+            self._digests[name].update(content_bytes(array, spec))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,29 +135,28 @@ class ArtifactWriter:
         missing = [s.name for s in self.form.datasets if s.required and not s.is_family and s.name not in self._file]
         if missing:
             raise ValueError(f"{self.form.name} lacks {missing}")
-        content = {
-            name: [list(self._file[name].shape), digest.hexdigest()] for name, digest in sorted(self._digests.items())
-        }
-        identity = {
-            "format": self.form.name,
-            "format_version": self.form.version,
-            "parents": self._parents,
-            "config": self._config,
-            "attributes": self._attributes,
-            "content": content,
-        }
-        self.id = hashlib.sha256(_json(identity).encode()).hexdigest()[:_ID_LENGTH]
+        digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        self.id = artifact_id(
+            self.form.name,
+            self.form.version,
+            parents=self._parents,
+            config=self._config,
+            attributes=self._attributes,
+            content={name: (self._file[name].shape, digest) for name, digest in digests.items()},
+        )
         root: Json = {
             "format": self.form.name,
             "format_version": self.form.version,
             "id": self.id,
-            "parents": _json(self._parents),
-            "config": _json(self._config),
+            "parents": canonical_json(self._parents),
+            "config": canonical_json(self._config),
             "seed": NO_SEED if self._seed is None else self._seed,
             "created_by": f"fer {__version__}",
-            **{key: _json(value) for key, value in self._attributes.items()},
+            **{key: canonical_json(value) for key, value in self._attributes.items()},
         }
         with self._writing():
+            for name, digest in digests.items():
+                self._file[name].attrs[DIGEST] = digest
             for key, value in root.items():
                 self._file.attrs[key] = value
             self._file.close()
@@ -251,19 +249,8 @@ def _as_declared(name: str, array: np.ndarray | list[str], spec: DatasetSpec) ->
     return converted
 
 
-def _content_bytes(array: np.ndarray, spec: DatasetSpec) -> bytes | np.ndarray:
-    """What an array adds to its dataset's digest, the same however the rows are cut into calls."""
-    if spec.dtype == "text":
-        return "".join(f"{_json(text)}\n" for text in array).encode()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b""
-
-
 def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Chunks of whole rows, about a mebibyte each."""
     row = itemsize * int(np.prod([max(1, length) for length in shape[1:]]))
     rows = max(1, min(max(shape[0], 1) if shape[0] else 64, _CHUNK_BYTES // max(row, 1)))
     return (rows, *[max(1, length) for length in shape[1:]])
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
