@@ -72,11 +72,13 @@ def outcomes(path: Path, flips: list[tuple[int, int]]) -> Counter[str]:
             if not child:
                 os.close(read)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the C library says at a crash
-                for place, bit in flips[done:]:
-                    signal.alarm(SECONDS)
-                    outcome = outcome_of(Path(folder) / "a.h5", whole, said, place, bit)
-                    os.write(write, bytes([_OUTCOMES.index(outcome)]))
-                os._exit(0)
+                try:
+                    for place, bit in flips[done:]:
+                        signal.alarm(SECONDS)
+                        outcome = outcome_of(Path(folder) / "a.h5", whole, said, place, bit)
+                        os.write(write, bytes([_OUTCOMES.index(outcome)]))
+                finally:
+                    os._exit(0)
             os.close(write)
             with os.fdopen(read, "rb") as stream:
                 answers = stream.read()
