@@ -13,7 +13,6 @@ import json
 import random
 import re
 import struct
-import tempfile
 import traceback
 import warnings
 import zipfile
@@ -144,26 +143,24 @@ def seeds(reader: str) -> tuple[bytes, ...]:
     if reader in ARTIFACTS:
         form = FORMATS[f"fer-{reader}"]
         older = gzip.decompress((FIXTURES / f"{reader}-{form.version}.h5.gz").read_bytes())
-        return older, _with_digests(older)
+        return older, _with_digests(older, form)
     return tuple(content for suffix, content in _shapes() if suffix == reader)
 
 
-def _with_digests(content: bytes) -> bytes:
+def _with_digests(content: bytes, form: Format) -> bytes:
     """An older artifact with the digests that are written today."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.h5"
-        path.write_bytes(content)
-        digests = {}
-        with open_artifact(path) as artifact:
-            for name in artifact.names():
-                spec = artifact.form.spec(name)
-                stored = artifact.read_text(name) if spec.dtype == "text" else artifact.read(name)
+    stream = io.BytesIO(content)
+    with h5py.File(stream, "r+") as file:
+
+        def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                spec = form.spec(name)
+                stored = list(item.asstr()[...]) if spec.dtype == "text" else item[...]
                 said = content_bytes(stored, spec) if spec.identifying else b""
-                digests[name] = hashlib.sha256(said).hexdigest()
-        with h5py.File(path, "r+") as file:
-            for name, digest in digests.items():
-                file[name].attrs[DIGEST] = digest
-        return path.read_bytes()
+                item.attrs[DIGEST] = hashlib.sha256(said).hexdigest()
+
+        file.visititems(add)
+    return stream.getvalue()
 
 
 def _shapes() -> list[tuple[str, bytes]]:
