@@ -83,16 +83,14 @@ class Artifact:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset, without reading it."""
-        if name not in self._datasets:
-            raise ArtifactError(f"{self.path} holds no dataset {name!r}.")
-        return tuple(self._datasets[name].shape)
+        return tuple(self._dataset(name).shape)
 
     def read(self, name: str, selection: Any = ()) -> np.ndarray:
         """Content of a dataset, or of a NumPy selection of it.
 
         Raises ArtifactError if the dataset is missing or fails its checksum.
         """
-        dataset = self._dataset(name)
+        dataset = self._in_whole(name)
         is_whole = isinstance(selection, tuple) and not selection
         try:
             if is_whole and dataset.nbytes > max(_MOST_INFLATED, 2 * dataset.id.get_storage_size()):
@@ -110,7 +108,7 @@ class Artifact:
     def read_text(self, name: str) -> list[str]:
         """Content of a one-axis text dataset."""
         try:
-            texts = [str(text) for text in self._dataset(name).asstr()[...]]
+            texts = [str(text) for text in self._in_whole(name).asstr()[...]]
         except DAMAGE as error:
             raise self._damaged(f"dataset {name!r} cannot be read") from error
         self._check_digest(name, texts)
@@ -148,9 +146,14 @@ class Artifact:
             )
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        if name not in self._datasets:
-            raise ArtifactError(f"{self.path} holds no dataset {name!r}.")
-        dataset = self._datasets[name]
+        try:
+            return self._datasets[name]
+        except KeyError:
+            raise ArtifactError(f"{self.path} holds no dataset {name!r}.") from None
+
+    def _in_whole(self, name: str) -> h5py.Dataset:
+        """A dataset all of whose chunks are where they belong, which is looked up once."""
+        dataset = self._dataset(name)
         if name not in self._in_place:
             try:
                 objection = _chunk_objection(dataset)
@@ -341,9 +344,7 @@ def _number_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
         return None
     if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(spec.dtype))):
         return f"is not stored as {spec.dtype} is"
-    plan = dataset.id.get_create_plist()
-    filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
-    if dataset.ndim and dataset.size and h5py.h5z.FILTER_FLETCHER32 not in filters:
+    if dataset.ndim and dataset.size and not dataset.fletcher32:
         return "is stored without checksums"
     return None
 
