@@ -13,6 +13,7 @@ from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.detection import METRICS, detection_metrics
 from fer_cli.evaluation.evaluate import evaluate, write_evaluation
+from fer_cli.evaluation.pooled import _apart
 from fer_cli.network.dataset import open_voxels
 from fer_cli.network.votes import voted_probabilities
 from fer_cli.run import Run
@@ -167,8 +168,17 @@ def test_runs_of_other_voxels_are_refused(run: Run, rewrite: Rewrite, tmp_path: 
         evaluate(run, other)
     rewrite(artifact, voxels, {"classes": ["beam", "plate", "rod"]})
     other.__dict__["voxels"] = open_voxels(voxels)
-    with pytest.raises(UsageError, match=r"the classes of .* is \('beam', 'plate', 'pole'\), but that of .*'rod'"):
+    with pytest.raises(
+        UsageError, match=r"differ in their classes; only the first has pole, only the second has rod\.$"
+    ):
         evaluate(run, other)
+
+
+def test_classes_that_differ_are_named_but_not_by_the_dozen() -> None:
+    many = tuple(f"class{i}" for i in range(40))
+    assert _apart(many[:2], many) == "only the second has class2, class3, class4 and 35 more"
+    assert _apart(many[:4], many[:1]) == "only the first has class1, class2, class3"
+    assert _apart(("a", "b"), ("b", "a")) == "they are the same in another order"
 
 
 @pytest.mark.parametrize("all_wrong", [True, False])

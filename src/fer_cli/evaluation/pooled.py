@@ -16,6 +16,9 @@ from fer_cli.evaluation.claims import Measured
 from fer_cli.evaluation.scored import OURS, Scored
 from fer_cli.run import Run
 
+_NAMED = 3
+"""Classes that an error names, of those that differ."""
+
 
 def require_same_data(runs: Sequence[Run], split: str) -> None:
     """Raise UsageError unless all runs are of the same shapes, in voxels, classes and split."""
@@ -24,8 +27,12 @@ def require_same_data(runs: Sequence[Run], split: str) -> None:
         one, other = first.voxels, run.voxels
         if one.id == other.id:
             continue
+        if one.classes != other.classes:
+            raise UsageError(
+                f"runs of different data sets cannot be pooled: {first.paths.voxels} and {run.paths.voxels} differ in "
+                f"their classes; {_apart(one.classes, other.classes)}."
+            )
         for what, values in (
-            ("classes", (one.classes, other.classes)),
             ("resolution", (one.resolution, other.resolution)),
             (f"number of samples in the split {split!r}", tuple(len(v.indices(split)) for v in (one, other))),
         ):
@@ -38,6 +45,16 @@ def require_same_data(runs: Sequence[Run], split: str) -> None:
             f"runs of different data sets cannot be pooled: {first.paths.voxels} has the content {one.id[:8]}, but "
             f"{run.paths.voxels} has {other.id[:8]}. Voxelize once, and train every run on the same voxels.h5."
         )
+
+
+def _apart(one: Sequence[str], other: Sequence[str]) -> str:
+    """Which classes only one of the two has, the first few by name; that their order differs if none."""
+    lone = []
+    for which, has, lacks in (("first", one, other), ("second", other, one)):
+        if alone := [name for name in has if name not in lacks]:
+            more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+            lone.append(f"only the {which} has {', '.join(alone[:_NAMED])}{more}")
+    return ", ".join(lone) or "they are the same in another order"
 
 
 @dataclass(frozen=True)
