@@ -261,11 +261,15 @@ def test_evaluate_goes_on_with_the_voxels_that_it_opened(own_run: RunPaths, othe
     assert found == evaluate(run) | {"runs": found["runs"]}
 
 
-def test_evaluate_says_in_one_line_that_its_voxels_were_overwritten(own_run: RunPaths, other_voxels: Path) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluate_says_in_one_line_that_its_voxels_were_overwritten(
+    in_memory: bool, own_run: RunPaths, other_voxels: Path
+) -> None:
+    opened = Run(own_run, device=CPU, in_memory=in_memory)
     with pytest.raises(
         ArtifactError, match=r"voxels\.h5 is damaged: dataset '[\w/]+' cannot be read\. Run 'fer voxelize'"
     ):
-        evaluate(Run(own_run, device=CPU), report=Exchange(overwritten, own_run.voxels, other_voxels))
+        evaluate(opened, report=Exchange(overwritten, own_run.voxels, other_voxels))
 
 
 # Signals while a command clears up

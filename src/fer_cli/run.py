@@ -22,13 +22,16 @@ from fer_cli.storage.schema import MODEL
 class Run:
     """The artifacts of a run, each opened when first needed.
 
+    With `in_memory` all grids are read at once and held packed, for stages that read most of them, and again and again.
+
     Every property raises ArtifactError where its file is missing or damaged, LineageError where it was not made from
     the others.
     """
 
-    def __init__(self, paths: RunPaths, *, device: torch.device) -> None:
+    def __init__(self, paths: RunPaths, *, device: torch.device, in_memory: bool = False) -> None:
         self.paths = paths
         self._device = device
+        self._in_memory = in_memory
 
     @cached_property
     def model(self) -> Artifact:
@@ -88,7 +91,7 @@ class Run:
     @cached_property
     def voxels(self) -> VoxelSet:
         """The voxel set that the model was trained on."""
-        voxel_set = open_voxels(self.paths.voxels)
+        voxel_set = open_voxels(self.paths.voxels, in_memory=self._in_memory)
         self.model.require_parent("voxels", voxel_set.artifact)
         return voxel_set
 

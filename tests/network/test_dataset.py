@@ -1,11 +1,13 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
+from fer_cli.network import dataset
 from fer_cli.network.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
 from fer_cli.run import Run
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -58,6 +60,18 @@ def test_packed_grids_are_the_grids_of_the_file(run_paths: RunPaths) -> None:
             np.testing.assert_array_equal(grids, expected)
             assert (tensor.dtype, tensor.shape) == (torch.float32, (len(expected), 1, 8, 8, 8))
             np.testing.assert_array_equal(tensor[:, 0].numpy(), expected)
+
+
+def test_grids_held_in_memory_are_those_that_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_BLOCK", 2)
+    path = write_voxels(tmp_path / "voxels.h5")
+    written = open_voxels(path).artifact.read("occupancy")
+    np.testing.assert_array_equal(open_voxels(path, in_memory=True).grids(range(5)), written)
+    with h5py.File(path, "r+") as file:  # HDF5 makes a new checksum for what is changed by its own means
+        file["occupancy"][4, 0, 0, 0] ^= 1
+    assert open_voxels(path).grids([4])[0, 0, 0, 0] != written[4, 0, 0, 0]
+    with pytest.raises(ArtifactError, match=r"dataset 'occupancy' is not what was written\. Run 'fer voxelize' again"):
+        open_voxels(path, in_memory=True)
 
 
 def test_split_names_its_labelled_samples(voxels: VoxelSet) -> None:

@@ -171,6 +171,15 @@ def test_rows_appended_in_any_split_are_the_same_artifact(cuts: list[int], tmp_p
             np.testing.assert_array_equal(stored, array)
 
 
+def test_blocks_of_rows_are_the_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    with open_artifact(tmp_path / "a.h5", VOXELS) as artifact:
+        for rows in (1, 2, 5, 9):
+            blocks = list(artifact.blocks("occupancy", rows))
+            assert [len(block) for block in blocks] == [min(rows, 5 - start) for start in range(0, 5, rows)]
+            np.testing.assert_array_equal(np.concatenate(blocks), artifact.read("occupancy"))
+
+
 @pytest.mark.parametrize("older", [True, False])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
 def test_writer_that_fails_leaves_nothing_and_keeps_the_older_file(

@@ -78,7 +78,7 @@ def _run_demo(
     announce(f"clustering every location of every layer into {paths.codebook}")
     cluster_network(paths.voxels, paths.model, paths.codebook, k=DEMO_K, seed=seed, device=device, force=force)
     announce("evaluating on the test shapes")
-    run = Run(paths, device=device)
+    run = Run(paths, device=device, in_memory=True)
     evaluation = evaluate(run)
     write_evaluation(evaluation, folder / "evaluate")
     mistakes = evaluation["misclassified"]

@@ -205,7 +205,7 @@ def evaluate(
     folders = runs or [run]
     if len(folders) > 1 and (voxels or model or codebook):
         raise UsageError("--voxels, --model and --codebook name an artifact of one run; give one RUN with them.")
-    opened = [_opened(folder, voxels, model, codebook, device) for folder in folders]
+    opened = [_opened(folder, voxels, model, codebook, device, in_memory=True) for folder in folders]
     with progress_bar() as bar:
         evaluation = evaluate_runs(
             *opened, split=split, votes=votes, sanity=sanity, repair=repair, planted=planted, report=StageView(bar)
@@ -251,9 +251,17 @@ def _expect(folder: Path, voxels: Path | None, model: Path | None, codebook: Pat
     expect((paths.model, paths.codebook, paths.voxels))
 
 
-def _opened(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None, device: str) -> "Run":
+def _opened(
+    folder: Path,
+    voxels: Path | None,
+    model: Path | None,
+    codebook: Path | None,
+    device: str,
+    *,
+    in_memory: bool = False,
+) -> "Run":
     """The run in a folder, with any artifact named taken from there instead."""
     from fer_cli.run import Run, choose_device
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    return Run(paths, device=choose_device(device))
+    return Run(paths, device=choose_device(device), in_memory=in_memory)

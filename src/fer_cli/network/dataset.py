@@ -114,9 +114,8 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
     packed = None
     if in_memory:
         packed = np.empty((count, -(-int(np.prod(sides)) // 8)), np.uint8)
-        for start in range(0, count, _BLOCK):
-            block = artifact.read("occupancy", slice(start, start + _BLOCK))
-            packed[start : start + _BLOCK] = np.packbits(block.reshape(len(block), -1), axis=1)
+        for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
+            packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
     return VoxelSet(
         artifact=artifact,
         names=artifact.read_text("name"),

@@ -102,8 +102,20 @@ class Artifact:
         except DAMAGE as error:
             raise self._damaged(f"dataset {name!r} cannot be read") from error
         if is_whole and not h5py.check_string_dtype(dataset.dtype):
-            self._check_digest(name, content)
+            self._require_digest(name, self._digest(name, content))
         return content
+
+    def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Content of a dataset, so many rows at a time; behind the last the whole is held to its digest.
+
+        Raises ArtifactError as `read` does.
+        """
+        digest = hashlib.sha256()
+        for start in range(0, self.shape(name)[0], rows):
+            block = self.read(name, slice(start, start + rows))
+            digest.update(content_bytes(block, self._spec(name)))
+            yield block
+        self._require_digest(name, digest.hexdigest())
 
     def read_text(self, name: str) -> list[str]:
         """Content of a one-axis text dataset."""
@@ -111,7 +123,7 @@ class Artifact:
             texts = [str(text) for text in self._in_whole(name).asstr()[...]]
         except DAMAGE as error:
             raise self._damaged(f"dataset {name!r} cannot be read") from error
-        self._check_digest(name, texts)
+        self._require_digest(name, self._digest(name, texts))
         return texts
 
     def attribute(self, name: str) -> Any:
@@ -164,13 +176,17 @@ class Artifact:
             self._in_place.add(name)
         return dataset
 
-    def _check_digest(self, name: str, content: np.ndarray | list[str]) -> None:
-        """Raise ArtifactError where the whole content is not what was written."""
+    def _spec(self, name: str) -> DatasetSpec:
         spec = self.form.spec(name)
         assert spec is not None
-        if name not in self._digests or not spec.identifying:
-            return
-        if hashlib.sha256(content_bytes(content, spec)).hexdigest() != self._digests[name]:
+        return spec
+
+    def _digest(self, name: str, content: np.ndarray | list[str]) -> str:
+        return hashlib.sha256(content_bytes(content, self._spec(name))).hexdigest()
+
+    def _require_digest(self, name: str, found: str) -> None:
+        """Raise ArtifactError where the whole content is not what was written."""
+        if self._spec(name).identifying and self._digests.get(name, found) != found:
             raise self._damaged(f"dataset {name!r} is not what was written")
 
 
