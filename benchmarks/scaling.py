@@ -1,26 +1,33 @@
 """What training costs: operations a shape from the layer specifications, and time and memory against the number of shapes.
 
     python benchmarks/scaling.py                     # the counts, and what they predict; exact, in a second
-    python benchmarks/scaling.py --measure           # also runs fer train on 1,000 to 40,000 shapes, and on few at 64³
+    python benchmarks/scaling.py --steps 150         # also times steps of training on 1,000 to 40,000 shapes, in turns
+    python benchmarks/scaling.py --measure           # also runs fer train on as many, and on few at 64³
 
 A product and a sum are two operations. A layer is counted in full, padding included; batch norm, activations, the
-optimizer and varying the shapes are left out. Measured shapes are synthetic furniture, repeated; the time is that of the
-last epoch of each phase, the peak memory what the operating system says of the finished process. See docs/scaling.md.
+optimizer and varying the shapes are left out. Measured shapes are synthetic furniture, repeated. The numbers of shapes
+take turns, step by step or run by run, so that a machine's slow hours meet all of them. Of steps the time is the median,
+of runs that of each phase's fastest epoch, the peak memory the most that the operating system says of a finished
+process. See docs/scaling.md.
 """
 
 import argparse
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fer_cli.network.dataset import VALIDATION_FRACTION
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, open_voxels
 from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
-from fer_cli.network.phases import TrainingSettings, entry_shares
+from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
 from fer_cli.network.training import preset_settings
 from fer_cli.shapes.synthetic import CLASSES, write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
@@ -29,6 +36,7 @@ from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history
 from fer_cli.storage.schema import MODEL, VOXELS
 from machine import cpu_name, run_command
+from step import training_step
 
 PER_CLASS = 20
 BLOCK = 500
@@ -36,6 +44,9 @@ GPU_RATE = 50e12
 """Operations a second assumed of a GPU: a sixth of what an A100's data sheet gives for dense bfloat16."""
 GPUS = 8
 SHAPES = 1_000_000
+WARM_UP = 5
+MANY = 20_000
+"""Shapes from which on one epoch is long enough to be measured."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="run fer train, which takes half an hour on two cores")
+    parser.add_argument("--steps", type=int, default=0, help="steps of training to time for each number of shapes")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each number of shapes has its turn")
     parser.add_argument("--preset", default="smoke", help="whose time and memory to measure against the shapes")
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 2500, 10_000, 40_000])
     parser.add_argument("--large", default="paper", help="preset whose rate to measure at 64³")
@@ -119,8 +132,10 @@ def main() -> None:
     print_steps()
     rates = {f"a GPU at an assumed {GPU_RATE / 1e12:.0f} TFLOP/s": GPU_RATE}
     rates[f"{GPUS} such GPUs, traffic not counted"] = GPUS * GPU_RATE
+    if options.steps:
+        print_turns(options.preset, options.counts, options.steps)
     if options.measure:
-        print_measured(options.preset, options.counts)
+        print_measured(options.preset, options.counts, options.rounds)
         measured = measure(options.large, 64, options.large_count)
         rates = {f"this CPU at {measured.rate / 1e9:.0f} GFLOP/s, measured": measured.rate, **rates}
     print_prediction(rates)
@@ -167,9 +182,70 @@ def print_prediction(rates: dict[str, float]) -> None:
     print_table(["on", "takes"], rows)
 
 
+def print_turns(preset: str, counts: list[int], steps: int) -> None:
+    """Time a shape of a step of each phase against the number of shapes, and how much more it is than with the fewest.
+
+    Each number of shapes has a network of its own. One step of each is a turn; the ratio is the median over turns, its
+    interval a bootstrap over them.
+    """
+    settings = preset_settings(preset)
+    rows = [[f"{count:,}"] for count in counts]
+    with tempfile.TemporaryDirectory() as name:
+        sets = [furniture(Path(name) / str(count), 32, count) for count in counts]
+        for phase in PATHS:
+            calls = [first_steps(preset, phase, open_voxels(path, in_memory=True)) for path in sets]
+            times = np.array([[timed(call) for call in calls] for _ in range(WARM_UP + steps)])[WARM_UP:]
+            for row, own in zip(rows, times.T, strict=True):
+                low, high = bootstrap(own / times[:, 0])
+                row += [
+                    f"{1e3 * np.median(own) / settings.batch_size:.2f} ms",
+                    f"{np.median(own / times[:, 0]):.3f} ({low:.3f} – {high:.3f})",
+                ]
+    print(f"{machine()}\n\nPreset {preset}, 32³, {steps} steps of {settings.batch_size} shapes in turns:\n")
+    heads = [head for phase in PATHS for head in (f"{phase}, a shape", f"times that of {counts[0]:,}")]
+    print_table(["shapes", *heads], rows)
+
+
+def first_steps(preset: str, phase: str, voxels: VoxelSet) -> Callable[[], None]:
+    """A call that makes the next step of a phase, on shapes drawn from the whole set."""
+    settings = preset_settings(preset)
+    torch.manual_seed(0)
+    network = FERNet(NetworkConfig(PRESETS[preset], voxels.classes, voxels.resolution), dropout=settings.dropout)
+    training = voxels.indices("train")
+    data = TrainingData(voxels, training, training[:1], torch.device("cpu"))
+    generator = np.random.default_rng(0)
+    drawn = (generator.choice(training, settings.batch_size) for _ in numbers())
+    if phase == FEEDFORWARD:
+        network.encoder.train()
+        return training_step(FeedforwardPhase(data, settings, network.encoder), settings, drawn)
+    network.encoder.eval().requires_grad_(False)
+    network.feedback.train()
+    return training_step(FeedbackPhase(data, settings, network), settings, drawn)
+
+
+def timed(call: Callable[[], None]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a median."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def machine() -> str:
+    """What a table of times is headed by."""
+    load = os.getloadavg()[0]
+    return f"{cpu_name()}, {os.cpu_count()} cores; torch {torch.__version__}; load average {load:.1f} at the end"
+
+
 @dataclass(frozen=True)
 class Measured:
-    """A finished run of `fer train`: seconds of each phase's last epoch, and its peak memory in bytes."""
+    """Finished runs of `fer train`: seconds of each phase's fastest epoch, and the peak memory in bytes."""
 
     cost: Cost
     count: int
@@ -183,29 +259,49 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Operations a second over the last epoch of both phases."""
+        """Operations a second over the fastest epochs of both phases."""
         done = sum(self.cost.epoch(phase) for phase in self.seconds)
         return done * self.count / sum(self.seconds.values())
 
 
 def measure(preset: str, resolution: int, count: int) -> Measured:
-    """Run `fer train` for two epochs of each phase on `count` shapes, in a process of its own."""
+    """Run `fer train` on `count` shapes in a process of its own, for two epochs of each phase, of many shapes one."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_collection(folder / "meshes", per_class_train=PER_CLASS, per_class_test=1, seed=0)
-        voxelize_source(folder / "meshes", folder / "few.h5", VoxelSettings(resolution))
-        repeat(folder / "few.h5", folder / "voxels.h5", count)
-        words = ["--run", name, "--preset", preset, "--epochs", "2", "--feedback-epochs", "2", "--json"]
+        folder = furniture(Path(name) / "run", resolution, count).parent
+        epochs = "2" if count < MANY else "1"
+        words = ["--run", str(folder), "--preset", preset, "--epochs", epochs, "--feedback-epochs", epochs, "--json"]
         done = run_command([sys.executable, "-m", "fer_cli", "train", *words])
         with open_artifact(folder / "model.h5", MODEL) as artifact:
-            seconds = {record.phase: record.seconds for record in read_history(artifact)}
+            records = read_history(artifact)
+    phases = dict.fromkeys(record.phase for record in records)
+    seconds = {phase: min(record.seconds for record in records if record.phase == phase) for phase in phases}
     return Measured(cost(preset, resolution), count, seconds, done.peak_bytes)
 
 
+def furniture(folder: Path, resolution: int, count: int) -> Path:
+    """Make the voxels.h5 of so many synthetic training shapes in `folder`."""
+    write_collection(folder / "meshes", per_class_train=PER_CLASS, per_class_test=1, seed=0)
+    voxelize_source(folder / "meshes", folder / "few.h5", VoxelSettings(resolution))
+    repeat(folder / "few.h5", folder / "voxels.h5", count)
+    return folder / "voxels.h5"
+
+
+def fastest(runs: list[Measured]) -> Measured:
+    """Runs of the same as one: of each phase the fastest epoch, and the most memory."""
+    first = runs[0]
+    seconds = {phase: min(run.seconds[phase] for run in runs) for phase in first.seconds}
+    return Measured(first.cost, first.count, seconds, max(run.peak for run in runs))
+
+
 def repeat(source: Path, target: Path, count: int) -> None:
-    """Write voxels with the training shapes of others over and over, each with a name of its own."""
+    """Write voxels with the training shapes of others over and over, each with a name of its own.
+
+    If fewer are wanted than there are, they are taken at even distances, so that every class has some.
+    """
     with open_artifact(source, VOXELS) as few:
         training = np.flatnonzero(np.array(few.read_text("split")) == "train")
+        distinct = min(count, len(training))
+        training = training[np.arange(distinct) * len(training) // distinct]
         attributes = {"classes": few.attribute("classes")}
         content = {
             name: few.read_text(name) if few.form.spec(name).dtype == "text" else few.read(name) for name in few.names()
@@ -229,11 +325,11 @@ def repeat(source: Path, target: Path, count: int) -> None:
                     writer.append(name, rows)
 
 
-def print_measured(preset: str, counts: list[int]) -> None:
+def print_measured(preset: str, counts: list[int], rounds: int) -> None:
     """Time a shape and peak memory against the number of shapes, and how far they spread."""
-    runs = [measure(preset, 32, count) for count in counts]
-    load = os.getloadavg()[0]
-    print(f"{cpu_name()}, {os.cpu_count()} cores; torch {torch.__version__}; load average {load:.1f} at the end\n")
+    turns = [[measure(preset, 32, count) for count in counts] for _ in range(rounds)]
+    runs = [fastest(list(of_count)) for of_count in zip(*turns, strict=True)]
+    print(f"{machine()}\n")
     rows = []
     for run in runs:
         each = [f"{1e3 * run.seconds[phase] / run.count:.2f} ms" for phase in ("feedforward", "feedback")]

@@ -13,6 +13,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 from scaling import Cost
+from step import training_step
 
 CLASSES = tuple("abcdefghij")
 
@@ -70,13 +72,13 @@ def main() -> None:
     print(f"Matrix product: {peak32:.0f} GFLOP/s in float32, {peak16:.0f} in bfloat16.\n")
     print("| phase | loop | ms a sample | GFLOP a sample | share of the matrix product | times faster |")
     print("|---|---|---|---|---|---|")
-    ours = fer_step(FeedforwardPhase(data, settings, network.encoder), settings)
+    ours = training_step(FeedforwardPhase(data, settings, network.encoder), settings, repeat(data.training))
     theirs = plain_classifier(plain, voxels.tensor(data.training), torch.from_numpy(voxels.labels))
     report("feedforward", measure([theirs, ours], options), [cost.encoder_step] * 2, (peak32, peak16), options.batch)
     for net in (network, plain):
         net.encoder.eval().requires_grad_(False)
         net.feedback.train()
-    ours = fer_step(FeedbackPhase(data, settings, network), settings)
+    ours = training_step(FeedbackPhase(data, settings, network), settings, repeat(data.training))
     theirs = plain_feedback(plain, voxels.tensor(data.training))
     # The plain loop's chain from the class probabilities passes all levels, the one from conv3 the last three; what
     # enters wants no gradient.
@@ -85,29 +87,6 @@ def main() -> None:
     report(
         "feedback", measure([theirs, ours], options), [two_chains, cost.feedback_step], (peak32, peak16), options.batch
     )
-
-
-def fer_step(phase: FeedforwardPhase | FeedbackPhase, settings: TrainingSettings) -> Callable[[], None]:
-    """One step as `training` takes it, moving average included."""
-    average = copy.deepcopy(phase.module).requires_grad_(False)
-    parameters = [p for p in phase.module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    generator = torch.Generator().manual_seed(0)
-
-    def step() -> None:
-        terms = phase.terms(phase.module, phase.data.training, generator)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(list(terms.values())).sum())
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
-        with torch.no_grad():
-            states = [
-                [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
-                for net in (average, phase.module)
-            ]
-            torch._foreach_lerp_(*states, 0.005)
-
-    return step
 
 
 def plain_classifier(network: FERNet, grids: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
@@ -160,11 +139,11 @@ def plain_copy(network: FERNet) -> FERNet:
 def measure(loops: list[Callable[[], None]], options: argparse.Namespace) -> list[float]:
     """Seconds of the fastest step of each loop; the first of each is not counted."""
     fastest = [float("inf")] * len(loops)
-    for repeat in range(options.steps + 1):
+    for number in range(options.steps + 1):
         for index, step in enumerate(loops):
             started = time.perf_counter()
             step()
-            if repeat:
+            if number:
                 fastest[index] = min(fastest[index], time.perf_counter() - started)
     return fastest
 

@@ -66,3 +66,6 @@ def test_repeated_voxels_are_a_voxel_set(scaling: ModuleType, run_paths, tmp_pat
     training = few.indices("train")
     assert (many.grids([61, 129]) == few.grids(training[[1, 9]])).all()
     assert many.labels[129] == few.labels[training[9]]
+    scaling.repeat(run_paths.voxels, tmp_path / "fewer.h5", 9)
+    fewer = open_voxels(tmp_path / "fewer.h5")
+    assert [int((fewer.labels == label).sum()) for label in range(3)] == [3, 3, 3]
