@@ -7,13 +7,11 @@ is opened or what it changes is read: every dataset carries the digest that went
 Fletcher-32 checksums, and chunks have to be where they belong. No pickles, no external or soft links.
 A file that would keep libhdf5 busy for ever, or crash it, is found out in a process apart (`vetting`).
 
-This and `artifact_writer` are the only modules that import h5py.
+This, `layout` and `artifact_writer` are the only modules that import h5py.
 """
 
 import hashlib
-import itertools
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ import numpy as np
 
 from fer_cli.errors import ArtifactError, FerError, LineageError
 from fer_cli.storage.identity import artifact_id, content_bytes
+from fer_cli.storage.layout import check_datasets, chunk_objection, datasets_of
 from fer_cli.storage.schema import FORMATS, DatasetSpec, Format
 from fer_cli.storage.vetting import vet, vet_ahead
 
@@ -38,9 +37,6 @@ NO_SEED = -1
 # What h5py raises where the structure of a file is damaged depends on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 _EXAMINER = f"{__name__}:examine"
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-# Deflate makes 1032 bytes of one at most.
-_MOST_INFLATION = 1032
 _MOST_INFLATED = 1 << 29
 """Bytes that compressed content may grow to where it is read whole."""
 
@@ -168,7 +164,7 @@ class Artifact:
         dataset = self._dataset(name)
         if name not in self._in_place:
             try:
-                objection = _chunk_objection(dataset)
+                objection = chunk_objection(dataset)
             except DAMAGE as error:
                 raise self._damaged(f"dataset {name!r} cannot be read") from error
             if objection:
@@ -266,8 +262,8 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         and isinstance(config, dict)
     ):
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
-    datasets = dict(sorted(_datasets_of(file)))
-    _check_datasets(path, form, datasets)
+    datasets = dict(sorted(datasets_of(file)))
+    check_datasets(path, form, datasets)
     digests = _digests(path, form, file, datasets, parents=parents, config=config, recorded=str(attributes["id"]))
     return Artifact(
         path=path,
@@ -306,107 +302,3 @@ def _digests(
             f"Run '{form.command}' again."
         )
     return digests
-
-
-def _check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset]) -> None:
-    for declared in form.datasets:
-        if declared.required and not declared.is_family and declared.name not in datasets:
-            raise ArtifactError(f"{path} lacks the dataset {declared.name!r}. Run '{form.command}' again.")
-    lengths: dict[str, tuple[int, str]] = {}
-    for name, dataset in datasets.items():
-        if (spec := form.spec(name)) is None:
-            raise ArtifactError(f"{path} holds a dataset {name!r} that {form.name} does not have.")
-        dtype = dataset.dtype
-        found = "text" if h5py.check_string_dtype(dtype) else dtype.name
-        if found != spec.dtype:
-            raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
-        if reason := _storage_objection(dataset, spec):
-            raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
-        if spec.axes is None:
-            continue
-        shape = dataset.shape
-        if len(shape) != len(spec.axes):
-            raise ArtifactError(f"{path}: dataset {name!r} has {len(shape)} axes, but {len(spec.axes)} are needed.")
-        for axis, length in zip(_axis_names(spec, name), shape, strict=True):
-            known, first = lengths.setdefault(axis, (length, name))
-            if known != length:
-                raise ArtifactError(f"{path}: axis {axis!r} has length {known} in {first!r}, but {length} in {name!r}.")
-    for name, dataset in datasets.items():
-        spec = form.spec(name)
-        if spec is not None and (reason := _number_objection(dataset, spec)):
-            raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
-
-
-def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
-    """Why the way in which a dataset is stored is none that fer writes, or None."""
-    if dataset.shape is None:
-        return "has no shape"
-    plan = dataset.id.get_create_plist()
-    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
-        return "is stored in other files; artifacts of fer are one file"
-    filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
-    if unknown := filters - _FILTERS:
-        return f"needs the HDF5 filter {min(unknown)}, which fer does not use"
-    growth = _MOST_INFLATION if spec.compressed else 1
-    stored = dataset.id.get_storage_size()
-    if (promised := dataset.nbytes) > growth * stored:
-        return f"promises {promised} bytes, but only {stored} are stored"
-    return None
-
-
-def _number_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
-    """Why numbers could be read as others than were written without HDF5 noticing, or None."""
-    if spec.dtype == "text":
-        return None
-    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(spec.dtype))):
-        return f"is not stored as {spec.dtype} is"
-    if dataset.ndim and dataset.size and not dataset.fletcher32:
-        return "is stored without checksums"
-    return None
-
-
-def _chunk_objection(dataset: h5py.Dataset) -> str | None:
-    """Why the chunks of a dataset are not those that fer has written, or None.
-
-    The index of chunks has no checksum, and HDF5 reads as zeros what it does not find there.
-    """
-    if not dataset.chunks:
-        return None
-    starts = [range(0, length, step) for length, step in zip(dataset.shape, dataset.chunks, strict=True)]
-    wanted = math.prod(map(len, starts))
-    found: list[h5py.h5d.StoreInfo] = []
-    dataset.id.chunk_iter(found.append)
-    if len(found) != wanted or sum(chunk.size for chunk in found) > dataset.file.id.get_filesize():
-        return "lacks some of its chunks"
-    # The only call that looks a chunk up as reading does; it raises where there is none.
-    if any(dataset.id.read_direct_chunk(place)[0] for place in itertools.product(*starts)):
-        return "has chunks without their checksum"
-    return None
-
-
-def _axis_names(spec: DatasetSpec, name: str) -> list[str]:
-    """Axis names with the family's placeholders filled in from the dataset's own name."""
-    filled = dict(zip(spec.name.split("/"), name.split("/"), strict=True))
-    axes = []
-    for axis in spec.axes or ():
-        for placeholder, value in filled.items():
-            axis = axis.replace(placeholder, value) if "{" in placeholder else axis
-        axes.append(axis)
-    return axes
-
-
-def _datasets_of(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """All datasets by name; refuses links that lead out of the tree, so that no file points elsewhere."""
-    pending = [("", file)]
-    while pending:
-        prefix, group = pending.pop()
-        links = group.id.links
-        for key in group:
-            name = f"{prefix}{key}"
-            if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD or prefix.count("/") > 4:
-                raise ArtifactError(f"{file.filename} holds a link at {name!r}; artifacts of fer have none.")
-            child = group[key]
-            if isinstance(child, h5py.Group):
-                pending.append((f"{name}/", child))
-            else:
-                yield name, child
