@@ -57,7 +57,10 @@ def shown_names(parameter: Any) -> list[str]:
     """Names that a user types for an option, or the placeholder of an argument."""
     if is_option(parameter):
         return [*parameter.opts, *parameter.secondary_opts]
-    return [parameter.metavar or parameter.name.upper()]
+    shown = parameter.metavar or parameter.name.upper()
+    if not parameter.required:
+        shown = f"[{shown}]"
+    return [f"{shown}..." if parameter.nargs < 0 else shown]
 
 
 def row(parameter: Any) -> str:

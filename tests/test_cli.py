@@ -151,13 +151,13 @@ ID = "[0-9a-f]{12}"
 REFUSALS = (
     # the command line itself
     Refusal("unknown command", "trian", 2, r"No such command 'trian'\. Did you mean 'train'\? Try 'fer --help'\."),
-    Refusal("unknown option", "train --bogus", 2, r"No such option: --bogus\. Try"),
+    Refusal("unknown option", "train --bogus", 2, r"No such option: --bogus\. Try 'fer train --help'"),
     Refusal("missing argument", "explain", 2, r"Missing argument 'SAMPLE', or --errors"),
     Refusal("errors of a sample", f"explain {SAMPLE} --errors", 2, r"--errors finds the samples .* give no SAMPLE"),
     Refusal(
         "errors of no split", "explain --errors --split new --no-images", 2, r"no labelled sample in the split 'new'"
     ),
-    Refusal("missing option", f"probe {SAMPLE}", 2, r"Missing option '--layer'"),
+    Refusal("missing option", f"probe {SAMPLE}", 2, r"Missing option '--layer'\. Try 'fer probe --help'"),
     Refusal("value out of range", "train -o new.h5 --epochs 0", 2, r"'--epochs'.* greater than or equal to 1"),
     Refusal("k is no list of numbers", "cluster -o new.h5 --k 8,many", 2, r"--k takes whole numbers.*'8,many'"),
     Refusal("k too short", "cluster -o new.h5 --k 8,8", 2, r"--k names 2 numbers, but the network has 7 layers"),

@@ -147,6 +147,13 @@ def _invoke() -> object:
         if not message:  # `fer` alone, which has shown the help
             return UsageError.exit_code
         end = "" if message.endswith((".", "?")) else "."
-        raise UsageError(f"{message}{end} Try 'fer --help'.") from error
+        command = f"fer {name} --help" if (name := _command_of(error)) else "fer --help"
+        raise UsageError(f"{message}{end} Try '{command}'.") from error
     except typer.Abort as error:
         raise KeyboardInterrupt from error
+
+
+def _command_of(error: typer.TyperException) -> str | None:
+    """The command whose words were wrong, or None where it is none of fer's."""
+    context = getattr(error, "ctx", None)
+    return context.info_name if context and context.parent else None

@@ -105,7 +105,7 @@ def probe(
 def explain(
     samples: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SAMPLE]...", help="Files that hold a shape, or names of samples in the voxels."),
+        typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
     split: Annotated[str, typer.Option(help="The split of --errors: test or train.")] = "test",

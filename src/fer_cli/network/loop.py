@@ -56,6 +56,7 @@ class TrainingLoop:
     checkpoint: Path
     report: Report
     history: list[EpochRecord] = field(default_factory=list)
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     def train(self, network: FERNet, given: GivenEncoder | None, *, resume: bool) -> list[EpochRecord]:
         """Both phases, one after the other; the encoder is frozen before the second."""
@@ -68,10 +69,10 @@ class TrainingLoop:
             if saved and saved.position.phase == FEEDBACK:
                 saved.restore_encoder(network.encoder)
             elif given is None:
-                self._run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), saved)
+                self.run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), saved)
                 saved = None
             network.encoder.eval().requires_grad_(False)
-            self._run_phase(FeedbackPhase(self.data, self.settings, network), saved)
+            self.run_phase(FeedbackPhase(self.data, self.settings, network), saved)
         network.eval()
         return self.history
 
@@ -92,7 +93,7 @@ class TrainingLoop:
                 "machines have to read the same files."
             )
 
-    def _run_phase(self, phase: Phase, saved: Checkpoint | None) -> None:
+    def run_phase(self, phase: Phase, saved: Checkpoint | None) -> None:
         """Train one phase to its end and leave the averaged weights in its module."""
         settings, world = self.settings, self.data.world
         steps = max(1, len(self.data.training) // settings.batch_size)
