@@ -170,7 +170,7 @@ def explain(
 def evaluate(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Folders of runs on the same voxels, to put together; --run alone."),
+        typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to put together; --run alone."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
     votes: Annotated[
