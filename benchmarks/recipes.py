@@ -13,6 +13,9 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from fer_cli.network.activations import batches
 from fer_cli.network.augmentation import Augmentation
@@ -29,8 +32,34 @@ RECIPES = {
     "10 epochs, mirrors and shifts": {"epochs": 10, "augmentation": PLAIN},
     "20 epochs": {"epochs": 20},
     "20 epochs, mirrors and shifts": {"epochs": 20, "augmentation": PLAIN},
+    "10 epochs, sharpness 0.1": {"epochs": 10, "sharpness": 0.1},
+    "10 epochs, sharpness 0.2": {"epochs": 10, "sharpness": 0.2},
     "60 epochs": {"epochs": 60},
 }
+
+
+class SharpnessAware(FeedforwardPhase):
+    """Sharpness-aware minimisation: the gradient at the worst weights nearby. Source: arXiv:2010.01412."""
+
+    radius = 0.0
+
+    def terms(self, module: nn.Module, indices: np.ndarray, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The loss of a batch at weights moved by `radius` up the gradient of the same batch."""
+        grids, labels = self.data.varied_batch(indices, self.settings.augmentation, generator)
+        weights = dict(module.named_parameters())
+
+        def loss(at: dict[str, torch.Tensor]) -> torch.Tensor:
+            with mixed_precision(self.data.device):
+                logits = functional_call(module, at, (grids,))
+            return cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+
+        gradient = torch.autograd.grad(loss(weights), list(weights.values()))
+        length = torch.stack([part.norm() for part in gradient]).norm()
+        moved = {
+            name: weight + self.radius * part / length
+            for (name, weight), part in zip(weights.items(), gradient, strict=True)
+        }
+        return {"class": loss(moved)}
 
 
 def main(
@@ -54,13 +83,18 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     training = voxel_set.indices("train")
     held = _folds(voxel_set.labels[training]) == fold
-    settings = preset_settings("compact", seed=fold, **RECIPES[recipe])
+    given = dict(RECIPES[recipe])
+    radius = given.pop("sharpness", None)
+    settings = preset_settings("compact", seed=fold, **given)
     data = TrainingData(voxel_set, training[~held], training[held], torch.device("cpu"))
     config = NetworkConfig(PRESETS["compact"], voxel_set.classes, voxel_set.resolution)
     torch.manual_seed(settings.seed)
     network = FERNet(config, dropout=settings.dropout)
     loop = TrainingLoop(data, settings, {}, {"voxels": voxel_set.id}, result.with_suffix(".checkpoint"), lambda _: None)
-    loop.run_phase(FeedforwardPhase(data, settings, network.encoder), None)
+    phase = (FeedforwardPhase if radius is None else SharpnessAware)(data, settings, network.encoder)
+    if radius is not None:
+        phase.radius = radius
+    loop.run_phase(phase, None)
     loop.checkpoint.unlink()
     network.eval()
     with torch.no_grad(), mixed_precision(data.device):

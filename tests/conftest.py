@@ -5,11 +5,14 @@ every stage's real code from meshes to codebook; one test shape in six lies in t
 that there are mistakes to explain.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,20 @@ TINY_LAYERS = (
 TINY_K = (5, 4, 4, 3)
 BOX = "OFF\n8 6 0\n{}4 0 2 3 1\n4 4 5 7 6\n4 0 1 5 4\n4 2 6 7 3\n4 0 4 6 2\n4 1 3 7 5\n"
 SIDES = {"beam": (8, 2, 2), "plate": (8, 8, 2), "pole": (2, 2, 8)}
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """A script of `benchmarks`, imported as it stands there, with its neighbours on the path."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    spec = importlib.util.spec_from_file_location(f"{name}_by_file", folder / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)  # as when it is run as a script
+        spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

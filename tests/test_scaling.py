@@ -1,7 +1,5 @@
 """What docs/scaling.md says of costs is what the benchmark counts, and that what PyTorch counts."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import load_benchmark
 from fer_cli.network.model import FERNet, NetworkConfig
 
 ROOT = Path(__file__).parents[1]
@@ -16,15 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def scaling() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scaling_by_file", ROOT / "benchmarks" / "scaling.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # as when it is run as a script
-        spec.loader.exec_module(module)
-    return module
+    return load_benchmark("scaling")
 
 
 @pytest.mark.parametrize(("preset", "resolution"), [("smoke", 32), ("smoke", 64)])
@@ -69,3 +60,15 @@ def test_repeated_voxels_are_a_voxel_set(scaling: ModuleType, run_paths, tmp_pat
     scaling.repeat(run_paths.voxels, tmp_path / "fewer.h5", 9)
     fewer = open_voxels(tmp_path / "fewer.h5")
     assert [int((fewer.labels == label).sum()) for label in range(3)] == [3, 3, 3]
+
+
+def test_steps_are_timed_in_turns(
+    scaling: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "PER_CLASS", 2)
+    scaling.print_turns("smoke", [20, 40], 2)
+    head, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert head == "| shapes | feedforward, a shape | times that of 20 | feedback, a shape | times that of 20 |"
+    assert [row.split("|")[1].strip() for row in rows] == ["20", "40"]
+    assert rows[0].count("1.000 (1.000 – 1.000)") == 2
+    assert all(float(cell.split()[0]) > 0 for row in rows for cell in row.split("|")[2:6])

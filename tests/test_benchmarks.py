@@ -1,0 +1,62 @@
+"""What benchmarks compute on the way to their figures, where a mistake would not show in the table."""
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import load_benchmark
+from fer_cli.network.model import FERNet
+from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.run import Run
+
+
+@pytest.fixture(scope="module")
+def recipes() -> ModuleType:
+    return load_benchmark("recipes")
+
+
+def test_every_class_is_spread_evenly_over_the_folds(recipes: ModuleType) -> None:
+    labels = np.repeat([0, 1, 2], [40, 9, 22])
+    folds = recipes._folds(labels)
+    for label in range(3):
+        counts = np.bincount(folds[labels == label], minlength=recipes.FOLDS)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_mean_of_classes_counts_every_class_alike(recipes: ModuleType) -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    values = np.concatenate([np.zeros(90), np.tile([0.0, 1.0], 5)])
+    mean, low, high = recipes._mean_of_classes(values, labels)
+    assert mean == 0.25
+    # Only the second class varies: half of a binomial share of ten.
+    assert low == pytest.approx(0.25 - 0.155, abs=0.06)
+    assert high == pytest.approx(0.25 + 0.155, abs=0.06)
+
+
+def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher_one(
+    recipes: ModuleType, run: Run
+) -> None:
+    training = run.voxels.indices("train")
+    data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
+    encoder = FERNet(run.network.config).encoder.eval()  # batch norm as it stands, so that the loss is one of weights
+    settings = TrainingSettings(label_smoothing=0.0)
+
+    def loss(phase: FeedforwardPhase, radius: float = 0.0) -> tuple[float, list[torch.Tensor]]:
+        phase.radius = radius
+        value = phase.terms(encoder, training[:8], torch.Generator().manual_seed(1))["class"]
+        return float(value.detach()), list(torch.autograd.grad(value, list(encoder.parameters())))
+
+    plain, gradient = loss(FeedforwardPhase(data, settings, encoder))
+    near, same = loss(recipes.SharpnessAware(data, settings, encoder))
+    assert near == pytest.approx(plain, rel=1e-5)
+    for one, other in zip(gradient, same, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert loss(recipes.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
+
+
+def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
+    voxels, training = run.voxels, run.voxels.indices("train")
+    found = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
+    np.testing.assert_array_equal(voxels.grids(training[found]), voxels.grids(training[::3]))
