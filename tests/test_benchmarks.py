@@ -58,5 +58,6 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
 
 def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
     voxels, training = run.voxels, run.voxels.indices("train")
-    found = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
+    found, iou = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
+    assert (iou == 1).all()
     np.testing.assert_array_equal(voxels.grids(training[found]), voxels.grids(training[::3]))
