@@ -16,6 +16,8 @@ SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
+# A file of tests to a process, each of them on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
 .PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage lowest format clean
@@ -25,14 +27,14 @@ demo: $(VENV)/.installed
 	$(BIN)/fer demo --run fer-demo --force
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not end_to_end"
+	$(PYTEST) -q -m "not end_to_end"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
