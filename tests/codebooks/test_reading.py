@@ -133,3 +133,10 @@ def test_p_value_is_valid_on_exchangeable_samples() -> None:
         # 4000 values from 400 calibrations: a standard error below 0.012; and the ranks of known samples, among
         # themselves, are up to half a place nearer the middle than a new one's.
         assert np.mean(np.array(values) <= level) == pytest.approx(level, abs=0.035)
+
+
+def test_scores_a_rounding_apart_are_as_suspicious() -> None:
+    known = Calibration({"max_softmax": np.array([0.2, 0.5, 0.5, 0.9])}, np.ones(4, bool))
+    exact, above, below, further = known.suspicion({"max_softmax": np.array([0.5, 0.5 + 1e-7, 0.5 - 1e-7, 0.51])})
+    assert exact == above == below == 0.5
+    assert further == 0.25

@@ -89,6 +89,10 @@ def margin(
     return evidence[rows, chosen] - others.max(axis=1)
 
 
+_ROUNDING = 1e-5
+"""What batches of other sizes change in a score at most, in float32, as a share of it."""
+
+
 @dataclass(frozen=True)
 class ReferenceErrors:
     """Table I's errors of validation samples by name, of those classified correctly and of the others; may be empty."""
@@ -121,13 +125,15 @@ class Calibration:
         """How suspicious samples look, in [0, 1]: one less the mean rank of their scores among validation samples.
 
         The mean is taken within each family of scores (softmax, feedforward evidence, feedback evidence) and then
-        over families, so that many layers do not outvote one softmax.
+        over families, so that many layers do not outvote one softmax. Scores a rounding apart tie, so that a sample
+        says the same read alone and in a batch.
         """
         families: dict[str, list[np.ndarray]] = {}
         for name, reference in self.scores.items():
             ordered = np.sort(reference)
-            below = np.searchsorted(ordered, scores[name], side="left")
-            not_above = np.searchsorted(ordered, scores[name], side="right")
+            rounding = _ROUNDING * np.maximum(1, np.abs(scores[name]))
+            below = np.searchsorted(ordered, scores[name] - rounding, side="left")
+            not_above = np.searchsorted(ordered, scores[name] + rounding, side="right")
             families.setdefault(_family(name), []).append((below + not_above) / (2 * len(ordered)))
         return 1 - np.mean([np.mean(ranks, axis=0) for ranks in families.values()], axis=0)
 
