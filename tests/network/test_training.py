@@ -1,5 +1,6 @@
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +465,60 @@ def test_encoder_that_does_not_fit_is_refused(run: Run, uninterrupted: Path, tmp
     rewrite(run.voxels.artifact, path, {"occupancy": np.ones((len(run.voxels), 16, 16, 16), np.uint8)})
     with pytest.raises(UsageError, match=r"reads 8³ voxels, but these are 16³\. Run 'fer voxelize --resolution 8'"):
         train(path, tmp_path / "m.h5", settings(), device=CPU, encoder=uninterrupted)
+
+
+def test_training_starts_from_pretrained_layers_and_goes_on_from_a_checkpoint(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    still = settings(seed=7, epochs=1, feedback_epochs=1, learning_rate=1e-30)
+    options = {"device": CPU, "pretrained": uninterrupted}
+    train(run_paths.voxels, tmp_path / "still.h5", still, **options)
+    mine, theirs = weights(tmp_path / "still.h5"), weights(uninterrupted)
+    learnt = [name for name in theirs if name.startswith("encoder/") and "running" not in name]
+    assert "encoder/blocks.output.2.weight" in learnt
+    assert all(mine[name] == theirs[name] for name in learnt)
+    with open_artifact(tmp_path / "still.h5", MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        assert model.parents == {"voxels": other.parents["voxels"], "pretrained": other.id}
+        assert np.array_equal(model.read("validation/index"), other.read("validation/index"))
+        assert [record.phase for record in read_history(model)] == [FEEDFORWARD, FEEDBACK]
+    train(run_paths.voxels, tmp_path / "whole.h5", settings(seed=7), **options)
+    whole = weights(tmp_path / "whole.h5")
+    assert all(whole[name] != theirs[name] for name in learnt)
+    path = tmp_path / "resumed.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(seed=7), report=StopAt(5), **options)
+    with pytest.raises(UsageError, match=r"another configuration \(pretrained differ\)"):
+        train(run_paths.voxels, path, settings(seed=7), device=CPU, resume=True)
+    train(run_paths.voxels, path, settings(seed=7), resume=True, **options)
+    assert weights(path) == whole
+
+
+def test_pretrained_layers_serve_other_classes_with_an_output_of_their_own(
+    run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    voxels, path = tmp_path / "v.h5", tmp_path / "m.h5"
+    rewrite(run.voxels.artifact, voxels, {"classes": ["beam", "plate", "rod"]})
+    still = settings(seed=7, epochs=1, feedback_epochs=1, learning_rate=1e-30)
+    train(voxels, path, still, device=CPU, pretrained=uninterrupted)
+    mine, theirs = weights(path), weights(uninterrupted)
+    learnt = [name for name in theirs if name.startswith("encoder/") and "running" not in name]
+    assert {name for name in learnt if mine[name] != theirs[name]} == {
+        "encoder/blocks.output.2.weight",
+        "encoder/blocks.output.2.bias",
+    }
+
+
+def test_pretrained_model_that_does_not_fit_is_refused(
+    run: Run, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    path, options = tmp_path / "v.h5", {"device": CPU, "pretrained": uninterrupted}
+    with pytest.raises(UsageError, match=r"model\.h5 is of preset tiny, not compact\. Give --preset tiny\."):
+        train(run_paths.voxels, tmp_path / "m.h5", replace(settings(), preset="compact"), **options)
+    with pytest.raises(UsageError, match=r"--encoder keeps a classifier, --pretrained starts from one\."):
+        train(run_paths.voxels, tmp_path / "m.h5", settings(), encoder=uninterrupted, **options)
+    rewrite(run.voxels.artifact, path, {"occupancy": np.ones((len(run.voxels), 16, 16, 16), np.uint8)})
+    with pytest.raises(UsageError, match=r"reads 8³ voxels, but these are 16³"):
+        train(path, tmp_path / "m.h5", settings(), **options)
 
 
 @pytest.mark.parametrize(

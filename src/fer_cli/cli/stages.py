@@ -137,6 +137,9 @@ def train(
     encoder: Annotated[
         Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
     ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Model whose classifier's layers to start from; its classes may differ.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     device: Device = "auto",
     force: Force = False,
@@ -164,6 +167,7 @@ def train(
                 settings,
                 device=own_device,
                 encoder=encoder,
+                pretrained=pretrained,
                 resume=resume,
                 force=force,
                 report=TrainingView(bar) if world.leads else _say_nothing,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
@@ -72,6 +72,7 @@ def train(
     *,
     device: torch.device,
     encoder: Path | None = None,
+    pretrained: Path | None = None,
     resume: bool = False,
     force: bool = False,
     report: Report = lambda _: None,
@@ -80,7 +81,9 @@ def train(
     """Train both networks on the training split of `voxels` and write them to `output`, a learning curve beside it.
 
     With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
-    trained; the preset is then that model's.
+    trained; the preset is then that model's. With `pretrained`, training starts from the layers of that model's
+    classifier, and from its output where it tells the same classes apart. Samples of the same voxels that the other
+    model held out stay held out.
 
     A checkpoint beside `output` is replaced after every epoch, every ten minutes and when the run is ended by Ctrl-C
     or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one. Of `output` too, where
@@ -95,30 +98,33 @@ def train(
     with claim_output(output, force=force, progress=checkpoint, leads=world.leads):
         voxel_set = open_voxels(voxels, in_memory=True)
         _check_learnable(voxel_set, voxels)
-        given = None if encoder is None else GivenEncoder.read(encoder, voxel_set)
-        if given is not None:
-            settings = replace(settings, preset=given.preset)
-        layers = PRESETS[settings.preset] if given is None else given.network.config.layers
+        given = _given_encoder(encoder, pretrained, voxel_set, settings.preset)
+        kept = given if given and given.is_kept else None
+        if kept:
+            settings = replace(settings, preset=kept.preset)
+        layers = kept.network.config.layers if kept else PRESETS[settings.preset]
         network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
         config = {
             "network": network_config.to_json(),
             "training": asdict(settings),
             "voxelization": voxel_set.voxelization,
         }
-        parents = {"voxels": voxel_set.id, **({} if given is None else {"encoder": given.id})}
+        parents = {"voxels": voxel_set.id}
+        if given:
+            parents[given.role] = given.id
         training_split = voxel_set.indices("train")
         _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
         validation = training_split[held]
-        if given is not None and given.validation is not None:
+        if given and given.validation is not None:
             validation = given.validation
         data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
         run = TrainingLoop(data, settings, config, parents, checkpoint, report)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network = FERNet(network_config, dropout=settings.dropout).to(device)
-            if given is not None:
-                network.encoder.load_state_dict(given.network.encoder.state_dict())
-            history = run.train(network, given, resume=resume)
+            if given:
+                given.copy_to(network.encoder)
+            history = run.train(network, kept, resume=resume)
         if world.leads:
             with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
                 for part in ("encoder", "feedback"):
@@ -143,6 +149,16 @@ def train(
             voxel_iou=last[FEEDBACK].validation_score,
             seconds=time.monotonic() - started,
         )
+
+
+def _given_encoder(
+    encoder: Path | None, pretrained: Path | None, voxel_set: VoxelSet, preset: str
+) -> GivenEncoder | None:
+    if encoder and pretrained:
+        raise UsageError("--encoder keeps a classifier, --pretrained starts from one. Give one of the two.")
+    if encoder:
+        return GivenEncoder.to_keep(encoder, voxel_set)
+    return GivenEncoder.to_start_from(pretrained, voxel_set, preset) if pretrained else None
 
 
 def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:

@@ -148,7 +148,7 @@ MODEL = Format(
         ),
         DatasetSpec("seconds", ("epoch",), "float64", "wall time of each epoch, seconds", identifying=False),
     ),
-    optional_parents=("encoder",),
+    optional_parents=("encoder", "pretrained"),
 )
 
 CHECKPOINT = Format(
@@ -171,7 +171,7 @@ CHECKPOINT = Format(
         ),
         *(spec for spec in MODEL.datasets if spec.name in ("history", "seconds")),
     ),
-    optional_parents=("encoder",),
+    optional_parents=("encoder", "pretrained"),
 )
 
 _PATH_NOTE = "`{path}` is `feedforward` or `feedback`; " + LAYERS_AXIS_NOTE
