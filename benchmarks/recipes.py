@@ -1,12 +1,17 @@
 """Which recipe of the classifier generalises best: cross-validation over the training split, every shape held out once.
 
     python benchmarks/recipes.py voxels.h5 FOLDER --recipe short --fold 0     (trains one; skipped if it is there)
+    python benchmarks/recipes.py voxels.h5 FOLDER --recipe … --others MODELNET40/voxels.h5      (for a pretrained one)
     python benchmarks/recipes.py voxels.h5 FOLDER                             (compares what there is)
+
+A pretrained recipe starts from layers trained on the classes of ModelNet40 that these voxels do not have, so that no fold
+has been seen before. That archive's shapes are solid and 24 voxels long; they are made as these are, 30 long and hollow.
 
 The hold-out of one run has a tenth of the shapes, on which recipes that differ by a point cannot be told apart. Here
 recipes meet on the same folds, all shapes count, and differences are paired. The test split is not read.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +24,10 @@ from torch.nn.functional import cross_entropy
 
 from fer_cli.network.activations import batches
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.dataset import VoxelSet, open_voxels
+from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.loop import TrainingLoop
-from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
-from fer_cli.network.phases import FeedforwardPhase, TrainingData, mixed_precision
+from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
+from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
 from fer_cli.network.training import preset_settings
 
 FOLDS = 4
@@ -34,8 +39,10 @@ RECIPES = {
     "20 epochs, mirrors and shifts": {"epochs": 20, "augmentation": PLAIN},
     "10 epochs, sharpness 0.1": {"epochs": 10, "sharpness": 0.1},
     "10 epochs, sharpness 0.2": {"epochs": 10, "sharpness": 0.2},
+    "20 epochs, pretrained": {"epochs": 20, "pretrained": True},
     "60 epochs": {"epochs": 60},
 }
+PRETRAINING = {"epochs": 15}
 
 
 class SharpnessAware(FeedforwardPhase):
@@ -67,16 +74,17 @@ def main(
     folder: Path,
     recipe: Annotated[str, typer.Option(help="One of RECIPES; without, compare.")] = "",
     fold: int = 0,
+    others: Annotated[Path | None, typer.Option(help="Voxels of ModelNet40, to pretrain on.")] = None,
 ) -> None:
     """Train one recipe on one fold, or compare all that were."""
     voxel_set = open_voxels(voxels, in_memory=True)
     if recipe:
-        _train(voxel_set, folder, recipe, fold)
+        _train(voxel_set, folder, recipe, fold, others)
     else:
         _compare(voxel_set, folder)
 
 
-def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int) -> None:
+def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int, others: Path | None) -> None:
     result = _result(folder, recipe, fold)
     if result.exists():
         return
@@ -85,11 +93,25 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int) -> None:
     held = _folds(voxel_set.labels[training]) == fold
     given = dict(RECIPES[recipe])
     radius = given.pop("sharpness", None)
-    settings = preset_settings("compact", seed=fold, **given)
+    layers = _pretrained(voxel_set, folder, others) if given.pop("pretrained", False) else {}
     data = TrainingData(voxel_set, training[~held], training[held], torch.device("cpu"))
-    config = NetworkConfig(PRESETS["compact"], voxel_set.classes, voxel_set.resolution)
+    network, loop = _fit(data, result, preset_settings("compact", seed=fold, **given), layers, radius)
+    with torch.no_grad(), mixed_precision(data.device):
+        logits = [network.encoder(data.batch(indices)[0]).float() for indices in batches(data.validation)]
+    np.savez(result, index=data.validation, logits=torch.cat(logits).numpy())
+    seconds = sum(record.seconds for record in loop.history)
+    print(f"{recipe}, fold {fold}: accuracy {loop.history[-1].validation_score:.4f}, {seconds:.0f} s", flush=True)
+
+
+def _fit(
+    data: TrainingData, result: Path, settings: TrainingSettings, layers: dict[str, torch.Tensor], radius: float | None
+) -> tuple[FERNet, TrainingLoop]:
+    """A classifier trained from `layers`, where there are any, and the loop that did it."""
+    voxel_set = data.voxels
     torch.manual_seed(settings.seed)
+    config = NetworkConfig(PRESETS["compact"], voxel_set.classes, voxel_set.resolution)
     network = FERNet(config, dropout=settings.dropout)
+    network.encoder.load_state_dict(layers, strict=False)
     loop = TrainingLoop(data, settings, {}, {"voxels": voxel_set.id}, result.with_suffix(".checkpoint"), lambda _: None)
     phase = (FeedforwardPhase if radius is None else SharpnessAware)(data, settings, network.encoder)
     if radius is not None:
@@ -97,11 +119,49 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int) -> None:
     loop.run_phase(phase, None)
     loop.checkpoint.unlink()
     network.eval()
-    with torch.no_grad(), mixed_precision(data.device):
-        logits = [network.encoder(data.batch(indices)[0]).float() for indices in batches(data.validation)]
-    np.savez(result, index=data.validation, logits=torch.cat(logits).numpy())
-    seconds = sum(record.seconds for record in loop.history)
-    print(f"{recipe}, fold {fold}: accuracy {loop.history[-1].validation_score:.4f}, {seconds:.0f} s", flush=True)
+    return network, loop
+
+
+def _pretrained(voxel_set: VoxelSet, folder: Path, others: Path | None) -> dict[str, torch.Tensor]:
+    """Layers below the output, trained on the other archive's other classes; kept in the folder."""
+    path = folder / "pretrained.pt"
+    if not path.exists():
+        if others is None:
+            raise SystemExit("a pretrained recipe needs --others, voxels of ModelNet40.")
+        other_set = other_classes(open_voxels(others, in_memory=True), voxel_set.classes)
+        kept, held = hold_out(other_set.labels, VALIDATION_FRACTION, 0)
+        data = TrainingData(other_set, kept, held, torch.device("cpu"))
+        network, _ = _fit(data, path, preset_settings("compact", **PRETRAINING), {}, None)
+        torch.save(network.encoder.state_dict(), path)
+    return {name: tensor for name, tensor in torch.load(path).items() if not name.startswith(f"blocks.{OUTPUT}.")}
+
+
+def other_classes(others: VoxelSet, classes: tuple[str, ...]) -> VoxelSet:
+    """The training shapes of classes that are not among `classes`, made 1.25 times as long and hollow."""
+    chosen = others.indices("train")
+    chosen = chosen[[others.classes[label] not in classes for label in others.labels[chosen]]]
+    kinds = tuple(name for name in others.classes if name not in classes)
+    middle = (others.resolution - 1) / 2
+    places = np.clip(np.floor((np.arange(others.resolution) - middle) / 1.25 + middle + 0.5).astype(int), 0, None)
+    grids = hollow(others.grids(chosen)[:, places][:, :, places][:, :, :, places])
+    return replace(
+        others,
+        names=[others.names[i] for i in chosen],
+        labels=np.array([kinds.index(others.classes[others.labels[i]]) for i in chosen]),
+        splits=["train"] * len(chosen),
+        classes=kinds,
+        packed=np.packbits(grids.reshape(len(grids), -1), axis=1),
+    )
+
+
+def hollow(grids: np.ndarray) -> np.ndarray:
+    """The grids without the voxels whose six neighbours are all occupied."""
+    occupied = np.pad(grids.astype(bool), ((0, 0), (1, 1), (1, 1), (1, 1)))
+    inside = np.ones(grids.shape, dtype=bool)
+    for axis in (1, 2, 3):
+        for step in (-1, 1):
+            inside &= np.roll(occupied, step, axis)[:, 1:-1, 1:-1, 1:-1]
+    return (grids.astype(bool) & ~inside).astype(np.uint8)
 
 
 def _folds(labels: np.ndarray) -> np.ndarray:

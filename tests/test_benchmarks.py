@@ -56,6 +56,36 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
     assert loss(recipes.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
 
 
+def test_hollow_shape_keeps_what_touches_free_space(recipes: ModuleType) -> None:
+    cube = np.zeros((1, 8, 8, 8), np.uint8)
+    cube[0, 2:6, 2:6, 2:6] = 1
+    shell = recipes.hollow(cube)
+    assert shell.sum() == 4**3 - 2**3
+    assert not shell[0, 3:5, 3:5, 3:5].any()
+    assert np.array_equal(recipes.hollow(shell), shell)
+    full = np.ones((1, 8, 8, 8), np.uint8)
+    assert recipes.hollow(full).sum() == 8**3 - 6**3  # the grid's edge is free space
+
+
+def test_pretraining_sees_training_shapes_of_other_classes_alone_longer_by_a_quarter(
+    recipes: ModuleType, run: Run
+) -> None:
+    voxels = run.voxels
+    others = recipes.other_classes(voxels, voxels.classes[:1])
+    chosen = voxels.indices("train")
+    chosen = chosen[voxels.labels[chosen] > 0]
+    assert others.classes == voxels.classes[1:]
+    assert others.names == [voxels.names[i] for i in chosen]
+    assert list(others.labels) == [voxels.labels[i] - 1 for i in chosen]
+    for before, after in zip(voxels.grids(chosen), others.grids(range(len(others))), strict=True):
+        for short, long in zip(_extent(before), _extent(after), strict=True):
+            assert abs(long - min(1.25 * short, voxels.resolution)) <= 1
+
+
+def _extent(grid: np.ndarray) -> list[int]:
+    return [int(np.ptp(np.flatnonzero(grid.any(axis=others)))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
+
+
 def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
     voxels, training = run.voxels, run.voxels.indices("train")
     found, iou = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
