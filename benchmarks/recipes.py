@@ -1,6 +1,6 @@
 """Which recipe of the classifier generalises best: cross-validation over the training split, every shape held out once.
 
-    python benchmarks/recipes.py voxels.h5 FOLDER --recipe short --fold 0     (trains one; skipped if it is there)
+    python benchmarks/recipes.py voxels.h5 FOLDER --recipe "20 epochs" --fold 0     (trains one; skipped if it is there)
     python benchmarks/recipes.py voxels.h5 FOLDER --recipe … --others MODELNET40/voxels.h5      (for a pretrained one)
     python benchmarks/recipes.py voxels.h5 FOLDER                             (compares what there is)
 
@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from scipy.ndimage import binary_erosion, generate_binary_structure
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -156,12 +157,8 @@ def other_classes(others: VoxelSet, classes: tuple[str, ...]) -> VoxelSet:
 
 def hollow(grids: np.ndarray) -> np.ndarray:
     """The grids without the voxels whose six neighbours are all occupied."""
-    occupied = np.pad(grids.astype(bool), ((0, 0), (1, 1), (1, 1), (1, 1)))
-    inside = np.ones(grids.shape, dtype=bool)
-    for axis in (1, 2, 3):
-        for step in (-1, 1):
-            inside &= np.roll(occupied, step, axis)[:, 1:-1, 1:-1, 1:-1]
-    return (grids.astype(bool) & ~inside).astype(np.uint8)
+    cross = generate_binary_structure(3, 1)[None]
+    return (grids.astype(bool) & ~binary_erosion(grids, cross)).astype(np.uint8)
 
 
 def _folds(labels: np.ndarray) -> np.ndarray:
