@@ -2,10 +2,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fer_cli.errors import ArtifactError, ResourceError
-from fer_cli.network.curves import write_learning_curve
+from fer_cli.execution.progress import EpochRecord
+from fer_cli.network.activations import FEEDBACK
+from fer_cli.network.curves import _draw, write_learning_curve
 from fer_cli.storage.run_paths import RunPaths
 
 
@@ -27,3 +30,15 @@ def test_what_is_no_model_or_cannot_be_written_is_said_so(run_paths: RunPaths, t
     (tmp_path / "model.curve.png").mkdir()
     with pytest.raises(ResourceError, match=r"cannot write .*model\.curve\.png: Is a directory"):
         write_learning_curve(tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7])
+def test_epochs_are_marked_as_whole_numbers(epochs: int) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    records = [EpochRecord(FEEDBACK, n, 1.0, None, 0.5, 0.5, 1.0, 0.5, 1.0) for n in range(1, epochs + 1)]
+    _draw(axes, FEEDBACK, records)
+    low, high = axes.get_xlim()
+    marks = [mark for mark in axes.get_xticks() if low <= mark <= high]
+    assert marks
+    assert all(mark == round(mark) for mark in marks)

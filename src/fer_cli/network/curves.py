@@ -68,7 +68,7 @@ def _draw(axes: Axes, phase: str, records: list[EpochRecord]) -> None:
     )
     axes.set(title=f"{phase}: {_SCORES[phase]} {records[-1].validation_score:.3f}", xlabel="epoch", ylabel="loss")
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     score_axes.set(ylabel=_SCORES[phase], ylim=(0, 1))
     labels = [str(line.get_label()) for line in lines]
     axes.legend(lines, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=len(lines), frameon=False)
