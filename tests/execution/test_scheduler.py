@@ -245,3 +245,22 @@ def test_source_that_workers_do_not_see_is_an_error(cluster: Cluster, tmp_path: 
         f"{ResourceError.__module__}.ResourceError: worker tcp://127.0.0.1:"
     )
     assert "does not see /nowhere/shapes" in result.stderr
+
+
+@pytest.mark.end_to_end
+def test_what_fails_in_the_event_loop_is_not_printed(cluster: Cluster) -> None:
+    # A result on its way when the scheduler goes fails there, and Tornado logs it with a traceback.
+    program = f"""
+import time
+from fer_cli.execution.scheduler import open_scheduler
+
+async def fail():
+    raise OSError("connection reset")
+
+with open_scheduler({cluster.address!r}, reads=None) as executor:
+    executor._client.loop.add_callback(fail)
+    print(executor.wait(executor.submit(len, "abc")))
+    time.sleep(0.5)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("3\n", "")

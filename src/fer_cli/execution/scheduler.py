@@ -45,9 +45,7 @@ def open_scheduler(address: str, *, reads: Path | None) -> Iterator[WorkExecutor
         raise UsageError(
             "--scheduler needs Dask, which is not installed here: pip install 'fer-cli[distributed]'"
         ) from error
-    for name in logging.root.manager.loggerDict:
-        if name.split(".")[0] == "distributed":
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters comes as an error of ours
+    _silence_logs()
     client = _connect(distributed.Client, address)
     try:
         _check_workers(client, address, reads)
@@ -110,6 +108,13 @@ class _DaskExecutor(WorkExecutor):
     def _n_workers(self) -> int:
         """Workers that the scheduler last told of; it tells every few seconds."""
         return len(self._client.scheduler_info(n_workers=-1).get("workers", ()))
+
+
+def _silence_logs() -> None:
+    """Keep Dask's loggers, and those of the event loops under it, from the terminal; what matters is raised here."""
+    for name in logging.root.manager.loggerDict:
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _connect(connect: Callable[..., "Client"], address: str) -> "Client":
