@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
-from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 from scaling import Cost
@@ -64,17 +64,27 @@ def main() -> None:
     for net in (network, plain):
         net.encoder.train()
     cost = Cost(config, settings)
-    peak32, peak16 = matrix_product(torch.float32), matrix_product(torch.bfloat16)
     print(
         f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {options.preset}, ", end=""
     )
     print(f"batch {options.batch}, fastest of {options.steps} steps")
-    print(f"Matrix product: {peak32:.0f} GFLOP/s in float32, {peak16:.0f} in bfloat16.\n")
+    with mixed_precision(data.device):
+        mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    # bfloat16 only where fer trains in it: elsewhere PyTorch takes minutes for one such product.
+    peaks = {dtype: matrix_product(dtype) for dtype in dict.fromkeys((torch.float32, mixed))}
+    told = ", ".join(f"{peak:.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, peak in peaks.items())
+    print(f"Matrix product: {told}; fer train computes in {str(mixed).removeprefix('torch.')}.\n")
     print("| phase | loop | ms a sample | GFLOP a sample | share of the matrix product | times faster |")
     print("|---|---|---|---|---|---|")
     ours = training_step(FeedforwardPhase(data, settings, network.encoder), settings, repeat(data.training))
     theirs = plain_classifier(plain, voxels.tensor(data.training), torch.from_numpy(voxels.labels))
-    report("feedforward", measure([theirs, ours], options), [cost.encoder_step] * 2, (peak32, peak16), options.batch)
+    report(
+        "feedforward",
+        measure([theirs, ours], options),
+        [cost.encoder_step] * 2,
+        (peaks[torch.float32], peaks[mixed]),
+        options.batch,
+    )
     for net in (network, plain):
         net.encoder.eval().requires_grad_(False)
         net.feedback.train()
@@ -85,7 +95,11 @@ def main() -> None:
     local = sum(cost.levels[:3])
     two_chains = sum(cost.levels) + 3 * (sum(cost.levels) + local) - cost.levels[-1] - cost.levels[2]
     report(
-        "feedback", measure([theirs, ours], options), [two_chains, cost.feedback_step], (peak32, peak16), options.batch
+        "feedback",
+        measure([theirs, ours], options),
+        [two_chains, cost.feedback_step],
+        (peaks[torch.float32], peaks[mixed]),
+        options.batch,
     )
 
 

@@ -91,3 +91,18 @@ def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
     found, iou = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
     assert (iou == 1).all()
     np.testing.assert_array_equal(voxels.grids(training[found]), voxels.grids(training[::3]))
+
+
+def test_throughput_measures_products_only_in_the_precisions_that_are_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without hardware for it, one large product in bfloat16 takes PyTorch minutes.
+    training, measured = load_benchmark("training"), []
+    monkeypatch.setattr(training, "matrix_product", lambda dtype: measured.append(dtype) or 100.0)
+    monkeypatch.setattr(training, "mixed_precision", lambda device: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr("sys.argv", ["training.py", "--preset", "smoke", "--batch", "2", "--steps", "1"])
+    training.main()
+    assert measured == [torch.float32]
+    out = capsys.readouterr().out
+    assert "100 GFLOP/s in float32; fer train computes in float32." in out
+    assert out.count("| plain float32 |") == out.count("| fer train |") == 2
