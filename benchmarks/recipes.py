@@ -42,6 +42,11 @@ RECIPES = {
     "10 epochs, sharpness 0.2": {"epochs": 10, "sharpness": 0.2},
     "20 epochs, pretrained": {"epochs": 20, "pretrained": True},
     "60 epochs": {"epochs": 60},
+    "20 epochs, rate 0.001": {"epochs": 20, "learning_rate": 1e-3},
+    "20 epochs, rate 0.0005": {"epochs": 20, "learning_rate": 5e-4},
+    "paper, 8 epochs, rate 0.002": {"preset": "paper", "epochs": 8, "learning_rate": 2e-3},
+    "paper, 8 epochs, rate 0.0007": {"preset": "paper", "epochs": 8, "learning_rate": 7e-4},
+    "paper, 8 epochs, rate 0.0003": {"preset": "paper", "epochs": 8, "learning_rate": 3e-4},
 }
 PRETRAINING = {"epochs": 15}
 
@@ -96,7 +101,7 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int, others: Pa
     radius = given.pop("sharpness", None)
     layers = _pretrained(voxel_set, folder, others) if given.pop("pretrained", False) else {}
     data = TrainingData(voxel_set, training[~held], training[held], torch.device("cpu"))
-    network, loop = _fit(data, result, preset_settings("compact", seed=fold, **given), layers, radius)
+    network, loop = _fit(data, result, preset_settings(seed=fold, **{"preset": "compact", **given}), layers, radius)
     with torch.no_grad(), mixed_precision(data.device):
         logits = [network.encoder(data.batch(indices)[0]).float() for indices in batches(data.validation)]
     np.savez(result, index=data.validation, logits=torch.cat(logits).numpy())
@@ -110,7 +115,7 @@ def _fit(
     """A classifier trained from `layers`, where there are any, and the loop that did it."""
     voxel_set = data.voxels
     torch.manual_seed(settings.seed)
-    config = NetworkConfig(PRESETS["compact"], voxel_set.classes, voxel_set.resolution)
+    config = NetworkConfig.to_train(PRESETS[settings.preset], voxel_set.classes, voxel_set.resolution)
     network = FERNet(config, dropout=settings.dropout)
     network.encoder.load_state_dict(layers, strict=False)
     loop = TrainingLoop(data, settings, {}, {"voxels": voxel_set.id}, result.with_suffix(".checkpoint"), lambda _: None)

@@ -67,8 +67,20 @@ class Cost:
 
     @property
     def levels(self) -> list[int]:
-        """Forward operations of every level, conv1 first; those of its mirror are the same."""
+        """Forward operations of every level, conv1 first."""
         return [self.level(index) for index in range(len(self.config.specs))]
+
+    @property
+    def head(self) -> int:
+        """Forward operations that hidden filters add to the mirror of the lowest level."""
+        spec, filters = self.config.layers[0], self.config.head_filters
+        width, *sides = self.config.level_shape(spec.name)
+        return 2 * filters * int(np.prod(sides)) * (27 * width + spec.kernel**3)
+
+    @property
+    def mirrors(self) -> list[int]:
+        """Forward operations of every level's mirror, conv1's first."""
+        return [self.levels[0] + self.head, *self.levels[1:]]
 
     @property
     def encoder_step(self) -> int:
@@ -80,7 +92,7 @@ class Cost:
         """The encoder's forward pass, and each mirror for the shapes that have entered; what enters wants no gradient."""
         entering = entry_shares(self.config, self.settings.class_code_share).tolist()
         held, total = 0.0, float(sum(self.levels))
-        for operations, new in zip(reversed(self.levels), entering, strict=True):
+        for operations, new in zip(reversed(self.mirrors), entering, strict=True):
             total += operations * (2 * (held + new) + held)
             held += new
         return total
@@ -89,7 +101,7 @@ class Cost:
     def feedback_validation(self) -> int:
         """The encoder, and the mirrors from the local layer down."""
         local = self.config.index(self.config.local_layer)
-        return sum(self.levels) + sum(self.levels[: local + 1])
+        return sum(self.levels) + sum(self.mirrors[: local + 1])
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -114,7 +126,7 @@ class Cost:
 
 def cost(preset: str, resolution: int) -> Cost:
     """The cost of a preset with ten classes."""
-    return Cost(NetworkConfig(PRESETS[preset], CLASSES, resolution), preset_settings(preset))
+    return Cost(NetworkConfig.to_train(PRESETS[preset], CLASSES, resolution), preset_settings(preset))
 
 
 def main() -> None:
@@ -144,7 +156,8 @@ def main() -> None:
 def print_levels() -> None:
     """Forward operations of every level at paper width."""
     small, large = (cost("paper", resolution) for resolution in (32, 64))
-    print("MFLOP a shape and forward pass, preset paper; the mirror's are the same\n")
+    more = " and ".join(f"{each.head / 1e6:,.1f}" for each in (small, large))
+    print(f"MFLOP a shape and forward pass, preset paper; the mirror's are the same, the lowest's {more} more\n")
     table = [
         [spec.name, f"{a / 1e6:,.1f}", f"{b / 1e6:,.1f}"]
         for spec, a, b in zip(small.config.specs, small.levels, large.levels, strict=True)
@@ -210,7 +223,9 @@ def first_steps(preset: str, phase: str, voxels: VoxelSet) -> Callable[[], None]
     """A call that makes the next step of a phase, on shapes drawn from the whole set."""
     settings = preset_settings(preset)
     torch.manual_seed(0)
-    network = FERNet(NetworkConfig(PRESETS[preset], voxels.classes, voxels.resolution), dropout=settings.dropout)
+    network = FERNet(
+        NetworkConfig.to_train(PRESETS[preset], voxels.classes, voxels.resolution), dropout=settings.dropout
+    )
     training = voxels.indices("train")
     data = TrainingData(voxels, training, training[:1], torch.device("cpu"))
     generator = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
-    config = NetworkConfig(PRESETS[options.preset], CLASSES, 32)
+    config = NetworkConfig.to_train(PRESETS[options.preset], CLASSES, 32)
     settings = TrainingSettings(preset=options.preset, batch_size=options.batch)
     voxels = Grids(options.batch, 32)
     data = TrainingData(voxels, np.arange(options.batch), np.arange(options.batch), torch.device("cpu"))  # type: ignore[arg-type]
@@ -92,8 +92,8 @@ def main() -> None:
     theirs = plain_feedback(plain, voxels.tensor(data.training))
     # The plain loop's chain from the class probabilities passes all levels, the one from conv3 the last three; what
     # enters wants no gradient.
-    local = sum(cost.levels[:3])
-    two_chains = sum(cost.levels) + 3 * (sum(cost.levels) + local) - cost.levels[-1] - cost.levels[2]
+    local = sum(cost.mirrors[:3])
+    two_chains = sum(cost.levels) + 3 * (sum(cost.mirrors) + local) - cost.levels[-1] - cost.levels[2]
     report(
         "feedback",
         measure([theirs, ours], options),

@@ -22,7 +22,7 @@ def scaling() -> ModuleType:
 def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, scaling: ModuleType) -> None:
     cost = scaling.cost(preset, resolution)
     with torch.device("meta"):
-        network = FERNet(NetworkConfig(cost.config.layers, cost.config.classes, resolution))
+        network = FERNet(NetworkConfig.to_train(cost.config.layers, cost.config.classes, resolution))
         grids = torch.zeros(2, 1, resolution, resolution, resolution)
     with FlopCounterMode(display=False) as forward:
         logits = network.encoder(grids)
@@ -33,7 +33,7 @@ def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, 
     entry = "output"
     with FlopCounterMode(display=False) as mirror:
         network.decode(torch.zeros(2, len(cost.config.classes), 1, 1, 1, device="meta"), entry)
-    assert mirror.get_total_flops() == pytest.approx(2 * sum(cost.levels), rel=0.01)
+    assert mirror.get_total_flops() == pytest.approx(2 * sum(cost.mirrors), rel=0.01)
     assert cost.parameters == tuple(
         sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.feedback)
     )

@@ -26,7 +26,7 @@ from fer_cli.storage.schema import MODEL
 CLASSES = ("bed", "chair", "sofa")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 SIDES = (16, 8, 4, 2, 1, 1, 1)
-SMOKE = NetworkConfig(PRESETS["smoke"], CLASSES, 32)
+SMOKE = NetworkConfig.to_train(PRESETS["smoke"], CLASSES, 32)
 
 # Kernel and stride of other networks: one that halves a 12³ grid, one as VoxNet has it (no padding), one with
 # remainders at every level, a stride of 3, and one all dense.
@@ -108,6 +108,11 @@ def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, ad
 
 def test_config_survives_json() -> None:
     assert NetworkConfig.from_json(SMOKE.to_json()) == SMOKE
+    assert SMOKE.head_filters == 16
+    older = {key: value for key, value in SMOKE.to_json().items() if key != "head_filters"}
+    assert NetworkConfig.from_json(older) == replace(SMOKE, head_filters=0)
+    with pytest.raises(UsageError, match="cannot have -1 hidden filters"):
+        NetworkConfig.from_json(older | {"head_filters": -1})
     assert SMOKE.layer_names == (*LAYERS, OUTPUT)
     assert [SMOKE.index(layer) for layer in SMOKE.layer_names] == list(range(8))
     assert SMOKE.specs[-1] == LayerSpec(OUTPUT, 3)
@@ -213,10 +218,38 @@ def test_edited_feature_is_what_the_next_step_sees() -> None:
     assert torch.equal(decoding.occupancy, torch.sigmoid(decoding.logits)[:, 0])
 
 
+def test_a_new_networks_head_has_twice_the_filters_of_its_lowest_layer_up_to_32() -> None:
+    found = {name: NetworkConfig.to_train(layers, CLASSES, 32).head_filters for name, layers in PRESETS.items()}
+    assert found == {"paper": 32, "compact": 32, "smoke": 16}
+
+
+@torch.inference_mode()
+def test_hidden_filters_of_the_head_add_nothing_before_training_and_what_they_see_after() -> None:
+    built, linear = network(), FERNet(replace(SMOKE, head_filters=0)).eval()
+    assert sorted(set(linear.state_dict()) - set(built.state_dict())) == [
+        "feedback.steps.conv1.layer.bias",
+        "feedback.steps.conv1.layer.weight",
+    ]
+    linear.load_state_dict(
+        {name.replace("conv1.mirror", "conv1"): t for name, t in built.state_dict().items()}, strict=False
+    )
+    feature = built.encoder.features(grids())["conv1"]
+    assert torch.equal(built.decode(feature, "conv1").logits, linear.decode(feature, "conv1").logits)
+    addition = built.feedback.steps["conv1"].addition.layer
+    addition.weight.normal_()
+    hidden = built.feedback.steps["conv1"].hidden(feature)
+    expected = linear.decode(feature, "conv1").logits + torch.nn.functional.conv_transpose3d(
+        hidden, addition.weight, stride=2, padding=2
+    )
+    # Sums of some 200 products, in another order.
+    torch.testing.assert_close(built.decode(feature, "conv1").logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("filters", [0, 3])
 @pytest.mark.parametrize("name", OTHERS)
-def test_network_is_built_from_any_list_of_layers(name: str) -> None:
+def test_network_is_built_from_any_list_of_layers(name: str, filters: int) -> None:
     layers, resolution = OTHERS[name]
-    config = NetworkConfig(layers, CLASSES, resolution)
+    config = NetworkConfig(layers, CLASSES, resolution, filters)
     built, occupancy = network(config), grids(config)
     features = built.encoder.features(occupancy)
     for entry in config.layer_names:
@@ -227,6 +260,8 @@ def test_network_is_built_from_any_list_of_layers(name: str) -> None:
     built.train()
     built.decode(built.encoder.features(occupancy)[OUTPUT], OUTPUT).logits.mean().backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
+    hidden = [name for name, _ in built.named_parameters() if "hidden" in name]
+    assert bool(hidden) == (filters > 0 and not layers[0].is_dense)
 
 
 def test_state_survives_arrays_bit_for_bit() -> None:

@@ -31,6 +31,8 @@ OUTPUT = "output"
 LOCAL_LAYER = "conv3"
 """Where local reconstructions start unless asked otherwise, in a network that has it."""
 _CONVOLUTIONS = ((6, 2, 2), (5, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 0))
+_MOST_HEAD_FILTERS = 32
+"""Of a new network; measured, `docs/adr/0021`."""
 _FEW_LOCATIONS = 8
 """Up to so many locations of the smaller map a convolution is computed by patches; measured, `docs/adr/0009`."""
 _WIDTHS = {
@@ -58,13 +60,19 @@ PRESETS = {name: fer_cnn_layers(widths) for name, widths in _WIDTHS.items()}
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from: its layers below the output, its classes, and its input's side in voxels."""
+    """What a network is built from: its layers below the output, its classes, and its input's side in voxels.
+
+    `head_filters` are the hidden ones of the feedback network's last step; with 0 that step is linear.
+    """
 
     layers: tuple[LayerSpec, ...]
     classes: tuple[str, ...]
     resolution: int
+    head_filters: int = 0
 
     def __post_init__(self) -> None:
+        if self.head_filters < 0:
+            raise UsageError(f"the feedback network's head cannot have {self.head_filters} hidden filters.")
         reduction = math.prod(spec.stride for spec in self.layers if not spec.is_dense)
         if self.resolution < 1 or self.resolution % reduction:
             raise UsageError(
@@ -74,6 +82,11 @@ class NetworkConfig:
 
     def _nearest_multiple(self, step: int) -> int:
         return max(1, round(self.resolution / step)) * step
+
+    @classmethod
+    def to_train(cls, layers: tuple[LayerSpec, ...], classes: tuple[str, ...], resolution: int) -> "NetworkConfig":
+        """A new network of these layers, with a head of twice as many hidden filters as the lowest has, up to 32."""
+        return cls(layers, classes, resolution, min(2 * layers[0].filters, _MOST_HEAD_FILTERS))
 
     @property
     def input_shape(self) -> Location:
@@ -113,6 +126,7 @@ class NetworkConfig:
             "layers": [asdict(spec) for spec in self.layers],
             "classes": list(self.classes),
             "resolution": self.resolution,
+            "head_filters": self.head_filters,
         }
 
     @classmethod
@@ -122,6 +136,7 @@ class NetworkConfig:
             layers=tuple(LayerSpec(**spec) for spec in value["layers"]),
             classes=tuple(value["classes"]),
             resolution=int(value["resolution"]),
+            head_filters=int(value.get("head_filters", 0)),  # models made before there were any lack it
         )
 
 
@@ -276,7 +291,10 @@ def _feedback_step(config: NetworkConfig, index: int) -> nn.Module:
     spec = config.specs[index]
     above = config.level_shape(spec.name)
     if index == 0:
-        return _TransposedLayer(spec, above, (1, *config.input_shape), head=True)
+        voxels = (1, *config.input_shape)
+        if spec.is_dense or not config.head_filters:
+            return _TransposedLayer(spec, above, voxels, head=True)
+        return _Head(spec, above, voxels, config.head_filters)
     below = config.specs[index - 1]
     step = _TransposedLayer(spec, above, config.level_shape(below.name), head=False)
     # As in the encoder: batch norm at convolutions, none at dense layers.
@@ -308,6 +326,28 @@ class _TransposedLayer(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         result: Tensor = self.layer(feature)
+        return result
+
+
+class _Head(nn.Module):
+    """The last step: the mirror of the lowest convolution, and what hidden filters on that convolution's map add to it.
+
+    A linear map cannot give back what a ReLU has cut off; hidden filters see it in the neighbourhood. The addition is
+    nothing before training.
+    """
+
+    def __init__(self, spec: LayerSpec, above: tuple[int, ...], below: tuple[int, ...], filters: int) -> None:
+        super().__init__()
+        self.mirror = _TransposedLayer(spec, above, below, head=True)
+        self.hidden = nn.Sequential(
+            nn.Conv3d(above[0], filters, 3, padding=1, bias=False), nn.BatchNorm3d(filters), nn.ReLU()
+        )
+        self.addition = _TransposedLayer(spec, (filters, *above[1:]), below, head=True)
+        for parameter in self.addition.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        result: Tensor = self.mirror(feature) + self.addition(self.hidden(feature))
         return result
 
 

@@ -103,7 +103,7 @@ def train(
         if kept:
             settings = replace(settings, preset=kept.preset)
         layers = kept.network.config.layers if kept else PRESETS[settings.preset]
-        network_config = NetworkConfig(layers, voxel_set.classes, voxel_set.resolution)
+        network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.resolution)
         config = {
             "network": network_config.to_json(),
             "training": asdict(settings),
