@@ -206,6 +206,13 @@ REFUSALS = (
     Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
     Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"no preset 'huge'; .*paper, compact, smoke"),
+    Refusal("no learning rate", "train -o new.h5 --learning-rate 0", 2, r"a learning rate is a number above 0, not 0"),
+    Refusal(
+        "learning rate of a classifier that is kept",
+        "train -o new.h5 --encoder run/model.h5 --learning-rate 0.001",
+        2,
+        r"--learning-rate trains a classifier, but --encoder brings one",
+    ),
     Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
     Refusal(
         "pooled runs of other shapes",
@@ -641,6 +648,22 @@ def test_training_goes_on_from_the_checkpoint_of_an_interrupted_run(place: Path)
 def _epochs_done(checkpoint: Path) -> int:
     with open_artifact(checkpoint, CHECKPOINT) as artifact:
         return len(read_history(artifact))
+
+
+def test_a_kept_classifier_brings_the_settings_of_its_preset(place: Path, tmp_path: Path) -> None:
+    ended = fer(
+        *("train", "--run", "run", "--encoder", "run/model.h5", "-o", tmp_path / "m.h5"),
+        *("--feedback-epochs", 1, "--feedback-learning-rate", 0.004),
+        folder=place,
+    )
+    assert ended.returncode == 0, ended.stderr
+    with open_artifact(tmp_path / "m.h5", MODEL) as model:
+        training = model.config["training"]
+    wanted = preset_settings("smoke")
+    assert training["preset"] == "smoke"
+    assert training["batch_size"] == wanted.batch_size != preset_settings("compact").batch_size
+    assert training["learning_rate"] == wanted.learning_rate
+    assert (training["feedback_epochs"], training["feedback_learning_rate"]) == (1, 0.004)
 
 
 def test_json_is_all_there_is_on_stdout(place: Path, tmp_path: Path) -> None:

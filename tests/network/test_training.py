@@ -283,6 +283,10 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     for wrong in ({"epochs": 0}, {"feedback_epochs": 0}, {"batch_size": 1}):
         with pytest.raises(UsageError, match="at least one epoch of each phase and a batch size of 2"):
             preset_settings("smoke", **wrong)
+    for wrong, said in ((0.0, "0"), (-1e-3, "-0.001"), (float("nan"), "nan"), (float("inf"), "inf")):
+        for rate in ("learning_rate", "feedback_learning_rate"):
+            with pytest.raises(UsageError, match=f"a learning rate is a number above 0, not {said}"):
+                preset_settings("smoke", **{rate: wrong})
     chosen = preset_settings("smoke", epochs=None, seed=4)
     assert (chosen.preset, chosen.seed, chosen.epochs) == ("smoke", 4, preset_settings("smoke").epochs)
 

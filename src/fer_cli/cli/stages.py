@@ -133,6 +133,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the classifier; the preset's.")
+    ] = None,
+    feedback_learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the feedback network.")
+    ] = None,
     seed: Seed = 0,
     encoder: Annotated[
         Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
@@ -153,11 +159,21 @@ def train(
     from fer_cli.execution.world import join_world
     from fer_cli.network.training import preset_settings
     from fer_cli.network.training import train as train_networks
+    from fer_cli.network.transfer import preset_of
     from fer_cli.run import choose_device
 
-    if encoder and epochs:
-        raise UsageError("--epochs trains a classifier, but --encoder brings one. Give one of the two.")
-    settings = preset_settings(preset, epochs=epochs, feedback_epochs=feedback_epochs, batch_size=batch_size, seed=seed)
+    if encoder and (epochs or learning_rate):
+        option = "--epochs" if epochs else "--learning-rate"
+        raise UsageError(f"{option} trains a classifier, but --encoder brings one. Give one of the two.")
+    settings = preset_settings(
+        preset_of(encoder) if encoder else preset,
+        epochs=epochs,
+        feedback_epochs=feedback_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        feedback_learning_rate=feedback_learning_rate,
+        seed=seed,
+    )
     endings.goes_on("what was done is kept: run the same command with --resume to go on from there.")
     with join_world(choose_device(device)) as (world, own_device):
         with training_bar(shown=world.leads) as bar:

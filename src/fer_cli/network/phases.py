@@ -50,6 +50,9 @@ class TrainingSettings:
             raise UsageError(f"there is no preset {self.preset!r}; the presets are {', '.join(PRESETS)}.")
         if min(self.epochs, self.feedback_epochs) < 1 or self.batch_size < 2:
             raise UsageError("training needs at least one epoch of each phase and a batch size of 2.")
+        for rate in (self.learning_rate, self.feedback_learning_rate):
+            if not 0 < rate < np.inf:
+                raise UsageError(f"a learning rate is a number above 0, not {rate:g}.")
 
 
 @dataclass(frozen=True)

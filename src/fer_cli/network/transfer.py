@@ -74,6 +74,12 @@ class GivenEncoder:
         encoder.load_state_dict(state, strict=False)
 
 
+def preset_of(path: Path) -> str:
+    """The preset that the model.h5 `path` was trained by. Raises ArtifactError where it is none."""
+    with open_artifact(path, MODEL) as artifact, artifact.interpreted():
+        return str(artifact.config["training"]["preset"])
+
+
 def _check_classes(path: Path, config: NetworkConfig, voxel_set: VoxelSet) -> None:
     if config.classes != voxel_set.classes:
         raise UsageError(
