@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fer_cli.network.augmentation import Augmentation, turn
+from conftest import load_benchmark
+from fer_cli.network.augmentation import Augmentation, resample, turn
 
 
 def vary(grids: Tensor, seed: int, **settings: Any) -> Tensor:
@@ -118,3 +119,13 @@ def test_what_is_switched_on_does_not_change_what_else_is_drawn() -> None:
         settings.draw(7, generator)
         states.append(generator.get_state())
     assert torch.equal(*states)
+
+
+def test_resampling_in_columns_is_trilinear_interpolation_of_every_voxel() -> None:
+    generator = torch.Generator().manual_seed(3)
+    grids = torch.rand(5, 1, 8, 6, 4, generator=generator)
+    angles = torch.rand(5, generator=generator) * 2 - 1
+    scales = 0.7 + 0.6 * torch.rand(5, 3, generator=generator)
+    expected = load_benchmark("augmentation").voxel_by_voxel(grids, angles, scales)
+    # Places are computed in float32 in another order; a voxel is 1, its neighbour 0.
+    torch.testing.assert_close(resample(grids, angles, scales), expected, atol=1e-5, rtol=0)

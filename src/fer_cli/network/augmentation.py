@@ -52,7 +52,7 @@ class Variations:
     def apply(self, grids: Float[Tensor, "sample 1 x y z"]) -> Float[Tensor, "sample 1 x y z"]:
         """The varied grids. What leaves a grid is lost; a turn or a stretch interpolates between voxels."""
         if self.settings.rotation or self.settings.stretch:
-            grids = _resample(grids, self.angles, self.scales)
+            grids = resample(grids, self.angles, self.scales)
         shift, sides = self.settings.shift, grids.shape[2:]
         padded = functional.pad(grids, (shift,) * 6)
         result = torch.empty_like(grids)
@@ -66,17 +66,28 @@ class Variations:
 
 def turn(grids: Float[Tensor, "sample 1 x y z"], angles: Float[Tensor, " sample"]) -> Float[Tensor, "sample 1 x y z"]:
     """Each shape turned about the vertical through the grid's centre, angles in radians, interpolated trilinearly."""
-    return _resample(grids, angles, torch.ones(len(angles), 3))
+    return resample(grids, angles, torch.ones(len(angles), 3))
 
 
-def _resample(
+def resample(
     grids: Float[Tensor, "sample 1 x y z"], angles: Float[Tensor, " sample"], scales: Float[Tensor, "sample 3"]
 ) -> Float[Tensor, "sample 1 x y z"]:
-    cos, sin = torch.cos(angles), torch.sin(angles)
-    # `affine_grid` has the last axis first: rows and columns are z, y, x; it maps places of the result to the source.
-    maps = torch.zeros(len(angles), 3, 4)
-    maps[:, 0, 0] = 1 / scales[:, 2]
-    maps[:, 1, 1], maps[:, 1, 2] = cos / scales[:, 1], -sin / scales[:, 1]
-    maps[:, 2, 1], maps[:, 2, 2] = sin / scales[:, 0], cos / scales[:, 0]
-    places = functional.affine_grid(maps.to(grids), list(grids.shape), align_corners=False)
-    return functional.grid_sample(grids, places, align_corners=False)
+    """Each shape turned about the vertical and stretched along the axes it then has, trilinearly, free space around.
+
+    Angles in radians. The vertical stays itself, so that it is a product of a matrix along z and a bilinear step for whole columns: some
+    ten times faster on a CPU than `grid_sample` voxel by voxel (`benchmarks/augmentation.py`).
+    """
+    samples, _, x, y, z = grids.shape
+    angles, scales = angles.to(grids), scales.to(grids)
+    places = torch.arange(z, device=grids.device)
+    sources = (places + 0.5 - z / 2) / scales[:, 2:] + z / 2 - 0.5
+    weights = (1 - (sources[:, None, :] - places[:, None]).abs()).clamp(min=0)
+    columns = torch.matmul(grids.reshape(samples, x * y, z), weights)
+    # From -1 to 1 over each axis, which is what turns are about where x and y differ in length.
+    along_x, along_y = ((2 * torch.arange(n, device=grids.device) + 1) / n - 1 for n in (x, y))
+    cos, sin = torch.cos(angles)[:, None, None], torch.sin(angles)[:, None, None]
+    source_x = (sin * along_y + cos * along_x[:, None]) / scales[:, 0, None, None]
+    source_y = (cos * along_y - sin * along_x[:, None]) / scales[:, 1, None, None]
+    columns = columns.view(samples, x, y, z).permute(0, 3, 1, 2).contiguous()
+    turned = functional.grid_sample(columns, torch.stack([source_y, source_x], dim=3), align_corners=False)
+    return turned.permute(0, 2, 3, 1)[:, None]
