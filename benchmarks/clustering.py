@@ -32,7 +32,8 @@ from fer_cli.execution.executor import results_in_order
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import PATHS, batches, encode, encode_paths, feed_back
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.model import OUTPUT, load_network
+from fer_cli.network.model import OUTPUT
+from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
 from machine import cpu_name, run_command

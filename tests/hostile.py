@@ -31,7 +31,7 @@ from fer_cli.codebooks.typicality import load_typicality
 from fer_cli.errors import FerError
 from fer_cli.network.checkpoint import load_checkpoint
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.model import load_network
+from fer_cli.network.weights import load_network
 from fer_cli.reports.info import describe
 from fer_cli.shapes.batches import _voxelized
 from fer_cli.shapes.formats import SUFFIXES, read_shape

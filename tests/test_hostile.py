@@ -23,7 +23,7 @@ from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
 from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.model import load_network
+from fer_cli.network.weights import load_network
 from fer_cli.reports import page
 from fer_cli.reports.evaluation_page import write_evaluation_page
 from fer_cli.reports.gallery import Explained, write_gallery

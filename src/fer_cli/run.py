@@ -13,7 +13,8 @@ from fer_cli.codebooks.typicality import Typicality, load_distances, load_typica
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.dataset import Sample, VoxelSet, load_sample, open_voxels
-from fer_cli.network.model import FERNet, load_network
+from fer_cli.network.model import FERNet
+from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import MODEL

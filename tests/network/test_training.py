@@ -16,7 +16,7 @@ from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.checkpoint import checkpoint_path
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig, load_network
+from fer_cli.network.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig
 from fer_cli.network.phases import (
     FeedbackPhase,
     FeedforwardPhase,
@@ -29,6 +29,7 @@ from fer_cli.network.phases import (
     voxel_iou,
 )
 from fer_cli.network.training import preset_settings, train
+from fer_cli.network.weights import load_network
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history

@@ -49,7 +49,8 @@ from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.dataset import VoxelSet, open_voxels
-from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig, load_network
+from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.disk import writing

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.execution.progress import EpochRecord
-from fer_cli.network.model import load_state_arrays, state_arrays
+from fer_cli.network.weights import load_state_arrays, state_arrays
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history, write_history

@@ -20,9 +20,10 @@ from fer_cli.network.checkpoint import checkpoint_path
 from fer_cli.network.curves import curve_path, write_learning_curve
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.loop import Report, TrainingLoop
-from fer_cli.network.model import PRESETS, FERNet, NetworkConfig, state_arrays
+from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
+from fer_cli.network.weights import state_arrays
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
 from fer_cli.storage.outputs import claim_output, outlived

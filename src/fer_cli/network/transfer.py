@@ -11,7 +11,8 @@ from fer_cli.errors import UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, PRESETS, Encoder, FERNet, NetworkConfig, load_network
+from fer_cli.network.model import OUTPUT, PRESETS, Encoder, FERNet, NetworkConfig
+from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.schema import MODEL
