@@ -68,24 +68,7 @@ def replace_section(page: Path, section: str) -> None:
 def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
     """What `fer evaluate` found, as Markdown."""
     parts = [
-        "### Recognition and reconstruction",
-        accuracy(evaluation),
-        table(
-            ["class", "accuracy"],
-            [[name, f"{value:.3f}"] for name, value in evaluation["per_class_accuracy"].items()],
-        ),
-        "Reconstruction of the shapes from each level: voxel IoU, and mean squared error a voxel.",
-        table(
-            ["from", "IoU, gates shut", "IoU, gates open", "error, gates shut", "error, gates open"],
-            [
-                [
-                    layer,
-                    *(f"{by_gates[gates]['iou']:.3f}" for gates in ("shut", "open")),
-                    *(f"{by_gates[gates]['mse']:.4f}" for gates in ("shut", "open")),
-                ]
-                for layer, by_gates in evaluation["reconstruction"].items()
-            ],
-        ),
+        *recognition_parts(evaluation),
         "### Table I",
         "Summed squared error a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
         "19.185, 22.610, 26.467, 35.837 on misclassified samples, ratio 1.87, in units that it does not name.",
@@ -111,6 +94,30 @@ def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
         *(repair_parts(evaluation["repair"]) if evaluation["repair"] else ()),
         *(planted_parts(evaluation["planted"]) if evaluation["planted"] else ()),
         *(["### Sanity", *sanity_parts(evaluation["sanity"])] if evaluation["sanity"] else ()),
+    ]
+
+
+def recognition_parts(evaluation: dict[str, Any]) -> list[str]:
+    """Accuracies, and how faithfully shapes are reconstructed from every level."""
+    return [
+        "### Recognition and reconstruction",
+        accuracy(evaluation),
+        table(
+            ["class", "accuracy"],
+            [[name, f"{value:.3f}"] for name, value in evaluation["per_class_accuracy"].items()],
+        ),
+        "Reconstruction of the shapes from each level: voxel IoU, and mean squared error a voxel.",
+        table(
+            ["from", "IoU, gates shut", "IoU, gates open", "error, gates shut", "error, gates open"],
+            [
+                [
+                    layer,
+                    *(f"{by_gates[gates]['iou']:.3f}" for gates in ("shut", "open")),
+                    *(f"{by_gates[gates]['mse']:.4f}" for gates in ("shut", "open")),
+                ]
+                for layer, by_gates in evaluation["reconstruction"].items()
+            ],
+        ),
     ]
 
 

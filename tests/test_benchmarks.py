@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import load_benchmark
+from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.network.model import FERNet
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
@@ -91,6 +92,19 @@ def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
     found, iou = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
     assert (iou == 1).all()
     np.testing.assert_array_equal(voxels.grids(training[found]), voxels.grids(training[::3]))
+
+
+def test_recognition_without_codebooks_is_what_evaluate_finds(run: Run) -> None:
+    found = load_benchmark("recognition").recognise([run, run], [run])
+    wanted = evaluate(run, run)
+    assert {key: value for key, value in found["runs"][1].items() if key != "seed"}.items() <= wanted["runs"][1].items()
+    assert found["runs"][0]["seed"] == run.model.seed
+    for key in ("n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy"):
+        assert found[key] == wanted[key]
+    assert found["without_duplicates"].items() <= wanted["without_duplicates"].items()
+    for layer, by_gates in wanted["reconstruction"].items():
+        for gates, measures in by_gates.items():
+            assert found["reconstruction"][layer][gates] == pytest.approx(measures, rel=1e-6)
 
 
 def test_throughput_measures_products_only_in_the_precisions_that_are_compared(

@@ -87,21 +87,21 @@ def evaluate(
                 "run": str(run.paths.model.parent),
                 "model": run.model.id,
                 "seed": run.model.seed,
-                **_accuracy(part.reading.wrong, part.reading.labels),
+                **accuracy_of(part.reading.wrong, part.reading.labels),
                 "weights": part.posterior.weights,
                 "ridge": part.posterior.ridge,
             }
             for run, part in zip(runs, parts, strict=True)
         ],
-        **_accuracy(wrong, labels),
+        **accuracy_of(wrong, labels),
         "per_class_accuracy": {
             name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
             for label, name in enumerate(classes)
         },
         "confusion": confusion_matrix(labels, pool.predicted, labels=np.arange(len(classes))).tolist(),
-        "without_duplicates": {**_accuracy(wrong[~pool.repeated], labels[~pool.repeated]), **distinct},
-        "votes": None if pool.voted is None else {"views": votes, **_accuracy(pool.voted != labels, labels)},
-        "reconstruction": _mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
+        "without_duplicates": {**accuracy_of(wrong[~pool.repeated], labels[~pool.repeated]), **distinct},
+        "votes": None if pool.voted is None else {"views": votes, **accuracy_of(pool.voted != labels, labels)},
+        "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": {
             "all": mean_errors(pool.errors, np.ones_like(wrong)),
             "correct": mean_errors(pool.errors, ~wrong),
@@ -134,7 +134,7 @@ def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _accuracy(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> dict[str, Any]:
+def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> dict[str, Any]:
     """Samples, errors, accuracy, and the mean over classes of the accuracy within each; None without samples."""
     if not len(wrong):
         return {"n": 0, "n_errors": 0, "accuracy": None, "class_accuracy": None}
@@ -161,7 +161,8 @@ def _misclassified(runs: tuple[Run, ...], pool: Pool, classes: tuple[str, ...]) 
     ]
 
 
-def _mean_reconstruction(of_runs: list[dict[str, Any]]) -> dict[str, Any]:
+def mean_reconstruction(of_runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `Fidelity` found of several runs, averaged level by level where all have the level."""
     return {
         layer: {
             gates: {what: float(np.mean([run[layer][gates][what] for run in of_runs])) for what in measures}
