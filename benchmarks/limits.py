@@ -9,7 +9,8 @@ Runs of one recipe and several seeds. Prints Markdown:
 - how many runs get the same test shape wrong, and what the mean of their probabilities gets right: where errors came from
   the seed, that would be right much more often than one run;
 - of the shapes that every run gets wrong, what they are taken for, and whether they look like it: the class of the
-  nearest training shape.
+  nearest training shape;
+- of every class, how long its shapes are and how many stand on a square, in the training and in the test split.
 
 The test split is read, nothing is fitted.
 """
@@ -39,6 +40,7 @@ def main() -> None:
     print(f"{len(runs)} runs, {len(test)} test shapes\n")
     print_splits(runs, logits)
     print_errors(voxels, test, logits)
+    print_proportions(voxels)
 
 
 def print_splits(runs: list[Run], logits: np.ndarray) -> None:
@@ -90,6 +92,31 @@ def print_errors(voxels: VoxelSet, test: np.ndarray, logits: np.ndarray) -> None
     print("\n| the nearest training shape has | wrong in all runs | right in all runs |\n| --- | --- | --- |")
     for what, classes in (("the class", labels), ("the class predicted", voted)):
         print(f"| {what} | {(nearest == classes)[always].mean():.2f} | {(nearest == classes)[never].mean():.2f} |")
+
+
+def print_proportions(voxels: VoxelSet) -> None:
+    """Proportions of each class's shapes in both splits."""
+    found = {split: proportions(voxels, split) for split in ("train", "test")}
+    print("\n| class | median x × y × z, train | test | on a square, train | test |\n| --- | --- | --- | --- | --- |")
+    for label, name in enumerate(voxels.classes):
+        (trained, of_training), (tested, of_test) = ((row[label][0], row[label][1]) for row in found.values())
+        lengths = (" × ".join(f"{length:.0f}" for length in row) for row in (trained, tested))
+        print(f"| {name} | {' | '.join(lengths)} | {of_training:.2f} | {of_test:.2f} |")
+
+
+def proportions(voxels: VoxelSet, split: str) -> list[tuple[np.ndarray, float]]:
+    """Of each class the median extents along x, y and z in voxels, and the share whose x and y are the same."""
+    chosen = voxels.indices(split)
+    grids, labels = voxels.grids(chosen), voxels.labels[chosen]
+    sides = []
+    for others in ((2, 3), (1, 3), (1, 2)):
+        occupied = grids.any(axis=others)
+        sides.append(occupied.shape[1] - occupied[:, ::-1].argmax(1) - occupied.argmax(1))
+    lengths = np.stack(sides, axis=1)
+    square = lengths[:, 0] == lengths[:, 1]
+    return [
+        (np.median(lengths[labels == c], axis=0), float(square[labels == c].mean())) for c in range(labels.max() + 1)
+    ]
 
 
 def nearest_shapes(voxels: VoxelSet, wanted: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

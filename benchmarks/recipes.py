@@ -33,21 +33,7 @@ from fer_cli.network.training import preset_settings
 
 FOLDS = 4
 PLAIN = Augmentation(shift=2, mirror=True)
-RECIPES = {
-    "10 epochs": {"epochs": 10},
-    "10 epochs, mirrors and shifts": {"epochs": 10, "augmentation": PLAIN},
-    "20 epochs": {"epochs": 20},
-    "20 epochs, mirrors and shifts": {"epochs": 20, "augmentation": PLAIN},
-    "10 epochs, sharpness 0.1": {"epochs": 10, "sharpness": 0.1},
-    "10 epochs, sharpness 0.2": {"epochs": 10, "sharpness": 0.2},
-    "20 epochs, pretrained": {"epochs": 20, "pretrained": True},
-    "60 epochs": {"epochs": 60},
-    "20 epochs, rate 0.001": {"epochs": 20, "learning_rate": 1e-3},
-    "20 epochs, rate 0.0005": {"epochs": 20, "learning_rate": 5e-4},
-    "paper, 8 epochs, rate 0.002": {"preset": "paper", "epochs": 8, "learning_rate": 2e-3},
-    "paper, 8 epochs, rate 0.0007": {"preset": "paper", "epochs": 8, "learning_rate": 7e-4},
-    "paper, 8 epochs, rate 0.0003": {"preset": "paper", "epochs": 8, "learning_rate": 3e-4},
-}
+WIDE = Augmentation(shift=2, mirror=True, rotation=10.0, stretch=0.3)
 PRETRAINING = {"epochs": 15}
 
 
@@ -75,6 +61,59 @@ class SharpnessAware(FeedforwardPhase):
         return {"class": loss(moved)}
 
 
+def within(radius: float) -> type[SharpnessAware]:
+    """Sharpness-aware minimisation within a radius."""
+    return type("Within", (SharpnessAware,), {"radius": radius})
+
+
+class Proportions(FeedforwardPhase):
+    """Shapes stretched by more, then scaled so that the longest side is as long as before, as voxelization would have it."""
+
+    def terms(self, module: nn.Module, indices: np.ndarray, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The loss of a batch of shapes of other proportions."""
+        drawn = self.settings.augmentation.draw(len(indices), generator)
+        grids = self.data.voxels.tensor(indices)
+        grids = replace(drawn, scales=as_long_as_before(grids, drawn.scales)).apply(grids)
+        with mixed_precision(self.data.device):
+            logits = module(grids)
+        labels = torch.from_numpy(self.data.voxels.labels[indices])
+        return {"class": cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)}
+
+
+def as_long_as_before(grids: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The scales (sample, axis), all of a shape by one factor, with which its longest side keeps its length."""
+    sides = []
+    for others in ((2, 3), (1, 3), (1, 2)):
+        occupied = grids[:, 0].amax(dim=others) > 0
+        places = torch.arange(1, occupied.shape[1] + 1) * occupied
+        sides.append(places.amax(dim=1) - occupied.int().argmax(dim=1))  # of the largest the first
+    lengths = torch.stack(sides, dim=1).clamp(min=1)
+    return scales * (lengths.amax(1) / (lengths * scales).amax(1))[:, None]
+
+
+RECIPES = {
+    "10 epochs": {"epochs": 10},
+    "10 epochs, mirrors and shifts": {"epochs": 10, "augmentation": PLAIN},
+    "20 epochs": {"epochs": 20},
+    "20 epochs, mirrors and shifts": {"epochs": 20, "augmentation": PLAIN},
+    "10 epochs, sharpness 0.1": {"epochs": 10, "phase": within(0.1)},
+    "10 epochs, sharpness 0.2": {"epochs": 10, "phase": within(0.2)},
+    "20 epochs, pretrained": {"epochs": 20, "pretrained": True},
+    "60 epochs": {"epochs": 60},
+    "20 epochs, rate 0.001": {"epochs": 20, "learning_rate": 1e-3},
+    "20 epochs, rate 0.0005": {"epochs": 20, "learning_rate": 5e-4},
+    "20 epochs, rate 0.0005, proportions 0.3": {
+        "epochs": 20,
+        "learning_rate": 5e-4,
+        "augmentation": WIDE,
+        "phase": Proportions,
+    },
+    "paper, 8 epochs, rate 0.002": {"preset": "paper", "epochs": 8, "learning_rate": 2e-3},
+    "paper, 8 epochs, rate 0.0007": {"preset": "paper", "epochs": 8, "learning_rate": 7e-4},
+    "paper, 8 epochs, rate 0.0003": {"preset": "paper", "epochs": 8, "learning_rate": 3e-4},
+}
+
+
 def main(
     voxels: Path,
     folder: Path,
@@ -98,10 +137,10 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int, others: Pa
     training = voxel_set.indices("train")
     held = _folds(voxel_set.labels[training]) == fold
     given = dict(RECIPES[recipe])
-    radius = given.pop("sharpness", None)
+    kind = given.pop("phase", FeedforwardPhase)
     layers = _pretrained(voxel_set, folder, others) if given.pop("pretrained", False) else {}
     data = TrainingData(voxel_set, training[~held], training[held], torch.device("cpu"))
-    network, loop = _fit(data, result, preset_settings(seed=fold, **{"preset": "compact", **given}), layers, radius)
+    network, loop = _fit(data, result, preset_settings(seed=fold, **{"preset": "compact", **given}), layers, kind)
     with torch.no_grad(), mixed_precision(data.device):
         logits = [network.encoder(data.batch(indices)[0]).float() for indices in batches(data.validation)]
     np.savez(result, index=data.validation, logits=torch.cat(logits).numpy())
@@ -110,7 +149,11 @@ def _train(voxel_set: VoxelSet, folder: Path, recipe: str, fold: int, others: Pa
 
 
 def _fit(
-    data: TrainingData, result: Path, settings: TrainingSettings, layers: dict[str, torch.Tensor], radius: float | None
+    data: TrainingData,
+    result: Path,
+    settings: TrainingSettings,
+    layers: dict[str, torch.Tensor],
+    kind: type[FeedforwardPhase],
 ) -> tuple[FERNet, TrainingLoop]:
     """A classifier trained from `layers`, where there are any, and the loop that did it."""
     voxel_set = data.voxels
@@ -119,10 +162,7 @@ def _fit(
     network = FERNet(config, dropout=settings.dropout)
     network.encoder.load_state_dict(layers, strict=False)
     loop = TrainingLoop(data, settings, {}, {"voxels": voxel_set.id}, result.with_suffix(".checkpoint"), lambda _: None)
-    phase = (FeedforwardPhase if radius is None else SharpnessAware)(data, settings, network.encoder)
-    if radius is not None:
-        phase.radius = radius
-    loop.run_phase(phase, None)
+    loop.run_phase(kind(data, settings, network.encoder), None)
     loop.checkpoint.unlink()
     network.eval()
     return network, loop
@@ -137,7 +177,7 @@ def _pretrained(voxel_set: VoxelSet, folder: Path, others: Path | None) -> dict[
         other_set = other_classes(open_voxels(others, in_memory=True), voxel_set.classes)
         kept, held = hold_out(other_set.labels, VALIDATION_FRACTION, 0)
         data = TrainingData(other_set, kept, held, torch.device("cpu"))
-        network, _ = _fit(data, path, preset_settings("compact", **PRETRAINING), {}, None)
+        network, _ = _fit(data, path, preset_settings("compact", **PRETRAINING), {}, FeedforwardPhase)
         torch.save(network.encoder.state_dict(), path)
     return {name: tensor for name, tensor in torch.load(path).items() if not name.startswith(f"blocks.{OUTPUT}.")}
 

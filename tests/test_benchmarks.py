@@ -57,6 +57,18 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
     assert loss(recipes.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
 
 
+def test_stretched_shape_keeps_the_length_of_its_longest_side(recipes: ModuleType) -> None:
+    grids = torch.zeros(4, 1, 20, 18, 16)
+    grids[0, 0, 2:18, 5:11, 4:6] = 1
+    grids[1, 0, 7:10, 3:15, 2:14] = 1
+    grids[2, 0, 9, 9, 9] = 1
+    lengths = torch.tensor([[16, 6, 2], [3, 12, 12], [1, 1, 1], [1, 1, 1]])  # nothing counts as one voxel
+    scales = torch.tensor([[0.5, 1.5, 1.0], [1.0, 0.8, 1.25], [2.0, 1.0, 0.5], [0.5, 1.0, 1.0]])
+    found = recipes.as_long_as_before(grids, scales)
+    torch.testing.assert_close((found * lengths).amax(1), lengths.amax(1).float())
+    torch.testing.assert_close(found / scales, (found / scales)[:, :1].expand(-1, 3))
+
+
 def test_hollow_shape_keeps_what_touches_free_space(recipes: ModuleType) -> None:
     cube = np.zeros((1, 8, 8, 8), np.uint8)
     cube[0, 2:6, 2:6, 2:6] = 1
@@ -92,6 +104,16 @@ def test_nearest_shape_of_a_shape_is_itself(run: Run) -> None:
     found, iou = load_benchmark("limits").nearest_shapes(voxels, training[::3], training)
     assert (iou == 1).all()
     np.testing.assert_array_equal(voxels.grids(training[found]), voxels.grids(training[::3]))
+
+
+def test_proportions_are_those_of_the_shapes_extents(run: Run) -> None:
+    voxels = run.voxels
+    found = load_benchmark("limits").proportions(voxels, "test")
+    chosen = voxels.indices("test")
+    for label, (median, square) in enumerate(found):
+        extents = np.array([_extent(grid) for grid in voxels.grids(chosen[voxels.labels[chosen] == label])])
+        assert np.array_equal(median, np.median(extents, axis=0))
+        assert square == (extents[:, 0] == extents[:, 1]).mean()
 
 
 def test_recognition_without_codebooks_is_what_evaluate_finds(run: Run) -> None:
