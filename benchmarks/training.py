@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fer_cli.network.dataset import VoxelSet
 from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
@@ -31,13 +32,15 @@ from step import training_step
 CLASSES = tuple("abcdefghij")
 
 
-class Grids:
-    """Stands for a voxel set: random grids of ModelNet's density."""
+class Grids(VoxelSet):
+    """Random grids of ModelNet's density, of which no file tells."""
 
     def __init__(self, count: int, side: int) -> None:
         generator = np.random.default_rng(0)
-        self._grids = (generator.random((count, side, side, side)) < 0.085).astype(np.uint8)
-        self.labels = generator.integers(0, len(CLASSES), count)
+        grids = (generator.random((count, side, side, side)) < 0.085).astype(np.uint8)
+        # A voxel set is frozen.
+        object.__setattr__(self, "_grids", grids)
+        object.__setattr__(self, "labels", generator.integers(0, len(CLASSES), count))
 
     def grids(self, indices: np.ndarray) -> np.ndarray:
         """As `VoxelSet.grids`."""
