@@ -189,7 +189,8 @@ def print_steps() -> None:
 def print_prediction(rates: dict[str, float]) -> None:
     """Time of a whole run at paper width on many shapes at 64³."""
     one = cost("paper", 64)
-    rows = [[name, f"{one.run() * SHAPES / rate / 3600:,.0f} hours"] for name, rate in rates.items()]
+    hours = {name: one.run() * SHAPES / rate / 3600 for name, rate in rates.items()}
+    rows = [[name, f"{taken:,.{0 if taken >= 10 else 1}f} hours"] for name, taken in hours.items()]
     epochs = f"{one.settings.epochs} + {one.settings.feedback_epochs} epochs"
     print(f"{SHAPES:,} shapes at 64³, preset paper, {epochs}: {one.run() * SHAPES:.2e} FLOP\n")
     print_table(["on", "takes"], rows)
