@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import grids, network
 
 from fer_cli.errors import ArtifactError
 from fer_cli.network.weights import load_network, load_state_arrays, state_arrays
@@ -11,6 +10,7 @@ from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.schema import MODEL
+from networks import grids, network
 
 
 def test_state_survives_arrays_bit_for_bit() -> None:
