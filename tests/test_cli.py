@@ -653,7 +653,7 @@ def _epochs_done(checkpoint: Path) -> int:
 def test_a_kept_classifier_brings_the_settings_of_its_preset(place: Path, tmp_path: Path) -> None:
     ended = fer(
         *("train", "--run", "run", "--encoder", "run/model.h5", "-o", tmp_path / "m.h5"),
-        *("--feedback-epochs", 1, "--feedback-learning-rate", 0.004),
+        *("--feedback-epochs", 1, "--feedback-rate", 0.004),
         folder=place,
     )
     assert ended.returncode == 0, ended.stderr

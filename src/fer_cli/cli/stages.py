@@ -137,7 +137,7 @@ def train(
         float | None, typer.Option(help="Peak learning rate of the classifier; the preset's.")
     ] = None,
     feedback_learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the feedback network.")
+        float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
     ] = None,
     seed: Seed = 0,
     encoder: Annotated[
