@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from fer_cli.codebooks.clustering import BITS, DEFAULT_K
+from fer_cli.codebooks.clustering import DEFAULT_K
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.features import Extraction, FeatureStore, whole_layer
 from fer_cli.codebooks.fitting import Counted, fit_locations
 from fer_cli.codebooks.kmeans import ITERATIONS, nearest
+from fer_cli.codebooks.layer_fitting import BITS
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.execution.executor import results_in_order
 from fer_cli.execution.workers import open_threads

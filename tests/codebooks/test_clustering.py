@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.codebooks import clustering
+from fer_cli.codebooks import layer_fitting
 from fer_cli.codebooks.clustering import ClusteringSummary, cluster_network
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.fitted_layer import summarise_layer
@@ -184,7 +184,7 @@ def test_result_does_not_depend_on_workers_or_memory(
 def test_passes_limited_by_scratch_change_nothing(
     run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "SCRATCH", 9_000)
+    monkeypatch.setattr(layer_fitting, "SCRATCH", 9_000)
     seen: list[ClusteringProgress] = []
     clustered(run_paths, tmp_path / "c.h5", memory=4_000, scratch=tmp_path, report=seen.append)
     assert sum(p.doing == EXTRACTING and p.done == p.total for p in seen) > 2
@@ -199,7 +199,7 @@ def test_a_layer_that_half_precision_does_not_serve_is_fitted_in_single(
     assert {layer["bits"] for layer in precision[FEEDBACK].values()} == {32}
     for layers in precision.values():
         assert all(0.9 < layer["half_agreement"] <= 1 for layer in layers.values())
-    monkeypatch.setattr(clustering, "AGREEMENT", 1.1)
+    monkeypatch.setattr(layer_fitting, "AGREEMENT", 1.1)
     clustered(run_paths, tmp_path / "c.h5")
     with open_artifact(tmp_path / "c.h5", CODEBOOK) as other:
         assert {layer["bits"] for layer in other.attribute("precision")[FEEDFORWARD].values()} == {32}
@@ -210,7 +210,7 @@ def test_a_layer_that_half_precision_does_not_serve_is_fitted_in_single(
 def test_a_set_larger_than_needed_is_fitted_on_some_and_counted_whole(
     memory: int, run_paths: RunPaths, run: Run, samples: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "ENOUGH", 4)  # 20 samples
+    monkeypatch.setattr(layer_fitting, "ENOUGH", 4)  # 20 samples
     path = tmp_path / "c.h5"
     seen: list[ClusteringProgress] = []
     clustered(run_paths, path, memory=memory, report=seen.append)

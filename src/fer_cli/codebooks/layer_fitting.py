@@ -1,0 +1,224 @@
+"""Fitting the codes of every layer: how many samples, in how many passes, in which precision.
+
+The feedforward path is fitted on features in half precision; a layer in which that changes a code too often is fitted
+again in single precision. A set larger than k-means needs is fitted on a sample of it, and then counted in one more
+pass.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from fer_cli.codebooks.codebook import Codebook
+from fer_cli.codebooks.features import (
+    Extraction,
+    FeatureStore,
+    Slab,
+    check_memory,
+    check_numbers,
+    plan_passes,
+    whole_layer,
+)
+from fer_cli.codebooks.fitted_layer import FittedLayer, FittedLayers
+from fer_cli.codebooks.fitting import Counted, Fitted, fit_locations
+from fer_cli.codebooks.tally import Tally
+from fer_cli.execution.executor import WorkExecutor, results_in_order
+from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
+from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.model import OUTPUT, Features, FERNet
+from fer_cli.storage.disk import writing
+
+ENOUGH = 256
+"""Samples for each code of the layer with most; more change centroids little. FAISS has the same number."""
+SCRATCH = 8 * 10**9
+"""Most bytes of a scratch file."""
+_DISK_SHARE = 0.9
+"""Most of a disk's free space that a scratch file takes."""
+AGREEMENT = 0.999
+"""Share of look-ups that half precision has to leave as they are."""
+BITS = {FEEDFORWARD: 16, FEEDBACK: 32}
+"""Bits a number at first. Feedback features lie so close to a few prototypes that half precision seldom serves."""
+_PILOT = 256
+"""Samples on which that is measured."""
+_PIECE = 8 * 10**6
+"""Bytes of features that a worker gets at once."""
+
+Precision = dict[str, dict[str, dict[str, Any]]]
+"""By path and layer: `bits`, and `half_agreement`, the share of look-ups that half precision leaves unchanged."""
+
+
+@dataclass(frozen=True)
+class LayerFitting:
+    """k-means in every layer of both paths of `network`, on its training `samples`.
+
+    `k` holds the codes of each layer, `done` the layers that are fitted, as they become so.
+    """
+
+    network: FERNet
+    voxels: VoxelSet
+    samples: Int[np.ndarray, " sample"]
+    k: Mapping[str, int]
+    memory: int
+    scratch: Path
+    seed: int
+    done: FittedLayers
+    executor: WorkExecutor
+    report: Callable[[ClusteringProgress], None]
+
+    def fit(self) -> Precision:
+        """Fit every layer of both paths, at the lowest precision that serves; the precision of each."""
+        keys = [(path, layer) for path in PATHS for layer in self.network.config.layer_names]
+        bits = {key: BITS[key[0]] for key in keys}
+        self._fit(bits)
+        self._count(bits)
+        agreement = self._agreement(bits)
+        poor = {key: 32 for key in keys if bits[key] == 16 and agreement[key] < AGREEMENT}
+        self._fit(poor)
+        self._count(poor)
+        precision: Precision = {path: {} for path in PATHS}
+        for path, layer in keys:
+            key = (path, layer)
+            precision[path][layer] = {"bits": poor.get(key, bits[key]), "half_agreement": agreement[key]}
+        return precision
+
+    def finished(self, precision: Precision) -> Iterator[FittedLayer]:
+        """The layers, one at a time."""
+        for path, layers in precision.items():
+            for layer, chosen in layers.items():
+                yield self.done.load(path, layer, chosen["bits"])
+
+    def codebook(self, precision: Precision) -> Codebook:
+        """The codebook of what is fitted."""
+        counts = np.bincount(self.voxels.labels[self.samples], minlength=len(self.voxels.classes))
+        return Codebook(
+            self.network.config,
+            counts / counts.sum(),
+            lambda path, layer: self.done.load(path, layer, precision[path][layer]["bits"]).codebook(),
+        )
+
+    @cached_property
+    def _shuffled(self) -> Int[np.ndarray, " sample"]:
+        """Positions of the samples in random order, for whatever needs only some of them."""
+        return np.random.default_rng([self.seed, 0x5A4D]).permutation(len(self.samples))
+
+    @cached_property
+    def _fitted_on(self) -> Int[np.ndarray, " sample"]:
+        """The samples that codes are fitted on."""
+        return self.samples[np.sort(self._shuffled[: ENOUGH * max(self.k.values())])]
+
+    @cached_property
+    def _extraction(self) -> Extraction:
+        return Extraction(self.network, self.voxels, self._fitted_on)
+
+    def _fit(self, bits: Mapping[tuple[str, str], int]) -> None:
+        """Fit the layers that are not fitted yet, each on features of so many bits a number."""
+        wanted = [
+            whole_layer(self.network.config, path, layer, samples=len(self._fitted_on), bits=of_layer)
+            for (path, layer), of_layer in bits.items()
+            if not self.done.holds(path, layer, of_layer)
+        ]
+        check_memory(wanted, self.memory)
+        parts: list[Fitted] = []
+        for path in PATHS:
+            of_path = [slab for slab in wanted if slab.path == path]
+            for group in plan_passes(of_path, self._capacity(of_path)):
+                with FeatureStore(group, memory=self.memory, scratch=self.scratch) as store:
+                    self._extraction.run(path, store, group, report=self._reader(EXTRACTING, path))
+                    for slab in group:
+                        parts += self._fit_slab(store, slab)
+                        if slab.stop == self._locations(slab.layer):
+                            self.done.add(FittedLayer(path, slab.layer, slab.bits, Fitted.joined(parts)))
+                            parts = []
+
+    def _reader(self, doing: str, path: str = "") -> Callable[[int, int], None]:
+        return lambda done, total: self.report(ClusteringProgress(doing, done, total, path))
+
+    def _fit_slab(self, store: FeatureStore, slab: Slab) -> list[Fitted]:
+        total, piece = self._locations(slab.layer), max(1, _PIECE // slab.location_bytes)
+        # At the output both paths hold the class probabilities, and so share their codes too.
+        path = 0 if slab.layer == OUTPUT else PATHS.index(slab.path)
+        layer = self.network.config.index(slab.layer)
+        counted = None
+        if len(self._fitted_on) == len(self.samples):
+            counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
+
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for start in range(slab.start, slab.stop, piece):
+                stop = min(start + piece, slab.stop)
+                seeds = [_faiss_seed([self.seed, path, layer, location]) for location in range(start, stop)]
+                yield store.read(slab, start - slab.start, stop - slab.start), self.k[slab.layer], seeds, counted
+
+        parts: list[Fitted] = []
+        done = slab.start
+        for fitted in results_in_order(self.executor, fit_locations, calls()):
+            parts.append(fitted)
+            done += len(fitted.centroids)
+            self.report(ClusteringProgress(FITTING, done, total, slab.path, slab.layer))
+        store.drop(slab)
+        return parts
+
+    def _locations(self, layer: str) -> int:
+        return int(np.prod(self.network.config.level_shape(layer)[1:]))
+
+    def _capacity(self, wanted: Sequence[Slab]) -> int:
+        """Bytes of features that one pass may hold: in memory if all fit there, else in a scratch file."""
+        if sum(slab.bytes for slab in wanted) <= self.memory:
+            return self.memory
+        with writing(self.scratch):
+            free = shutil.disk_usage(self.scratch).free
+        return max(self.memory, min(SCRATCH, int(free * _DISK_SHARE)))
+
+    def _count(self, bits: Mapping[tuple[str, str], int]) -> None:
+        """Count what the codes hold, for layers that were fitted on some of the samples."""
+        keys = [(*key, of_layer) for key, of_layer in bits.items() if not self.done.is_counted(*key, of_layer)]
+        layers = [self.done.load(*key) for key in keys]
+        if not layers:
+            return
+        books = [layer.codebook() for layer in layers]
+        tallies = []
+        for book in books:
+            locations, k, filters = book.centroids.shape
+            tallies.append(Tally.empty(locations, k, filters, len(self.voxels.classes)))
+        report = self._reader(COUNTING)
+        done = 0
+        for part, features in self._features(self.samples):
+            for layer, book, tally in zip(layers, books, tallies, strict=True):
+                vectors, codes = book.look_up(features[layer.path][layer.layer])
+                tally.add(vectors, codes, book.centroids, samples=part, labels=self.voxels.labels[part])
+            done += len(part)
+            report(done, len(self.samples))
+        for layer, tally in zip(layers, tallies, strict=True):
+            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=tally)))
+
+    def _agreement(self, bits: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
+        """Share of look-ups that half precision leaves unchanged, on some of the samples."""
+        books = {key: self.done.load(*key, of_layer).codebook() for key, of_layer in bits.items()}
+        pairs = {key: (replace(book, bits=16), replace(book, bits=32)) for key, book in books.items()}
+        same = dict.fromkeys(bits, 0)
+        pilot = np.sort(self._shuffled[:_PILOT])
+        for _, features in self._features(self.samples[pilot]):
+            for (path, layer), (half, single) in pairs.items():
+                feature = features[path][layer]
+                same[path, layer] += int((half.assign(feature) == single.assign(feature)).sum())
+        return {(path, layer): count / (len(pilot) * self._locations(layer)) for (path, layer), count in same.items()}
+
+    def _features(
+        self, samples: Int[np.ndarray, " sample"]
+    ) -> Iterator[tuple[Int[np.ndarray, " batch"], dict[str, Features]]]:
+        for part in batches(samples):
+            features = encode_paths(self.network, self.voxels.tensor(part))
+            for path, of_path in features.items():
+                check_numbers(path, of_path, self.voxels, part)
+            yield part, features
+
+
+def _faiss_seed(key: list[int]) -> int:
+    """A seed of a location's own, so that no location depends on the order in which others are fitted."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0]) & 0x7FFFFFFF
