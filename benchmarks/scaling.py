@@ -6,9 +6,9 @@
 
 A product and a sum are two operations. A layer is counted in full, padding included; batch norm, activations, the
 optimizer and varying the shapes are left out. Measured shapes are synthetic furniture, repeated. The numbers of shapes
-take turns, step by step or run by run, so that a machine's slow hours meet all of them. Of steps the time is the median,
-of runs that of each phase's fastest epoch, the peak memory the most that the operating system says of a finished
-process. See docs/scaling.md.
+take turns, step by step or run by run, so that a machine's slow hours meet all of them. Times are medians, of steps or of
+each phase's epochs, without a run's first epoch of a phase where there are more; the peak memory is the most that the
+operating system says of a finished process. See docs/scaling.md.
 """
 
 import argparse
@@ -45,8 +45,9 @@ GPU_RATE = 50e12
 GPUS = 8
 SHAPES = 1_000_000
 WARM_UP = 5
-MANY = 20_000
-"""Shapes from which on one epoch is long enough to be measured."""
+ENOUGH = 20_000
+"""Shapes that a run trains on in each phase, over all of its epochs, unless that takes more than MOST_EPOCHS."""
+MOST_EPOCHS = 8
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def main() -> None:
         print_turns(options.preset, options.counts, options.steps)
     if options.measure:
         print_measured(options.preset, options.counts, options.rounds)
-        measured = measure(options.large, 64, options.large_count)
+        measured = measure(options.large, 64, options.large_count, epochs=2)
         rates = {f"this CPU at {measured.rate / 1e9:.0f} GFLOP/s, measured": measured.rate, **rates}
     print_prediction(rates)
 
@@ -261,12 +262,17 @@ def machine() -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """Finished runs of `fer train`: seconds of each phase's fastest epoch, and the peak memory in bytes."""
+    """Finished runs of `fer train` on so many shapes: seconds of each phase's epochs, and the peak memory in bytes."""
 
     cost: Cost
     count: int
-    seconds: dict[str, float]
+    epochs: dict[str, list[float]]
     peak: int
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each phase the median epoch."""
+        return {phase: float(np.median(times)) for phase, times in self.epochs.items()}
 
     @property
     def packed(self) -> int:
@@ -275,23 +281,23 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Operations a second over the fastest epochs of both phases."""
+        """Operations a second over the median epochs of both phases."""
         done = sum(self.cost.epoch(phase) for phase in self.seconds)
         return done * self.count / sum(self.seconds.values())
 
 
-def measure(preset: str, resolution: int, count: int) -> Measured:
-    """Run `fer train` on `count` shapes in a process of its own, for two epochs of each phase, of many shapes one."""
+def measure(preset: str, resolution: int, count: int, epochs: int) -> Measured:
+    """Run `fer train` on `count` shapes in a process of its own, for so many epochs of each phase."""
     with tempfile.TemporaryDirectory() as name:
         folder = furniture(Path(name) / "run", resolution, count).parent
-        epochs = "2" if count < MANY else "1"
-        words = ["--run", str(folder), "--preset", preset, "--epochs", epochs, "--feedback-epochs", epochs, "--json"]
+        given = ["--epochs", str(epochs), "--feedback-epochs", str(epochs)]
+        words = ["--run", str(folder), "--preset", preset, *given, "--json"]
         done = run_command([sys.executable, "-m", "fer_cli", "train", *words])
         with open_artifact(folder / "model.h5", MODEL) as artifact:
             records = read_history(artifact)
-    phases = dict.fromkeys(record.phase for record in records)
-    seconds = {phase: min(record.seconds for record in records if record.phase == phase) for phase in phases}
-    return Measured(cost(preset, resolution), count, seconds, done.peak_bytes)
+    epochs_of = {phase: [record.seconds for record in records if record.phase == phase] for phase in PATHS}
+    warm = {phase: times[1:] or times for phase, times in epochs_of.items()}
+    return Measured(cost(preset, resolution), count, warm, done.peak_bytes)
 
 
 def furniture(folder: Path, resolution: int, count: int) -> Path:
@@ -302,11 +308,11 @@ def furniture(folder: Path, resolution: int, count: int) -> Path:
     return folder / "voxels.h5"
 
 
-def fastest(runs: list[Measured]) -> Measured:
-    """Runs of the same as one: of each phase the fastest epoch, and the most memory."""
+def together(runs: list[Measured]) -> Measured:
+    """Runs of the same as one: all of their epochs, and the most memory."""
     first = runs[0]
-    seconds = {phase: min(run.seconds[phase] for run in runs) for phase in first.seconds}
-    return Measured(first.cost, first.count, seconds, max(run.peak for run in runs))
+    epochs = {phase: [seconds for run in runs for seconds in run.epochs[phase]] for phase in first.epochs}
+    return Measured(first.cost, first.count, epochs, max(run.peak for run in runs))
 
 
 def repeat(source: Path, target: Path, count: int) -> None:
@@ -343,22 +349,29 @@ def repeat(source: Path, target: Path, count: int) -> None:
 
 def print_measured(preset: str, counts: list[int], rounds: int) -> None:
     """Time a shape and peak memory against the number of shapes, and how far they spread."""
-    turns = [[measure(preset, 32, count) for count in counts] for _ in range(rounds)]
-    runs = [fastest(list(of_count)) for of_count in zip(*turns, strict=True)]
+    epochs = [min(MOST_EPOCHS, -(-ENOUGH // count)) for count in counts]
+    turns = [[measure(preset, 32, *each) for each in zip(counts, epochs, strict=True)] for _ in range(rounds)]
+    runs = [together(list(of_count)) for of_count in zip(*turns, strict=True)]
     print(f"{machine()}\n")
     rows = []
     for run in runs:
-        each = [f"{1e3 * run.seconds[phase] / run.count:.2f} ms" for phase in ("feedforward", "feedback")]
+        each = [of_epochs(run, phase) for phase in PATHS]
         megabytes = [f"{n / 1e6:.0f} MB" for n in (run.peak, run.packed, run.peak - run.packed)]
         rows.append([f"{run.count:,}", *each, *megabytes])
     heads = ["shapes", "feedforward, a shape", "feedback, a shape", "peak memory", "packed occupancy", "the rest"]
     print(f"Preset {preset}, 32³:\n")
     print_table(heads, rows)
-    for phase in ("feedforward", "feedback"):
+    for phase in PATHS:
         times = [run.seconds[phase] / run.count for run in runs]
         print(f"time a shape, {phase}: slowest {100 * (max(times) / min(times) - 1):.0f} % over fastest; wanted 10 %")
     rests = [run.peak - run.packed for run in runs]
     print(f"memory beyond the packed occupancy: from {min(rests) / 1e6:.0f} to {max(rests) / 1e6:.0f} MB\n")
+
+
+def of_epochs(run: Measured, phase: str) -> str:
+    """The time a shape of a phase's median epoch, and from the fastest to the slowest."""
+    median, low, high = (1e3 * at(run.epochs[phase]) / run.count for at in (np.median, min, max))
+    return f"{median:.2f} ms ({low:.2f} – {high:.2f})"
 
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:
