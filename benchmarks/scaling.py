@@ -29,7 +29,8 @@ from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, open_voxels
 from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
 from fer_cli.network.training import preset_settings
-from fer_cli.shapes.synthetic import CLASSES, write_collection
+from fer_cli.shapes.furniture import CLASSES
+from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter

@@ -7,8 +7,11 @@ import pytest
 from test_solids import assert_sound
 
 from fer_cli.errors import ResourceError, UsageError
+from fer_cli.shapes.fittings import chair_back
+from fer_cli.shapes.furniture import CLASSES, furniture, furniture_parts
+from fer_cli.shapes.off import write_off
 from fer_cli.shapes.solids import Part, merge, volume
-from fer_cli.shapes.synthetic import CLASSES, chair_back, furniture, furniture_parts, write_collection, write_off
+from fer_cli.shapes.synthetic import write_collection
 
 MANY = 60  # Enough draws of a class for every one of its styles to occur.
 

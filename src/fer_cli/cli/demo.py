@@ -14,8 +14,9 @@ from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.training import preset_settings, train
 from fer_cli.run import Run
+from fer_cli.shapes.furniture import CLASSES
 from fer_cli.shapes.occupancy import VoxelSettings
-from fer_cli.shapes.synthetic import CLASSES, write_collection
+from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import voxelize_source
 from fer_cli.storage.outputs import held
 from fer_cli.storage.run_paths import RunPaths

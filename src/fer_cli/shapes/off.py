@@ -1,4 +1,4 @@
-"""OFF text → vertices and triangles.
+"""OFF text → vertices and triangles, and back.
 
 OFF is read here rather than by trimesh: real files have glued headers (`OFF700 664 0`), colours and polygons, and
 `decimals` reads numbers several times faster. What a header promises is only ever compared with what is there, so that
@@ -8,13 +8,15 @@ Not read: binary OFF, homogeneous and n-dimensional OFF.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int, Int64
 
 from fer_cli.errors import InputError
 from fer_cli.shapes.decimals import excerpt, numbers_by_line
 from fer_cli.shapes.polygons import fan_corners
+from fer_cli.storage.disk import writing
 
 _HEADER = re.compile(rb"\s*+(?:#[^\r\n]*+[\r\n]\s*+)*+([A-Za-z0-9]*?OFF)(\s+BINARY)?")
 _HEADER_LIMIT = 4096
@@ -80,3 +82,16 @@ def _off_faces(numbers: np.ndarray, starts: np.ndarray, n_vertices: int, name: s
             f"{name}: face {face[row]} names vertex {indices[row, column]:g}, expected 0 to {n_vertices - 1}."
         )
     return np.asarray(indices, dtype=np.int64)
+
+
+def write_off(path: Path, vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> None:
+    """Write the mesh as a text OFF file, coordinates to a micrometre.
+
+    Raises ResourceError if the file, or its folder, cannot be written.
+    """
+    lines = ["OFF", f"{len(vertices)} {len(faces)} 0"]
+    lines += [f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
+    lines += [f"3 {a} {b} {c}" for a, b, c in faces.tolist()]
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="ascii")
