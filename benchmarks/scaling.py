@@ -44,6 +44,10 @@ BLOCK = 500
 GPU_RATE = 50e12
 """Operations a second assumed of a GPU: a sixth of what an A100's data sheet gives for dense bfloat16."""
 GPUS = 8
+RATES = {
+    f"a GPU at an assumed {GPU_RATE / 1e12:.0f} TFLOP/s": GPU_RATE,
+    f"{GPUS} such GPUs, traffic not counted": GPUS * GPU_RATE,
+}
 SHAPES = 1_000_000
 WARM_UP = 5
 ENOUGH = 20_000
@@ -144,14 +148,13 @@ def main() -> None:
     options = parser.parse_args()
     print_levels()
     print_steps()
-    rates = {f"a GPU at an assumed {GPU_RATE / 1e12:.0f} TFLOP/s": GPU_RATE}
-    rates[f"{GPUS} such GPUs, traffic not counted"] = GPUS * GPU_RATE
+    rates = RATES
     if options.steps:
         print_turns(options.preset, options.counts, options.steps)
     if options.measure:
         print_measured(options.preset, options.counts, options.rounds)
         measured = measure(options.large, 64, options.large_count, epochs=2)
-        rates = {f"this CPU at {measured.rate / 1e9:.0f} GFLOP/s, measured": measured.rate, **rates}
+        rates = {f"this CPU at {measured.rate / 1e9:.0f} GFLOP/s, measured": measured.rate, **RATES}
     print_prediction(rates)
 
 

@@ -1,5 +1,6 @@
 """What docs/scaling.md says of costs is what the benchmark counts, and that what PyTorch counts."""
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -42,9 +43,10 @@ def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, 
 def test_tables_of_the_page_are_the_benchmarks(scaling: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     scaling.print_levels()
     scaling.print_steps()
+    scaling.print_prediction(scaling.RATES)
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) > 15
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ", "1,000,000 shapes"))]
+    assert len(rows) > 18
     assert not [row for row in rows if row not in page]
 
 
@@ -72,3 +74,20 @@ def test_steps_are_timed_in_turns(
     assert [row.split("|")[1].strip() for row in rows] == ["20", "40"]
     assert rows[0].count("1.000 (1.000 – 1.000)") == 2
     assert all(float(cell.split()[0]) > 0 for row in rows for cell in row.split("|")[2:6])
+
+
+def test_whole_runs_are_compared_by_their_median_epochs(
+    scaling: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PER_CLASS", 2), ("ENOUGH", 60)):
+        monkeypatch.setattr(scaling, name, value)
+    scaling.print_measured("smoke", [20, 40], 1)
+    table, said = capsys.readouterr().out.split("|\n\n")
+    rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith(("| 20 ", "| 40 "))]
+    for row, epochs in zip(rows, (3, 2), strict=True):
+        for cell in row[1:3]:
+            median, low, high = (float(number) for number in re.findall(r"[\d.]+", cell))
+            assert low <= median <= high
+            assert (low == high) == (epochs == 2)  # the first is left out
+        assert float(row[3].split()[0]) > 100
+    assert re.search(r"time a shape, feedback: slowest \d+ % over fastest; wanted 10 %", said)
