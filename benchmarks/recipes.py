@@ -100,6 +100,8 @@ RECIPES = {
     "10 epochs, sharpness 0.2": {"epochs": 10, "phase": within(0.2)},
     "20 epochs, pretrained": {"epochs": 20, "pretrained": True},
     "60 epochs": {"epochs": 60},
+    "377 epochs": {"epochs": 377},
+    "377 epochs, rate 0.0005": {"epochs": 377, "learning_rate": 5e-4},
     "20 epochs, rate 0.001": {"epochs": 20, "learning_rate": 1e-3},
     "20 epochs, rate 0.0005": {"epochs": 20, "learning_rate": 5e-4},
     "20 epochs, rate 0.0005, proportions 0.3": {

@@ -28,7 +28,7 @@ IN_SMALL = {
     "fer download modelnet10": "fer download modelnet10 --url {server}/ModelNet10.zip",
     "--preset compact": "--preset smoke --epochs 1 --feedback-epochs 1",
     "fer cluster": "fer cluster --k 2,2,2,2,2,2,2",
-    "night_stand_0207": "night_stand_0009",
+    "bed_0580": "bed_0009",
 }
 
 
