@@ -26,7 +26,7 @@ CLASSES = ("bed", "night_stand", "table")
 # What makes a command of the page affordable here; every one of them has to occur.
 IN_SMALL = {
     "fer download modelnet10": "fer download modelnet10 --url {server}/ModelNet10.zip",
-    "--preset compact": "--preset smoke --epochs 1 --feedback-epochs 1",
+    "--preset compact --epochs 20 --learning-rate 0.0005": "--preset smoke --epochs 1 --feedback-epochs 1",
     "fer cluster": "fer cluster --k 2,2,2,2,2,2,2",
     "bed_0580": "bed_0009",
 }
