@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from conftest import TINY_K
-from fer_cli.codebooks import clustering
+from fer_cli.codebooks import layer_fitting
+from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution import scheduler
 from fer_cli.execution.progress import FITTING, ClusteringProgress
@@ -156,7 +157,7 @@ def test_loss_of_all_workers_ends_the_run_in_one_line(shapes: Path, cluster: Clu
 def test_codebook_is_the_same_though_a_worker_is_killed(
     run_paths: RunPaths, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "_PIECE", 1)  # a call for each location
+    monkeypatch.setattr(layer_fitting, "_PIECE", 1)  # a call for each location
     seen: list[ClusteringProgress] = []
 
     def kill_one(progress: ClusteringProgress) -> None:
@@ -165,7 +166,7 @@ def test_codebook_is_the_same_though_a_worker_is_killed(
             cluster.workers[0].kill()
 
     path = tmp_path / "c.h5"
-    clustering.cluster_network(
+    cluster_network(
         run_paths.voxels,
         run_paths.model,
         path,
