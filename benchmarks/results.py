@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--title", required=True, help="heading of the section")
     parser.add_argument("--evaluation", type=Path, help="what fer evaluate has written of these runs")
-    parser.add_argument("--options", default="", help="further options of fer evaluate, in one string")
+    parser.add_argument(
+        "--options", default="", help="further options of fer evaluate in one string, such as --options=--sanity"
+    )
     parser.add_argument(
         "--sanity-alone", action="store_true", help="write of an evaluation with --sanity that part only"
     )

@@ -1,3 +1,4 @@
+import math
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -288,8 +289,30 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         for rate in ("learning_rate", "feedback_learning_rate"):
             with pytest.raises(UsageError, match=f"a learning rate is a number above 0, not {said}"):
                 preset_settings("smoke", **{rate: wrong})
+    with pytest.raises(UsageError, match="cannot be shown fewer than 0 samples"):
+        preset_settings("smoke", feedback_shown=-1)
     chosen = preset_settings("smoke", epochs=None, seed=4)
     assert (chosen.preset, chosen.seed, chosen.epochs) == ("smoke", 4, preset_settings("smoke").epochs)
+
+
+@pytest.mark.parametrize("preset", ["paper", "compact"])
+def test_few_samples_are_shown_to_the_feedback_network_as_often_as_many_are(preset: str) -> None:
+    chosen = preset_settings(preset)
+    assert chosen.for_samples(3592) == chosen.for_samples(8859) == chosen
+    fewer = chosen.for_samples(1000)
+    assert fewer.feedback_epochs == math.ceil(chosen.feedback_epochs * 3.592)
+    assert fewer.epochs == chosen.epochs
+    assert chosen.for_samples(3).feedback_epochs == 10 * chosen.feedback_epochs
+    assert preset_settings(preset, feedback_epochs=7).for_samples(3).feedback_epochs == 7
+
+
+def test_a_run_has_the_feedback_epochs_that_its_samples_want(run_paths: RunPaths, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    summary = train(run_paths.voxels, path, settings(epochs=1, feedback_shown=54 * 4 + 1), device=CPU)
+    assert summary.training_samples == 54
+    with open_artifact(path, MODEL) as model:
+        assert model.config["training"]["feedback_epochs"] == 5
+        assert [record.phase for record in read_history(model)] == [FEEDFORWARD] + [FEEDBACK] * 5
 
 
 def test_iou_is_that_of_the_occupied_voxels() -> None:

@@ -3,7 +3,7 @@
 A phase gives the loss of a batch and the validation of a module; the loop that drives it is in `training`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.dataset import VoxelSet
 from fer_cli.network.model import PRESETS, FERNet, NetworkConfig, voxel_iou
 
+MOST_TIMES = 10
+"""So many times the feedback epochs at most, however few the samples are; an epoch ends with a checkpoint."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -25,12 +28,14 @@ class TrainingSettings:
 
     `average_decay` is a step's; `gate_probability` that a skip gate is open for a sample; `class_code_share` of the
     samples enter the feedback network at the class probabilities; `feature_weight` weighs the feature-matching term of
-    the feedback loss against cross-entropy.
+    the feedback loss against cross-entropy. Where there are so few samples that the feedback network would be shown
+    fewer than `feedback_shown`, one counted as often as it is shown, it has more epochs (`for_samples`).
     """
 
     preset: str = "compact"
     epochs: int = 30
     feedback_epochs: int = 24
+    feedback_shown: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-3
     feedback_learning_rate: float = 8e-3
@@ -50,9 +55,16 @@ class TrainingSettings:
             raise UsageError(f"there is no preset {self.preset!r}; the presets are {', '.join(PRESETS)}.")
         if min(self.epochs, self.feedback_epochs) < 1 or self.batch_size < 2:
             raise UsageError("training needs at least one epoch of each phase and a batch size of 2.")
+        if self.feedback_shown < 0:
+            raise UsageError("the feedback network cannot be shown fewer than 0 samples.")
         for rate in (self.learning_rate, self.feedback_learning_rate):
             if not 0 < rate < np.inf:
                 raise UsageError(f"a learning rate is a number above 0, not {rate:g}.")
+
+    def for_samples(self, samples: int) -> "TrainingSettings":
+        """These settings with as many feedback epochs as so many training samples want."""
+        epochs = min(-(-self.feedback_shown // samples), MOST_TIMES * self.feedback_epochs)
+        return replace(self, feedback_epochs=max(self.feedback_epochs, epochs))
 
 
 @dataclass(frozen=True)
