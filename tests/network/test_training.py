@@ -182,8 +182,8 @@ def test_other_settings_or_voxels_are_refused_on_resume(
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(5))
     kept = checkpoint_path(path).read_bytes()
-    message = r"model\.checkpoint\.h5 was made with another configuration \({} differ\)\. Give the same options"
-    with pytest.raises(UsageError, match=message.format("training")):
+    message = r"model\.checkpoint\.h5 was made with another configuration, which differs in {}\. Give the same options"
+    with pytest.raises(UsageError, match=message.format("training.epochs")):
         train(run_paths.voxels, path, settings(epochs=9), device=CPU, resume=True)
     rewrite(run.voxels.artifact, tmp_path / "voxels.h5", {"name": [f"{name}_" for name in run.voxels.names]})
     with pytest.raises(UsageError, match=message.format("voxels")):
@@ -461,7 +461,7 @@ def test_given_encoder_stays_as_it_is_and_its_validation_samples_stay_held_out(
     resumed = tmp_path / "resumed.h5"
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), report=StopAt(5), **options)
-    with pytest.raises(UsageError, match=r"another configuration \(encoder differ\)"):
+    with pytest.raises(UsageError, match=r"another configuration, which differs in encoder\."):
         train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), device=CPU, resume=True)
     train(run_paths.voxels, resumed, settings(seed=7, feedback_epochs=3), resume=True, **options)
     assert weights(resumed) == mine
@@ -515,7 +515,7 @@ def test_training_starts_from_pretrained_layers_and_goes_on_from_a_checkpoint(
     path = tmp_path / "resumed.h5"
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, path, settings(seed=7), report=StopAt(5), **options)
-    with pytest.raises(UsageError, match=r"another configuration \(pretrained differ\)"):
+    with pytest.raises(UsageError, match=r"another configuration, which differs in pretrained\."):
         train(run_paths.voxels, path, settings(seed=7), device=CPU, resume=True)
     train(run_paths.voxels, path, settings(seed=7), resume=True, **options)
     assert weights(path) == whole

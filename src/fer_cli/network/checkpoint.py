@@ -116,6 +116,14 @@ class Checkpoint:
             raise ArtifactError(f"{self.path} is damaged: {error}. Delete it to train afresh.") from error
 
 
+def _named(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by name, those of its parts as `part.name`."""
+    named: dict[str, Any] = {}
+    for key, value in config.items():
+        named |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+    return named
+
+
 def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str, str]) -> Checkpoint:
     """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
     with open_artifact(path, CHECKPOINT) as artifact:
@@ -123,10 +131,10 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str,
             position = _position(**artifact.attribute("position"))
         except (TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{path} is damaged: {str(error)[:200]}. Delete it to train afresh.") from error
-        given, saved = ({**config, **parents}, {**artifact.config, **artifact.parents})
+        given, saved = _named({**config, **parents}), _named({**artifact.config, **artifact.parents})
         if differing := [key for key in {**given, **saved} if given.get(key) != saved.get(key)]:
             raise UsageError(
-                f"{path} was made with another configuration ({', '.join(differing)} differ). "
+                f"{path} was made with another configuration, which differs in {', '.join(differing)}. "
                 "Give the same options to resume, or delete it to train afresh."
             )
         parts: dict[str, dict[str, np.ndarray]] = {}
