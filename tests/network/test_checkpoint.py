@@ -126,9 +126,7 @@ def test_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path) 
         (CONFIG, {"voxels": "cd"}, "voxels"),
         (CONFIG, PARENTS | {"encoder": "ef"}, "encoder"),
     ]:
-        with pytest.raises(
-            UsageError, match=rf"another configuration, which differs in {differing}\."
-        ):
+        with pytest.raises(UsageError, match=rf"another configuration, which differs in {differing}\."):
             load_checkpoint(path, config=config, parents=parents)
 
 
