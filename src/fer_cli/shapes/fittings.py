@@ -2,13 +2,7 @@
 
 import numpy as np
 
-from fer_cli.shapes.solids import (
-    Part,
-    Point,
-    both,
-    box,
-    curved_wall,
-)
+from fer_cli.shapes.solids import Part, Point, both, box, curved_wall
 
 
 def legs(size: Point, thick: float, *, top: float = 1.0, splay: float = 0.0) -> list[Part]:
