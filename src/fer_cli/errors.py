@@ -4,10 +4,20 @@ Every error says what was wrong, the values, and what to do, in one line. `cli` 
 into exit codes; nothing here knows about the terminal.
 """
 
+from collections.abc import Iterator
+
 
 def one_line(text: str) -> str:
     """Text with spaces for its line breaks."""
     return " ".join(text.splitlines())
+
+
+def reasons(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it was raised for or amid, the latest first."""
+    reason: BaseException | None = error
+    while reason is not None:
+        yield reason
+        reason = reason.__cause__ or reason.__context__
 
 
 class FerError(Exception):

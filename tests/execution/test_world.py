@@ -68,6 +68,31 @@ def test_others_that_cannot_be_reached_are_told(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+class _Told(BaseException):
+    """What a signal raises."""
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["lost", "lost, then told to end"])
+def test_a_lost_process_is_the_reason_even_where_a_signal_follows(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    ended = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: ended.append(True))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ResourceError, match="another process of the run has gone"), join_world(CPU):  # noqa: PT012
+        try:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+        finally:
+            if told:
+                raise _Told
+    assert ended == [True]
+    for error in (_Told(), RuntimeError("another defect"), KeyError("gloo")):
+        with pytest.raises(type(error)), join_world(CPU):
+            raise error
+
+
 @pytest.mark.parametrize(("count", "size"), [(9, 1), (9, 2), (8, 2), (7, 3), (1, 2)])
 def test_dropout_of_shares_is_that_of_the_whole(count: int, size: int) -> None:
     feature = torch.rand(count, 30, generator=torch.Generator().manual_seed(0)) + 1

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from fer_cli.errors import FerError, ResourceError
+from fer_cli.errors import FerError, ResourceError, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
 _left_behind = "nothing half-written was left behind."
@@ -42,6 +42,10 @@ def run(command: Callable[[], object]) -> NoReturn:
     except KeyboardInterrupt as error:
         _fail(f"interrupted; {_left_behind}", _INTERRUPTED, error)
     except _Terminated as error:
+        # What it ended by already, if anything: the signal came late.
+        for reason in reasons(error):
+            if isinstance(reason, FerError):
+                _fail(str(reason), reason.exit_code, error)
         _fail(f"terminated; {_left_behind}", _TERMINATED, error)
     except MemoryError as error:
         message = "out of memory. Give a smaller --memory or --batch-size, or fewer --workers."
@@ -100,6 +104,7 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends as it is
     if os.environ.get("FER_DEBUG") == "1":
         traceback.print_exception(error)
     one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.errors import ResourceError, UsageError, reasons
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             # Of kernels with one filter below, whose filters are innermost in any order; it costs nothing there.
             warnings.filterwarnings("ignore", "Grad strides do not match")
             yield World(distributed.get_rank(), distributed.get_world_size()), device
-    except RuntimeError as error:
-        if not is_lost_connection(error):
+    except BaseException as error:
+        # `torchrun` tells the others to end as soon as it sees that one has gone, often amid the unwinding of the loss.
+        if not any(is_lost_connection(reason) for reason in reasons(error)):
             raise
         raise ResourceError(
             "another process of the run has gone. What was done up to the last checkpoint is kept: "
@@ -112,10 +113,12 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         distributed.destroy_process_group()
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process went away."""
     text = str(error).lower()
-    return isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
+    )
 
 
 def _first_line(error: Exception) -> str:
