@@ -467,6 +467,16 @@ def test_given_encoder_stays_as_it_is_and_its_validation_samples_stay_held_out(
     assert weights(resumed) == mine
 
 
+def test_feedback_trained_on_a_given_encoder_is_that_of_the_run_that_trained_both(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    short, path = tmp_path / "short.h5", tmp_path / "m.h5"
+    train(run_paths.voxels, short, settings(feedback_epochs=1), device=CPU)
+    train(run_paths.voxels, path, settings(), device=CPU, encoder=short)
+    assert weights(path) == weights(uninterrupted)
+    assert history(path) == history(uninterrupted)
+
+
 def test_encoder_of_other_voxels_is_validated_on_these_and_brings_no_history(
     run: Run, uninterrupted: Path, tmp_path: Path, rewrite: Rewrite
 ) -> None:

@@ -100,14 +100,15 @@ def demo(
     from fer_cli.reports.report import terminal_report
     from fer_cli.run import choose_device
 
+    chosen = choose_device(device)
     with training_bar() as bar:
         result = run_demo(
             run,
             seed=seed,
-            device=choose_device(device),
+            device=chosen,
             force=force,
             announce=lambda stage: console.print(f"[bold]{stage}[/bold]", soft_wrap=True),
-            training_report=TrainingView(bar),
+            training_report=TrainingView(bar, chosen),
         )
     report = write_report(result.diagnosis, run / "explain" / file_name(result.diagnosis.sample))
     print_rich(terminal_report(result.diagnosis))

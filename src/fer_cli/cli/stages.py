@@ -186,7 +186,7 @@ def train(
                 pretrained=pretrained,
                 resume=resume,
                 force=force,
-                report=TrainingView(bar) if world.leads else _say_nothing,
+                report=TrainingView(bar, own_device) if world.leads else _say_nothing,
                 world=world,
             )
         if not world.leads:

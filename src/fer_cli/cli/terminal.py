@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,9 @@ from rich.progress import (
 from rich.text import Text
 
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
+
+if TYPE_CHECKING:
+    import torch
 
 console = Console(stderr=True, highlight=False)
 _ROOM_FOR_A_BAR = 121
@@ -91,17 +94,23 @@ class StageView:
 
 
 class TrainingView:
-    """A line for the phase in work: epoch, loss and its terms, last score, rate; one for each finished epoch stays."""
+    """A line for the phase in work: epoch, loss and its terms, last score, rate; one for each finished epoch stays.
+
+    Once it is under way on `device`, other programs that slow it down are told of.
+    """
 
     _scores: ClassVar = {"feedforward": "accuracy", "feedback": "IoU"}
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, device: "torch.device") -> None:
         self._progress = progress
+        self._device = device
         self._tasks: dict[str, TaskID] = {}
         self._last = ""
 
     def __call__(self, state: TrainingProgress) -> None:
         """Show where the run is."""
+        if not self._tasks:
+            _say_if_crowded(self._device)
         if state.phase not in self._tasks:
             for finished in self._tasks.values():
                 self._progress.update(finished, visible=False)
@@ -128,6 +137,18 @@ class TrainingView:
 def _terms(terms: Mapping[str, float]) -> str:
     """The terms of a loss, where it has several."""
     return f" ({', '.join(f'{name} {value:.3f}' for name, value in terms.items())})" if len(terms) > 1 else ""
+
+
+def _say_if_crowded(device: "torch.device") -> None:
+    """Say of a training on the CPU that other programs slow it down, and what helps."""
+    from fer_cli.execution.contention import THREADS_VARIABLE, free_cores_if_crowded
+
+    free = free_cores_if_crowded(device)
+    if free:
+        complain(
+            "other programs are at work on these cores, and the threads of a training wait for the slowest of them at "
+            f"every step. With {THREADS_VARIABLE}={free} it may be several times as fast."
+        )
 
 
 class ClusteringView:
