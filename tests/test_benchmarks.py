@@ -1,5 +1,6 @@
 """What benchmarks compute on the way to their figures, where a mistake would not show in the table."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from conftest import load_benchmark
 from fer_cli.evaluation.evaluate import evaluate
+from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.model import FERNet
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
@@ -55,6 +57,47 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
     for one, other in zip(gradient, same, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert loss(recipes.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
+
+
+def test_classes_that_face_one_way_are_not_mirrored_in_it(recipes: ModuleType, run: Run) -> None:
+    generator = np.random.default_rng(0)
+    grids = np.zeros((60, 16, 16, 16), np.uint8)
+    grids[:, 3:13, 3:13, 3:13] = 1
+    grids[:20, 3:6, :, 6:13] = 0  # the first class has nothing in front
+    for number in range(20, 40):  # the second faces any of two ways
+        grids[number, :, 0 if generator.random() < 0.5 else -1] = 1
+    voxels = replace(
+        run.voxels, resolution=16, labels=np.repeat([0, 1, 2], 20), packed=np.packbits(grids.reshape(60, -1), axis=1)
+    )
+    data = TrainingData(voxels, np.arange(60), np.arange(2), torch.device("cpu"))
+    augmentation = Augmentation(shift=0, mirror=True)
+    phase = recipes.OwnMirrors(data, TrainingSettings(augmentation=augmentation), FERNet(run.network.config).encoder)
+    assert phase.own.tolist() == [[False, True, True], [True, True, True], [True, True, True]]
+    _, labels, flips = phase.varied(np.arange(60), torch.Generator().manual_seed(0))
+    assert labels.tolist() == voxels.labels.tolist()
+    assert [flips[labels == label].any(0).tolist()[:2] for label in range(2)] == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize(("signs", "expected"), [([1, 1, 1, 1], 1.0), ([1, -1, 1, -1], -1 / 3), ([0, 0, 0, 0], -1 / 3)])
+def test_agreement_is_the_mean_cosine_of_pairs(recipes: ModuleType, signs: list[int], expected: float) -> None:
+    row = np.random.default_rng(0).normal(size=50)
+    assert recipes.agreement(np.outer(signs, row)) == pytest.approx(expected)
+
+
+def test_poses_are_told_apart_by_a_head_of_their_own(recipes: ModuleType, run: Run) -> None:
+    training = run.voxels.indices("train")
+    data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
+    encoder = FERNet(run.network.config).encoder.eval()
+    settings = TrainingSettings(label_smoothing=0.0, augmentation=Augmentation(mirror=True, quarter_turns=True))
+    phase = recipes.Poses(data, settings, encoder)
+    terms = phase.terms(encoder, training[:8], torch.Generator().manual_seed(1))
+    plain = FeedforwardPhase(data, settings, encoder).terms(encoder, training[:8], torch.Generator().manual_seed(1))
+    assert terms["class"].item() == pytest.approx(plain["class"].item(), rel=1e-3)
+    with torch.no_grad():
+        encoder.poses.weight.zero_()
+        encoder.poses.bias.zero_()
+        even = phase.terms(encoder, training[:8], torch.Generator().manual_seed(1))["voxel"]
+    assert even.item() == pytest.approx(phase.weight * np.log(8 * len(run.voxels.classes)))
 
 
 def test_stretched_shape_keeps_the_length_of_its_longest_side(recipes: ModuleType) -> None:
