@@ -20,6 +20,11 @@ def recipes() -> ModuleType:
     return load_benchmark("recipes")
 
 
+@pytest.fixture(scope="module")
+def variants() -> ModuleType:
+    return load_benchmark("variants")
+
+
 def test_every_class_is_spread_evenly_over_the_folds(recipes: ModuleType) -> None:
     labels = np.repeat([0, 1, 2], [40, 9, 22])
     folds = recipes._folds(labels)
@@ -39,7 +44,7 @@ def test_mean_of_classes_counts_every_class_alike(recipes: ModuleType) -> None:
 
 
 def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher_one(
-    recipes: ModuleType, run: Run
+    variants: ModuleType, run: Run
 ) -> None:
     training = run.voxels.indices("train")
     data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
@@ -52,14 +57,14 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
         return float(value.detach()), list(torch.autograd.grad(value, list(encoder.parameters())))
 
     plain, gradient = loss(FeedforwardPhase(data, settings, encoder))
-    near, same = loss(recipes.SharpnessAware(data, settings, encoder))
+    near, same = loss(variants.SharpnessAware(data, settings, encoder))
     assert near == pytest.approx(plain, rel=1e-5)
     for one, other in zip(gradient, same, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert loss(recipes.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
+    assert loss(variants.SharpnessAware(data, settings, encoder), 0.05)[0] > plain
 
 
-def test_classes_that_face_one_way_are_not_mirrored_in_it(recipes: ModuleType, run: Run) -> None:
+def test_classes_that_face_one_way_are_not_mirrored_in_it(variants: ModuleType, run: Run) -> None:
     generator = np.random.default_rng(0)
     grids = np.zeros((60, 16, 16, 16), np.uint8)
     grids[:, 3:13, 3:13, 3:13] = 1
@@ -71,7 +76,7 @@ def test_classes_that_face_one_way_are_not_mirrored_in_it(recipes: ModuleType, r
     )
     data = TrainingData(voxels, np.arange(60), np.arange(2), torch.device("cpu"))
     augmentation = Augmentation(shift=0, mirror=True)
-    phase = recipes.OwnMirrors(data, TrainingSettings(augmentation=augmentation), FERNet(run.network.config).encoder)
+    phase = variants.OwnMirrors(data, TrainingSettings(augmentation=augmentation), FERNet(run.network.config).encoder)
     assert phase.own.tolist() == [[False, True, True], [True, True, True], [True, True, True]]
     _, labels, flips = phase.varied(np.arange(60), torch.Generator().manual_seed(0))
     assert labels.tolist() == voxels.labels.tolist()
@@ -79,17 +84,17 @@ def test_classes_that_face_one_way_are_not_mirrored_in_it(recipes: ModuleType, r
 
 
 @pytest.mark.parametrize(("signs", "expected"), [([1, 1, 1, 1], 1.0), ([1, -1, 1, -1], -1 / 3), ([0, 0, 0, 0], -1 / 3)])
-def test_agreement_is_the_mean_cosine_of_pairs(recipes: ModuleType, signs: list[int], expected: float) -> None:
+def test_agreement_is_the_mean_cosine_of_pairs(variants: ModuleType, signs: list[int], expected: float) -> None:
     row = np.random.default_rng(0).normal(size=50)
-    assert recipes.agreement(np.outer(signs, row)) == pytest.approx(expected)
+    assert variants.agreement(np.outer(signs, row)) == pytest.approx(expected)
 
 
-def test_poses_are_told_apart_by_a_head_of_their_own(recipes: ModuleType, run: Run) -> None:
+def test_poses_are_told_apart_by_a_head_of_their_own(variants: ModuleType, run: Run) -> None:
     training = run.voxels.indices("train")
     data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
     encoder = FERNet(run.network.config).encoder.eval()
     settings = TrainingSettings(label_smoothing=0.0, augmentation=Augmentation(mirror=True, quarter_turns=True))
-    phase = recipes.Poses(data, settings, encoder)
+    phase = variants.Poses(data, settings, encoder)
     terms = phase.terms(encoder, training[:8], torch.Generator().manual_seed(1))
     plain = FeedforwardPhase(data, settings, encoder).terms(encoder, training[:8], torch.Generator().manual_seed(1))
     assert terms["class"].item() == pytest.approx(plain["class"].item(), rel=1e-3)
@@ -100,14 +105,14 @@ def test_poses_are_told_apart_by_a_head_of_their_own(recipes: ModuleType, run: R
     assert even.item() == pytest.approx(phase.weight * np.log(8 * len(run.voxels.classes)))
 
 
-def test_stretched_shape_keeps_the_length_of_its_longest_side(recipes: ModuleType) -> None:
+def test_stretched_shape_keeps_the_length_of_its_longest_side(variants: ModuleType) -> None:
     grids = torch.zeros(4, 1, 20, 18, 16)
     grids[0, 0, 2:18, 5:11, 4:6] = 1
     grids[1, 0, 7:10, 3:15, 2:14] = 1
     grids[2, 0, 9, 9, 9] = 1
     lengths = torch.tensor([[16, 6, 2], [3, 12, 12], [1, 1, 1], [1, 1, 1]])  # nothing counts as one voxel
     scales = torch.tensor([[0.5, 1.5, 1.0], [1.0, 0.8, 1.25], [2.0, 1.0, 0.5], [0.5, 1.0, 1.0]])
-    found = recipes.as_long_as_before(grids, scales)
+    found = variants.as_long_as_before(grids, scales)
     torch.testing.assert_close((found * lengths).amax(1), lengths.amax(1).float())
     torch.testing.assert_close(found / scales, (found / scales)[:, :1].expand(-1, 3))
 
