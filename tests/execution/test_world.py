@@ -289,7 +289,7 @@ def alone(voxels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training_command(voxels: Path, output: Path) -> list[object]:
     options = ["--preset", "smoke", "--epochs", EPOCHS, "--feedback-epochs", FEEDBACK_EPOCHS, "--batch-size", 27]
-    return ["-m", "fer_cli", "train", "--voxels", voxels, "-o", output, *options, "--json"]
+    return ["-m", "--", "fer_cli", "train", "--run", voxels.parent, "-o", output, *options, "--json"]
 
 
 @pytest.mark.end_to_end

@@ -153,7 +153,7 @@ def train(
 ) -> None:
     """Train the classifier, then the feedback network on it: voxels.h5 → model.h5.
 
-    With several processes or machines, start it by torchrun -m fer_cli train; see docs/scaling.md.
+    With several processes or machines, start it by torchrun -m -- fer_cli train; see docs/scaling.md.
     """
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.execution.world import join_world
