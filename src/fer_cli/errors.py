@@ -20,6 +20,13 @@ def reasons(error: BaseException) -> Iterator[BaseException]:
         reason = reason.__cause__ or reason.__context__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, whatever its type: PyTorch's is a RuntimeError on a CPU."""
+    text = str(error)
+    said = "not enough memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or said
+
+
 class FerError(Exception):
     """Base of every error that `fer` raises on purpose; its text is one line, whatever names of files hold."""
 

@@ -15,8 +15,9 @@ from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network import loop
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.checkpoint import checkpoint_path
+from fer_cli.network.checkpoint import Position, TrainingState, checkpoint_path
 from fer_cli.network.dataset import open_voxels
+from fer_cli.network.loop import TrainingLoop
 from fer_cli.network.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig
 from fer_cli.network.phases import (
     FeedbackPhase,
@@ -267,10 +268,38 @@ def test_two_training_shapes_a_class_are_enough(run: Run, tmp_path: Path, rewrit
 def test_loss_that_is_not_finite_ends_the_run(
     changes: dict[str, float], phase: str, run_paths: RunPaths, tmp_path: Path
 ) -> None:
-    message = rf"the {phase} loss is (nan|inf) in epoch \d, batch \d \(\d+ shapes: \w+_train_\d\d, .*, …\)\. Look at"
+    option = {"feedforward": "--learning-rate", "feedback": "--feedback-rate"}[phase]
+    batch = r"in epoch \d, batch \d \(\d+ shapes: \w+_train_\d\d, .*, …\)\. Look at these shapes\."
+    message = rf"the {phase} (loss|gradient's norm) is (nan|inf) {batch} Give a lower {option}, or another --batch-size"
     with pytest.raises(FerError, match=message):
         train(run_paths.voxels, tmp_path / "m.h5", settings(**changes), device=CPU)
     assert not (tmp_path / "m.h5").exists()
+
+
+@pytest.mark.parametrize("phase", ["feedforward", "feedback"])
+def test_what_the_last_step_of_an_epoch_spoils_is_not_saved(phase: str, run_paths: RunPaths, tmp_path: Path) -> None:
+    rate = {"feedforward": "learning_rate", "feedback": "feedback_learning_rate"}[phase]
+    one_step = settings(batch_size=60, epochs=1, feedback_epochs=1, **{rate: 1e30})
+    with pytest.raises(FerError, match=rf"the {phase} (validation loss is nan|network's weights are not finite)"):
+        train(run_paths.voxels, tmp_path / "m.h5", one_step, device=CPU)
+    assert {path.name for path in tmp_path.iterdir()} == ({"m.checkpoint.h5"} if phase == "feedback" else set())
+
+
+def test_weights_that_are_not_finite_are_not_saved(run: Run, tmp_path: Path) -> None:
+    data = TrainingData(run.voxels, np.arange(8), np.arange(8), CPU)
+    encoder = FERNet(run.network.config).encoder
+    state = TrainingState(encoder, encoder, torch.optim.AdamW(encoder.parameters()))
+    training = TrainingLoop(data, settings(), {}, {"voxels": run.voxels.id}, tmp_path / "c.h5", print)
+    phase = FeedforwardPhase(data, settings(), encoder)
+    training._save(phase, state, Position(FEEDFORWARD, 1))
+    kept = (tmp_path / "c.h5").read_bytes()
+    with torch.no_grad():
+        next(encoder.parameters()).view(-1)[3] = torch.inf
+    with pytest.raises(
+        FerError, match=r"the feedforward network's weights are not finite any more\. Give a lower --le"
+    ):
+        training._save(phase, state, Position(FEEDFORWARD, 2))
+    assert (tmp_path / "c.h5").read_bytes() == kept
 
 
 def test_output_that_exists_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -559,18 +588,41 @@ def test_pretrained_model_that_does_not_fit_is_refused(
         train(path, tmp_path / "m.h5", settings(), **options)
 
 
+def no_memory() -> RuntimeError:
+    """What PyTorch raises on this machine's CPU."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [no_memory(), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 @pytest.mark.parametrize(
-    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), MemoryError()]
+    ("phase", "batch_size", "message"),
+    [
+        (FeedforwardPhase, 17, r"batches of 18 shapes\. Try --batch-size 8, or a smaller preset"),
+        (FeedforwardPhase, 1000, r"batches of 54 shapes\. Try --batch-size 27, or a smaller preset"),
+        (FeedforwardPhase, 3, r"batches of 3 shapes\. Try a smaller preset"),
+        (FeedbackPhase, 27, r"batches of 27 shapes\. Try --batch-size 13, or a smaller preset"),
+        (FeedbackPhase, 18, r"batches of 18 shapes\. Try a smaller preset"),  # a smaller batch is repeated
+        (FeedbackPhase, 4, r"batches of 10 shapes\. Try a smaller preset"),
+    ],
 )
 def test_want_of_memory_says_which_batch_size_to_try(
-    error: Exception, run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    phase: type,
+    batch_size: int,
+    message: str,
+    run_paths: RunPaths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(FeedforwardPhase, "terms", fail)
-    with pytest.raises(ResourceError, match=r"out of memory with batches of 18 shapes\. Try --batch-size 8"):
-        train(run_paths.voxels, tmp_path / "m.h5", settings(), device=CPU)
+    monkeypatch.setattr(phase, "terms", fail)
+    chosen = settings(batch_size=batch_size, epochs=1)
+    with pytest.raises(ResourceError, match=f"out of memory with {message}"):
+        train(run_paths.voxels, tmp_path / "m.h5", chosen, device=CPU)
 
 
 def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:

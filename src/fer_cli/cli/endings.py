@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from fer_cli.errors import FerError, ResourceError, reasons
+from fer_cli.errors import FerError, ResourceError, is_out_of_memory, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
 _left_behind = "nothing half-written was left behind."
@@ -47,15 +47,15 @@ def run(command: Callable[[], object]) -> NoReturn:
             if isinstance(reason, FerError):
                 _fail(str(reason), reason.exit_code, error)
         _fail(f"terminated; {_left_behind}", _TERMINATED, error)
-    except MemoryError as error:
-        message = "out of memory. Give a smaller --memory or --batch-size, or fewer --workers."
-        _fail(message, ResourceError.exit_code, error)
     except BrokenPipeError:
         # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # a defect of fer: no traceback for users, but a way to one
-        _fail(
+    except Exception as error:
+        if is_out_of_memory(error):
+            message = "out of memory. Give a smaller --memory or --batch-size, or fewer --workers."
+            _fail(message, ResourceError.exit_code, error)
+        _fail(  # a defect of fer: no traceback for users, but a way to one
             f"internal error: {type(error).__name__}: {error}. Set FER_DEBUG=1 for the traceback and report it.",
             _CRASHED,
             error,

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from fer_cli.errors import FerError, ResourceError, UsageError
+from fer_cli.errors import FerError, ResourceError, UsageError, is_out_of_memory
 from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import EpochRecord, TrainingProgress
 from fer_cli.network.activations import FEEDBACK, PATHS
@@ -118,6 +118,9 @@ class TrainingLoop:
             count = len(self.data.training)
             terms = {name: total / count for name, total in epoch.sums.items()}
             validation_loss, score = phase.validate(state.average)
+            if not np.isfinite(validation_loss):
+                said = f"the {phase.name} validation loss is {validation_loss} after epoch {number + 1}."
+                raise FerError(f"{said} {_diverged(phase)}")
             record = EpochRecord(
                 phase.name,
                 number + 1,
@@ -162,14 +165,15 @@ class TrainingLoop:
             done = number * steps + epoch.step
             for group in state.optimizer.param_groups:
                 group["lr"] = phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
-            with self._explained(indices):
+            with self._explained(phase, indices):
                 terms = phase.terms(module, indices, epoch.generator)
                 losses = self._whole(terms)
-                self._check_finite(phase, losses, number, epoch.step, indices)
+                self._check_finite(phase, {"loss": sum(losses.values())}, number, epoch.step, indices)
                 state.optimizer.zero_grad(set_to_none=True)
                 # Gradients are averaged over processes, losses are shares of a sum.
                 torch.autograd.backward(torch.stack(list(terms.values())).sum() * self.data.world.size)
-                nn.utils.clip_grad_norm_(phase.module.parameters(), 5.0)
+                norm = nn.utils.clip_grad_norm_(phase.module.parameters(), 5.0)
+                self._check_finite(phase, {"gradient's norm": float(norm)}, number, epoch.step, indices)
                 state.optimizer.step()
             _update_average(state, min(self.settings.average_decay, (1 + done) / (10 + done)))
             for name, loss in losses.items():
@@ -196,31 +200,34 @@ class TrainingLoop:
         return dict(zip(terms, values.tolist(), strict=True))
 
     def _check_finite(
-        self, phase: Phase, losses: Mapping[str, float], number: int, step: int, indices: Int[np.ndarray, " batch"]
+        self, phase: Phase, values: Mapping[str, float], number: int, step: int, indices: Int[np.ndarray, " batch"]
     ) -> None:
-        if not all(np.isfinite(loss) for loss in losses.values()):
+        """Raise FerError that names the batch unless all of `values`, by name, are finite."""
+        if strange := [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]:
             names = ", ".join(self.data.voxels.names[i] for i in indices[:3])
             raise FerError(
-                f"the {phase.name} loss is {sum(losses.values())} in epoch {number + 1}, batch {step + 1} "
-                f"({len(indices)} shapes: {names}, …). Look at these shapes, or give another --batch-size or --seed."
+                f"the {phase.name} {strange[0]} in epoch {number + 1}, batch {step + 1} "
+                f"({len(indices)} shapes: {names}, …). Look at these shapes. {_diverged(phase)}"
             )
 
     @contextmanager
-    def _explained(self, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
+    def _explained(self, phase: Phase, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
         """Turn what want of memory does to a step into an error that says what to do."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            # PyTorch raises a bare RuntimeError where the CPU's memory ends.
-            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
-                smaller = max(2, self.settings.batch_size // 2)
-                raise ResourceError(
-                    f"out of memory with batches of {len(indices)} shapes. Try --batch-size {smaller}, "
-                    "or a smaller preset."
-                ) from error
-            raise
+            if not is_out_of_memory(error):
+                raise
+            smaller = min(self.settings.batch_size, len(indices)) // 2
+            tried = f"--batch-size {smaller}, or " if smaller >= phase.fewest else ""
+            raise ResourceError(
+                f"out of memory with batches of {max(len(indices), phase.fewest)} shapes. Try {tried}a smaller preset."
+            ) from error
 
     def _save(self, phase: Phase, state: TrainingState, position: Position) -> None:
+        """Replace the checkpoint. Raises FerError, and keeps the one before, where a weight is not finite."""
+        if not all(bool(weight.isfinite().all()) for weight in state.module.parameters()):
+            raise FerError(f"the {phase.name} network's weights are not finite any more. {_diverged(phase)}")
         if self.data.world.leads:
             save_checkpoint(
                 self.checkpoint,
@@ -231,6 +238,10 @@ class TrainingLoop:
                 encoder=phase.frozen_encoder,
                 history=self.history,
             )
+
+
+def _diverged(phase: Phase) -> str:
+    return f"Give a lower {phase.rate_option}, or another --batch-size or --seed, and --force to start afresh."
 
 
 def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

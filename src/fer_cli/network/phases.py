@@ -98,9 +98,14 @@ their sum over processes is the loss of the batch."""
 
 
 class FeedforwardPhase:
-    """Cross-entropy with label smoothing on varied shapes."""
+    """Cross-entropy with label smoothing on varied shapes.
+
+    Of each phase `rate_option` is the option that sets its learning rate, and no batch has less than `fewest` samples.
+    """
 
     name = FEEDFORWARD
+    rate_option = "--learning-rate"
+    fewest = 2
     frozen_encoder: nn.Module | None = None
 
     def __init__(self, data: TrainingData, settings: TrainingSettings, encoder: nn.Module) -> None:
@@ -144,11 +149,13 @@ class FeedbackPhase:
     """
 
     name = FEEDBACK
+    rate_option = "--feedback-rate"
 
     def __init__(self, data: TrainingData, settings: TrainingSettings, network: FERNet) -> None:
         self.data = data
         self.settings = settings
         self.network = network
+        self.fewest = 2 * len(network.config.layer_names)  # a level's batch norm needs several samples
         self.module: nn.Module = network.feedback
         self.frozen_encoder: nn.Module | None = network.encoder
         self.epochs = settings.feedback_epochs
@@ -175,8 +182,7 @@ class FeedbackPhase:
         """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
         settings, world = self.settings, self.data.world
         levels = self.network.config.layer_names[::-1]
-        # A level's batch norm needs several samples; a smaller batch is repeated.
-        indices = np.resize(indices, max(len(indices), 2 * len(levels)))
+        indices = np.resize(indices, max(len(indices), self.fewest))  # a smaller batch is repeated
         grids, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
         entries = draw_entries(len(indices), self.entry_shares, generator)
         gates = torch.rand(len(indices), len(levels), generator=generator) < settings.gate_probability

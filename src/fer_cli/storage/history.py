@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -39,4 +40,6 @@ def read_history(artifact: Artifact) -> list[EpochRecord]:
 
 def _record(row: dict[str, str], seconds: float) -> EpochRecord:
     numbers = {name: float(row[name]) if row[name] else None for name in _COLUMNS[2:]}
+    if strange := [name for name, number in numbers.items() if number is not None and not math.isfinite(number)]:
+        raise ValueError(f"{strange[0]} is {numbers[strange[0]]}")
     return EpochRecord(phase=row["phase"], epoch=int(row["epoch"]), **numbers, seconds=seconds)  # type: ignore[arg-type]
