@@ -213,6 +213,13 @@ REFUSALS = (
         2,
         r"--learning-rate trains a classifier, but --encoder brings one",
     ),
+    Refusal(
+        "another preset than the encoder's",
+        "train -o new.h5 --encoder run/model.h5 --preset paper",
+        2,
+        r"the classifier of run/model\.h5 is of preset smoke, not paper\. Leave --preset out",
+    ),
+    Refusal("seed out of range", "train -o new.h5 --seed 4294967296", 2, r"--seed.: Input should be less than or equal to 4294967295"),
     Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
     Refusal(
         "pooled runs of other shapes",
@@ -222,6 +229,7 @@ REFUSALS = (
     ),
     Refusal("a model for several runs", "evaluate run run --model run/model.h5", 2, r"of one run; give one RUN with"),
     Refusal("unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here"),
+    Refusal("device without arithmetic", "train -o new.h5 --device meta", 2, r"device 'meta' cannot be used here"),
     Refusal("resolution out of range", "voxelize meshes -o new.h5 --resolution 7", 2, r"resolution 7 .*8 to 128"),
     Refusal(
         "resolution the network cannot take", "train --run odd", 2, r"multiple of 32.*40³.*voxelize --resolution 32"
@@ -230,6 +238,10 @@ REFUSALS = (
     Refusal("voxels exist", "voxelize meshes", 2, r"run/voxels\.h5 exists already\. .*--force"),
     Refusal("model exists", "train", 2, r"run/model\.h5 exists already\. .*--force"),
     Refusal("codebook exists", "cluster", 2, r"run/codebook\.h5 exists already\. .*--force"),
+    Refusal("output without a name", "voxelize meshes -o .", 2, r"'\.' names no file"),
+    Refusal("model over voxels", "train -o run/voxels.h5 --force", 2, r"run/voxels\.h5 is a file that the run reads"),
+    Refusal("codebook over model", "cluster -o run/model.h5 --force", 2, r"run/model\.h5 is a file that the run reads"),
+    Refusal("folder for an artifact", "info run", 4, r"run is a folder, not an artifact; name a file"),
     Refusal("output is a folder", "voxelize meshes --force -o empty", 5, r"cannot write empty: Is a directory"),
     Refusal("output below a file", "voxelize meshes -o run/model.h5/new.h5", 5, r"cannot write run/model\.h5/new\.h5"),
     Refusal("output not writable", "cluster -o /proc/fer/new.h5", 5, r"cannot write /proc/fer/new\.h5"),

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from fer_cli.storage.run_paths import RunPaths
 
 COMMAND = """
 import os, signal
@@ -42,3 +45,21 @@ def test_a_command_that_ends_already_says_why(body: str, late: bool, code: int, 
     script = COMMAND.format(body=body, late=late)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_kept_is_told_of_where_it_is(kept: bool, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.h5"
+    body = f"endings.goes_on('it is kept.', where=Path({str(file)!r}))\n    told()"
+    if kept:
+        file.touch()
+    script = "from pathlib import Path\n" + COMMAND.format(body=body, late=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (143, "fer: terminated; it is kept.\n" if kept else TERMINATED)
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+def test_reader_of_a_pipe_may_go_away(options: str, run_paths: RunPaths) -> None:
+    command = f"{sys.executable} -u -m fer_cli info {run_paths.model} {options} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,7 +8,7 @@ from PIL import Image
 from fer_cli.errors import ArtifactError, ResourceError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDBACK
-from fer_cli.network.curves import _draw, write_learning_curve
+from fer_cli.network.curves import _draw, curve_path, write_learning_curve
 from fer_cli.storage.run_paths import RunPaths
 
 
@@ -21,6 +21,11 @@ def test_curve_is_a_picture_beside_the_model_with_a_panel_for_each_phase(run_pat
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
     # Both losses and the score are drawn, in colours apart for every kind of colour vision.
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
+
+
+def test_models_of_one_folder_have_curves_of_their_own() -> None:
+    names = [curve_path(Path("runs") / name).name for name in ("a.h5", "lr0.001", "lr0.002", "a.hdf5")]
+    assert names == ["a.curve.png", "lr0.001.curve.png", "lr0.002.curve.png", "a.hdf5.curve.png"]
 
 
 def test_what_is_no_model_or_cannot_be_written_is_said_so(run_paths: RunPaths, tmp_path: Path) -> None:

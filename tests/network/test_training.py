@@ -1,9 +1,12 @@
 import math
+import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -174,6 +177,65 @@ def test_resuming_nothing_is_training_afresh_and_not_resuming_ignores_the_checkp
         train(run_paths.voxels, path, settings(seed=5), device=CPU, force=True, report=StopAt(8))
     train(run_paths.voxels, path, settings(), device=CPU, force=True)
     assert weights(path) == weights(uninterrupted)
+
+
+def test_unfinished_run_is_not_overwritten_unasked(run_paths: RunPaths, uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, report=StopAt(8))
+    kept = checkpoint_path(path).read_bytes()
+    with pytest.raises(UsageError, match=r"model\.checkpoint\.h5 holds an unfinished run\. Give --resume to go on"):
+        train(run_paths.voxels, path, settings(seed=5), device=CPU)
+    assert checkpoint_path(path).read_bytes() == kept
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_unfinished_run_beside_another_model_stays_whatever_the_times_of_the_files(
+    older: bool, run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(epochs=9), device=CPU, report=StopAt(8))
+    kept = checkpoint_path(path).read_bytes()
+    shutil.copy(uninterrupted, path)
+    os.utime(checkpoint_path(path), (1, 1) if older else None)
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"model\.h5 exists already"):
+            train(run_paths.voxels, path, settings(epochs=9), device=CPU, resume=resume)
+    assert checkpoint_path(path).read_bytes() == kept
+    assert path.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_run_killed_after_it_wrote_the_model_is_finished(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr("fer_cli.network.training.write_learning_curve", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(run_paths.voxels, path, settings(), device=CPU)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model.h5", "model.checkpoint.h5"}
+    os.utime(path, (1, 1))  # copied, or a clock that was set
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    assert weights(path) == weights(uninterrupted)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model.h5", "model.curve.png"}
+
+
+def test_output_may_not_be_what_the_run_reads(run_paths: RunPaths, uninterrupted: Path, tmp_path: Path) -> None:
+    voxels = Path(shutil.copy(run_paths.voxels, tmp_path / "voxels.h5"))
+    for options in ({"output": voxels}, {"output": uninterrupted, "encoder": uninterrupted}):
+        with pytest.raises(UsageError, match="is a file that the run reads"):
+            train(voxels, settings=settings(), device=CPU, force=True, **options)
+    assert voxels.read_bytes() == run_paths.voxels.read_bytes()
+
+
+def test_checkpoint_that_cannot_be_read_is_to_be_deleted(run_paths: RunPaths, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    checkpoint_path(path).write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(ArtifactError, match=r"model\.checkpoint\.h5 .*\. Delete it to train afresh\.$"):
+        train(run_paths.voxels, path, settings(), device=CPU, resume=True)
 
 
 def test_other_settings_or_voxels_are_refused_on_resume(

@@ -11,7 +11,7 @@ from fer_cli.errors import ResourceError, UsageError
 from fer_cli.storage import lock, outputs
 from fer_cli.storage.disk import write_whole
 from fer_cli.storage.lock import hold, partial_name, remove_partials
-from fer_cli.storage.outputs import claim_output, held
+from fer_cli.storage.outputs import check_output, claim_output, held
 
 FORK = multiprocessing.get_context("fork")
 
@@ -32,6 +32,19 @@ def test_output_that_exists_is_claimed_by_force_alone(tmp_path: Path) -> None:
     with claim_output(path, force=True):
         pass
     assert (path.read_text(), names(path.parent)) == ("precious", {"a.h5"})
+
+
+def test_output_is_a_file_and_none_of_those_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.h5").touch()
+    (tmp_path / "b.h5").symlink_to("a.h5")
+    check_output(tmp_path / "c.h5", tmp_path / "a.h5", tmp_path / "none.h5", None)
+    for output in ("a.h5", "b.h5"):
+        with pytest.raises(UsageError, match=rf"{output} is a file that the run reads\. Name another output"):
+            check_output(Path(output), None, tmp_path / "a.h5")
+    for nameless in (Path(), Path("/")):
+        with pytest.raises(UsageError, match="names no file"):
+            check_output(nameless)
 
 
 def test_output_that_cannot_be_written_is_said_so_before_the_work(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from fer_cli.errors import FerError, ResourceError, is_out_of_memory, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
-_left_behind = "nothing half-written was left behind."
+_NOTHING_LEFT = "nothing half-written was left behind."
+_left_behind: Callable[[], str] = lambda: _NOTHING_LEFT  # noqa: E731
 """What a stage that is ended from outside leaves."""
 _n_interrupts = 0
 """How often Ctrl-C came."""
@@ -40,14 +42,16 @@ def run(command: Callable[[], object]) -> NoReturn:
     except FerError as error:
         _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
-        _fail(f"interrupted; {_left_behind}", _INTERRUPTED, error)
+        _fail(f"interrupted; {_left_behind()}", _INTERRUPTED, error)
     except _Terminated as error:
         # What it ended by already, if anything: the signal came late.
         for reason in reasons(error):
             if isinstance(reason, FerError):
                 _fail(str(reason), reason.exit_code, error)
-        _fail(f"terminated; {_left_behind}", _TERMINATED, error)
-    except BrokenPipeError:
+        _fail(f"terminated; {_left_behind()}", _TERMINATED, error)
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich exit with 1 where a pipe is closed
+        if not any(isinstance(reason, BrokenPipeError) for reason in reasons(error)):
+            raise
         # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -61,14 +65,19 @@ def run(command: Callable[[], object]) -> NoReturn:
             error,
         )
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
-        print(f"fer: interrupted; {_left_behind}", file=sys.stderr)
+        print(f"fer: interrupted; {_left_behind()}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def goes_on(how: str = "what was done is kept, and the same command goes on from there.") -> None:
-    """Say what a user is told of a command that is ended from outside and keeps what it has done."""
+def goes_on(
+    how: str = "what was done is kept, and the same command goes on from there.", *, where: Path | None = None
+) -> None:
+    """Say what a user is told of a command that is ended from outside and keeps what it has done, in the file `where`.
+
+    Where that file does not exist by then, nothing was kept.
+    """
     global _left_behind
-    _left_behind = how
+    _left_behind = lambda: how if where is None or where.exists() else _NOTHING_LEFT  # noqa: E731
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -14,7 +14,7 @@ CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")

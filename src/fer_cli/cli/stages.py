@@ -129,7 +129,9 @@ def train(
     voxels: Voxels = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/model.h5.")] = None,
     run: RunDir = DEFAULT_RUN,
-    preset: Annotated[str, typer.Option(help="Network size: paper, compact or smoke.")] = "compact",
+    preset: Annotated[
+        str | None, typer.Option(help="Network size: paper, compact or smoke; compact, or that of --encoder.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
@@ -157,6 +159,7 @@ def train(
     """
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.execution.world import join_world
+    from fer_cli.network.checkpoint import checkpoint_path
     from fer_cli.network.training import preset_settings
     from fer_cli.network.training import train as train_networks
     from fer_cli.network.transfer import preset_of
@@ -165,8 +168,11 @@ def train(
     if encoder and (epochs or learning_rate):
         option = "--epochs" if epochs else "--learning-rate"
         raise UsageError(f"{option} trains a classifier, but --encoder brings one. Give one of the two.")
+    kept = preset_of(encoder) if encoder else None
+    if kept and preset not in (None, kept):
+        raise UsageError(f"the classifier of {encoder} is of preset {kept}, not {preset}. Leave --preset out.")
     settings = preset_settings(
-        preset_of(encoder) if encoder else preset,
+        kept or preset or "compact",
         epochs=epochs,
         feedback_epochs=feedback_epochs,
         batch_size=batch_size,
@@ -174,12 +180,15 @@ def train(
         feedback_learning_rate=feedback_learning_rate,
         seed=seed,
     )
-    endings.goes_on("what was done is kept: run the same command with --resume to go on from there.")
+    model = output or run / "model.h5"
+    endings.goes_on(
+        "what was done is kept: run the same command with --resume to go on from there.", where=checkpoint_path(model)
+    )
     with join_world(choose_device(device)) as (world, own_device):
         with training_bar(shown=world.leads) as bar:
             summary = train_networks(
                 voxels or run / "voxels.h5",
-                output or run / "model.h5",
+                model,
                 settings,
                 device=own_device,
                 encoder=encoder,

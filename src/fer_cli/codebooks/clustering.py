@@ -41,7 +41,7 @@ from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal, journal_path
-from fer_cli.storage.outputs import claim_output
+from fer_cli.storage.outputs import check_output, claim_output
 from fer_cli.storage.schema import CODEBOOK, MODEL
 
 DEFAULT_K = (60, 50, 40, 30, 30, 20, 20)
@@ -92,6 +92,7 @@ def cluster_network(
     started = time.monotonic()
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
+    check_output(output, voxels, model)
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         with open_artifact(model, MODEL) as model_artifact:

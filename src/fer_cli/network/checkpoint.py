@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.errors import ArtifactError, FerError, UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.weights import load_state_arrays, state_arrays
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history, write_history
-from fer_cli.storage.schema import CHECKPOINT
+from fer_cli.storage.schema import CHECKPOINT, MODEL
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Position:
 
 def checkpoint_path(output: Path) -> Path:
     """Where the checkpoint of the model `output` lies: beside it."""
-    return output.with_name(f"{output.stem}.checkpoint{output.suffix}")
+    return output.parent / f"{output.stem}.checkpoint{output.suffix}"
 
 
 def save_checkpoint(
@@ -126,7 +126,11 @@ def _named(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str, str]) -> Checkpoint:
     """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
-    with open_artifact(path, CHECKPOINT) as artifact:
+    try:
+        opened = open_artifact(path, CHECKPOINT)
+    except ArtifactError as error:
+        raise ArtifactError(f"{str(error).partition(' Run ')[0]} Delete it to train afresh.") from error
+    with opened as artifact:
         try:
             position = _position(**artifact.attribute("position"))
         except (TypeError, ValueError, AttributeError) as error:
@@ -143,6 +147,16 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str,
             if key:
                 parts.setdefault(part, {})[key] = artifact.read(name)
         return Checkpoint(path, _with_generators(position, parts.pop("generator", {})), read_history(artifact), parts)
+
+
+def has_led_to(path: Path, model: Path) -> bool:
+    """Whether the model is what the run of the checkpoint at `path` ended in, killed before it removed that."""
+    try:
+        with open_artifact(path, CHECKPOINT) as saved, open_artifact(model, MODEL) as written:
+            same = (saved.config, saved.parents) == (written.config, written.parents)
+            return same and read_history(saved) == read_history(written)
+    except FerError:  # one of them is missing or damaged, or the model is another file
+        return False
 
 
 def _position(phase: Any, epoch: Any, step: Any, sums: Any) -> Position:

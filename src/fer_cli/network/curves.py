@@ -21,7 +21,7 @@ _SCORES = {FEEDFORWARD: "validation accuracy", FEEDBACK: "validation voxel IoU"}
 
 def curve_path(model: Path) -> Path:
     """Where the learning curve of a model lies: beside it."""
-    return model.with_suffix(".curve.png")
+    return model.with_name(f"{model.stem if model.suffix == '.h5' else model.name}.curve.png")
 
 
 def write_learning_curve(model: Path) -> Path:

@@ -16,7 +16,7 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.checkpoint import checkpoint_path
+from fer_cli.network.checkpoint import checkpoint_path, has_led_to
 from fer_cli.network.curves import curve_path, write_learning_curve
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.loop import Report, TrainingLoop
@@ -26,7 +26,7 @@ from fer_cli.network.transfer import GivenEncoder
 from fer_cli.network.weights import state_arrays
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
-from fer_cli.storage.outputs import claim_output, outlived
+from fer_cli.storage.outputs import check_output, claim_output
 from fer_cli.storage.schema import MODEL
 
 _MODELNET10 = 3592
@@ -98,17 +98,22 @@ def train(
     classifier, and from its output where it tells the same classes apart. Samples of the same voxels that the other
     model held out stay held out.
 
-    A checkpoint beside `output` is replaced after every epoch, every ten minutes and when the run is ended by Ctrl-C
-    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one. Of `output` too, where
-    the run was killed between writing it and removing the checkpoint.
+    A checkpoint beside `output` is written after every epoch, every ten minutes and when the run is ended by Ctrl-C
+    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one, with `force` it is
+    replaced. Of `output` too, where the run was killed between writing it and removing the checkpoint.
 
     Raises InputError where the training split cannot be learnt from, UsageError for settings or an encoder that do not
     fit, ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
+    check_output(output, voxels, encoder, pretrained)
     checkpoint = checkpoint_path(output)
-    force = force or (resume and outlived(checkpoint, output))
-    with claim_output(output, force=force, progress=checkpoint, leads=world.leads):
+    replaces = force or (resume and has_led_to(checkpoint, output))
+    with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to, leads=world.leads):
+        if checkpoint.exists() and not (resume or force):
+            raise UsageError(
+                f"{checkpoint} holds an unfinished run. Give --resume to go on from it, or --force to start afresh."
+            )
         voxel_set = open_voxels(voxels, in_memory=True)
         _check_learnable(voxel_set, voxels)
         given = _given_encoder(encoder, pretrained, voxel_set, settings.preset)

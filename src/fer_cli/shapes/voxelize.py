@@ -26,7 +26,7 @@ from fer_cli.shapes.samples import collect_samples, write_samples
 from fer_cli.shapes.source import Entry, Listing, Skipped, close_archives, list_entries
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal, journal_path
-from fer_cli.storage.outputs import claim_output
+from fer_cli.storage.outputs import check_output, claim_output
 from fer_cli.storage.schema import VOXELS
 
 _BATCH = 16
@@ -96,6 +96,7 @@ def voxelize_source(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
+    check_output(output, source)
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         at_end.callback(close_archives)

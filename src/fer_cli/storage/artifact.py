@@ -200,6 +200,8 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     Raises ArtifactError with what was found instead and which command makes the file.
     """
     remedy = f" Run '{form.command}' to make it." if form else ""
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder, not an artifact; name a file.")
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist.{remedy}")
     try:

@@ -6,7 +6,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,11 +16,19 @@ from fer_cli.storage.lock import hold, remove_partials
 
 
 @contextmanager
-def claim_output(path: Path, *, force: bool, progress: Path | None = None, leads: bool = True) -> Iterator[None]:
+def claim_output(
+    path: Path,
+    *,
+    force: bool,
+    progress: Path | None = None,
+    is_outlived: Callable[[Path, Path], bool] | None = None,
+    leads: bool = True,
+) -> Iterator[None]:
     """Take `path` for the run within the block, before any work is done for it; its folder is made if need be.
 
-    `progress` is where an unfinished run keeps what it has done; what is `outlived` goes where the run is refused. Of
-    several processes that share a run, the one that `leads` holds the claim.
+    `progress` is where an unfinished run keeps what it has done; where the run is refused it goes if `is_outlived` says
+    of it and `path` that it led to that artifact (by default, if it is older). Of several processes that share a run,
+    the one that `leads` holds the claim.
 
     Raises UsageError if the file exists and `force` is off; ResourceError if it cannot be written, or another run has
     claimed it.
@@ -43,11 +51,20 @@ def claim_output(path: Path, *, force: bool, progress: Path | None = None, leads
             for each in (path, progress) if leads else ():
                 if each:
                     remove_partials(each)
-            if taken and progress and outlived(progress, path):
+            if taken and progress and (is_outlived or _is_older)(progress, path):
                 progress.unlink(missing_ok=True)
         if taken:
             raise UsageError(f"{path} exists already. Name another output, or give --force to replace it.")
         yield
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Raise UsageError if `path` names no file, or is one of the files that the run reads."""
+    if not path.name:
+        raise UsageError(f"{str(path)!r} names no file. Name one to write.")
+    with suppress(OSError):
+        if any(given and given.exists() and path.samefile(given) for given in inputs):
+            raise UsageError(f"{path} is a file that the run reads. Name another output.")
 
 
 @contextmanager
@@ -74,7 +91,7 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def outlived(progress: Path, path: Path) -> bool:
+def _is_older(progress: Path, path: Path) -> bool:
     """Whether the artifact is newer than its progress: its run was killed before it removed that."""
     try:
         return progress.stat().st_mtime_ns <= path.stat().st_mtime_ns
