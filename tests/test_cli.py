@@ -219,7 +219,12 @@ REFUSALS = (
         2,
         r"the classifier of run/model\.h5 is of preset smoke, not paper\. Leave --preset out",
     ),
-    Refusal("seed out of range", "train -o new.h5 --seed 4294967296", 2, r"--seed.: Input should be less than or equal to 4294967295"),
+    Refusal(
+        "seed out of range",
+        "train -o new.h5 --seed 4294967296",
+        2,
+        r"--seed.: Input should be less than or equal to 4294967295",
+    ),
     Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
     Refusal(
         "pooled runs of other shapes",

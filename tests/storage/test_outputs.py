@@ -34,6 +34,27 @@ def test_output_that_exists_is_claimed_by_force_alone(tmp_path: Path) -> None:
     assert (path.read_text(), names(path.parent)) == ("precious", {"a.h5"})
 
 
+def fail_at(path: Path, *files: Path) -> None:
+    """A run that takes `path`, makes some files, and ends by an error."""
+    with claim_output(path, force=False):
+        assert path.parent.is_dir()
+        for file in files:
+            file.touch()
+        raise ValueError("nothing came of it")
+
+
+def test_folders_made_for_a_run_that_fails_go_again(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for folder in ("old", "old/new", "new/deeper"):
+        with pytest.raises(ValueError, match="nothing came of it"):
+            fail_at(tmp_path / folder / "a.h5")
+    assert names(tmp_path) == {"old"}
+    assert not names(tmp_path / "old")
+    with pytest.raises(ValueError, match="nothing came of it"):
+        fail_at(tmp_path / "kept" / "a.h5", tmp_path / "kept" / "journal")
+    assert names(tmp_path / "kept") == {"journal"}
+
+
 def test_output_is_a_file_and_none_of_those_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.h5").touch()

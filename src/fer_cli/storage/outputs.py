@@ -26,6 +26,8 @@ def claim_output(
 ) -> Iterator[None]:
     """Take `path` for the run within the block, before any work is done for it; its folder is made if need be.
 
+    Folders that were made for it go again where the block raises and nothing was put there.
+
     `progress` is where an unfinished run keeps what it has done; where the run is refused it goes if `is_outlived` says
     of it and `path` that it led to that artifact (by default, if it is older). Of several processes that share a run,
     the one that `leads` holds the claim.
@@ -35,7 +37,15 @@ def claim_output(
     """
     with writing(path):
         taken = path.exists() and not force
+        missing = [folder for folder in path.parents if not folder.exists()]
     with ExitStack() as at_end:
+
+        def clear_up(kind: type[BaseException] | None, *_: object) -> None:
+            for folder in missing if kind else ():
+                with suppress(OSError):
+                    folder.rmdir()
+
+        at_end.push(clear_up)
         try:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
