@@ -356,7 +356,7 @@ def test_file_that_is_no_hdf5_is_refused(tmp_path: Path) -> None:
         open_artifact(tmp_path / "b.h5", VOXELS)
     with pytest.raises(ArtifactError, match=r"b\.h5 does not exist\.$"):
         open_artifact(tmp_path / "b.h5")
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with pytest.raises(ArtifactError, match="is a folder, not an artifact; name a file"):
         open_artifact(tmp_path, VOXELS)
     for damaged in (b"", b"garbage", whole[:100], whole[: len(whole) // 2], whole[:-1], bytes(len(whole))):
         path.write_bytes(damaged)

@@ -18,8 +18,10 @@ from fer_cli.errors import FerError, ResourceError, is_out_of_memory, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
 _NOTHING_LEFT = "nothing half-written was left behind."
-_left_behind: Callable[[], str] = lambda: _NOTHING_LEFT  # noqa: E731
+_left_behind = _NOTHING_LEFT
 """What a stage that is ended from outside leaves."""
+_kept_in: Path | None = None
+"""Where that is; nothing is left where the file does not exist."""
 _n_interrupts = 0
 """How often Ctrl-C came."""
 
@@ -42,13 +44,13 @@ def run(command: Callable[[], object]) -> NoReturn:
     except FerError as error:
         _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
-        _fail(f"interrupted; {_left_behind()}", _INTERRUPTED, error)
+        _fail(f"interrupted; {_what_is_left()}", _INTERRUPTED, error)
     except _Terminated as error:
         # What it ended by already, if anything: the signal came late.
         for reason in reasons(error):
             if isinstance(reason, FerError):
                 _fail(str(reason), reason.exit_code, error)
-        _fail(f"terminated; {_left_behind()}", _TERMINATED, error)
+        _fail(f"terminated; {_what_is_left()}", _TERMINATED, error)
     except (BrokenPipeError, SystemExit) as error:  # typer and rich exit with 1 where a pipe is closed
         if not any(isinstance(reason, BrokenPipeError) for reason in reasons(error)):
             raise
@@ -65,7 +67,7 @@ def run(command: Callable[[], object]) -> NoReturn:
             error,
         )
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
-        print(f"fer: interrupted; {_left_behind()}", file=sys.stderr)
+        print(f"fer: interrupted; {_what_is_left()}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -76,8 +78,12 @@ def goes_on(
 
     Where that file does not exist by then, nothing was kept.
     """
-    global _left_behind
-    _left_behind = lambda: how if where is None or where.exists() else _NOTHING_LEFT  # noqa: E731
+    global _left_behind, _kept_in
+    _left_behind, _kept_in = how, where
+
+
+def _what_is_left() -> str:
+    return _left_behind if _kept_in is None or _kept_in.exists() else _NOTHING_LEFT
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
