@@ -130,7 +130,8 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/model.h5.")] = None,
     run: RunDir = DEFAULT_RUN,
     preset: Annotated[
-        str | None, typer.Option(help="Network size: paper, compact or smoke; compact, or that of --encoder.")
+        str | None,
+        typer.Option(help="Network size: paper, compact or smoke; by default that of --encoder, or compact."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,

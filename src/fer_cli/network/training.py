@@ -99,11 +99,12 @@ def train(
     model held out stay held out.
 
     A checkpoint beside `output` is written after every epoch, every ten minutes and when the run is ended by Ctrl-C
-    or SIGTERM, and removed at the end; with `resume` the run goes on from it if there is one, with `force` it is
-    replaced. Of `output` too, where the run was killed between writing it and removing the checkpoint.
+    or SIGTERM, and removed at the end. With `resume` the run goes on from it if there is one, even where `output` was
+    written and the run killed before it removed the checkpoint; with `force` it starts afresh.
 
-    Raises InputError where the training split cannot be learnt from, UsageError for settings or an encoder that do not
-    fit, ResourceError where memory does not suffice or another process of the world is lost.
+    Raises InputError where the training split cannot be learnt from; UsageError for settings or an encoder that do not
+    fit, an `output` that exists or is read from, or an unfinished run where neither `resume` nor `force` is on;
+    ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
     check_output(output, voxels, encoder, pretrained)
