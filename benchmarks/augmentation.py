@@ -46,8 +46,10 @@ def voxel_by_voxel(grids: torch.Tensor, angles: torch.Tensor, scales: torch.Tens
     # `affine_grid` has the last axis first: rows and columns are z, y, x; it maps places of the result to the source.
     maps = torch.zeros(len(angles), 3, 4)
     maps[:, 0, 0] = 1 / scales[:, 2]
-    maps[:, 1, 1], maps[:, 1, 2] = cos / scales[:, 1], -sin / scales[:, 1]
-    maps[:, 2, 1], maps[:, 2, 2] = sin / scales[:, 0], cos / scales[:, 0]
+    # Places run from −1 to 1 along each axis, a turn is one of voxels: lengths of x and y enter where they differ.
+    x, y = grids.shape[2:4]
+    maps[:, 1, 1], maps[:, 1, 2] = cos / scales[:, 1], -sin * (x / y) / scales[:, 1]
+    maps[:, 2, 1], maps[:, 2, 2] = sin * (y / x) / scales[:, 0], cos / scales[:, 0]
     places = functional.affine_grid(maps.to(grids), list(grids.shape), align_corners=False)
     return functional.grid_sample(grids, places, align_corners=False)
 

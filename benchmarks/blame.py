@@ -27,7 +27,7 @@ import torch
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     run = Run(RunPaths.in_folder(options.run), device=torch.device("cpu"))
-    layers = [*run.network.config.layer_names[:-1], OUTPUT]
+    layers = [*run.network.spec.layer_names[:-1], OUTPUT]
     held = run.model.read("validation/index")
     evidence, probabilities = read(run, held)
     labels = run.voxels.labels[held]
@@ -129,18 +129,19 @@ def plant(
     if layer == OUTPUT:
         return planted, np.ones(len(receivers), bool)
     network, wanted = run.network, torch.from_numpy(labels[donors])
-    own = encode(network, run.voxels.tensor(held[receivers]))[layer]
+    volumes = run.voxels.tensor(held[receivers])
+    own = encode(network, volumes)[layer]
     other = encode(network, run.voxels.tensor(held[donors]))[layer]
     feature, done = own.clone(), torch.zeros(len(receivers), dtype=torch.bool)
     for share in STEPS:
         mixed = own + float(share) * (other - own)
-        turned = (network.encoder.logits_from(layer, mixed).argmax(dim=1) == wanted) & ~done
+        turned = (network.backbone.logits(volumes, patch={layer: mixed}).argmax(dim=1) == wanted) & ~done
         feature[turned] = mixed[turned]
         done |= turned
-    names = run.network.config.layer_names[:-1]
-    for name in names[names.index(layer) :]:
-        feature = feature if name == layer else network.encoder.blocks[name](feature)
-        codes = run.codebook.layer(FEEDFORWARD, name).assign(feature)
+    names = run.network.spec.layer_names[:-1]
+    above = names[names.index(layer) :]
+    for name, patched in network.backbone.features(volumes, above, patch={layer: feature}).items():
+        codes = run.codebook.layer(FEEDFORWARD, name).assign(patched)
         planted[name] = run.codebook.evidence(FEEDFORWARD, name, codes).sum(axis=1)
     return planted, done.numpy()
 

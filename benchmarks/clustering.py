@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from fer_cli.codebooks.clustering import DEFAULT_K
+from fer_cli.codebooks.clustering import default_codes
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.features import Extraction, FeatureStore, whole_layer
 from fer_cli.codebooks.fitting import Counted, fit_locations
@@ -32,8 +32,8 @@ from fer_cli.codebooks.reading import read_samples
 from fer_cli.execution.executor import results_in_order
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import PATHS, batches, encode, encode_paths, feed_back
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.model import OUTPUT
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
@@ -90,7 +90,7 @@ class Bench:
 
     def features(self, path: str, layer: str, locations: int) -> np.ndarray:
         """(location, sample, filter) in float32."""
-        total = int(np.prod(self.network.config.level_shape(layer)[1:]))
+        total = int(np.prod(self.network.spec.level_shape(layer)[1:]))
         chosen = np.linspace(0, total - 1, min(total, locations)).astype(int)
         parts = []
         for part in batches(self.samples):
@@ -100,7 +100,7 @@ class Bench:
 
     def compare_layer(self, path: str, layer: str, features: np.ndarray) -> None:
         """One row of it."""
-        k = dict(zip(self.network.config.layer_names, DEFAULT_K, strict=False))[layer]
+        k = dict(zip(self.network.spec.layer_names, default_codes(len(self.network.spec.levels)), strict=False))[layer]
         stored = features.astype(np.float16 if BITS[path] == 16 else np.float32)
         counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
         ways: dict[str, Callable[[], list[np.ndarray]]] = {
@@ -132,8 +132,8 @@ class Bench:
         codes = [encode(self.network, grid)[OUTPUT] for grid in grids]
         for path in PATHS:
             layers = [
-                whole_layer(self.network.config, path, layer, samples=len(samples), bits=BITS[path])
-                for layer in self.network.config.layer_names
+                whole_layer(self.network.spec, path, layer, samples=len(samples), bits=BITS[path])
+                for layer in self.network.spec.layer_names
             ]
             extraction = Extraction(self.network, self.voxels, samples, codes)
 
@@ -173,8 +173,8 @@ class Bench:
             print(f"codebook {path.stat().st_size / 1e6:.0f} MB")
             for way in PATHS:
                 size = sum(
-                    whole_layer(self.network.config, way, layer, samples=len(self.samples), bits=BITS[way]).bytes
-                    for layer in self.network.config.layer_names
+                    whole_layer(self.network.spec, way, layer, samples=len(self.samples), bits=BITS[way]).bytes
+                    for layer in self.network.spec.layer_names
                 )
                 print(f"Features of the {way} path: {size / 1e9:.2f} GB")
             self.check_counts(path)
@@ -182,7 +182,7 @@ class Bench:
 
     def check_counts(self, path: Path) -> None:
         """Assign the training samples again, and tell what half precision would have changed."""
-        book, artifact = open_codebook(path, self.model, self.network.config)
+        book, artifact = open_codebook(path, self.model, self.network.spec)
         found: dict[tuple[str, str], np.ndarray] = {}
         for part in batches(self.samples):
             reading = read_samples(self.network, book, self.voxels.tensor(part))
@@ -205,7 +205,7 @@ class Bench:
     def time_look_ups(self, path: Path) -> None:
         """Time codes of one sample, and of a batch."""
         opened = time.perf_counter()
-        book, _ = open_codebook(path, self.model, self.network.config)
+        book, _ = open_codebook(path, self.model, self.network.spec)
         book.layer("feedforward", "conv3")
         print(f"Open the codebook and load conv3 of one path: {1e3 * (time.perf_counter() - opened):.0f} ms")
         for count in (1, 64):

@@ -39,7 +39,7 @@ from fer_cli.cli import app
 from fer_cli.codebooks import clustering  # noqa: F401
 from fer_cli.evaluation import evaluate  # noqa: F401
 from fer_cli.network import training  # noqa: F401
-from fer_cli.network.model import PRESETS
+from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.receptive import LayerSpec
 from fer_cli.reports import evaluation_page, evaluation_report, gallery, page  # noqa: F401
 from fer_cli.shapes import voxelize  # noqa: F401
@@ -55,6 +55,7 @@ LAYERS = (
 SIDES = {"beam": (8, 2, 2), "plate": (8, 8, 2), "pole": (2, 2, 8)}
 BOX = "OFF\n8 6 0\n{}4 0 2 3 1\n4 4 5 7 6\n4 0 1 5 4\n4 2 6 7 3\n4 0 4 6 2\n4 1 3 7 5\n"
 SAMPLE = "plate_test_00"
+ARTIFACTS = ("voxels.h5", "model.h5", "codebook.h5", "codebook.calibration.h5")
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,13 @@ STAGES = {
         ("model.h5", "model.curve.png"),
     ),
     "cluster": Stage(
-        "cluster --k 5,4,4,3 --memory 20KB --workers 2 --run run", ("voxels.h5", "model.h5"), ("codebook.h5",)
+        "cluster --k 5,4,4,3 --memory 20KB --workers 2 --run run",
+        ("voxels.h5", "model.h5"),
+        ("codebook.h5", "codebook.calibration.h5"),
     ),
-    "evaluate": Stage("evaluate --run run", ("voxels.h5", "model.h5", "codebook.h5"), ("evaluate",)),
-    "explain": Stage(f"explain {SAMPLE} --workers 1 --run run", ("voxels.h5", "model.h5", "codebook.h5"), ("explain",)),
+    "calibrate": Stage("calibrate --force --run run", ARTIFACTS[:3], ARTIFACTS[3:]),
+    "evaluate": Stage("evaluate --run run", ARTIFACTS, ("evaluate",)),
+    "explain": Stage(f"explain {SAMPLE} --workers 1 --run run", ARTIFACTS, ("explain",)),
 }
 
 

@@ -32,7 +32,7 @@ def main() -> None:
     plantings, layers = [], ()
     for folder in options.runs:
         run = Run(RunPaths.in_folder(folder), device=torch.device("cpu"))
-        layers = run.network.config.layer_names
+        layers = run.network.spec.layer_names
         wall, processor = time.perf_counter(), time.process_time()
         plantings.append(
             plant_faults(

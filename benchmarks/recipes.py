@@ -27,9 +27,10 @@ from scipy.ndimage import binary_erosion, generate_binary_structure
 
 from fer_cli.network.activations import batches
 from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
 from fer_cli.network.loop import TrainingLoop
-from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
 from fer_cli.network.training import preset_settings
 from variants import OwnMirrors, Poses, Proportions, mirrored, within
@@ -103,9 +104,9 @@ def _train(data: TrainingData, result: Path, recipe: str, seed: int, others: Pat
     given = dict(RECIPES[recipe])
     kind = given.pop("phase", FeedforwardPhase)
     layers = _pretrained(data.voxels, result.parent, others) if given.pop("pretrained", False) else {}
-    network, loop = _fit(data, result, preset_settings(seed=seed, **{"preset": "compact", **given}), layers, kind)
+    classifier, loop = _fit(data, result, preset_settings(seed=seed, **{"preset": "compact", **given}), layers, kind)
     with torch.no_grad(), mixed_precision(data.device):
-        logits = [network.encoder(data.batch(indices)[0]).float() for indices in batches(data.validation)]
+        logits = [classifier(data.batch(indices)[0]).float() for indices in batches(data.validation)]
     np.savez(result, index=data.validation, logits=torch.cat(logits).numpy())
     seconds = sum(record.seconds for record in loop.history)
     print(f"{result.stem}: accuracy {loop.history[-1].validation_score:.4f}, {seconds:.0f} s", flush=True)
@@ -117,18 +118,17 @@ def _fit(
     settings: TrainingSettings,
     layers: dict[str, torch.Tensor],
     kind: type[FeedforwardPhase],
-) -> tuple[FERNet, TrainingLoop]:
+) -> tuple[FERCNN, TrainingLoop]:
     """A classifier trained from `layers`, where there are any, and the loop that did it."""
     voxel_set = data.voxels
     torch.manual_seed(settings.seed)
-    config = NetworkConfig.to_train(PRESETS[settings.preset], voxel_set.classes, voxel_set.resolution)
-    network = FERNet(config, dropout=settings.dropout)
-    network.encoder.load_state_dict(layers, strict=False)
+    config = NetworkConfig.to_train(PRESETS[settings.preset], voxel_set.classes, voxel_set.input)
+    classifier = FERCNN(config, dropout=settings.dropout).to(memory_format=torch.channels_last_3d)
+    classifier.load_state_dict(layers, strict=False)
     loop = TrainingLoop(data, settings, {}, {"voxels": voxel_set.id}, result.with_suffix(".checkpoint"), lambda _: None)
-    loop.run_phase(kind(data, settings, network.encoder), None)
+    loop.run_phase(kind(data, settings, classifier), None)
     loop.checkpoint.unlink()
-    network.eval()
-    return network, loop
+    return classifier.eval(), loop
 
 
 def _pretrained(voxel_set: VoxelSet, folder: Path, others: Path | None) -> dict[str, torch.Tensor]:
@@ -140,8 +140,8 @@ def _pretrained(voxel_set: VoxelSet, folder: Path, others: Path | None) -> dict[
         other_set = other_classes(open_voxels(others, in_memory=True), voxel_set.classes)
         kept, held = hold_out(other_set.labels, VALIDATION_FRACTION, 0)
         data = TrainingData(other_set, kept, held, torch.device("cpu"))
-        network, _ = _fit(data, path, preset_settings("compact", **PRETRAINING), {}, FeedforwardPhase)
-        torch.save(network.encoder.state_dict(), path)
+        classifier, _ = _fit(data, path, preset_settings("compact", **PRETRAINING), {}, FeedforwardPhase)
+        torch.save(classifier.state_dict(), path)
     return {name: tensor for name, tensor in torch.load(path).items() if not name.startswith(f"blocks.{OUTPUT}.")}
 
 
@@ -150,8 +150,8 @@ def other_classes(others: VoxelSet, classes: tuple[str, ...]) -> VoxelSet:
     chosen = others.indices("train")
     chosen = chosen[[others.classes[label] not in classes for label in others.labels[chosen]]]
     kinds = tuple(name for name in others.classes if name not in classes)
-    middle = (others.resolution - 1) / 2
-    places = np.clip(np.floor((np.arange(others.resolution) - middle) / 1.25 + middle + 0.5).astype(int), 0, None)
+    middle = (others.input.shape[0] - 1) / 2
+    places = np.clip(np.floor((np.arange(others.input.shape[0]) - middle) / 1.25 + middle + 0.5).astype(int), 0, None)
     grids = hollow(others.grids(chosen)[:, places][:, :, places][:, :, :, places])
     return replace(
         others,

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.backbone import InputSpec
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, open_voxels
-from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, build, explain_classifier
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
 from fer_cli.network.training import preset_settings
 from fer_cli.shapes.furniture import CLASSES
@@ -64,9 +65,9 @@ class Cost:
 
     def level(self, index: int) -> int:
         """Operations of a forward pass from the level below to level `index`, or of its mirror."""
-        spec = self.config.specs[index]
-        filters, *sides = self.config.level_shape(spec.name)
-        below = self.config.level_shape(self.config.specs[index - 1].name) if index else (1, *self.config.input_shape)
+        spec = self.config.layers_and_output[index]
+        filters, *sides = self.config.spec.level_shape(spec.name)
+        below = self.config.spec.level_shape(self.config.layers[index - 1].name) if index else self.config.input.volume
         if spec.is_dense:
             return 2 * filters * int(np.prod(below))
         return 2 * filters * int(np.prod(sides)) * below[0] * spec.kernel**3
@@ -74,13 +75,13 @@ class Cost:
     @property
     def levels(self) -> list[int]:
         """Forward operations of every level, conv1 first."""
-        return [self.level(index) for index in range(len(self.config.specs))]
+        return [self.level(index) for index in range(len(self.config.layers_and_output))]
 
     @property
     def head(self) -> int:
         """Forward operations that hidden filters add to the mirror of the lowest level."""
         spec, filters = self.config.layers[0], self.config.head_filters
-        width, *sides = self.config.level_shape(spec.name)
+        width, *sides = self.config.spec.level_shape(spec.name)
         return 2 * filters * int(np.prod(sides)) * (27 * width + spec.kernel**3)
 
     @property
@@ -96,7 +97,7 @@ class Cost:
     @property
     def feedback_step(self) -> float:
         """The encoder's forward pass, and each mirror for the shapes that have entered; what enters wants no gradient."""
-        entering = entry_shares(self.config, self.settings.class_code_share).tolist()
+        entering = entry_shares(self.config.spec, self.settings.class_code_share).tolist()
         held, total = 0.0, float(sum(self.levels))
         for operations, new in zip(reversed(self.mirrors), entering, strict=True):
             total += operations * (2 * (held + new) + held)
@@ -106,15 +107,15 @@ class Cost:
     @property
     def feedback_validation(self) -> int:
         """The encoder, and the mirrors from the local layer down."""
-        local = self.config.index(self.config.local_layer)
+        local = self.config.spec.index(self.config.spec.local_layer)
         return sum(self.levels) + sum(self.mirrors[: local + 1])
 
     @property
     def parameters(self) -> tuple[int, int]:
         """Of the encoder and of the feedback network."""
         with torch.device("meta"):
-            network = FERNet(self.config)
-        encoder, feedback = (sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.feedback))
+            network = build(self.config)
+        encoder, feedback = (sum(p.numel() for p in part.parameters()) for part in (network.backbone, network.feedback))
         return encoder, feedback
 
     def epoch(self, phase: str) -> float:
@@ -132,7 +133,10 @@ class Cost:
 
 def cost(preset: str, resolution: int) -> Cost:
     """The cost of a preset with ten classes."""
-    return Cost(NetworkConfig.to_train(PRESETS[preset], CLASSES, resolution), preset_settings(preset))
+    return Cost(
+        NetworkConfig.to_train(PRESETS[preset], CLASSES, InputSpec(1, (resolution, resolution, resolution))),
+        preset_settings(preset),
+    )
 
 
 def main() -> None:
@@ -165,7 +169,7 @@ def print_levels() -> None:
     print(f"MFLOP a shape and forward pass, preset paper; the mirror's are the same, the lowest's {more} more\n")
     table = [
         [spec.name, f"{a / 1e6:,.1f}", f"{b / 1e6:,.1f}"]
-        for spec, a, b in zip(small.config.specs, small.levels, large.levels, strict=True)
+        for spec, a, b in zip(small.config.layers_and_output, small.levels, large.levels, strict=True)
     ]
     totals = [f"{sum(each.levels) / 1e6:,.1f}" for each in (small, large)]
     print_table(["level", "32³", "64³"], [*table, ["all", *totals]])
@@ -229,19 +233,18 @@ def first_steps(preset: str, phase: str, voxels: VoxelSet) -> Callable[[], None]
     """A call that makes the next step of a phase, on shapes drawn from the whole set."""
     settings = preset_settings(preset)
     torch.manual_seed(0)
-    network = FERNet(
-        NetworkConfig.to_train(PRESETS[preset], voxels.classes, voxels.resolution), dropout=settings.dropout
-    )
+    classifier = FERCNN(NetworkConfig.to_train(PRESETS[preset], voxels.classes, voxels.input), dropout=settings.dropout)
+    network = explain_classifier(classifier)
     training = voxels.indices("train")
     data = TrainingData(voxels, training, training[:1], torch.device("cpu"))
     generator = np.random.default_rng(0)
     drawn = (generator.choice(training, settings.batch_size) for _ in numbers())
     if phase == FEEDFORWARD:
-        network.encoder.train()
-        return training_step(FeedforwardPhase(data, settings, network.encoder), settings, drawn)
-    network.encoder.eval().requires_grad_(False)
+        classifier.train()
+        return training_step(FeedforwardPhase(data, settings, classifier), settings, drawn)
+    classifier.eval().requires_grad_(False)
     network.feedback.train()
-    return training_step(FeedbackPhase(data, settings, network), settings, drawn)
+    return training_step(FeedbackPhase(data, settings, network, None), settings, drawn)
 
 
 def timed(call: Callable[[], None]) -> float:
@@ -281,7 +284,7 @@ class Measured:
     @property
     def packed(self) -> int:
         """Bytes of the packed occupancy."""
-        return self.count * self.cost.config.resolution**3 // 8
+        return self.count * self.cost.config.input.shape[0] ** 3 // 8
 
     @property
     def rate(self) -> float:

@@ -14,14 +14,17 @@ import copy
 import time
 from collections.abc import Callable
 from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, PRESETS, FERNet, NetworkConfig
+from fer_cli.network.backbone import OUTPUT, InputSpec
+from fer_cli.network.dataset import Indices, VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
@@ -32,23 +35,29 @@ from step import training_step
 CLASSES = tuple("abcdefghij")
 
 
-class Grids(VoxelSet):
-    """Random grids of ModelNet's density, of which no file tells."""
+CUBE = InputSpec(1, (32, 32, 32))
 
-    def __init__(self, count: int, side: int) -> None:
+
+class Grids(VolumeSet):
+    """Random grids of ModelNet's density, without a file."""
+
+    id = "random"
+    source = Path("random")
+
+    def __init__(self, count: int) -> None:
         generator = np.random.default_rng(0)
-        grids = (generator.random((count, side, side, side)) < 0.085).astype(np.uint8)
-        # A voxel set is frozen.
-        object.__setattr__(self, "_grids", grids)
-        object.__setattr__(self, "labels", generator.integers(0, len(CLASSES), count))
+        grids = (generator.random((count, 1, *CUBE.shape)) < 0.085).astype(np.float32)
+        labels = generator.integers(0, len(CLASSES), count)
+        super().__init__([str(i) for i in range(count)], labels, ["train"] * count, CLASSES, CUBE)
+        object.__setattr__(self, "_grids", grids)  # a volume set is frozen
 
-    def grids(self, indices: np.ndarray) -> np.ndarray:
-        """As `VoxelSet.grids`."""
+    def volumes(self, indices: Indices) -> np.ndarray:
+        """As `VolumeSet.volumes`."""
         return self._grids[indices]
 
-    def tensor(self, indices: np.ndarray) -> torch.Tensor:
-        """As `VoxelSet.tensor`."""
-        return torch.from_numpy(self._grids[indices]).float()[:, None]
+    def repeats_training(self, indices: np.ndarray) -> np.ndarray:
+        """None does."""
+        return np.zeros(len(indices), bool)
 
 
 def main() -> None:
@@ -57,15 +66,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
-    config = NetworkConfig.to_train(PRESETS[options.preset], CLASSES, 32)
+    config = NetworkConfig.to_train(PRESETS[options.preset], CLASSES, CUBE)
     settings = TrainingSettings(preset=options.preset, batch_size=options.batch)
-    voxels = Grids(options.batch, 32)
-    data = TrainingData(voxels, np.arange(options.batch), np.arange(options.batch), torch.device("cpu"))  # type: ignore[arg-type]
+    voxels = Grids(options.batch)
+    data = TrainingData(voxels, np.arange(options.batch), np.arange(options.batch), torch.device("cpu"))
     torch.manual_seed(0)
-    network = FERNet(config, dropout=settings.dropout)
+    network = build(config, dropout=settings.dropout)
     plain = plain_copy(network)
     for net in (network, plain):
-        net.encoder.train()
+        net.backbone.train()
     cost = Cost(config, settings)
     print(
         f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {options.preset}, ", end=""
@@ -79,7 +88,7 @@ def main() -> None:
     print(f"Matrix product: {told}; fer train computes in {str(mixed).removeprefix('torch.')}.\n")
     print("| phase | loop | ms a sample | GFLOP a sample | share of the matrix product | times faster |")
     print("|---|---|---|---|---|---|")
-    ours = training_step(FeedforwardPhase(data, settings, network.encoder), settings, repeat(data.training))
+    ours = training_step(FeedforwardPhase(data, settings, network.backbone), settings, repeat(data.training))
     theirs = plain_classifier(plain, voxels.tensor(data.training), torch.from_numpy(voxels.labels))
     report(
         "feedforward",
@@ -89,9 +98,9 @@ def main() -> None:
         options.batch,
     )
     for net in (network, plain):
-        net.encoder.eval().requires_grad_(False)
+        net.backbone.eval().requires_grad_(False)
         net.feedback.train()
-    ours = training_step(FeedbackPhase(data, settings, network), settings, repeat(data.training))
+    ours = training_step(FeedbackPhase(data, settings, network, None), settings, repeat(data.training))
     theirs = plain_feedback(plain, voxels.tensor(data.training))
     # The plain loop's chain from the class probabilities passes all levels, the one from conv3 the last three; what
     # enters wants no gradient.
@@ -106,12 +115,12 @@ def main() -> None:
     )
 
 
-def plain_classifier(network: FERNet, grids: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def plain_classifier(network: ExplainedNetwork, grids: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     """A step of the loop that everybody writes."""
-    optimizer = torch.optim.AdamW(network.encoder.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(network.backbone.parameters(), lr=1e-3)
 
     def step() -> None:
-        loss = functional.cross_entropy(network.encoder(grids), labels)
+        loss = functional.cross_entropy(network.backbone(grids), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,17 +128,17 @@ def plain_classifier(network: FERNet, grids: torch.Tensor, labels: torch.Tensor)
     return step
 
 
-def plain_feedback(network: FERNet, grids: torch.Tensor) -> Callable[[], None]:
+def plain_feedback(network: ExplainedNetwork, grids: torch.Tensor) -> Callable[[], None]:
     """The same for the feedback network: both chains of the method, one after the other."""
     optimizer = torch.optim.AdamW(network.feedback.parameters(), lr=1e-3)
 
     def step() -> None:
         with torch.no_grad():
-            features = network.encoder.features(grids)
+            features = network.backbone.features(grids)
         loss = torch.zeros(())
         for entry in (OUTPUT, "conv3"):
             decoding = network.decode(features[entry], entry)
-            loss = loss + functional.binary_cross_entropy_with_logits(decoding.logits, grids)
+            loss = loss + functional.binary_cross_entropy_with_logits(decoding.raw, grids)
             for level, feature in decoding.features.items():
                 loss = loss + (feature - features[level]).square().mean()
         optimizer.zero_grad()
@@ -139,7 +148,7 @@ def plain_feedback(network: FERNet, grids: torch.Tensor) -> Callable[[], None]:
     return step
 
 
-def plain_copy(network: FERNet) -> FERNet:
+def plain_copy(network: ExplainedNetwork) -> ExplainedNetwork:
     """The same network of PyTorch's own layers, in contiguous memory."""
     plain = copy.deepcopy(network)
     kinds = {

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fer_cli.network.model import PRESETS
+from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 

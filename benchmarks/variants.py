@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
 
 

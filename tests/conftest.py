@@ -23,9 +23,10 @@ install_import_hook("fer_cli", "beartype.beartype")
 
 import torch  # noqa: E402
 
+from fer_cli.calibration.calibrate import calibrate  # noqa: E402
 from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
 from fer_cli.network.augmentation import Augmentation  # noqa: E402
-from fer_cli.network.model import PRESETS  # noqa: E402
+from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
 from fer_cli.network.receptive import LayerSpec  # noqa: E402
 from fer_cli.network.training import train  # noqa: E402
@@ -125,7 +126,7 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     if kept:
         artifact.vet = lambda *_: None
     paths = RunPaths.in_folder(Path(kept) if kept else tmp_path_factory.mktemp("run"))
-    if kept and paths.codebook.exists():
+    if kept and paths.calibration.exists():
         return paths
     device = torch.device("cpu")
     voxelize_source(box_source, paths.voxels, VoxelSettings(8, 0), workers=1)
@@ -142,6 +143,7 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
         )
         train(paths.voxels, paths.model, settings, device=device)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, workers=1, device=device)
+    calibrate(paths, device=device)
     return paths
 
 

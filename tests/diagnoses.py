@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fer_cli.codebooks.departure import Departure
-from fer_cli.codebooks.reading import ReferenceErrors
+from fer_cli.calibration.confidence import ReferenceErrors
+from fer_cli.calibration.departure import Departure
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
@@ -30,6 +30,10 @@ def chair(*, back=True):
     return grid
 
 
+def volume(*, back=True):
+    return chair(back=back)[None]
+
+
 def reading(name, locations, index):
     feedforward = {"bed": -1.0, "chair": 0.5 - 0.01 * index, "night_stand": -2.0, "table": 0.1 + 0.2 * index}
     feedback = {"bed": -1.0, "chair": -0.25, "night_stand": -2.0, "table": 0.75}
@@ -44,10 +48,10 @@ def reading(name, locations, index):
         feedback_temperature=float(locations),
         feedforward_exemplar="chair_0007",
         feedback_exemplar="table_0042",
-        feedforward_representative=chair(),
-        feedback_representative=chair(back=False),
-        feedforward_exemplar_grid=chair(),
-        feedback_exemplar_grid=chair(back=False),
+        feedforward_representative=volume(),
+        feedback_representative=volume(back=False),
+        feedforward_exemplar_volume=volume(),
+        feedback_exemplar_volume=volume(back=False),
     )
 
 
@@ -79,10 +83,10 @@ def diagnosis_of(**changes):
         category=Category("wrong from the representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,
         local_layer="conv3",
-        input_grid=chair(),
-        local_grid=chair() * np.float32(0.9),
-        nearest_grid=chair(back=False),
-        class_code_grid=np.roll(chair(back=False), 1, axis=2),
+        input_volume=volume(),
+        local_volume=volume() * np.float32(0.9),
+        nearest_volume=volume(back=False),
+        class_code_volume=np.roll(volume(back=False), 1, axis=3),
     )
     return replace(whole, **changes)
 

@@ -25,9 +25,9 @@ import trimesh
 from scipy.io import savemat
 from trimesh.exchange import obj, off, ply, stl
 
-from fer_cli.codebooks.reading import load_calibration
-from fer_cli.codebooks.temperature import load_evidence
-from fer_cli.codebooks.typicality import load_typicality
+from fer_cli.calibration.confidence import load_calibration
+from fer_cli.calibration.temperature import load_evidence
+from fer_cli.calibration.typicality import load_typicality
 from fer_cli.errors import FerError
 from fer_cli.network.checkpoint import load_checkpoint
 from fer_cli.network.dataset import open_voxels
@@ -88,9 +88,12 @@ def _read_zip(content: bytes, folder: Path) -> None:
 
 
 def _reads_artifact(form: Format) -> Harness:
-    load = {"fer-voxels": _load_voxels, "fer-model": load_network, "fer-codebook": _load_codebook}.get(
-        form.name, _load_checkpoint
-    )
+    load = {
+        "fer-voxels": _load_voxels,
+        "fer-model": load_network,
+        "fer-codebook": _load_codebook,
+        "fer-calibration": _load_calibration,
+    }.get(form.name, _load_checkpoint)
 
     def read(content: bytes, folder: Path) -> None:
         path = folder / "a.h5"
@@ -115,6 +118,11 @@ def _load_voxels(artifact: Artifact) -> None:
 
 
 def _load_codebook(artifact: Artifact) -> None:
+    if artifact.version == 2:  # which holds its own
+        _load_calibration(artifact)
+
+
+def _load_calibration(artifact: Artifact) -> None:
     load_calibration(artifact)
     load_evidence(artifact)
     load_typicality(artifact)
@@ -368,6 +376,7 @@ _ATTRIBUTES = {
     "model": ("config", "parents", "seed"),
     "codebook": ("config", "parents", "precision", "choice"),
     "checkpoint": ("config", "parents", "position"),
+    "calibration": ("config", "parents"),
 }
 _VALUES = (
     None, True, -1, 0, 1, 3, 10**9, 2**63, 10**30, 0.5, 1e308, "", "a\nb", "\0", "<script>", "x" * 3000, "\ud800", [],

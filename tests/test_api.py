@@ -48,7 +48,7 @@ def test_run_explains_as_the_command_does(opened: OpenRun, run: Run) -> None:
             assert [layer.feedback_evidence for layer in said.layers] == [e.feedback_evidence for e in expected.layers]
         elif field.name == "reference_errors":
             np.testing.assert_equal(vars(said.reference_errors), vars(expected.reference_errors))
-        elif field.name.endswith("_grid"):
+        elif field.name.endswith("_volume"):
             np.testing.assert_array_equal(getattr(said, field.name), getattr(expected, field.name))
         else:
             assert getattr(said, field.name) == getattr(expected, field.name), field.name
@@ -56,12 +56,12 @@ def test_run_explains_as_the_command_does(opened: OpenRun, run: Run) -> None:
 
 def test_run_probes_as_the_command_does(opened: OpenRun, run: Run) -> None:
     said = opened.probe("plate_test_00", "conv2", (1, 0, 1))
-    expected = probe(run.network, run.sample("plate_test_00").grid, "conv2", (1, 0, 1))
+    expected = probe(run.network, run.sample("plate_test_00").volume, "conv2", (1, 0, 1))
     np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
     assert said.response_field == expected.response_field
     said = opened.probe("plate_test_00", "conv2", (1, 0, 1), by="centroid", code=3)
-    grid = run.sample("plate_test_00").grid
-    expected = probe(run.network, grid, "conv2", (1, 0, 1), centroids_of=run.codebook, code=3)
+    volume = run.sample("plate_test_00").volume
+    expected = probe(run.network, volume, "conv2", (1, 0, 1), centroids_of=run.codebook, code=3)
     np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
     for wrong in ({"by": "shape"}, {"code": 3}):
         with pytest.raises(UsageError, match="by feature or centroid, and only a centroid has a code"):

@@ -10,9 +10,10 @@ import torch
 from conftest import load_benchmark
 from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.model import FERNet
+from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
+from networks import cube
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher
 ) -> None:
     training = run.voxels.indices("train")
     data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
-    encoder = FERNet(run.network.config).encoder.eval()  # batch norm as it stands, so that the loss is one of weights
+    encoder = build(
+        run.network.backbone.config
+    ).backbone.eval()  # batch norm as it stands, so that the loss is one of weights
     settings = TrainingSettings(label_smoothing=0.0)
 
     def loss(phase: FeedforwardPhase, radius: float = 0.0) -> tuple[float, list[torch.Tensor]]:
@@ -72,11 +75,13 @@ def test_classes_that_face_one_way_are_not_mirrored_in_it(variants: ModuleType, 
     for number in range(20, 40):  # the second faces any of two ways
         grids[number, :, 0 if generator.random() < 0.5 else -1] = 1
     voxels = replace(
-        run.voxels, resolution=16, labels=np.repeat([0, 1, 2], 20), packed=np.packbits(grids.reshape(60, -1), axis=1)
+        run.voxels, input=cube(16), labels=np.repeat([0, 1, 2], 20), packed=np.packbits(grids.reshape(60, -1), axis=1)
     )
     data = TrainingData(voxels, np.arange(60), np.arange(2), torch.device("cpu"))
     augmentation = Augmentation(shift=0, mirror=True)
-    phase = variants.OwnMirrors(data, TrainingSettings(augmentation=augmentation), FERNet(run.network.config).encoder)
+    phase = variants.OwnMirrors(
+        data, TrainingSettings(augmentation=augmentation), build(run.network.backbone.config).backbone
+    )
     assert phase.own.tolist() == [[False, True, True], [True, True, True], [True, True, True]]
     _, labels, flips = phase.varied(np.arange(60), torch.Generator().manual_seed(0))
     assert labels.tolist() == voxels.labels.tolist()
@@ -92,7 +97,7 @@ def test_agreement_is_the_mean_cosine_of_pairs(variants: ModuleType, signs: list
 def test_poses_are_told_apart_by_a_head_of_their_own(variants: ModuleType, run: Run) -> None:
     training = run.voxels.indices("train")
     data = TrainingData(run.voxels, training, training[:2], torch.device("cpu"))
-    encoder = FERNet(run.network.config).encoder.eval()
+    encoder = build(run.network.backbone.config).backbone.eval()
     settings = TrainingSettings(label_smoothing=0.0, augmentation=Augmentation(mirror=True, quarter_turns=True))
     phase = variants.Poses(data, settings, encoder)
     terms = phase.terms(encoder, training[:8], torch.Generator().manual_seed(1))
@@ -140,7 +145,7 @@ def test_pretraining_sees_training_shapes_of_other_classes_alone_longer_by_a_qua
     assert list(others.labels) == [voxels.labels[i] - 1 for i in chosen]
     for before, after in zip(voxels.grids(chosen), others.grids(range(len(others))), strict=True):
         for short, long in zip(_extent(before), _extent(after), strict=True):
-            assert abs(long - min(1.25 * short, voxels.resolution)) <= 1
+            assert abs(long - min(1.25 * short, voxels.input.shape[0])) <= 1
 
 
 def _extent(grid: np.ndarray) -> list[int]:

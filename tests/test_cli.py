@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import torch
 import typer
 from scipy.io import savemat
 
+from fer_cli.calibration.calibrate import calibrate
 from fer_cli.cli.app import app
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.network.training import preset_settings, train
@@ -33,6 +34,7 @@ from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
+from forks import Outcome, forked
 
 pytestmark = pytest.mark.end_to_end
 
@@ -79,8 +81,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, run_paths: RunPaths) -> Path
     settings = preset_settings("smoke", epochs=1, feedback_epochs=1)
     train(paths.voxels, paths.model, settings, device=cpu)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=(2,) * 7, device=cpu)
+    calibrate(paths, device=cpu)
     (folder / "other").mkdir()
-    for path in (run_paths.voxels, run_paths.model, run_paths.codebook):
+    for path in (run_paths.voxels, run_paths.model, run_paths.codebook, run_paths.calibration):
         shutil.copy(path, folder / "other")
     _write_bad_shapes(folder)
     _write_bad_artifacts(folder, paths)
@@ -314,60 +317,10 @@ REFUSALS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
-    code: int
-    stdout: str
-    stderr: str
-
-
-@dataclass(frozen=True)
 class Refused:
     outcomes: dict[str, Outcome]
     before: dict[str, str]
     after: dict[str, str]
-
-
-FORKING = """
-import json, os, sys
-from fer_cli.cli import app, terminal
-from fer_cli.diagnosis import diagnosis, probe
-from fer_cli.evaluation import evaluate
-from fer_cli.pictures import mosaic
-from fer_cli.reports import evaluation_report, info, report
-from fer_cli.shapes import scanning, triangles, voxelize
-codes = []
-for number, command in enumerate(json.load(sys.stdin)):
-    if os.fork() == 0:
-        for descriptor, stream in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}.{stream}", os.O_CREAT | os.O_WRONLY), descriptor)
-        sys.argv = ["fer", *command]
-        try:
-            app.main()
-        except SystemExit as end:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)  # clearing up all that is imported would take a second each time
-    codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
-print(json.dumps(codes))
-"""
-
-
-def forked(commands: Sequence[Sequence[object]], streams: Path, *, folder: Path, **variables: str) -> list[Outcome]:
-    """What commands end with, one after the other, each in a fork of one process that has imported what they need."""
-    forking = subprocess.run(
-        [sys.executable, "-c", FORKING, streams],
-        cwd=folder,
-        env=os.environ | variables,
-        input=json.dumps([[str(word) for word in words] for words in commands]),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=900,
-        check=True,
-    )
-    return [
-        Outcome(code, *((streams / f"{number}.{name}").read_text() for name in ("stdout", "stderr")))
-        for number, code in enumerate(json.loads(forking.stdout))
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -616,7 +569,8 @@ def test_cluster_goes_on_after_a_signal(number: signal.Signals, place: Path, tmp
     answer = json.loads(fer(*command.split(), "--json", folder=place).stdout)
     assert answer["resumed"] >= 1
     assert (tmp_path / "c.h5").read_bytes() == (place / "run/codebook.h5").read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["c.h5"]
+    assert (tmp_path / "c.calibration.h5").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.calibration.h5", "c.h5"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sees through /proc what a process has open")

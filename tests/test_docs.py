@@ -209,6 +209,12 @@ def test_keys_of_cluster_are_documented(run_folder, tmp_path):
     assert_keys_are_documented("cluster", keys)
 
 
+def test_keys_of_calibrate_are_documented(run_folder, tmp_path):
+    for name in ("voxels.h5", "model.h5", "codebook.h5"):
+        shutil.copy(run_folder / name, tmp_path)
+    assert_keys_are_documented("calibrate", keys_of(answer("calibrate", "--run", tmp_path), KNOWN_NAMES))
+
+
 def test_keys_of_probe_are_documented(run_folder, tmp_path):
     probed = answer("probe", "beam_test_00", "--layer", "conv1", "--run", run_folder, "-o", tmp_path)
     swept = answer("probe", "beam_test_00", "--layer", "conv3", "--all-locations", "--run", run_folder, "-o", tmp_path)
@@ -286,7 +292,8 @@ def test_keys_of_info_are_documented(run_folder, voxelized, tmp_path):
     found = {"content.parameters.weights"}  # of a checkpoint, which is read as a model is
     chosen = tmp_path / "codebook.h5"
     answer("cluster", "--run", run_folder, "--k", "auto", "-o", chosen)
-    for path in (voxelized["output"], run_folder / "model.h5", run_folder / "codebook.h5", chosen):
+    calibrated = run_folder / "codebook.calibration.h5"
+    for path in (voxelized["output"], run_folder / "model.h5", run_folder / "codebook.h5", chosen, calibrated):
         told = answer("info", path)
         told["parents"] = told["config"] = None
         found |= keys_of(told, KNOWN_NAMES)

@@ -33,7 +33,7 @@ from fer_cli.run import Run
 from fer_cli.shapes.formats import read_shape
 from fer_cli.shapes.source import close_archives, list_entries
 from fer_cli.storage import artifact, vetting
-from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.artifact import DIGEST, open_artifact
 from fer_cli.storage.schema import MODEL, VOXELS
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -209,6 +209,11 @@ def changed_config(reader: str, path: Path, change: Callable[[dict[str, Any]], o
         tree = json.loads(file.attrs[name])
         change(tree)
         file.attrs[name] = json.dumps(tree)
+        found: list[h5py.Dataset] = []
+        file.visititems(lambda _, item: found.append(item))
+        # As in an artifact of before there were digests, which would tell of any change.
+        for dataset in found:
+            dataset.attrs.pop(DIGEST, None)
     return path
 
 

@@ -24,7 +24,7 @@ def test_artifacts_lie_in_the_folder_unless_named() -> None:
 
 
 def test_run_opens_its_own_artifacts(run: Run) -> None:
-    assert run.network.config.classes == run.voxels.classes == ("beam", "plate", "pole")
+    assert run.network.spec.classes == run.voxels.classes == ("beam", "plate", "pole")
     assert run.model.parents == {"voxels": run.voxels.id}
     assert not run.network.training
     assert not any(parameter.requires_grad for parameter in run.network.parameters())
@@ -45,7 +45,7 @@ def test_file_of_a_known_format_is_explained_without_the_voxel_set(
     grid = run.voxels.grids([4])[0]
     np.save(tmp_path / "shape.npy", grid)
     sample = alone.sample(str(tmp_path / "shape.npy"), label="pole")
-    np.testing.assert_array_equal(sample.grid, grid)
+    np.testing.assert_array_equal(sample.volume, grid[None])
     assert (sample.name, sample.label, sample.index) == ("shape", 2, None)
     with pytest.raises(ArtifactError, match=r"none\.h5 does not exist"):
         alone.sample("beam_train_00")

@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import load_benchmark
-from fer_cli.network.model import FERNet, NetworkConfig
+from fer_cli.network.fer_cnn import NetworkConfig, build
+from networks import cube
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,10 +24,10 @@ def scaling() -> ModuleType:
 def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, scaling: ModuleType) -> None:
     cost = scaling.cost(preset, resolution)
     with torch.device("meta"):
-        network = FERNet(NetworkConfig.to_train(cost.config.layers, cost.config.classes, resolution))
+        network = build(NetworkConfig.to_train(cost.config.layers, cost.config.classes, cube(resolution)))
         grids = torch.zeros(2, 1, resolution, resolution, resolution)
     with FlopCounterMode(display=False) as forward:
-        logits = network.encoder(grids)
+        logits = network.backbone(grids)
     assert forward.get_total_flops() == 2 * sum(cost.levels)
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
@@ -36,7 +37,7 @@ def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, 
         network.decode(torch.zeros(2, len(cost.config.classes), 1, 1, 1, device="meta"), entry)
     assert mirror.get_total_flops() == pytest.approx(2 * sum(cost.mirrors), rel=0.01)
     assert cost.parameters == tuple(
-        sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.feedback)
+        sum(p.numel() for p in part.parameters()) for part in (network.backbone, network.feedback)
     )
 
 

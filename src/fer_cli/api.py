@@ -9,8 +9,8 @@ from fer_cli.diagnosis import diagnosis, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
+from fer_cli.network.backbone import Location
 from fer_cli.network.dataset import Sample
-from fer_cli.network.receptive import Location
 from fer_cli.run import Run, choose_device
 from fer_cli.storage.run_paths import RunPaths
 
@@ -22,12 +22,13 @@ class OpenRun(Run):
         """Explain how a shape was recognised, or where the wrong class came in.
 
         `sample` is a file that holds a shape, or the name of a sample in the run's voxels; `label` its true class,
-        where the voxels do not tell it; `local_layer` that of the local reconstruction, conv3 unless given.
+        where the voxels do not tell it; `local_layer` is where the local reconstruction starts, by default
+        in the middle of the network (`NetworkSpec.local_layer`).
 
         Raises InputError for a sample that is not there or cannot be used, UsageError for an unknown class or layer,
         ArtifactError and LineageError where the run's files are missing, damaged or not of one another.
         """
-        layer = local_layer or self.network.config.local_layer
+        layer = local_layer or self.network.spec.local_layer
         return diagnosis.explain(self, self._named(sample, label), local_layer=layer)
 
     def probe(
@@ -51,8 +52,8 @@ class OpenRun(Run):
                 f"a probe is by {' or '.join(probe.FILLINGS)}, and only a centroid has a code; got {by!r}."
             )
         centroids_of = self.codebook if by == "centroid" else None
-        grid = self._named(sample, None).grid
-        return probe.probe(self.network, grid, layer, location, centroids_of=centroids_of, code=code)
+        volume = self._named(sample, None).volume
+        return probe.probe(self.network, volume, layer, location, centroids_of=centroids_of, code=code)
 
     def _named(self, sample: str | Path, label: str | None) -> Sample:
         return self.sample(str(sample), label=label)

@@ -5,19 +5,19 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from fer_cli.calibration.confidence import Calibration, load_calibration
+from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
+from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
+from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
-from fer_cli.codebooks.departure import Course, known_course, load_course, return_errors
-from fer_cli.codebooks.reading import Calibration, load_calibration
-from fer_cli.codebooks.temperature import Temperatures, load_evidence, load_temperatures
-from fer_cli.codebooks.typicality import Typicality, load_distances, load_typicality
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.dataset import Sample, VoxelSet, load_sample, open_voxels
-from fer_cli.network.model import FERNet
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.run_paths import RunPaths
-from fer_cli.storage.schema import MODEL
+from fer_cli.storage.schema import CALIBRATION, MODEL
 
 
 class Run:
@@ -40,13 +40,13 @@ class Run:
         return open_artifact(self.paths.model, MODEL)
 
     @cached_property
-    def network(self) -> FERNet:
+    def network(self) -> ExplainedNetwork:
         """The trained network, on the run's device."""
         return load_network(self.model, device=self._device)
 
     @cached_property
     def _codebook(self) -> tuple[Codebook, Artifact]:
-        return open_codebook(self.paths.codebook, self.model, self.network.config)
+        return open_codebook(self.paths.codebook, self.model, self.network.spec)
 
     @property
     def codebook(self) -> Codebook:
@@ -54,40 +54,50 @@ class Run:
         return self._codebook[0]
 
     @cached_property
+    def _calibration(self) -> Artifact:
+        """What the validation samples say. Older codebooks hold it themselves, until they are calibrated again."""
+        _, codebook = self._codebook
+        if "calibration/index" in codebook and not self.paths.calibration.exists():
+            return codebook
+        artifact = open_artifact(self.paths.calibration, CALIBRATION)
+        artifact.require_parent("codebook", codebook)
+        return artifact
+
+    @cached_property
     def calibration(self) -> Calibration:
         """Confidence scores of the validation samples."""
-        return load_calibration(self._codebook[1])
+        return load_calibration(self._calibration)
 
     @cached_property
     def validation_evidence(self) -> dict[str, dict[str, np.ndarray]]:
         """Class evidence of the validation samples, by path and layer."""
-        return load_evidence(self._codebook[1])
+        return load_evidence(self._calibration)
 
     @cached_property
     def temperatures(self) -> Temperatures:
         """What evidence and log probabilities are divided by, fitted on the validation samples."""
-        return load_temperatures(self._codebook[1], self.codebook.prior)
+        return load_temperatures(self._calibration, self.codebook.prior)
 
     @cached_property
     def typicality(self) -> Typicality:
         """How far the validation samples lie from their codes."""
-        return load_typicality(self._codebook[1])
+        return load_typicality(self._calibration)
 
     @cached_property
     def course(self) -> Course | None:
         """The usual course of the computation; None if the codebook was made before that was stored."""
-        return load_course(self._codebook[1], self.network.config.layer_names)
+        return load_course(self._calibration, self.network.spec.layer_names)
 
     def measured_course(self) -> Course:
-        """The same, measured on the validation samples where the codebook does not hold it."""
+        """The same, measured on the validation samples where the calibration does not hold it."""
         if self.course is not None:
             return self.course
         parts = []
         for part in batches(self.model.read("validation/index")):
-            grids = self.voxels.tensor(part)
-            parts.append(return_errors(self.network, grids, encode(self.network, grids)))
+            volumes = self.voxels.tensor(part)
+            parts.append(return_errors(self.network, volumes, encode(self.network, volumes)))
         errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
-        return known_course(self.network.config.layer_names, load_distances(self._codebook[1]), errors)
+        return known_course(self.network.spec.layer_names, load_distances(self._calibration), errors)
 
     @cached_property
     def voxels(self) -> VoxelSet:
@@ -101,8 +111,7 @@ class Run:
         return load_sample(
             sample,
             voxelization=self.model.config["voxelization"],
-            resolution=self.network.config.resolution,
-            classes=self.network.config.classes,
+            spec=self.network.spec,
             voxels=lambda: self.voxels,
             label=label,
         )

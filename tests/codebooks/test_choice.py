@@ -42,7 +42,7 @@ def test_choice_does_not_hang_on_workers(run: Run) -> None:
                 choose_codes(run.network, run.voxels, samples, executor, seed=0, report=lambda *n: seen.append(n))
             )
     assert choices[0] == choices[1]
-    layers = run.network.config.layer_names[:-1]
+    layers = run.network.spec.layer_names[:-1]
     assert [c.layer for c in choices[0] if c.chosen] == list(layers)
     assert {c.k for c in choices[0]} == {CANDIDATES[0]}  # 60 samples are too few for more
     assert seen[-1][0] == seen[-1][1]

@@ -14,8 +14,7 @@ from fer_cli.codebooks import layer_fitting
 from fer_cli.codebooks.clustering import ClusteringSummary, cluster_network
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.fitted_layer import summarise_layer
-from fer_cli.codebooks.reading import code_distances, load_calibration, read_samples
-from fer_cli.codebooks.reconstruction import ERRORS, read_errors
+from fer_cli.codebooks.reading import read_samples
 from fer_cli.errors import LineageError, ResourceError, UsageError
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths, round_to
@@ -66,7 +65,7 @@ def test_every_layer_and_location_of_both_paths_has_its_codes(
     counts = np.bincount(run.voxels.labels[samples], minlength=3)
     for path in PATHS:
         for layer, k in K.items():
-            filters, *sides = run.network.config.level_shape(layer)
+            filters, *sides = run.network.spec.level_shape(layer)
             locations = int(np.prod(sides))
             assert codebook.shape(f"{path}/{layer}/centroid") == (locations, k, filters)
             histogram = codebook.read(f"{path}/{layer}/histogram")
@@ -130,34 +129,6 @@ def test_inertia_and_scatter_are_those_of_the_training_samples(
         assert (inertia <= scatter * (1 + 1e-9) + 1e-9).all()
 
 
-def test_calibration_is_the_validation_samples_read(codebook: Artifact, run: Run) -> None:
-    held = run.model.read("validation/index")
-    reading = read_samples(run.network, run.codebook, run.voxels.tensor(held))
-    np.testing.assert_array_equal(codebook.read("calibration/index"), held)
-    np.testing.assert_array_equal(codebook.read("calibration/label"), run.voxels.labels[held])
-    np.testing.assert_array_equal(codebook.read("calibration/predicted"), reading.predicted)
-    calibration = load_calibration(codebook)
-    scores = reading.confidence_scores()
-    assert set(calibration.scores) == set(scores)
-    for name, values in scores.items():
-        np.testing.assert_allclose(calibration.scores[name], values, rtol=1e-6)
-    np.testing.assert_array_equal(calibration.correct, reading.predicted == run.voxels.labels[held])
-    errors = read_errors(run.network, run.codebook, run.voxels, reading, run.voxels.tensor(held))
-    assert {name.rpartition("/")[2] for name in codebook.names("calibration/error/")} == set(errors) == set(ERRORS)
-    for name, values in errors.items():
-        np.testing.assert_allclose(codebook.read(f"calibration/error/{name}"), values, rtol=1e-6)
-    np.testing.assert_allclose(codebook.read("calibration/probability"), reading.probabilities, rtol=1e-6)
-    layers = run.network.config.layer_names[:-1]
-    for path in PATHS:
-        for layer in layers:
-            stored = codebook.read(f"calibration/evidence/{path}/{layer}")
-            np.testing.assert_allclose(stored, reading.evidence[path][layer], rtol=1e-6)
-    distances = code_distances(run.codebook, reading)
-    assert list(distances) == list(layers)
-    for layer, values in distances.items():
-        np.testing.assert_allclose(codebook.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
-
-
 def clustered(run_paths: RunPaths, path: Path, **options: Any) -> ClusteringSummary:
     given = {"k": (5, 4, 4, 3), "device": CPU, **options}
     return cluster_network(run_paths.voxels, run_paths.model, path, **given)
@@ -218,7 +189,7 @@ def test_a_set_larger_than_needed_is_fitted_on_some_and_counted_whole(
     assert [p.done for p in seen if p.doing == COUNTING] == [54]
     with open_artifact(path, CODEBOOK) as artifact:
         assert artifact.read("feedforward/conv1/n_distinct").max() <= 20
-        book, _ = open_codebook(path, run.model, run.network.config)
+        book, _ = open_codebook(path, run.model, run.network.spec)
         reading = read_samples(run.network, book, run.voxels.tensor(samples))
         for route in PATHS:
             for layer in K:

@@ -8,15 +8,15 @@ from conftest import Rewrite
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook, class_evidence, open_codebook
 from fer_cli.errors import ArtifactError, LineageError
 from fer_cli.network.activations import PATHS
-from fer_cli.network.model import NetworkConfig
-from fer_cli.network.receptive import LayerSpec
+from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CODEBOOK, MODEL
+from networks import cube
 
-CONFIG = NetworkConfig((LayerSpec("a", 5, 4, 4), LayerSpec("b", 3, 2, 2)), ("p", "q", "r"), 8)
+SPEC = NetworkSpec((Level("a", 5, (2, 2, 2)), Level("b", 3, (1, 1, 1))), cube(8), ("p", "q", "r"))
 
 
 def book(seed: int = 0, locations: int = 8, codes: int = 6, filters: int = 5) -> LayerCodebook:
@@ -86,7 +86,7 @@ def test_distances_are_squared_and_summed_over_locations_in_double_precision() -
 
 def test_map_of_centroids_has_the_codes_it_was_made_of() -> None:
     layer = book()
-    codebook = Codebook(CONFIG, np.ones(3) / 3, lambda path, name: layer)
+    codebook = Codebook(SPEC, np.ones(3) / 3, lambda path, name: layer)
     codes = np.random.default_rng(3).integers(0, 6, (9, 8))
     feature = codebook.feature_map("feedback", "a", codes)
     assert feature.shape == (9, 5, 2, 2, 2)
@@ -100,7 +100,7 @@ def test_map_of_centroids_has_the_codes_it_was_made_of() -> None:
 
 def test_snapping_twice_is_snapping_once(run: Run) -> None:
     for path in PATHS:
-        for name in run.network.config.layer_names:
+        for name in run.network.spec.layer_names:
             layer = run.codebook.layer(path, name)
             codes = np.tile(np.arange(layer.centroids.shape[1])[:, None], (1, len(layer.centroids)))
             feature = run.codebook.feature_map(path, name, codes)
@@ -117,7 +117,7 @@ def test_evidence_of_codes_is_that_of_their_histograms(samples: int) -> None:
         loaded.append((path, name))
         return layer
 
-    codebook = Codebook(CONFIG, prior, load)
+    codebook = Codebook(SPEC, prior, load)
     codes = np.random.default_rng(3).integers(0, 6, (samples, 8))
     evidence = codebook.evidence("feedback", "a", codes)
     for sample, location in np.ndindex(samples, 8):
@@ -133,7 +133,7 @@ def test_prior_is_the_share_of_each_class(run: Run) -> None:
 
 @pytest.mark.parametrize(("locations", "filters"), [(4, 5), (8, 6)])
 def test_codebook_of_another_shape_is_refused(locations: int, filters: int) -> None:
-    codebook = Codebook(CONFIG, np.ones(3) / 3, lambda path, name: book(0, locations, 6, filters))
+    codebook = Codebook(SPEC, np.ones(3) / 3, lambda path, name: book(0, locations, 6, filters))
     message = f"codebook's a has {locations} locations of {filters} filters, but the network has 8 of 5. Run 'fer clu"
     with pytest.raises(ArtifactError, match=message):
         codebook.layer("feedforward", "a")
@@ -150,18 +150,18 @@ def test_codebook_without_a_class_is_refused(run: Run, run_paths: RunPaths, tmp_
             writer.write(f"calibration/{name}", np.zeros(1, np.int64))
         writer.write("calibration/probability", np.ones((1, 3), np.float32))
     with pytest.raises(ArtifactError, match=r"c\.h5 is damaged: its class counts are \[5, 0, 5\]\. Run 'fer cluster'"):
-        open_codebook(tmp_path / "c.h5", run.model, run.network.config)
+        open_codebook(tmp_path / "c.h5", run.model, run.network.spec)
 
 
 def test_another_kind_of_artifact_is_refused(run: Run, run_paths: RunPaths) -> None:
     with pytest.raises(ArtifactError, match="is a fer-voxels file, but a fer-codebook file is needed"):
-        open_codebook(run_paths.voxels, run.model, run.network.config)
+        open_codebook(run_paths.voxels, run.model, run.network.spec)
     with pytest.raises(ArtifactError, match="Run 'fer cluster' to make it"):
-        open_codebook(run_paths.voxels.with_name("none.h5"), run.model, run.network.config)
+        open_codebook(run_paths.voxels.with_name("none.h5"), run.model, run.network.spec)
 
 
 def test_codebook_of_another_model_is_refused(run: Run, run_paths: RunPaths, rewrite: Rewrite, tmp_path: Path) -> None:
     bias = "encoder/blocks.output.2.bias"
     rewrite(run.model, tmp_path / "model.h5", {bias: run.model.read(bias) + 1})
     with pytest.raises(LineageError, match="was made from model"):
-        open_codebook(run_paths.codebook, open_artifact(tmp_path / "model.h5", MODEL), run.network.config)
+        open_codebook(run_paths.codebook, open_artifact(tmp_path / "model.h5", MODEL), run.network.spec)

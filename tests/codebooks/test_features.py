@@ -10,10 +10,12 @@ import torch
 from fer_cli.codebooks.features import Extraction, FeatureStore, Slab, check_memory, plan_passes, whole_layer
 from fer_cli.errors import FerError, ResourceError, UsageError
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
-from fer_cli.network.model import OUTPUT, PRESETS, NetworkConfig
+from fer_cli.network.backbone import OUTPUT
+from fer_cli.network.fer_cnn import PRESETS, NetworkConfig
 from fer_cli.run import Run
+from networks import cube
 
-PAPER = NetworkConfig(PRESETS["paper"], ("a", "b"), 32)
+PAPER = NetworkConfig(PRESETS["paper"], ("a", "b"), cube(32)).spec
 
 
 @pytest.mark.parametrize("capacity", [8_192_000, 10**7, 12_345_678, 10**9, 10**12])
@@ -49,7 +51,7 @@ def test_memory_too_small_for_one_location_is_refused() -> None:
 @pytest.mark.parametrize("memory", [10**9, 20_000, 1])
 def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int, tmp_path: Path) -> None:
     """In memory, partly and wholly in a scratch file, in one pass or several, which leaves nothing behind."""
-    config = run.network.config
+    config = run.network.spec
     samples = np.array([5, 70, 3, 3, *range(10, 77)])  # more than one batch, unordered, repeated
     extraction = Extraction(run.network, run.voxels, samples)
     parts = [encode_paths(run.network, run.voxels.tensor(part)) for part in batches(samples)]
@@ -91,10 +93,10 @@ def test_scratch_folder_that_is_full_or_missing_is_an_error(tmp_path: Path, monk
 @pytest.mark.parametrize("path", PATHS)
 def test_a_weight_that_is_no_number_is_an_error(run: Run, path: str) -> None:
     network = copy.deepcopy(run.network)
-    part = network.encoder if path == FEEDFORWARD else network.feedback
+    part = network.backbone if path == FEEDFORWARD else network.feedback
     next(part.parameters()).data.view(-1)[0] = float("nan")
     samples = np.arange(3)
-    layers = [whole_layer(network.config, path, "conv1", samples=3, bits=32)]
+    layers = [whole_layer(network.spec, path, "conv1", samples=3, bits=32)]
     with (
         FeatureStore(layers, memory=10**9, scratch=Path()) as store,
         pytest.raises(FerError, match=rf"the {path} features of .* no numbers, in the batch of {run.voxels.names[0]}"),

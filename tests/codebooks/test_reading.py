@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.codebooks.reading import Calibration, code_distances, margin, read_samples
+from fer_cli.calibration.confidence import Calibration
+from fer_cli.codebooks.reading import code_distances, margin, read_samples
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, encode, feed_back
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
 
 NAMES = ("max_softmax", "softmax_margin", "evidence_feedforward_a", "evidence_feedforward_b", "evidence_feedback_a")
@@ -27,7 +28,7 @@ def test_reading_joins_codes_and_evidence_of_both_paths(run: Run) -> None:
     np.testing.assert_array_equal(reading.probabilities, forward[OUTPUT][:, :, 0, 0, 0])
     np.testing.assert_array_equal(reading.predicted, reading.probabilities.argmax(axis=1))
     for path in PATHS:
-        for layer in run.network.config.layer_names:
+        for layer in run.network.spec.layer_names:
             assert torch.equal(reading.features[path][layer], features[path][layer])
             codes = run.codebook.layer(path, layer).assign(features[path][layer])
             np.testing.assert_array_equal(reading.codes[path][layer], codes)
@@ -41,7 +42,7 @@ def test_reading_joins_codes_and_evidence_of_both_paths(run: Run) -> None:
 def test_distance_of_a_layer_is_what_its_codes_leave_of_the_feature(run: Run) -> None:
     reading = read_samples(run.network, run.codebook, run.voxels.tensor([0, 25, 70]))
     distances = code_distances(run.codebook, reading)
-    assert list(distances) == list(run.network.config.layer_names[:-1])
+    assert list(distances) == list(run.network.spec.layer_names[:-1])
     for layer, values in distances.items():
         snapped = run.codebook.feature_map(FEEDFORWARD, layer, reading.codes[FEEDFORWARD][layer])
         expected = (reading.features[FEEDFORWARD][layer] - snapped).double().square().flatten(1).sum(1)
@@ -51,7 +52,7 @@ def test_distance_of_a_layer_is_what_its_codes_leave_of_the_feature(run: Run) ->
 def test_scores_are_softmax_and_margins_of_every_layer_below_the_output(run: Run) -> None:
     reading = read_samples(run.network, run.codebook, run.voxels.tensor([0, 25, 70]))
     scores = reading.confidence_scores()
-    layers = run.network.config.layer_names[:-1]
+    layers = run.network.spec.layer_names[:-1]
     assert list(scores) == [
         "max_softmax",
         "softmax_margin",

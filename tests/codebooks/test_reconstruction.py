@@ -16,7 +16,9 @@ from fer_cli.codebooks.reconstruction import (
     table1_errors,
 )
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS
-from fer_cli.network.model import OUTPUT, Decoding, FERNet
+from fer_cli.network.backbone import OUTPUT
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.feedback import Decoding
 from fer_cli.run import Run
 
 
@@ -27,15 +29,16 @@ def reading(run: Run) -> Reading:
 
 def summed(a: np.ndarray, b: np.ndarray) -> float:
     total = 0.0
-    for x in range(8):
-        for y in range(4):
-            for z in range(2):
-                total += (float(a[x, y, z]) - float(b[x, y, z])) ** 2
+    for channel in range(2):
+        for x in range(8):
+            for y in range(4):
+                for z in range(2):
+                    total += (float(a[channel, x, y, z]) - float(b[channel, x, y, z])) ** 2
     return total
 
 
 def test_table_1_is_four_sums_over_voxels() -> None:
-    x, local, nearest, code = np.random.default_rng(0).random((4, 3, 8, 4, 2)).astype(np.float32)
+    x, local, nearest, code = np.random.default_rng(0).random((4, 3, 2, 8, 4, 2)).astype(np.float32)
     errors = table1_errors(x, local, nearest, code)
     assert tuple(errors) == ERRORS
     pairs = {"input_vs_local": (x, local), "nearest_vs_code": (nearest, code)}
@@ -48,8 +51,8 @@ def test_table_1_is_four_sums_over_voxels() -> None:
 
 def test_grids_of_another_shape_are_never_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
-    grids = np.zeros((3, 4, 4, 4), np.float32)
-    with pytest.raises(ValueError, match=r"shapes \(3, 4, 4, 4\) and \(1, 4, 4, 4\) cannot be compared"):
+    grids = np.zeros((3, 1, 4, 4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"shapes \(3, 1, 4, 4, 4\) and \(1, 1, 4, 4, 4\) cannot be compared"):
         table1_errors(grids, grids[:1], grids, grids)
 
 
@@ -67,7 +70,7 @@ def test_nearest_training_sample_has_most_votes_of_layers(run: Run, reading: Rea
     chosen = nearest_training_sample(run.codebook, reading)
     for sample in range(len(chosen)):
         ballots = []
-        for layer in run.network.config.layer_names[:-1]:
+        for layer in run.network.spec.layer_names[:-1]:
             book, codes = run.codebook.layer(FEEDBACK, layer), reading.codes[FEEDBACK][layer][sample]
             ballots.append(np.array([book.exemplar[location, code] for location, code in enumerate(codes)]))
         assert chosen[sample] == elect(ballots)
@@ -78,7 +81,7 @@ def test_nearest_training_sample_has_most_votes_of_layers(run: Run, reading: Rea
 
 def test_exemplar_of_a_layer_has_most_votes_of_its_locations(run: Run, reading: Reading) -> None:
     for path in PATHS:
-        for layer in run.network.config.layer_names:
+        for layer in run.network.spec.layer_names:
             book = run.codebook.layer(path, layer)
             chosen = layer_exemplar(run.codebook, reading, path, layer)
             for sample, codes in enumerate(reading.codes[path][layer]):
@@ -90,17 +93,17 @@ def test_class_code_reconstruction_passes_through_feedback_centroids_only(
     run: Run, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Decoding] = []
-    decode = FERNet.decode
+    decode = ExplainedNetwork.decode
 
-    def watch(self: FERNet, *args: object, **options: object) -> Decoding:
+    def watch(self: ExplainedNetwork, *args: object, **options: object) -> Decoding:
         seen.append(decode(self, *args, **options))  # type: ignore[arg-type]
         return seen[-1]
 
-    monkeypatch.setattr(FERNet, "decode", watch)
+    monkeypatch.setattr(ExplainedNetwork, "decode", watch)
     grids = class_code_reconstruction(run.network, run.codebook, reading)
     assert len(seen) == 1
-    np.testing.assert_array_equal(grids, seen[0].occupancy.numpy())
-    assert list(seen[0].features) == list(reversed(run.network.config.layer_names[:-1]))
+    np.testing.assert_array_equal(grids, run.network.signal.value(seen[0].raw).numpy())
+    assert list(seen[0].features) == list(reversed(run.network.spec.layer_names[:-1]))
     for layer, feature in seen[0].features.items():
         centroids = run.codebook.layer(FEEDBACK, layer).centroids
         for vectors, known in zip(feature.flatten(2).permute(2, 0, 1).numpy(), centroids, strict=True):
@@ -112,10 +115,10 @@ def test_class_code_reconstruction_is_a_slow_descent(run: Run, reading: Reading)
     feature: Tensor = reading.features[FEEDFORWARD][OUTPUT]
     for name, step in run.network.feedback.steps.items():
         feature = step(feature)
-        below = run.network.config.index(name) - 1
+        below = run.network.spec.index(name) - 1
         if below < 0:
             break
-        centroids = run.codebook.layer(FEEDBACK, run.network.config.layer_names[below]).centroids
+        centroids = run.codebook.layer(FEEDBACK, run.network.spec.layer_names[below]).centroids
         for index in np.ndindex(len(feature), *feature.shape[2:]):
             sample, where = index[0], index[1:]
             known = centroids[np.ravel_multi_index(where, feature.shape[2:])]
@@ -123,20 +126,18 @@ def test_class_code_reconstruction_is_a_slow_descent(run: Run, reading: Reading)
             nearest = np.square(known.astype(np.float64) - vector).sum(axis=1).argmin()
             feature[sample, :, *where] = torch.from_numpy(known[nearest])
     grids = class_code_reconstruction(run.network, run.codebook, reading)
-    np.testing.assert_allclose(grids, torch.sigmoid(feature)[:, 0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(grids, torch.sigmoid(feature).numpy(), atol=1e-6)
 
 
 def test_local_reconstruction_and_representative_decode_their_own_layer(run: Run, reading: Reading) -> None:
     decoded = representatives(run.network, run.codebook, reading)
-    for layer in run.network.config.layer_names:
+    for layer in run.network.spec.layer_names:
         local = local_reconstruction(run.network, reading, layer)
-        decoding = run.network.decode(reading.features[FEEDFORWARD][layer], layer)
-        np.testing.assert_array_equal(local, decoding.occupancy.numpy())
+        decoded_alone = run.network.reconstruct(reading.features[FEEDFORWARD][layer], layer)
+        np.testing.assert_array_equal(local, decoded_alone.numpy())
         for path in PATHS:
             feature = run.codebook.feature_map(path, layer, reading.codes[path][layer])
             shown = decoded[path][layer]
             # In float32, and in batches of other sizes, which sum in another order.
-            np.testing.assert_allclose(shown, run.network.decode(feature, layer).occupancy.numpy(), atol=1e-5)
+            np.testing.assert_allclose(shown, run.network.reconstruct(feature, layer).numpy(), atol=1e-5)
             assert ((shown >= 0) & (shown <= 1)).all()
-    default = local_reconstruction(run.network, reading)
-    np.testing.assert_array_equal(default, local_reconstruction(run.network, reading, "conv3"))

@@ -3,27 +3,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fer_cli.codebooks.codebook import Codebook
+from fer_cli.calibration.temperature import Temperatures
 from fer_cli.codebooks.reading import Reading
-from fer_cli.codebooks.temperature import Temperatures
 from fer_cli.diagnosis.blame import find_blame, turning_point, unravel
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.model import PRESETS, NetworkConfig
-from fer_cli.network.receptive import receptive_field
+from fer_cli.network.backbone import receptive_field
+from fer_cli.network.fer_cnn import FERCNN
+from networks import SMOKE
 
-CONFIG = NetworkConfig(PRESETS["smoke"], ("p", "q", "r"), 32)
-BELOW = CONFIG.layer_names[:-1]
+BACKBONE = FERCNN(SMOKE)
+SPEC = BACKBONE.spec
+BELOW = SPEC.layer_names[:-1]
 WARM = {layer: float(2**index) for index, layer in enumerate(BELOW)}
 
 
-def reading_of(differences: list[float]) -> tuple[Codebook, Reading, Temperatures]:
+def reading_of(differences: list[float]) -> tuple[Reading, Temperatures]:
     """Evidence of one sample that, calibrated, favours class 2 over class 0 by so much a layer."""
     evidence = {
         layer: np.array([[1, 99, 1 + difference * WARM.get(layer, 1)]], np.float32)
-        for layer, difference in zip(CONFIG.layer_names, [*differences, 0.0], strict=True)
+        for layer, difference in zip(SPEC.layer_names, [*differences, 0.0], strict=True)
     }
-    codebook = Codebook(CONFIG, np.array([0.2, 0.5, 0.3]), lambda path, layer: pytest.fail("no codes are needed"))
-    return codebook, Reading({}, {}, {FEEDFORWARD: evidence}), Temperatures(1.0, {FEEDFORWARD: WARM})
+    return Reading({}, {}, {FEEDFORWARD: evidence}), Temperatures(1.0, {FEEDFORWARD: WARM})
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def reading_of(differences: list[float]) -> tuple[Codebook, Reading, Temperature
 def test_blame_falls_where_the_calibrated_evidence_turns(
     differences: list[float], layer: str, margin: float, seed: int
 ) -> None:
-    codebook, reading, temperatures = reading_of(differences)
+    reading, temperatures = reading_of(differences)
     generator = np.random.default_rng(seed)
-    relevances = {name: generator.normal(-1, 1, int(np.prod(CONFIG.level_shape(name)[1:]))) for name in BELOW}
-    blame = find_blame(codebook, reading, temperatures, relevances.__getitem__, predicted=2, label=0)
+    relevances = {name: generator.normal(-1, 1, int(np.prod(SPEC.level_shape(name)[1:]))) for name in BELOW}
+    blame = find_blame(BACKBONE, reading, temperatures, relevances.__getitem__, predicted=2, label=0)
     assert (blame.layer, blame.margin) == (layer, margin)
-    shape = CONFIG.level_shape(layer)[1:]
+    shape = SPEC.level_shape(layer)[1:]
     expected = [(0, 0, 0)]
     if shape != (1, 1, 1):
         ordered = [(float(value), -i) for i, value in enumerate(relevances[layer])]
@@ -60,8 +60,7 @@ def test_blame_falls_where_the_calibrated_evidence_turns(
         best = sorted(ordered, reverse=True)[:most]
         expected = [unravel(-i, shape) for value, i in best if value > 0]
     assert list(blame.locations) == expected
-    index = CONFIG.index(layer)
-    assert list(blame.boxes) == [receptive_field(CONFIG.specs, index, at, (32, 32, 32)) for at in expected]
+    assert list(blame.boxes) == [receptive_field(BACKBONE, layer, at) for at in expected]
 
 
 @given(st.lists(st.floats(-9, 9, width=16), min_size=1, max_size=8))

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from fer_cli.codebooks.typicality import Atypicality
+from fer_cli.calibration.typicality import Atypicality
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import CATEGORIES, Category, categorise
 

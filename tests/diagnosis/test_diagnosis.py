@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from diagnoses import LOCATIONS, diagnosis_of
-from fer_cli.codebooks.departure import Course, Departure, return_errors
+from fer_cli.calibration.departure import Course, Departure, return_errors
+from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
-from fer_cli.codebooks.temperature import implied_class
 from fer_cli.diagnosis import repair
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
@@ -26,31 +26,31 @@ from fer_cli.run import Run
 def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     sample = run.sample("pole_test_03")
     diagnosis = explain(run, sample, local_layer="conv2")
-    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.grid).float()[None, None])
-    classes = run.network.config.classes
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.volume)[None])
+    classes = run.network.spec.classes
     assert diagnosis.predicted == classes[reading.predicted[0]]
     assert list(diagnosis.probabilities) == list(classes)
     assert sum(diagnosis.probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert (diagnosis.label, diagnosis.local_layer) == ("pole", "conv2")
-    np.testing.assert_array_equal(diagnosis.input_grid, sample.grid)
-    np.testing.assert_array_equal(diagnosis.local_grid, local_reconstruction(run.network, reading, "conv2")[0])
+    np.testing.assert_array_equal(diagnosis.input_volume, sample.volume)
+    np.testing.assert_array_equal(diagnosis.local_volume, local_reconstruction(run.network, reading, "conv2")[0])
     code = class_code_reconstruction(run.network, run.codebook, reading)
-    np.testing.assert_array_equal(diagnosis.class_code_grid, code[0])
+    np.testing.assert_array_equal(diagnosis.class_code_volume, code[0])
     nearest = run.voxels.names.index(diagnosis.nearest_training_sample)
-    np.testing.assert_array_equal(diagnosis.nearest_grid, run.voxels.grids([nearest])[0])
-    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    np.testing.assert_array_equal(diagnosis.nearest_volume, run.voxels.volumes([nearest])[0])
+    grids = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     assert {grid.dtype for grid in grids} == {np.dtype(np.float32)}
     errors = table1_errors(*(grid[None] for grid in grids))
     assert diagnosis.errors == {name: float(values[0]) for name, values in errors.items()}
-    assert [layer.name for layer in diagnosis.layers] == list(run.network.config.layer_names)
+    assert [layer.name for layer in diagnosis.layers] == list(run.network.spec.layer_names)
     for layer in diagnosis.layers:
         for path in PATHS:
             evidence = getattr(layer, f"{path}_evidence")
             assert list(evidence.values()) == pytest.approx(reading.evidence[path][layer.name][0].tolist())
             assert getattr(layer, f"{path}_class") == max(evidence, key=evidence.__getitem__)
             exemplar = run.voxels.names.index(getattr(layer, f"{path}_exemplar"))
-            grid = getattr(layer, f"{path}_exemplar_grid")
-            np.testing.assert_array_equal(grid, run.voxels.grids([exemplar])[0])
+            grid = getattr(layer, f"{path}_exemplar_volume")
+            np.testing.assert_array_equal(grid, run.voxels.volumes([exemplar])[0])
             assert grid.dtype == np.float32
             worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
             assert getattr(layer, f"{path}_temperature") == worth
@@ -58,7 +58,7 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
     distances = code_distances(run.codebook, reading)
-    grid = torch.from_numpy(sample.grid).float()[None, None]
+    grid = torch.from_numpy(sample.volume)[None]
     assert run.course is not None
     [departure] = run.course.measure(distances, return_errors(run.network, grid, reading.features[FEEDFORWARD]))
     assert replace(diagnosis.departure, locations=()) == departure
@@ -79,7 +79,7 @@ def test_departure_names_the_locations_farthest_from_their_codes(
     found = Departure(layer, score=3.0, margin=1.0, p_value=0.2)
     monkeypatch.setattr(Course, "measure", lambda *_: [found])
     sample = run.sample("pole_test_03")
-    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.grid).float()[None, None])
+    reading = read_samples(run.network, run.codebook, torch.from_numpy(sample.volume)[None])
     feature = reading.features[FEEDFORWARD][layer][0].numpy()
     centroids = run.codebook.layer(FEEDFORWARD, layer).centroids
     away = {}
@@ -100,20 +100,20 @@ def test_departure_names_the_locations_farthest_from_their_codes(
 
 def test_errors_are_held_against_those_of_validation_samples_from_the_same_local_layer(run: Run) -> None:
     sample, calibration = run.sample("pole_test_03"), run.calibration
-    same = explain(run, sample, local_layer=run.network.config.local_layer).reference_errors
+    same = explain(run, sample, local_layer=run.network.spec.local_layer).reference_errors
     for group, chosen in ((same.correct, calibration.correct), (same.misclassified, ~calibration.correct)):
         assert set(group) == set(ERRORS)
         for name, values in group.items():
             np.testing.assert_array_equal(values, calibration.errors[name][chosen])
-    other = explain(run, sample, local_layer="conv2").reference_errors
+    other = explain(run, sample, local_layer="conv1").reference_errors
     assert set(other.correct) == set(other.misclassified) == {"nearest_vs_code", "input_vs_code"}
 
 
 def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
-    grid = run.voxels.grids([run.voxels.index_of("beam_test_02")])[0]
-    unlabelled = explain(run, Sample("shape", grid, None))
+    volume = run.voxels.volumes([run.voxels.index_of("beam_test_02")])[0]
+    unlabelled = explain(run, Sample("shape", volume, None))
     predicted = unlabelled.predicted
-    label = run.network.config.classes.index(predicted)
+    label = run.network.spec.classes.index(predicted)
     share = percentage(unlabelled.suspicion.p_value)
     rarity = f"{share} of correctly classified validation samples look at least as suspicious."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
@@ -122,7 +122,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     assert (unlabelled.label, unlabelled.correct, unlabelled.blame.layer) == (None, None, None)
     kind = unlabelled.category.name
     assert unlabelled.verdict == f"Classified as {sure}, its true class not known: {kind}. {clusters}; {rarity}"
-    correct = explain(run, Sample("shape", grid, label))
+    correct = explain(run, Sample("shape", volume, label))
     assert (correct.correct, correct.blame.layer, correct.blame.margin, correct.blame.locations) == (
         True,
         None,
@@ -135,10 +135,10 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         "conv1": "Already from conv1 on the feedforward clusters favour {predicted} over {label}",
     }
     between = "The feedforward clusters turn from {label} to {predicted} at {layer}"
-    for index, name in enumerate(run.network.config.classes):
+    for index, name in enumerate(run.network.spec.classes):
         if index == label:
             continue
-        wrong = explain(run, Sample("shape", grid, index))
+        wrong = explain(run, Sample("shape", volume, index))
         assert wrong.correct is False
         assert wrong.blame.layer is not None
         assert wrong.blame.margin is not None
@@ -151,30 +151,31 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["beam_test_02", "plate_test_03", "pole_test_00"])
 def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clusters_imply(run: Run, name: str) -> None:
-    config = run.network.config
-    grid = run.sample(name).grid
-    reading = read_samples(run.network, run.codebook, torch.from_numpy(grid).float()[None, None])
+    config = run.network.spec
+    volume = run.sample(name).volume
+    volumes = torch.from_numpy(volume)[None]
+    reading = read_samples(run.network, run.codebook, volumes)
     predicted = int(reading.predicted[0])
     donors = Donors(run.network, run.codebook, run.voxels, config.layer_names)
-    repairer = Repairer(donors, reading.features[FEEDFORWARD], predicted)
+    repairer = Repairer(donors, volumes, reading.features[FEEDFORWARD], predicted)
     (implied,) = implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted).tolist()
 
     def blamed(wanted: int) -> Blame:
         def relevance(layer: str) -> np.ndarray:
             return repairer.relevance(layer, wanted)
 
-        return find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+        return find_blame(run.network.backbone, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
 
     def tested(wanted: int, layer: str, chosen_by: str) -> RepairTest:
         return repair_test(repairer, layer, wanted=wanted, chosen_by=chosen_by)
 
-    unlabelled = explain(run, Sample("shape", grid, None))
+    unlabelled = explain(run, Sample("shape", volume, None))
     layer = repair.tested_layer(config, str(blamed(implied).layer))
     assert layer is not None
     assert unlabelled.repair == (tested(implied, layer, "evidence"),)
     assert unlabelled.blame == Blame(None, (), (), None)
     for label in {0, 1, 2} - {predicted}:
-        wrong = explain(run, Sample("shape", grid, label))
+        wrong = explain(run, Sample("shape", volume, label))
         assert (wrong.label, wrong.blame) == (config.classes[label], blamed(label))
         assert wrong.category == categorise(
             dict(zip(config.classes, run.temperatures.calibrated(reading.probabilities)[0].tolist(), strict=True)),
@@ -186,7 +187,7 @@ def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clust
         layer = repair.tested_layer(config, str(wrong.blame.layer))
         assert layer is not None
         assert wrong.repair == (tested(label, layer, "label"), tested(implied, layer, "evidence"))
-    assert explain(run, Sample("shape", grid, predicted)).repair == ()
+    assert explain(run, Sample("shape", volume, predicted)).repair == ()
 
 
 def test_unknown_local_layer_is_refused(run: Run) -> None:

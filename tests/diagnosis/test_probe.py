@@ -7,8 +7,9 @@ import torch
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.model import FERNet
-from fer_cli.network.receptive import LayerSpec, Location, LocationError, receptive_field
+from fer_cli.network.backbone import Location, LocationError, receptive_field
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.receptive import LayerSpec
 from fer_cli.run import Run
 
 LAYERS = ("conv1", "conv2", "conv3", "fc4")
@@ -33,28 +34,30 @@ def seen_by_autograd(specs: tuple[LayerSpec, ...], sides: Location) -> dict[Loca
 
 
 @torch.inference_mode()
-def reconstruct_slowly(network: FERNet, feature: torch.Tensor, layer: str, kept: list[Location]) -> np.ndarray:
+def reconstruct_slowly(
+    network: ExplainedNetwork, feature: torch.Tensor, layer: str, kept: list[Location]
+) -> np.ndarray:
     """A decode of the feature with everything but the kept locations overwritten by zeros, one at a time."""
     masked = feature.clone()
     for location in np.ndindex(*feature.shape[2:]):
         if location not in kept:
             for channel in range(feature.shape[1]):
                 masked[0, channel, *location] = 0.0
-    return network.decode(masked, layer).occupancy[0].numpy()
+    return network.reconstruct(masked, layer)[0].numpy()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_probe_of_every_location_is_algorithm_1_done_slowly(run: Run, layer: str) -> None:
-    grid, config = run.voxels.grids([41])[0], run.network.config
-    index = config.index(layer)
-    seen = seen_by_autograd(config.specs[: index + 1], config.input_shape)
+    grid, spec = run.voxels.volumes([41])[0], run.network.spec
+    layers = run.network.backbone.config.layers
+    seen = seen_by_autograd(layers[: spec.index(layer) + 1], spec.input.shape)
     with torch.inference_mode():
-        feature = run.network.encoder.features(torch.from_numpy(grid).float()[None, None])[layer].clone()
-    swept = sweep(run.network, grid, layer, layer_locations(config, layer))
+        feature = run.network.backbone.features(torch.from_numpy(grid)[None])[layer].clone()
+    swept = sweep(run.network, grid, layer, layer_locations(spec, layer))
     for (location, voxels), found in zip(seen.items(), swept, strict=True):
         kept = [other for other, others in seen.items() if voxels & others]
         assert (found.layer, found.location, found.code) == (layer, location, None)
-        assert found.map_shape == config.level_shape(layer)[1:]
+        assert found.map_shape == spec.map_shape(layer)
         assert found.response_field == kept
         spans = [range(low, high) for low, high in found.receptive_field]
         assert voxels == set(product(*spans))
@@ -63,7 +66,8 @@ def test_probe_of_every_location_is_algorithm_1_done_slowly(run: Run, layer: str
         np.testing.assert_allclose(found.reconstruction, expected, atol=1e-5)
         crop = np.zeros_like(found.crop)
         for at in np.ndindex(*crop.shape):
-            crop[at] = expected[tuple(span[i] for span, i in zip(spans, at, strict=True))]
+            channel, *inside = at
+            crop[at] = expected[channel, *(span[i] for span, i in zip(spans, inside, strict=True))]
         np.testing.assert_allclose(found.crop, crop, atol=1e-5)
 
 
@@ -71,8 +75,8 @@ def test_probe_of_every_location_is_algorithm_1_done_slowly(run: Run, layer: str
     ("layer", "location"), [("conv1", (0, 3, 1)), ("conv1", (2, 1, 3)), ("conv2", (1, 0, 1)), ("fc4", (0, 0, 0))]
 )
 def test_probe_of_one_location_is_that_of_a_sweep(run: Run, layer: str, location: Location) -> None:
-    grid = run.voxels.grids([41])[0]
-    locations = layer_locations(run.network.config, layer)
+    grid = run.voxels.volumes([41])[0]
+    locations = layer_locations(run.network.spec, layer)
     swept = dict(zip(locations, sweep(run.network, grid, layer, locations), strict=True))
     alone = probe(run.network, grid, layer, location)
     np.testing.assert_allclose(swept[location].reconstruction, alone.reconstruction, atol=1e-5)
@@ -82,9 +86,9 @@ def test_probe_of_one_location_is_that_of_a_sweep(run: Run, layer: str, location
 @pytest.mark.parametrize(("layer", "location"), [("conv1", (3, 0, 2)), ("conv2", (0, 1, 1)), ("fc4", (0, 0, 0))])
 @pytest.mark.parametrize("code", [None, 0, 2])
 def test_centroids_fill_the_response_field(run: Run, layer: str, location: Location, code: int | None) -> None:
-    grid = run.voxels.grids([41])[0]
+    grid = run.voxels.volumes([41])[0]
     book = run.codebook.layer(FEEDFORWARD, layer)
-    feature = run.network.encoder.features(torch.from_numpy(grid).float()[None, None])[layer].clone()
+    feature = run.network.backbone.features(torch.from_numpy(grid)[None])[layer].clone()
     nearest = {}
     for number, place in enumerate(np.ndindex(*feature.shape[2:])):
         distances = [float(np.square(feature[0, :, *place].numpy() - c).sum()) for c in book.centroids[number]]
@@ -101,21 +105,21 @@ def test_centroids_fill_the_response_field(run: Run, layer: str, location: Locat
 
 
 def test_probe_does_not_see_beyond_the_receptive_fields_of_its_response_field(run: Run) -> None:
-    grid, config = run.voxels.grids([3])[0], run.network.config
+    grid = run.voxels.volumes([3])[0]
     before = probe(run.network, grid, "conv1", (0, 0, 0))
-    seen = np.zeros(config.input_shape, bool)
+    seen = np.zeros(run.network.spec.input.shape, bool)
     for location in before.response_field:
-        (x0, x1), (y0, y1), (z0, z1) = receptive_field(config.specs, 0, location, config.input_shape)
+        (x0, x1), (y0, y1), (z0, z1) = receptive_field(run.network.backbone, "conv1", location)
         seen[x0:x1, y0:y1, z0:z1] = True
     assert not seen.all()
-    other = np.where(seen, grid, 1 - grid).astype(np.uint8)
+    other = np.where(seen, grid, 1 - grid)
     np.testing.assert_array_equal(probe(run.network, other, "conv1", (0, 0, 0)).reconstruction, before.reconstruction)
-    inside = np.where(seen, 1 - grid, grid).astype(np.uint8)
+    inside = np.where(seen, 1 - grid, grid)
     assert (probe(run.network, inside, "conv1", (0, 0, 0)).reconstruction != before.reconstruction).any()
 
 
 def test_locations_of_a_layer_can_be_taken_slice_by_slice(run: Run) -> None:
-    config = run.network.config
+    config = run.network.spec
     assert layer_locations(config, "conv2") == list(np.ndindex(2, 2, 2))
     assert layer_locations(config, "conv1", [3, 1, 3]) == [
         (x, y, z) for x in range(4) for y in range(4) for z in (1, 3)
@@ -126,7 +130,7 @@ def test_locations_of_a_layer_can_be_taken_slice_by_slice(run: Run) -> None:
 
 
 def test_what_cannot_be_probed_is_refused(run: Run) -> None:
-    grid = run.voxels.grids([0])[0]
+    grid = run.voxels.volumes([0])[0]
     with pytest.raises(LocationError, match="location 0,2,0 lies outside conv2, whose feature map is 2×2×2"):
         probe(run.network, grid, "conv2", (0, 2, 0))
     with pytest.raises(UsageError, match="no layer 'conv7'; the layers are conv1, conv2, conv3, fc4, output"):

@@ -17,8 +17,8 @@ from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest
 from fer_cli.network.activations import FEEDFORWARD, encode
-from fer_cli.network.model import PRESETS, NetworkConfig
 from fer_cli.run import Run
+from networks import SMOKE
 
 LAYER = "conv1"
 
@@ -26,9 +26,10 @@ LAYER = "conv1"
 @pytest.fixture
 def edit(run: Run) -> Replacement:
     """Three shapes of the tiny run at conv1, their features to be replaced by those of three others."""
-    features = encode(run.network, run.voxels.tensor([0, 25, 50, 10, 30, 45]))[LAYER]
+    volumes = run.voxels.tensor([0, 25, 50, 10, 30, 45])
+    features = encode(run.network, volumes)[LAYER]
     wanted, given = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2])
-    return Replacement(run.network.encoder, LAYER, features[:3], features[3:], wanted, given)
+    return Replacement(run.network.backbone, LAYER, volumes[:3], features[:3], features[3:], wanted, given)
 
 
 def test_only_marked_locations_are_replaced_in_c_order(edit: Replacement) -> None:
@@ -72,7 +73,7 @@ def test_integrated_gradients_and_conductance_sum_to_what_the_shape_adds_to_the_
     empty = encode(run.network, torch.zeros_like(grids[:1]))[LAYER]
     added = edit.log_odds(edit.logits(empty.expand_as(edit.feature))) - edit.log_odds(edit.logits(edit.feature))
     assert integrated_gradients(edit, empty, 400).sum(1).tolist() == pytest.approx(added.tolist(), abs=0.01)
-    assert conductance(edit, grids, 400).sum(1).tolist() == pytest.approx(added.tolist(), abs=0.02)
+    assert conductance(edit, 400).sum(1).tolist() == pytest.approx(added.tolist(), abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -80,7 +81,7 @@ def test_integrated_gradients_and_conductance_agree_with_captum(run: Run, edit: 
     attr = pytest.importorskip("captum.attr", reason="captum is not installed (pip install fer-cli[attribution])")
     grids = run.voxels.tensor([0, 25, 50])
     empty = encode(run.network, torch.zeros_like(grids[:1]))[LAYER].clone()
-    encoder, rows = run.network.encoder, torch.arange(3)
+    encoder, rows = run.network.backbone, torch.arange(3)
 
     def odds(inputs: torch.Tensor) -> torch.Tensor:
         logits, copies = encoder(inputs), len(inputs) // 3
@@ -94,7 +95,7 @@ def test_integrated_gradients_and_conductance_agree_with_captum(run: Run, edit: 
     layer = encoder.blocks[LAYER]
     for kind, found in (
         (attr.LayerIntegratedGradients, integrated_gradients(edit, empty, 64)),
-        (attr.LayerConductance, conductance(edit, grids, 64)),
+        (attr.LayerConductance, conductance(edit, 64)),
     ):
         expected = kind(odds, layer).attribute(grids, torch.zeros_like(grids), n_steps=64, method="riemann_middle")
         expected = expected.detach().sum(1).flatten(1)
@@ -126,7 +127,7 @@ def test_mean_feature_is_the_mean_of_the_clustered_samples(run: Run) -> None:
 
 def test_every_ranking_scores_every_location(run: Run, edit: Replacement) -> None:
     empty = encode(run.network, torch.zeros(1, 1, 8, 8, 8))[LAYER]
-    for score in rankings(run.codebook, run.voxels.tensor([0, 25, 50]), empty).values():
+    for score in rankings(run.codebook, empty).values():
         found = score(edit)
         assert found.shape == (3, 64)
         assert torch.isfinite(found).all()
@@ -146,8 +147,7 @@ def test_donor_is_the_nearest_candidate_of_its_class_that_the_network_knows(run:
 
 
 def test_test_is_made_where_there_are_locations_to_draw_from() -> None:
-    config = NetworkConfig(PRESETS["smoke"], ("p", "q"), 32)
-    found = [repair.tested_layer(config, layer) for layer in config.layer_names]
+    found = [repair.tested_layer(SMOKE.spec, layer) for layer in SMOKE.spec.layer_names]
     assert found == ["conv1", "conv2", "conv3", *["conv3"] * 5]
 
 
@@ -156,8 +156,7 @@ def test_repair_test_of_a_mistake_and_of_a_shape_without_label(run: Run) -> None
         sample
         for index in run.voxels.indices("test")
         if (sample := run.sample(run.voxels.names[index])).label is not None
-        and int(encode(run.network, torch.from_numpy(sample.grid).float()[None, None])["output"].argmax())
-        != sample.label
+        and int(encode(run.network, torch.from_numpy(sample.volume)[None])["output"].argmax()) != sample.label
     )
     found = explain(run, wrong).repair
     classes = run.voxels.classes

@@ -4,32 +4,37 @@ import torch
 
 from fer_cli.evaluation import baselines
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.encoded import encode_samples, upper_layers
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT, InputSpec
+from fer_cli.network.encoded import Encoded, encode_samples
 from fer_cli.run import Run
+from networks import ArrayVolumes
 
 
 def test_encoded_samples_are_what_the_encoder_gives(run: Run) -> None:
     indices = run.voxels.indices("test")[:5]
     found = encode_samples(run.network, run.voxels, indices)
     with torch.inference_mode():
-        features = run.network.encoder.features(run.voxels.tensor(indices))
-        logits = run.network.encoder(run.voxels.tensor(indices))
-    assert upper_layers(run.network.config) == ("fc4",)
+        features = run.network.backbone.features(run.voxels.tensor(indices))
+        logits = run.network.backbone(run.voxels.tensor(indices))
+    assert run.network.spec.upper_layers == ("conv3", "fc4")
     np.testing.assert_allclose(found.features["fc4"], features["fc4"].flatten(1).numpy(), atol=1e-6)
     np.testing.assert_allclose(found.logits, logits.numpy(), atol=1e-5)
     assert found.wrong.tolist() == (logits.argmax(1).numpy() != run.voxels.labels[indices]).tolist()
 
 
-def test_voxels_that_differ_are_counted_against_the_nearest_grid_of_each_class() -> None:
+def test_distances_are_those_to_the_nearest_training_volume_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_SHAPES", 4)
+    monkeypatch.setattr(baselines, "_TRAINING_SHAPES", 3)
     generator = np.random.default_rng(0)
-    shapes, training = (torch.from_numpy(generator.integers(0, 2, (n, 40))).to(torch.uint8) for n in (6, 9))
-    labels = np.array([0, 0, 0, 2, 2, 2, 2, 0, 0])
-    found = baselines.differing_voxels(shapes, training, labels, 3)
+    array = generator.standard_normal((15, 2, 4, 3, 2)).astype(np.float32)
+    labels = np.array([0, 0, 0, 2, 2, 2, 2, 0, 0, *[1] * 6])
+    volumes = ArrayVolumes(array, labels, ["train"] * 15, ("a", "b", "c"), InputSpec(2, (4, 3, 2), "intensity"))
+    training = Encoded(np.arange(9), labels[:9], np.zeros((9, 3), np.float32), {})
+    found = baselines.volume_distances(volumes, np.arange(9, 15), training, 3)
     for i in range(6):
         for label in (0, 2):
-            assert found[i, label] == min(
-                int((shapes[i] != training[j]).sum()) for j in np.flatnonzero(labels == label)
+            assert found[i, label] == pytest.approx(
+                min(float(np.square(array[9 + i] - array[j]).sum()) for j in np.flatnonzero(labels == label)), rel=1e-4
             )
     assert np.isinf(found[:, 1]).all()
 
@@ -37,11 +42,11 @@ def test_voxels_that_differ_are_counted_against_the_nearest_grid_of_each_class()
 def test_dropout_of_nothing_is_the_network_and_more_of_it_makes_unsure(run: Run) -> None:
     encoded = encode_samples(run.network, run.voxels, run.voxels.indices("test"))
     plain = torch.softmax(torch.from_numpy(encoded.logits), 1).numpy()
-    np.testing.assert_allclose(baselines.dropout_probabilities(run.network, encoded, 0.0), plain, atol=1e-5)
-    much = baselines.dropout_probabilities(run.network, encoded, 0.8)
+    np.testing.assert_allclose(baselines.dropout_probabilities(run.network, run.voxels, encoded, 0.0), plain, atol=1e-5)
+    much = baselines.dropout_probabilities(run.network, run.voxels, encoded, 0.8)
     np.testing.assert_allclose(much.sum(axis=1), 1, atol=1e-5)
     assert np.abs(much - plain).max() > 1e-3
-    np.testing.assert_array_equal(much, baselines.dropout_probabilities(run.network, encoded, 0.8))
+    np.testing.assert_array_equal(much, baselines.dropout_probabilities(run.network, run.voxels, encoded, 0.8))
 
 
 def test_views_are_averaged_with_the_shape_itself(run: Run) -> None:
@@ -50,7 +55,7 @@ def test_views_are_averaged_with_the_shape_itself(run: Run) -> None:
     grids = run.voxels.tensor(encoded.indices)
 
     def mean(views: list[torch.Tensor]) -> np.ndarray:
-        return torch.stack([run.network.encoder(view).softmax(1) for view in views]).mean(0).numpy()
+        return torch.stack([run.network.backbone(view).softmax(1) for view in views]).mean(0).numpy()
 
     with torch.inference_mode():
         mirrored = mean([grids, grids.flip(2), grids.flip(3), grids.flip((2, 3))])
@@ -65,16 +70,16 @@ def test_trivial_scores_are_squared_distances(run: Run) -> None:
     tested = encode_samples(run.network, run.voxels, run.voxels.indices("test"))
     _, scores = baselines.trivial_baselines(run.network, run.voxels, training, (training, tested))
     grids = run.voxels.grids(training.indices).astype(float)
-    untrained = baselines.random_feedback(run.network, seed=0)
+    untrained = baselines.untrained_network(run.network, seed=0)
     trained = run.network.feedback.state_dict()
-    assert any(not torch.equal(value, trained[name]) for name, value in untrained.state_dict().items())
+    assert any(not torch.equal(value, trained[name]) for name, value in untrained.feedback.state_dict().items())
     for i, index in enumerate(tested.indices):
         shape = run.voxels.grids([int(index)])[0].astype(float)
         mean = grids[training.labels == tested.predicted[i]].mean(axis=0)
         assert scores["class_mean_grid"][i] == pytest.approx(-((shape - mean) ** 2).sum(), rel=1e-4)
         code = torch.softmax(torch.from_numpy(tested.logits[i : i + 1]), 1)[:, :, None, None, None]
         with torch.inference_mode():
-            painted = untrained.decode(code, OUTPUT).occupancy[0].numpy()
+            painted = untrained.reconstruct(code, OUTPUT)[0].numpy()
         assert scores["random_decoder"][i] == pytest.approx(-((shape - painted) ** 2).sum(), rel=1e-3)
 
 

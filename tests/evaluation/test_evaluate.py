@@ -71,7 +71,7 @@ def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) 
     }
     grids = run.voxels.tensor(run.voxels.indices("test"))
     quarters = [torch.rot90(grids, number, (2, 3)) for number in range(4)]
-    mean = torch.stack([run.network.encoder(turned).softmax(1) for turned in quarters]).mean(0)
+    mean = torch.stack([run.network.backbone(turned).softmax(1) for turned in quarters]).mean(0)
     torch.testing.assert_close(voted_probabilities(run.network, grids, 4), mean, atol=1e-5, rtol=0)
     assert evaluate(run)["votes"] is None
     for votes in (0, 361):
@@ -81,17 +81,17 @@ def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) 
 
 def test_reconstructions_are_measured_from_every_level_with_gates_shut_and_open(run: Run) -> None:
     measured = evaluate(run)["reconstruction"]
-    assert list(measured) == list(run.network.config.layer_names)
+    assert list(measured) == list(run.network.spec.layer_names)
     grids = run.voxels.tensor(run.voxels.indices("test"))
     with torch.inference_mode():
-        features = run.network.encoder.features(grids)
+        features = run.network.backbone.features(grids)
         for layer in measured:
             for gates, skips in (("shut", None), ("open", features)):
-                occupancy = run.network.decode(features[layer], layer, skips=skips).occupancy
-                found, true = occupancy >= 0.5, grids[:, 0] > 0
+                occupancy = run.network.reconstruct(features[layer], layer, skips=skips)
+                found, true = occupancy >= 0.5, grids > 0
                 ious = (found & true).flatten(1).sum(1) / (found | true).flatten(1).sum(1)
                 assert measured[layer][gates]["iou"] == pytest.approx(float(ious.mean()), abs=1e-6)
-                mse = float((occupancy - grids[:, 0]).square().mean())
+                mse = float((occupancy - grids).square().mean())
                 assert measured[layer][gates]["mse"] == pytest.approx(mse, rel=1e-5)
     assert measured["conv1"]["shut"] == measured["conv1"]["open"]
     assert measured["output"]["shut"] != measured["output"]["open"]
@@ -119,7 +119,7 @@ def test_test_shapes_that_training_has_are_left_out_of_a_second_accuracy(
 
 def test_evaluation_names_every_score(run: Run) -> None:
     result = evaluate(run)
-    layers = run.network.config.layer_names[:-1]
+    layers = run.network.spec.layer_names[:-1]
     kinds = {kind: {n for n, row in result["detection"].items() if row["kind"] == kind} for kind in KINDS}
     assert kinds["ours"] == {
         "combined",
@@ -134,7 +134,7 @@ def test_evaluation_names_every_score(run: Run) -> None:
     assert kinds["baseline"] == {
         *("max_softmax", "softmax_margin", "entropy", "max_logit", "max_logit_p_norm", "softmax_p_norm", "energy"),
         *("gen", "doctor", "temperature_scaling", "mahalanobis", "relative_mahalanobis", "deep_knn", "feature_knn"),
-        *("vim", "trust_score_fc4", "mc_dropout", "rotations", "mirrored", "augmentations"),
+        *("vim", "trust_score_conv3", "trust_score_fc4", "mc_dropout", "rotations", "mirrored", "augmentations"),
     }
     assert kinds["trivial"] == {"class_mean_grid", "nearest_grid", "random_class_code", "random_decoder"}
     metrics = {key for metric in METRICS for key in (metric, f"{metric}_ci")}

@@ -6,25 +6,27 @@ import pytest
 import torch
 
 from conftest import TINY_K
+from fer_cli.calibration.calibrate import calibrate
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.evaluation.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
 from fer_cli.evaluation.graft_candidates import GRAFTS
 from fer_cli.evaluation.planted import CODE_DISTANCE, locations_over, plant_faults
-from fer_cli.network.model import PRESETS, NetworkConfig
+from fer_cli.network.fer_cnn import FERCNN
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
 from fer_cli.run import Run
 from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.run_paths import RunPaths
+from networks import SMOKE
 
 
 def test_middles_of_the_receptive_fields_fill_the_grid_side_by_side() -> None:
-    config = NetworkConfig(PRESETS["smoke"], ("p", "q"), 32)
+    backbone = FERCNN(SMOKE)
     voxels = np.zeros((32, 32, 32), bool)
     voxels[9, 17, 31] = True
     for layer, step in (("conv1", 2), ("conv2", 4), ("conv3", 8), ("conv4", 16)):
-        found = np.flatnonzero(locations_over(config, layer, voxels))
+        found = np.flatnonzero(locations_over(backbone, layer, voxels))
         shape = (32 // step,) * 3
         assert found.tolist() == [np.ravel_multi_index((9 // step, 17 // step, 31 // step), shape)]
 
@@ -36,7 +38,7 @@ def test_planted_faults_name_layers_and_places(run: Run) -> None:
     assert sorted(each.shape for each in unplanted) == sorted(run.voxels.names[i] for i in run.voxels.indices("test"))
     found = planting.findings[len(unplanted) :]
     assert {each.kind for each in found} <= {FEATURE, WEIGHT}
-    names = run.network.config.layer_names
+    names = run.network.spec.layer_names
     for each in found:
         assert names[each.planted] == each.layer
         assert 0 <= each.blamed < len(names)
@@ -62,6 +64,7 @@ def furniture_run(tiny_preset: str, tmp_path: Path) -> Run:
     device = torch.device("cpu")
     train(paths.voxels, paths.model, settings, device=device)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, workers=1, device=device)
+    calibrate(paths, device=device)
     return Run(paths, device=device)
 
 

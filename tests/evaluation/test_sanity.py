@@ -46,6 +46,6 @@ def test_a_small_codebook_counts_every_sample_once(run: Run) -> None:
     book = fit_small_codebook(run.network, run.voxels, samples, run.voxels.labels[samples], seed=0)
     counts = np.bincount(run.voxels.labels[samples], minlength=3)
     for path in PATHS:
-        for layer in run.network.config.layer_names:
+        for layer in run.network.spec.layer_names:
             assert (book.layer(path, layer).histogram.sum(axis=1) == counts).all()
     assert book.prior.sum() == pytest.approx(1)

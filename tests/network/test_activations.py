@@ -11,7 +11,7 @@ from fer_cli.network.activations import (
     feed_back,
     round_to,
 )
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
 
 
@@ -19,7 +19,7 @@ def test_feedback_features_hang_on_the_probabilities_alone(run: Run) -> None:
     grids = run.voxels.tensor([0, 30])
     forward = encode(run.network, grids)
     features = feed_back(run.network, forward[OUTPUT])
-    assert list(features) == list(reversed(run.network.config.layer_names))
+    assert list(features) == list(reversed(run.network.spec.layer_names))
     assert torch.equal(features[OUTPUT], forward[OUTPUT])
     decoding = run.network.decode(forward[OUTPUT], OUTPUT)
     assert all(torch.equal(decoding.features[layer], features[layer]) for layer in decoding.features)

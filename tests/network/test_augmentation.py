@@ -123,9 +123,20 @@ def test_what_is_switched_on_does_not_change_what_else_is_drawn() -> None:
 
 def test_resampling_in_columns_is_trilinear_interpolation_of_every_voxel() -> None:
     generator = torch.Generator().manual_seed(3)
-    grids = torch.rand(5, 1, 8, 6, 4, generator=generator)
+    grids = torch.rand(5, 2, 8, 6, 4, generator=generator)
     angles = torch.rand(5, generator=generator) * 2 - 1
     scales = 0.7 + 0.6 * torch.rand(5, 3, generator=generator)
     expected = load_benchmark("augmentation").voxel_by_voxel(grids, angles, scales)
     # Places are computed in float32 in another order; a voxel is 1, its neighbour 0.
     torch.testing.assert_close(resample(grids, angles, scales), expected, atol=1e-5, rtol=0)
+
+
+def test_a_turn_is_one_of_voxels_where_the_sides_differ() -> None:
+    grid = torch.zeros(1, 2, 12, 8, 3)
+    grid[0, 0, 8, 4, 1] = 1  # 2.5 voxels from the middle along x, 0.5 along y
+    grid[0, 1, 5, 6, 2] = 1  # −0.5 and 2.5
+    turned = turn(grid, torch.tensor([math.pi / 2]))
+    expected = torch.zeros_like(grid)
+    expected[0, 0, 5, 6, 1] = 1
+    expected[0, 1, 3, 3, 2] = 1
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)

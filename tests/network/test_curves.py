@@ -42,7 +42,7 @@ def test_epochs_are_marked_as_whole_numbers(epochs: int) -> None:
     figure = Figure()
     axes = figure.subplots()
     records = [EpochRecord(FEEDBACK, n, 1.0, None, 0.5, 0.5, 1.0, 0.5, 1.0) for n in range(1, epochs + 1)]
-    _draw(axes, FEEDBACK, records)
+    _draw(axes, FEEDBACK, "validation voxel IoU", records)
     low, high = axes.get_xlim()
     marks = [mark for mark in axes.get_xticks() if low <= mark <= high]
     assert marks

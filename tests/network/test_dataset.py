@@ -8,11 +8,13 @@ import torch
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network import dataset
+from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
 from fer_cli.run import Run
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
+from networks import cube
 
 SETTINGS = {"resolution": 8, "padding": 1, "fill": "surface"}
 NAMES = ["chair_0001", "chair_0002", "sofa_0001", "bed_0001", "lamp"]
@@ -75,7 +77,7 @@ def test_grids_held_in_memory_are_those_that_were_written(tmp_path: Path, monkey
 
 
 def test_split_names_its_labelled_samples(voxels: VoxelSet) -> None:
-    assert (len(voxels), voxels.classes, voxels.resolution) == (5, ("bed", "chair", "sofa"), 8)
+    assert (len(voxels), voxels.classes, voxels.input) == (5, ("bed", "chair", "sofa"), cube(8))
     assert voxels.voxelization == SETTINGS
     assert voxels.indices("train").tolist() == [0, 2, 3]
     assert voxels.indices("test").tolist() == [1]
@@ -96,7 +98,7 @@ def test_unknown_name_is_answered_with_those_near(voxels: VoxelSet) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sides": (8, 4, 2)}, r"occupancy has shape \(5, 8, 4, 2\); cubic grids of some samples are needed"),
+        ({"sides": (8, 0, 2)}, r"occupancy has shape \(5, 8, 0, 2\); grids of some samples are needed"),
         ({"classes": ["bed", "chair"]}, r"labels run from -1 to 2, but classes are \['bed', 'chair'\]"),
         ({"label": np.array([0, 1, 2, -2, 0])}, "labels run from -2 to 2"),
         ({"classes": "bed"}, "classes are 'bed'"),
@@ -132,9 +134,8 @@ def test_every_sample_is_held_out_as_often() -> None:
 
 
 def load(sample: str, voxels: VoxelSet, label: str | None = None) -> Sample:
-    return load_sample(
-        sample, voxelization=SETTINGS, resolution=8, classes=voxels.classes, voxels=lambda: voxels, label=label
-    )
+    spec = NetworkSpec((), voxels.input, voxels.classes)
+    return load_sample(sample, voxelization=SETTINGS, spec=spec, voxels=lambda: voxels, label=label)
 
 
 def test_sample_is_a_file_if_there_is_one_else_a_name(
@@ -143,25 +144,24 @@ def test_sample_is_a_file_if_there_is_one_else_a_name(
     monkeypatch.chdir(tmp_path)
     named = load("chair_0002", voxels)
     assert (named.name, named.label, named.index) == ("chair_0002", 1, 1)
-    np.testing.assert_array_equal(named.grid, voxels.grids([1])[0])
+    np.testing.assert_array_equal(named.volume, voxels.grids([1]))
     assert load("chair_0002", voxels, "sofa").label == 2
     assert load("lamp", voxels).label is None
     assert load("lamp", voxels, "bed").label == 0
     grid = voxels.grids([3])[0]
     np.save("shape.npy", grid)
     for sample in ("shape.npy", str(tmp_path / "shape.npy")):
-        found = load_sample(
-            sample, voxelization=SETTINGS, resolution=8, classes=("bed",), voxels=lambda: pytest.fail("not needed")
-        )
+        spec = NetworkSpec((), cube(8), ("bed",))
+        found = load_sample(sample, voxelization=SETTINGS, spec=spec, voxels=lambda: pytest.fail("not needed"))
         assert (found.name, found.label, found.index) == ("shape", None, None)
-        np.testing.assert_array_equal(found.grid, grid)
+        np.testing.assert_array_equal(found.volume, grid[None])
     assert load("shape.npy", voxels, "sofa").label == 2
 
 
 def test_mesh_is_voxelized_with_the_recorded_settings(voxels: VoxelSet, tmp_path: Path) -> None:
     path = tmp_path / "tetrahedron.off"
     path.write_text("OFF\n4 4 0\n0 0 0\n8 0 0\n0 4 0\n0 0 2\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n")
-    occupied = np.argwhere(load(str(path), voxels).grid)
+    occupied = np.argwhere(load(str(path), voxels).volume[0])
     assert (occupied.max(axis=0) - occupied.min(axis=0) + 1).tolist() == [6, 4, 2]  # padding 1 of 8 voxels
 
 

@@ -8,17 +8,44 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fer_cli.network.model import PRESETS, Encoder, NetworkConfig
-from fer_cli.network.receptive import (
-    LayerSpec,
-    Location,
-    LocationError,
-    feature_map_shape,
-    receptive_field,
-    response_field,
-)
+from fer_cli.network.backbone import Box, InputSpec, Location, LocationError, as_box
+from fer_cli.network.backbone import receptive_field as field_of
+from fer_cli.network.backbone import response_field as response_of
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
+from fer_cli.network.receptive import LayerSpec, feature_map_shape, receptive_fields
+from networks import cube
 
 FER = PRESETS["paper"][:5]
+
+
+class Stack(FERCNN):
+    """The geometry of a stack of layers of any shape, without weights."""
+
+    def __init__(self, layers: tuple[LayerSpec, ...], input_shape: Location) -> None:
+        nn.Module.__init__(self)
+        self.config = NetworkConfig.__new__(NetworkConfig)
+        named = tuple(
+            LayerSpec(f"{i}:{s.name}", s.filters, s.kernel, s.stride, s.padding) for i, s in enumerate(layers)
+        )
+        for key, value in {
+            "layers": named,
+            "classes": ("a",),
+            "input": InputSpec(1, input_shape),
+            "head_filters": 0,
+        }.items():
+            object.__setattr__(self.config, key, value)
+
+
+def receptive_field(layers: tuple[LayerSpec, ...], layer: int, location: Location, input_shape: Location) -> Box:
+    stack = Stack(tuple(layers), input_shape)
+    return field_of(stack, stack.spec.layer_names[layer], location)
+
+
+def response_field(
+    layers: tuple[LayerSpec, ...], layer: int, location: Location, input_shape: Location
+) -> list[Location]:
+    stack = Stack(tuple(layers), input_shape)
+    return response_of(stack, stack.spec.layer_names[layer], location)
 
 
 def dependence(layers: tuple[LayerSpec, ...], input_shape: Location) -> np.ndarray:
@@ -125,7 +152,7 @@ def test_dense_layer_sees_everything_and_has_one_location() -> None:
 @pytest.mark.parametrize("location", [(4, 0, 0), (0, 2, 0), (0, 0, 1), (-1, 0, 0)])
 def test_location_outside_the_map_is_refused(location: Location) -> None:
     x, y, z = location
-    message = rf"location {x},{y},{z} lies outside conv2, whose feature map is 4×2×1 \(indices from 0\)\."
+    message = rf"location {x},{y},{z} lies outside 1:conv2, whose feature map is 4×2×1 \(indices from 0\)\."
     for field in (receptive_field, response_field):
         with pytest.raises(LocationError, match=message):
             field(FER, 1, location, (16, 8, 4))
@@ -137,13 +164,13 @@ def test_location_outside_the_map_is_refused(location: Location) -> None:
 )
 def test_feature_of_the_network_hangs_on_its_receptive_field_alone(layer: str, location: Location) -> None:
     torch.manual_seed(1)
-    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), 32)
-    encoder = Encoder(config).eval()
+    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), cube(32))
+    encoder = FERCNN(config).eval()
     generator = torch.Generator().manual_seed(2)
     before = torch.rand(1, 1, 32, 32, 32, generator=generator)
     outside = torch.rand(1, 1, 32, 32, 32, generator=generator)
     inside = before.clone()
-    box = receptive_field(config.specs, config.index(layer), location, config.input_shape)
+    box = field_of(encoder, layer, location)
     region = (0, 0, *(slice(low, high) for low, high in box))
     outside[region] = before[region]
     inside[region] = torch.rand(before[region].shape, generator=generator)
@@ -156,19 +183,25 @@ def test_feature_of_the_network_hangs_on_its_receptive_field_alone(layer: str, l
 
 def test_every_corner_of_the_receptive_field_matters() -> None:
     """Single voxels at the field's corners and just outside it, in the gradient of a network without dead ReLUs."""
-    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), 32)
+    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), cube(32))
     torch.manual_seed(1)
-    encoder = Encoder(config).double().eval()
-    for name in config.layer_names[:5]:
+    encoder = FERCNN(config).double().eval()
+    for name in config.spec.layer_names[:5]:
         encoder.blocks[name][2] = nn.Softplus()
     for layer in ("conv1", "conv2", "conv3", "conv4"):
-        location = (1, 0, config.level_shape(layer)[3] // 2)
+        location = (1, 0, config.spec.level_shape(layer)[3] // 2)
         grid = torch.rand(1, 1, 32, 32, 32, dtype=torch.float64, requires_grad=True)
         feature = encoder.blocks["conv1"](grid)
-        for name in config.layer_names[1 : config.index(layer) + 1]:
+        for name in config.spec.layer_names[1 : config.spec.index(layer) + 1]:
             feature = encoder.blocks[name](feature)
         feature[0, :, *location].square().sum().backward()
         assert grid.grad is not None
-        assert hull(grid.grad[0, 0].numpy() != 0) == receptive_field(
-            config.specs, config.index(layer), location, config.input_shape
-        )
+        assert hull(grid.grad[0, 0].numpy() != 0) == field_of(encoder, layer, location)
+
+
+def test_fields_of_all_locations_are_those_of_each() -> None:
+    layers, shape = FER[:3], (32, 16, 8)
+    fields = receptive_fields(layers, 2, shape)
+    assert fields.shape == (*feature_map_shape(layers, 2, shape), 3, 2)
+    assert as_box(fields[1, 0, 0]) == receptive_field(layers, 2, (1, 0, 0), shape)
+    assert as_box(fields[0, 1, 0]) != as_box(fields[1, 0, 0])

@@ -18,10 +18,12 @@ from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network import loop
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.checkpoint import Position, TrainingState, checkpoint_path
 from fer_cli.network.dataset import open_voxels
+from fer_cli.network.feedback import Decoding, Edit
+from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
 from fer_cli.network.loop import TrainingLoop
-from fer_cli.network.model import OUTPUT, PRESETS, Decoding, Edit, FERNet, NetworkConfig
 from fer_cli.network.phases import (
     FeedbackPhase,
     FeedforwardPhase,
@@ -30,9 +32,8 @@ from fer_cli.network.phases import (
     draw_entries,
     entry_shares,
     mixed_precision,
-    occupied_weights,
-    voxel_iou,
 )
+from fer_cli.network.signal import Occupancy
 from fer_cli.network.training import preset_settings, train
 from fer_cli.network.weights import load_network
 from fer_cli.run import Run
@@ -40,6 +41,7 @@ from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, MODEL
+from networks import cube
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]
@@ -65,7 +67,6 @@ def history(path: Path) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def uninterrupted(run_paths: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from conftest import TINY_LAYERS
-    from fer_cli.network.model import PRESETS
 
     path = tmp_path_factory.mktemp("uninterrupted") / "model.h5"
     with pytest.MonkeyPatch.context() as patch:
@@ -349,7 +350,7 @@ def test_what_the_last_step_of_an_epoch_spoils_is_not_saved(phase: str, run_path
 
 def test_weights_that_are_not_finite_are_not_saved(run: Run, tmp_path: Path) -> None:
     data = TrainingData(run.voxels, np.arange(8), np.arange(8), CPU)
-    encoder = FERNet(run.network.config).encoder
+    encoder = build(run.network.backbone.config).backbone
     state = TrainingState(encoder, encoder, torch.optim.AdamW(encoder.parameters()))
     training = TrainingLoop(data, settings(), {}, {"voxels": run.voxels.id}, tmp_path / "c.h5", print)
     phase = FeedforwardPhase(data, settings(), encoder)
@@ -407,12 +408,12 @@ def test_a_run_has_the_feedback_epochs_that_its_samples_want(run_paths: RunPaths
 
 
 def test_iou_is_that_of_the_occupied_voxels() -> None:
-    occupancy, truth = torch.zeros(3, 4, 3, 2), torch.zeros(3, 4, 3, 2)
-    occupancy[0, :2] = 0.5
-    truth[0, 1:3] = 1
+    occupancy, truth = torch.zeros(3, 1, 4, 3, 2), torch.zeros(3, 1, 4, 3, 2)
+    occupancy[0, 0, :2] = 0.5
+    truth[0, 0, 1:3] = 1
     occupancy[1] = 0.49
-    truth[1, 0, 0, 0] = 1
-    assert voxel_iou(occupancy, truth).tolist() == pytest.approx([1 / 3, 0, 1])
+    truth[1, 0, 0, 0, 0] = 1
+    assert Occupancy().scores(occupancy, truth)["iou"].tolist() == pytest.approx([1 / 3, 0, 1])
 
 
 @pytest.fixture
@@ -420,15 +421,15 @@ def phase(run: Run, run_paths: RunPaths) -> FeedbackPhase:
     """A feedback phase of a fresh network whose gates are all open."""
     voxels = open_voxels(run_paths.voxels, in_memory=True)
     torch.manual_seed(0)
-    network = FERNet(NetworkConfig(run.network.config.layers, voxels.classes, 8))
-    network.encoder.eval().requires_grad_(False)
+    network = build(NetworkConfig(run.network.backbone.config.layers, voxels.classes, voxels.input))
+    network.backbone.eval().requires_grad_(False)
     indices = voxels.indices("train")
-    return FeedbackPhase(TrainingData(voxels, indices, indices, CPU), settings(gate_probability=1.0), network)
+    return FeedbackPhase(TrainingData(voxels, indices, indices, CPU), settings(gate_probability=1.0), network, None)
 
 
 def test_each_sample_sees_the_encoder_only_at_its_entry_and_through_gates_below_it(phase: FeedbackPhase) -> None:
     """Samples of the class-code share have every gate shut; the others have them open below their entry only."""
-    levels = phase.network.config.layer_names[::-1]
+    levels = phase.network.spec.layer_names[::-1]
     entered: dict[str, int] = {}
     given: dict[str, Tensor] = {}
 
@@ -446,10 +447,10 @@ def test_each_sample_sees_the_encoder_only_at_its_entry_and_through_gates_below_
     assert set(terms) == {"voxel", "feature"}
     assert all(term.item() > 0 for term in terms.values())
     assert list(entered) == list(levels)
-    # A fifth; of the rest, conv3 twice as much as conv1 and conv2, the dense layer 0.4 as much.
+    # A fifth; of the rest, the local layer conv2 twice as much as conv1 and conv3, the dense layer 0.4 as much.
     assert entered[OUTPUT] == 8
-    assert entered["conv3"] in (14, 15)
-    assert (entered["conv1"], entered["conv2"]) in [(7, 7), (7, 8), (8, 7)]
+    assert entered["conv2"] in (14, 15)
+    assert (entered["conv1"], entered["conv3"]) in [(7, 7), (7, 8), (8, 7)]
     assert entered["fc4"] in (2, 3)
     above = 0
     for level in levels[1:]:
@@ -468,7 +469,7 @@ def test_a_batch_smaller_than_the_levels_is_repeated(phase: FeedbackPhase) -> No
 @pytest.mark.parametrize("count", [10, 32, 33])
 def test_entries_ascend_and_keep_to_their_shares(count: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    shares = entry_shares(NetworkConfig(PRESETS["paper"], ("a", "b"), 32), 0.25)
+    shares = entry_shares(NetworkConfig(PRESETS["paper"], ("a", "b"), cube(32)).spec, 0.25)
     assert shares.argmax() == 0
     torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
     draws = torch.stack([draw_entries(count, shares, generator) for _ in range(400)])
@@ -580,7 +581,7 @@ def test_encoder_of_other_voxels_is_validated_on_these_and_brings_no_history(
         assert [record.phase for record in read_history(model)] == [FEEDBACK]
         assert model.config["training"]["preset"] == other.config["training"]["preset"] == "tiny"
         with torch.inference_mode(), mixed_precision(CPU):
-            predicted = load_network(other).encoder(run.voxels.tensor(held)).argmax(1).numpy()
+            predicted = load_network(other).backbone(run.voxels.tensor(held)).argmax(1).numpy()
     assert summary.accuracy == pytest.approx(np.mean(predicted == labels[held]))
 
 
@@ -688,7 +689,7 @@ def test_want_of_memory_says_which_batch_size_to_try(
 
 
 def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
-    config = NetworkConfig(PRESETS["compact"], ("a", "b"), 32)
-    weights = dict(zip(config.layer_names[::-1], occupied_weights(config, 16.0).tolist(), strict=True))
+    spec = NetworkConfig(PRESETS["compact"], ("a", "b"), cube(32)).spec
+    weights = dict(zip(spec.layer_names[::-1], Occupancy().level_weights(spec, 1 / 17, 0.1).tolist(), strict=True))
     places = {"conv1": 2.0, "conv2": 2.0, "conv3": 2.0, "conv4": 2.0}
-    assert weights == {**dict.fromkeys(config.layer_names, 4.0), **places}
+    assert weights == {**dict.fromkeys(spec.layer_names, 4.0), **places}

@@ -22,13 +22,13 @@ def test_state_survives_arrays_bit_for_bit() -> None:
     assert list(again) == list(arrays)
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
     occupancy = grids()
-    assert torch.equal(source.encoder(occupancy), target.encoder(occupancy))
+    assert torch.equal(source.backbone(occupancy), target.backbone(occupancy))
 
 
 def test_arrays_that_do_not_fit_are_refused_by_name() -> None:
     built = network()
     arrays = state_arrays(built)
-    bias = "encoder.blocks.output.2.bias"
+    bias = "backbone.blocks.output.2.bias"
     with pytest.raises(ValueError, match=f"parameter '{bias}' is missing"):
         load_state_arrays(built, {name: array for name, array in arrays.items() if name != bias})
     with pytest.raises(ValueError, match=r"parameter 'a\.new\.one' is unknown"):
@@ -46,8 +46,8 @@ def write_model(path: Path, source: Artifact, config: dict[str, object], leave_o
 
 def test_network_is_read_back_from_its_artifact(run: Run, tmp_path: Path) -> None:
     built = load_network(run.model)
-    for part in ("encoder", "feedback"):
-        arrays = state_arrays(getattr(built, part))
+    for part, module in (("encoder", built.backbone), ("feedback", built.feedback)):
+        arrays = state_arrays(module)
         assert sorted(f"{part}/{name}" for name in arrays) == run.model.names(f"{part}/")
         assert all(np.array_equal(array, run.model.read(f"{part}/{name}")) for name, array in arrays.items())
     assert not built.training

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.survey import survey
-from fer_cli.network.receptive import receptive_field
+from fer_cli.network.backbone import receptive_field
 from fer_cli.pictures.figures import fullest_location, write_figures
 from fer_cli.run import Run
 
@@ -69,17 +69,15 @@ def test_the_same_run_gives_the_same_pictures(run: Run, written: tuple[Path, dic
 
 
 def test_fullest_location_sees_the_most_occupied_voxels(run: Run) -> None:
-    config = run.network.config
-    grid = np.zeros(config.input_shape, np.uint8)
-    grid[6, 1, 4] = grid[7, 0, 5] = grid[1, 6, 6] = 1
-    for layer in config.layer_names[:-1]:
-        found = fullest_location(config, layer, grid)
+    spec, backbone = run.network.spec, run.network.backbone
+    volume = np.zeros(spec.input.volume, np.float32)
+    volume[0, 6, 1, 4] = volume[0, 7, 0, 5] = volume[0, 1, 6, 6] = 1
+    for layer in spec.layer_names[:-1]:
+        found = fullest_location(backbone, layer, volume)
         counts = {}
-        for location in np.ndindex(*config.level_shape(layer)[1:]):
-            (x0, x1), (y0, y1), (z0, z1) = receptive_field(
-                config.specs, config.index(layer), location, config.input_shape
-            )
-            counts[location] = int(grid[x0:x1, y0:y1, z0:z1].sum())
+        for location in np.ndindex(*spec.map_shape(layer)):
+            (x0, x1), (y0, y1), (z0, z1) = receptive_field(backbone, layer, location)
+            counts[location] = int(volume[0, x0:x1, y0:y1, z0:z1].sum())
         best = max(counts.values())
         assert found == next(location for location, count in counts.items() if count == best)
 

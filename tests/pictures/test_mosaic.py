@@ -12,8 +12,8 @@ from fer_cli.run import Run
 
 @pytest.mark.parametrize("by", ["feature", "centroid"])
 def test_a_sweep_is_a_sheet_a_slice_and_tells_what_each_location_gave(run: Run, tmp_path: Path, by: str) -> None:
-    grid = run.voxels.grids([41])[0]
-    locations = layer_locations(run.network.config, "conv2")
+    grid = run.voxels.volumes([41])[0]
+    locations = layer_locations(run.network.spec, "conv2")
     centroids_of = run.codebook if by == "centroid" else None
     probes = list(sweep(run.network, grid, "conv2", locations, centroids_of=centroids_of))
     paths, found = write_sweep(probes, grid, tmp_path / "new", sample="<i>shape</i> 😀", by=by)
@@ -24,7 +24,7 @@ def test_a_sweep_is_a_sheet_a_slice_and_tells_what_each_location_gave(run: Run, 
     assert [tuple(one["location"]) for one in found] == locations
     for one, probed in zip(found, probes, strict=True):
         (x0, x1), (y0, y1), (z0, z1) = one["receptive_field"]
-        difference = probed.reconstruction[x0:x1, y0:y1, z0:z1] - grid[x0:x1, y0:y1, z0:z1].astype(float)
+        difference = probed.reconstruction[:, x0:x1, y0:y1, z0:z1] - grid[:, x0:x1, y0:y1, z0:z1].astype(float)
         assert one["error"] == pytest.approx(float(np.square(difference).sum()), rel=1e-6)
         assert (one["code"] is None) == (by == "feature")
 
@@ -36,7 +36,7 @@ def test_a_sweep_too_large_to_draw_is_refused_with_what_to_do() -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> None:
-    grid = run.voxels.grids([41])[0]
+    grid = run.voxels.volumes([41])[0]
     (tmp_path / "file").write_text("")
     probes = sweep(run.network, grid, "fc4", [(0, 0, 0)])
     with pytest.raises(ResourceError, match=r"cannot write .*file"):

@@ -9,6 +9,7 @@ from fer_cli.diagnosis.diagnosis import Blame
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.volumes import write_volumes
 
+NAMES = ("input", "local", "nearest", "class_code")
 BOX = ((1, 5), (0, 3), (1, 2))
 
 
@@ -20,7 +21,7 @@ def uneven(seed: int) -> np.ndarray:
 def test_every_voxel_lies_where_its_indices_say(tmp_path: Path, turned: bool) -> None:
     grids = {"input": uneven(0), "local": uneven(1), "nearest": uneven(2), "class_code": uneven(3)}
     diagnosis = diagnosis_of(
-        **{f"{name}_grid": grid for name, grid in grids.items()},
+        **{f"{name}_volume": grid[None] for name, grid in grids.items()},
         layers=(),
         blame=Blame("conv1", ((0, 0, 0), (1, 0, 0)), (BOX, BOX)),
     )
@@ -41,13 +42,22 @@ def test_every_voxel_lies_where_its_indices_say(tmp_path: Path, turned: bool) ->
     np.testing.assert_array_equal(image.cell_data["blamed"], blamed[tuple(indices.T)])
 
 
+def test_channels_are_arrays_of_their_own(tmp_path: Path) -> None:
+    volumes = {f"{name}_volume": np.stack([uneven(seed), uneven(seed + 9)]) for seed, name in enumerate(NAMES)}
+    blame = Blame("a", ((0, 0, 0),), (BOX,))
+    image = pyvista.read(write_volumes(diagnosis_of(**volumes, layers=(), blame=blame), np.eye(4), tmp_path))
+    assert set(image.cell_data) == {*(f"{name}_{channel}" for name in NAMES for channel in (0, 1)), "blamed"}
+    stored = image.cell_data["local_1"].reshape((8, 4, 2), order="F")
+    np.testing.assert_array_equal(stored, volumes["local_volume"][1])
+
+
 def test_representatives_are_there_too(tmp_path: Path) -> None:
     diagnosis = diagnosis_of()
     image = pyvista.read(write_volumes(diagnosis, np.eye(4), tmp_path))
     for layer in diagnosis.layers:
         for path in ("feedforward", "feedback"):
             stored = image.cell_data[f"{layer.name}_{path}"].reshape((32, 32, 32), order="F")
-            np.testing.assert_array_equal(stored, getattr(layer, f"{path}_representative"))
+            np.testing.assert_array_equal(stored, getattr(layer, f"{path}_representative")[0])
 
 
 def test_folder_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:

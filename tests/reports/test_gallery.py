@@ -45,7 +45,7 @@ def several(run: Run, names: list[str], folder: Path, wanted: Wanted) -> tuple[S
 def test_misclassified_are_those_of_the_split_that_the_network_gets_wrong(run: Run) -> None:
     wrong = []
     for index in run.voxels.indices("test").tolist():
-        predicted = int(run.network.encoder(run.voxels.tensor([index])).argmax())
+        predicted = int(run.network.backbone(run.voxels.tensor([index])).argmax())
         if predicted != run.voxels.labels[index]:
             wrong.append(run.voxels.names[index])
     assert misclassified(run, "test") == wrong
@@ -165,4 +165,4 @@ def test_sample_has_the_map_to_its_own_units(run: Run, tmp_path: Path) -> None:
     named = run.sample("pole_test_03")
     stored = run.voxels.artifact.read("index_to_world")[named.index]
     np.testing.assert_array_equal(named.index_to_world, stored)
-    np.testing.assert_array_equal(Sample("x", named.grid, None).index_to_world, np.eye(4))
+    np.testing.assert_array_equal(Sample("x", named.volume, None).index_to_world, np.eye(4))

@@ -29,8 +29,8 @@ def test_model_is_counted_and_its_history_told(run: Run, run_paths: RunPaths) ->
     assert described["parents"] == {"voxels": run.voxels.id}
     assert described["config"] == run.model.config
     counts = {
-        part: sum(t.numel() for name, t in getattr(run.network, part).state_dict().items() if "num_batches" not in name)
-        for part in ("encoder", "feedback")
+        part: sum(t.numel() for name, t in module.state_dict().items() if "num_batches" not in name)
+        for part, module in (("encoder", run.network.backbone), ("feedback", run.network.feedback))
     }
     assert described["content"]["parameters"] == counts
     history = described["content"]["history"]
@@ -43,6 +43,10 @@ def test_model_is_counted_and_its_history_told(run: Run, run_paths: RunPaths) ->
 def test_codebook_is_told_layer_by_layer(run_paths: RunPaths) -> None:
     content = describe(run_paths.codebook)["content"]
     assert content["validation_samples"] == 6
+    calibration = describe(run_paths.calibration)
+    assert calibration["content"]["validation_samples"] == 6
+    assert 0 <= calibration["content"]["accuracy"] <= 1
+    assert set(calibration["parents"]) == {"voxels", "model", "codebook"}
     names = ("conv1", "conv2", "conv3", "fc4", "output")
     found = {(s["path"], s["layer"]): (s["locations"], s["k"]) for s in content["layers"]}
     shapes = dict(zip(names, [(64, 5), (8, 4), (1, 4), (1, 3), (1, 3)], strict=True))
@@ -66,7 +70,7 @@ def test_checkpoint_is_described(run_paths: RunPaths, tmp_path: Path, tiny_prese
 
 
 def test_descriptions_are_plain_json(run_paths: RunPaths) -> None:
-    for path in (run_paths.voxels, run_paths.model, run_paths.codebook):
+    for path in (run_paths.voxels, run_paths.model, run_paths.codebook, run_paths.calibration):
         described = describe(path)
         assert json.loads(json.dumps(described, allow_nan=False)) == described
 

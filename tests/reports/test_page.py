@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as Pillow
 
 from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, diagnosis_of
-from fer_cli.codebooks.reading import ReferenceErrors
+from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.drawing import open_drawing
@@ -42,6 +42,9 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+PICTURED = ("conv3", "conv4", "conv5", "fc6", "fc7")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "explain" / "chair_0891"
@@ -54,7 +57,7 @@ def test_report_is_one_page_with_its_json_and_pictures(written):
     assert path == folder / "index.html"
     assert json.loads((folder / "diagnosis.json").read_text()) == diagnosis_json(diagnosis_of(), report=str(path))
     pictures = {picture.stem for picture in folder.glob("*.png")}
-    strip = {f"{layer}-{path}{kind}" for layer in page.PICTURED_LAYERS for path in PATHS for kind in ("", "-exemplar")}
+    strip = {f"{layer}-{path}{kind}" for layer in PICTURED for path in PATHS for kind in ("", "-exemplar")}
     shapes = {
         "input",
         "local",
@@ -126,11 +129,11 @@ def facts_of(source):
 
 def test_script_is_given_the_shapes_boxes_and_charts(written):
     facts, diagnosis = facts_of(written[2]), diagnosis_of()
-    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
-    for view, name, grid in zip(facts["views"], VIEWS, grids, strict=True):
+    volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
+    for view, name, volume in zip(facts["views"], VIEWS, volumes, strict=True):
         assert view["name"] == name
         bits = np.unpackbits(np.frombuffer(base64.b64decode(view["bits"]), np.uint8)).reshape(facts["shape"])
-        np.testing.assert_array_equal(bits, grid >= 0.5)
+        np.testing.assert_array_equal(bits, volume[0] >= 0.5)
     assert facts["boxes"] == [[list(span) for span in box] for box in diagnosis.blame.boxes]
     assert set(facts["charts"]) <= {tag.get("id") for tag in Page(written[2]).all("div")}
     assert len(facts["charts"]) == 6
@@ -246,12 +249,18 @@ def test_folder_that_cannot_be_made_is_a_resource_error_in_one_line(tmp_path):
 
 def test_probe_is_a_picture_and_the_whole_reconstruction(tmp_path):
     reconstruction = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 4, 2)
-    probed = Probe("conv1", (4, 2, 1), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), reconstruction)
-    files = page.write_probe(probed, np.ones((8, 4, 2), np.uint8), tmp_path / "probe")
+    probed = Probe(
+        "conv1", (4, 2, 1), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), reconstruction[None]
+    )
+    volume = np.ones((1, 8, 4, 2), np.float32)
+    files = page.write_probe(probed, volume, tmp_path / "probe")
+    both = replace(probed, reconstruction=np.stack([reconstruction, 1 - reconstruction]))
+    stored = np.load(page.write_probe(both, np.concatenate([volume] * 2), tmp_path / "two").reconstruction)
+    np.testing.assert_array_equal(stored, both.reconstruction)
     np.testing.assert_array_equal(np.load(files.reconstruction), reconstruction)
     with Pillow.open(files.picture) as picture:
         width, height = picture.size
     assert width > 3 * height
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match=r"cannot write .*file"):
-        page.write_probe(probed, np.ones((8, 4, 2), np.uint8), tmp_path / "file")
+        page.write_probe(probed, volume, tmp_path / "file")

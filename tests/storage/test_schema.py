@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, FORMATS, MODEL, VOXELS, DatasetSpec, Format
+from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, FORMATS, MODEL, VOXELS, DatasetSpec, Format
 
 
 def test_formats_are_found_by_their_own_names() -> None:
-    assert list(FORMATS) == ["fer-voxels", "fer-model", "fer-checkpoint", "fer-codebook"]
+    assert list(FORMATS) == ["fer-voxels", "fer-model", "fer-checkpoint", "fer-codebook", "fer-calibration"]
     assert all(form.name == name and form.version >= 1 for name, form in FORMATS.items())
     assert FORMATS["fer-voxels"] is VOXELS
 
@@ -58,4 +58,11 @@ def test_placeholder_stands_for_one_part_of_a_path_and_nothing_else_is_a_pattern
 def test_stages_build_on_one_another() -> None:
     assert (VOXELS.parents, MODEL.parents, CODEBOOK.parents) == ((), ("voxels",), ("voxels", "model"))
     assert CHECKPOINT.parents == MODEL.parents
-    assert [f.command for f in FORMATS.values()] == ["fer voxelize", "fer train", "fer train", "fer cluster"]
+    assert CALIBRATION.parents == ("voxels", "model", "codebook")
+    assert [f.command for f in FORMATS.values()] == [
+        "fer voxelize",
+        "fer train",
+        "fer train",
+        "fer cluster",
+        "fer calibrate",
+    ]

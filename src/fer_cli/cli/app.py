@@ -30,6 +30,7 @@ for _command, _example in (
     (stages.voxelize, "fer voxelize modelnet10-binvox.zip --run my-run"),
     (stages.train, "fer train --preset compact --run my-run"),
     (stages.cluster, "fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run"),
+    (stages.calibrate, "fer calibrate --force --run my-run"),
     (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
     (readings.explain, "fer explain broken_chair.off --label chair --run my-run"),
     (readings.evaluate, "fer evaluate --split test --json --run my-run"),
@@ -40,7 +41,7 @@ for _command, _example in (
 
 @app.command(epilog="Example: fer info my-run/voxels.h5")
 def info(
-    file: Annotated[Path, typer.Argument(help="Any artifact: voxels.h5, model.h5, codebook.h5.")],
+    file: Annotated[Path, typer.Argument(help="Any artifact, such as voxels.h5 or codebook.h5.")],
     as_json: AsJson = False,
 ) -> None:
     """Show where an artifact comes from and what it holds."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fer_cli.calibration.calibrate import write_calibration
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.diagnosis.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
@@ -77,7 +79,17 @@ def _run_demo(
         report=training_report,
     )
     announce(f"clustering every location of every layer into {paths.codebook}")
-    cluster_network(paths.voxels, paths.model, paths.codebook, k=DEMO_K, seed=seed, device=device, force=force)
+    calibrate = partial(write_calibration, paths.calibration)
+    cluster_network(
+        paths.voxels,
+        paths.model,
+        paths.codebook,
+        k=DEMO_K,
+        seed=seed,
+        device=device,
+        calibrate=calibrate,
+        force=force,
+    )
     announce("evaluating on the test shapes")
     run = Run(paths, device=device, in_memory=True)
     evaluation = evaluate(run)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def probe(
     sample: SampleName,
-    layer: Annotated[str, typer.Option(help="Layer of the location: conv1 … conv5, fc6, fc7.")],
+    layer: Annotated[str, typer.Option(help="Layer of the location; fer info lists a codebook's.")],
     location: Annotated[str | None, typer.Option(help="x,y,z in the layer's feature map, from 0; 0,0,0.")] = None,
     by: Annotated[
         str, typer.Option(help="What fills the response field: the sample's feature, or its centroid.")
@@ -66,11 +66,11 @@ def probe(
     answer: dict[str, Any] = {"sample": chosen.name, "layer": layer, "by": by}
     filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
     if all_locations:
-        places = layer_locations(opened.network.config, layer, chosen_slices)
-        mosaic.check_size(layer, len(places), opened.network.config.level_shape(layer)[3])
-        probes = sweep(opened.network, chosen.grid, layer, places, centroids_of=centroids_of)
+        places = layer_locations(opened.network.spec, layer, chosen_slices)
+        mosaic.check_size(layer, len(places), opened.network.spec.map_shape(layer)[2])
+        probes = sweep(opened.network, chosen.volume, layer, places, centroids_of=centroids_of)
         folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
-        pictures, found = mosaic.write_sweep(probes, chosen.grid, folder, sample=chosen.name, by=by)
+        pictures, found = mosaic.write_sweep(probes, chosen.volume, folder, sample=chosen.name, by=by)
         answer |= {"locations": found, "images": [str(picture) for picture in pictures]}
         if as_json:
             print_json(answer)
@@ -79,9 +79,9 @@ def probe(
         for picture in pictures:
             typer.echo(f"picture: {picture}")
         return
-    result = probe_location(opened.network, chosen.grid, layer, (x, y, z), centroids_of=centroids_of, code=code)
+    result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
-    written = write_probe(result, chosen.grid, folder)
+    written = write_probe(result, chosen.volume, folder)
     answer |= {
         "location": [x, y, z],
         "code": result.code,
@@ -110,7 +110,9 @@ def explain(
     errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
     split: Annotated[str, typer.Option(help="The split of --errors: test or train.")] = "test",
     label: Annotated[str | None, typer.Option(help="The true class, where the voxels do not tell it.")] = None,
-    local_layer: Annotated[str, typer.Option(help="Layer of the local reconstruction.")] = "conv3",
+    local_layer: Annotated[
+        str | None, typer.Option(help="Layer of the local reconstruction; one in the middle of the network.")
+    ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
     vtk: Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")] = False,
     output: Annotated[

@@ -1,7 +1,7 @@
-"""The commands that make a run's artifacts: download, voxelize, train, cluster."""
+"""The commands that make a run's artifacts: download, voxelize, train, cluster, calibrate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from fer_cli.cli import endings
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
+    CodebookFile,
     Device,
     Force,
     Model,
@@ -22,6 +23,7 @@ from fer_cli.cli.options import (
     print_rich,
 )
 from fer_cli.errors import UsageError
+from fer_cli.storage.run_paths import RunPaths
 
 
 def download(
@@ -217,8 +219,9 @@ def cluster(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/codebook.h5.")] = None,
     run: RunDir = DEFAULT_RUN,
     k: Annotated[
-        str, typer.Option(help="Codes of conv1 … fc7, or auto; the output has one a class.")
-    ] = "60,50,40,30,30,20,20",
+        str | None,
+        typer.Option(help="Clusters per layer, lowest first, or auto; the paper's list over the depth."),
+    ] = None,
     memory: Annotated[str, typer.Option(help="Features held at once, such as 500MB or 2GB.")] = "2GB",
     scratch: Annotated[Path | None, typer.Option(help="Folder for features beyond that; the output's own.")] = None,
     workers: Workers = None,
@@ -228,32 +231,51 @@ def cluster(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cluster every location of every layer, in both paths: model.h5 → codebook.h5."""
-    from fer_cli.cli.terminal import ClusteringView, progress_bar
+    """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5."""
+    from fer_cli.calibration.calibrate import CalibrationSummary, write_calibration
+    from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.clustering import cluster_network
     from fer_cli.reports.artifact_report import info_table
     from fer_cli.run import choose_device
 
+    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
+    chosen = choose_device(device)
     endings.goes_on()
+    calibrations: list[CalibrationSummary] = []
     with progress_bar() as bar:
+
+        def calibrate_too(*read: Any) -> None:
+            calibrations.append(write_calibration(paths.calibration, *read, report=CountView(bar, "calibrating")))
+
         summary = cluster_network(
-            voxels or run / "voxels.h5",
-            model or run / "model.h5",
-            output or run / "codebook.h5",
-            k=None if k == "auto" else numbers(k, "--k"),
+            paths.voxels,
+            paths.model,
+            paths.codebook,
+            k=None if k is None else "auto" if k == "auto" else numbers(k, "--k"),
             memory=size_in_bytes(memory),
             scratch=scratch,
             workers=workers,
             scheduler=scheduler,
             seed=seed,
-            device=choose_device(device),
+            device=chosen,
             force=force,
             report=ClusteringView(bar),
+            calibrate=calibrate_too,
         )
+    [calibration] = calibrations
     layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path), "layers": layers, "choice": choice})
+        calibrated = {**vars(calibration), "path": str(calibration.path)}
+        print_json(
+            {
+                **vars(summary),
+                "path": str(summary.path),
+                "layers": layers,
+                "choice": choice,
+                "calibration": calibrated,
+            }
+        )
         return
     if choice:
         print_rich(info_table({"agreement of clusterings": choice_rows(choice)}))
@@ -262,6 +284,33 @@ def cluster(
         f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
         f"training samples, {summary.seconds:.0f} s"
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
+    )
+    typer.echo(f"{calibration.path}: calibrated on {calibration.samples} validation samples")
+
+
+def calibrate(
+    voxels: Voxels = None,
+    model: Model = None,
+    codebook: CodebookFile = None,
+    run: RunDir = DEFAULT_RUN,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the validation samples through a codebook: codebook.h5 → codebook.calibration.h5."""
+    from fer_cli.calibration.calibrate import calibrate as calibrate_run
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.run import choose_device
+
+    paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
+    with progress_bar() as bar:
+        summary = calibrate_run(paths, device=choose_device(device), force=force, report=CountView(bar, "calibrating"))
+    if as_json:
+        print_json({**vars(summary), "path": str(summary.path)})
+        return
+    typer.echo(
+        f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
+        f"correctly, {summary.seconds:.0f} s"
     )
 
 

@@ -17,8 +17,8 @@ from jaxtyping import Float32, Int
 from fer_cli.codebooks.kmeans import cluster, distinct_rows, nearest, use_one_thread
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.network.activations import PATHS, batches, encode_paths, round_to
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import FERNet
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = (5, 10, 15, 20, 30, 40, 50, 60, 80)
 _SAMPLES = 1024
@@ -43,8 +43,8 @@ class Candidate:
 
 
 def choose_codes(
-    network: FERNet,
-    voxels: VoxelSet,
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
     executor: WorkExecutor,
     *,
@@ -58,7 +58,7 @@ def choose_codes(
     generator = np.random.default_rng([seed, 0xC40])
     some = np.sort(generator.permutation(samples)[:_SAMPLES])
     candidates = [k for k in CANDIDATES if k * _FEWEST_A_CODE <= len(some)] or [CANDIDATES[0]]
-    layers = network.config.layer_names[:-1]
+    layers = network.spec.layer_names[:-1]
     places = {layer: _draw_locations(network, layer, generator) for layer in layers}
     features = _features_at(network, voxels, some, places)
     seeds = [int(s) for s in generator.integers(0, 2**31, _SEEDS)]
@@ -112,14 +112,16 @@ def measure_agreement(
     return agreements
 
 
-def _draw_locations(network: FERNet, layer: str, generator: np.random.Generator) -> Int[np.ndarray, " location"]:
-    locations = int(np.prod(network.config.level_shape(layer)[1:]))
+def _draw_locations(
+    network: ExplainedNetwork, layer: str, generator: np.random.Generator
+) -> Int[np.ndarray, " location"]:
+    locations = network.spec.locations(layer)
     return np.sort(generator.permutation(locations)[:_LOCATIONS])
 
 
 def _features_at(
-    network: FERNet,
-    voxels: VoxelSet,
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
     places: dict[str, Int[np.ndarray, " location"]],
 ) -> dict[tuple[str, str, int], Float32[np.ndarray, "sample filter"]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fer_cli.codebooks.lookup import CentroidIndex
 from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import round_to
-from fer_cli.network.model import OUTPUT, NetworkConfig
+from fer_cli.network.backbone import OUTPUT, NetworkSpec
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.schema import CODEBOOK
 
@@ -92,7 +92,7 @@ class Codebook:
     `prior` is the share of each class among the training samples that were clustered.
     """
 
-    config: NetworkConfig
+    spec: NetworkSpec
     prior: Float[np.ndarray, " klass"]
     load: Callable[[str, str], LayerCodebook]
 
@@ -109,12 +109,12 @@ class Codebook:
         key = (path, layer)
         if key not in self._layers:
             book = self.load(path, layer)
-            filters, *sides = self.config.level_shape(layer)
+            filters, wanted = self.spec.level_shape(layer)[0], self.spec.locations(layer)
             locations, _, width = book.centroids.shape
-            if (locations, width) != (int(np.prod(sides)), filters):
+            if (locations, width) != (wanted, filters):
                 raise ArtifactError(
                     f"the codebook's {layer} has {locations} locations of {width} filters, but the network has "
-                    f"{int(np.prod(sides))} of {filters}. Run 'fer cluster' again."
+                    f"{wanted} of {filters}. Run 'fer cluster' again."
                 )
             self._layers[key] = book
         return self._layers[key]
@@ -135,11 +135,10 @@ class Codebook:
     ) -> Float[Tensor, "sample filter x y z"]:
         """The layer's feature made of the chosen centroids."""
         chosen = self.layer(path, layer).centroids[np.arange(codes.shape[1]), codes]
-        sides = self.config.level_shape(layer)[1:]
-        return torch.from_numpy(chosen).transpose(1, 2).unflatten(2, sides).contiguous()
+        return torch.from_numpy(chosen).transpose(1, 2).unflatten(2, self.spec.map_shape(layer)).contiguous()
 
 
-def open_codebook(path: Path, model: Artifact, config: NetworkConfig) -> tuple[Codebook, Artifact]:
+def open_codebook(path: Path, model: Artifact, spec: NetworkSpec) -> tuple[Codebook, Artifact]:
     """The codebook of a network, and its artifact. Raises LineageError if it was made from another model."""
     artifact = open_artifact(path, CODEBOOK)
     artifact.require_parent("model", model)
@@ -157,6 +156,6 @@ def open_codebook(path: Path, model: Artifact, config: NetworkConfig) -> tuple[C
             )
 
     counts = artifact.read(f"feedforward/{OUTPUT}/histogram").sum(axis=(0, 1))
-    if len(counts) != len(config.classes) or not counts.all():
+    if len(counts) != len(spec.classes) or not counts.all():
         raise ArtifactError(f"{path} is damaged: its class counts are {counts.tolist()}. Run 'fer cluster' again.")
-    return Codebook(config, counts / counts.sum(), load), artifact
+    return Codebook(spec, counts / counts.sum(), load), artifact

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from fer_cli.errors import FerError, UsageError
 from fer_cli.network.activations import BATCH, FEEDBACK, batches, encode, feed_back
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.network.backbone import OUTPUT, Features, NetworkSpec
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
 
 _DTYPES = {16: torch.float16, 32: torch.float32}
@@ -52,10 +53,9 @@ class Slab:
         return (self.stop - self.start) * self.location_bytes
 
 
-def whole_layer(config: NetworkConfig, path: str, layer: str, *, samples: int, bits: int) -> Slab:
+def whole_layer(spec: NetworkSpec, path: str, layer: str, *, samples: int, bits: int) -> Slab:
     """All locations of a layer."""
-    filters, *sides = config.level_shape(layer)
-    return Slab(path, layer, 0, int(np.prod(sides)), samples, filters, bits)
+    return Slab(path, layer, 0, spec.locations(layer), samples, spec.level_shape(layer)[0], bits)
 
 
 def plan_passes(layers: Iterable[Slab], capacity: int) -> list[list[Slab]]:
@@ -183,8 +183,8 @@ class Extraction:
     The class probabilities that the encoder ends in are kept, so that the feedback path can do without it later.
     """
 
-    network: FERNet
-    voxels: VoxelSet
+    network: ExplainedNetwork
+    voxels: VolumeSet
     samples: Int[np.ndarray, " sample"]
     _probabilities: list[Tensor] = field(default_factory=list)
 
@@ -215,7 +215,7 @@ class Extraction:
             report(done, len(self.samples))
 
 
-def check_numbers(path: str, features: Features, voxels: VoxelSet, samples: Int[np.ndarray, " sample"]) -> None:
+def check_numbers(path: str, features: Features, voxels: VolumeSet, samples: Int[np.ndarray, " sample"]) -> None:
     """Raise FerError if some feature of these samples is not a number.
 
     Such a value spreads through every level that is computed from it, so the last one is looked at.

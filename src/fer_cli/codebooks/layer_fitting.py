@@ -31,8 +31,9 @@ from fer_cli.codebooks.tally import Tally
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, Features, FERNet
+from fer_cli.network.backbone import OUTPUT, Features
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
 
 ENOUGH = 256
@@ -61,8 +62,8 @@ class LayerFitting:
     `k` holds the codes of each layer, `done` the layers that are fitted, as they become so.
     """
 
-    network: FERNet
-    voxels: VoxelSet
+    network: ExplainedNetwork
+    voxels: VolumeSet
     samples: Int[np.ndarray, " sample"]
     k: Mapping[str, int]
     memory: int
@@ -74,7 +75,7 @@ class LayerFitting:
 
     def fit(self) -> Precision:
         """Fit every layer of both paths, at the lowest precision that serves; the precision of each."""
-        keys = [(path, layer) for path in PATHS for layer in self.network.config.layer_names]
+        keys = [(path, layer) for path in PATHS for layer in self.network.spec.layer_names]
         bits = {key: BITS[key[0]] for key in keys}
         self._fit(bits)
         self._count(bits)
@@ -98,7 +99,7 @@ class LayerFitting:
         """The codebook of what is fitted."""
         counts = np.bincount(self.voxels.labels[self.samples], minlength=len(self.voxels.classes))
         return Codebook(
-            self.network.config,
+            self.network.spec,
             counts / counts.sum(),
             lambda path, layer: self.done.load(path, layer, precision[path][layer]["bits"]).codebook(),
         )
@@ -120,7 +121,7 @@ class LayerFitting:
     def _fit(self, bits: Mapping[tuple[str, str], int]) -> None:
         """Fit the layers that are not fitted yet, each on features of so many bits a number."""
         wanted = [
-            whole_layer(self.network.config, path, layer, samples=len(self._fitted_on), bits=of_layer)
+            whole_layer(self.network.spec, path, layer, samples=len(self._fitted_on), bits=of_layer)
             for (path, layer), of_layer in bits.items()
             if not self.done.holds(path, layer, of_layer)
         ]
@@ -144,7 +145,7 @@ class LayerFitting:
         total, piece = self._locations(slab.layer), max(1, _PIECE // slab.location_bytes)
         # At the output both paths hold the class probabilities, and so share their codes too.
         path = 0 if slab.layer == OUTPUT else PATHS.index(slab.path)
-        layer = self.network.config.index(slab.layer)
+        layer = self.network.spec.index(slab.layer)
         counted = None
         if len(self._fitted_on) == len(self.samples):
             counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
@@ -165,7 +166,7 @@ class LayerFitting:
         return parts
 
     def _locations(self, layer: str) -> int:
-        return int(np.prod(self.network.config.level_shape(layer)[1:]))
+        return self.network.spec.locations(layer)
 
     def _capacity(self, wanted: Sequence[Slab]) -> int:
         """Bytes of features that one pass may hold: in memory if all fit there, else in a scratch file."""

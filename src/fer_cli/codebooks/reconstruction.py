@@ -15,23 +15,24 @@ from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.reading import Reading
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, device_of
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import LOCAL_LAYER, OUTPUT, FERNet
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
+from fer_cli.network.backbone import OUTPUT, Volumes
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 
-Grids = Float[np.ndarray, "sample x y z"]
+VolumeArray = Float[np.ndarray, "sample channel x y z"]
 ERRORS = ("input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code")
 
 
 @torch.inference_mode()
-def local_reconstruction(network: FERNet, reading: Reading, layer: str = LOCAL_LAYER) -> Grids:
-    """Occupancy decoded from the samples' own features at `layer`, every gate shut."""
-    return network.decode(reading.features[FEEDFORWARD][layer], layer).occupancy.cpu().numpy()
+def local_reconstruction(network: ExplainedNetwork, reading: Reading, layer: str) -> VolumeArray:
+    """Volumes decoded from the samples' own features at `layer`, every gate shut."""
+    return network.reconstruct(reading.features[FEEDFORWARD][layer], layer).cpu().numpy()
 
 
 @torch.inference_mode()
-def class_code_reconstruction(network: FERNet, codebook: Codebook, reading: Reading) -> Grids:
-    """Occupancy decoded from the class probabilities, each level snapped to its nearest feedback centroids."""
+def class_code_reconstruction(network: ExplainedNetwork, codebook: Codebook, reading: Reading) -> VolumeArray:
+    """Volumes decoded from the class probabilities, each level snapped to its nearest feedback centroids."""
 
     def snap(level: str, feature: Tensor) -> Tensor:
         if level == OUTPUT:
@@ -39,19 +40,21 @@ def class_code_reconstruction(network: FERNet, codebook: Codebook, reading: Read
         codes = codebook.layer(FEEDBACK, level).assign(feature)
         return codebook.feature_map(FEEDBACK, level, codes).to(feature.device)
 
-    return network.decode(reading.features[FEEDBACK][OUTPUT], OUTPUT, edit=snap).occupancy.cpu().numpy()
+    return network.reconstruct(reading.features[FEEDBACK][OUTPUT], OUTPUT, edit=snap).cpu().numpy()
 
 
 @torch.inference_mode()
-def representatives(network: FERNet, codebook: Codebook, reading: Reading) -> dict[str, dict[str, Grids]]:
-    """By path and layer, occupancy decoded from the feature made of the centroids that the samples chose there."""
-    paths, device = tuple(reading.codes), device_of(network)
+def representatives(
+    network: ExplainedNetwork, codebook: Codebook, reading: Reading
+) -> dict[str, dict[str, VolumeArray]]:
+    """By path and layer, volumes decoded from the feature made of the centroids that the samples chose there."""
+    paths, device = tuple(reading.codes), network.backbone.device
     features = {
         layer: torch.cat([codebook.feature_map(path, layer, reading.codes[path][layer]) for path in paths]).to(device)
-        for layer in network.config.layer_names
+        for layer in network.spec.layer_names
     }
-    decoded = network.feedback.occupancies(features)
-    halves = {layer: np.split(grids.cpu().numpy(), len(paths)) for layer, grids in decoded.items()}
+    decoded = network.reconstruct_each(features)
+    halves = {layer: np.split(volumes.cpu().numpy(), len(paths)) for layer, volumes in decoded.items()}
     return {path: {layer: halves[layer][i] for layer in features} for i, path in enumerate(paths)}
 
 
@@ -66,13 +69,15 @@ def nearest_training_sample(codebook: Codebook, reading: Reading) -> Int[np.ndar
     It is the one that the chosen feedback centroids name most; every level below the output has one vote, which its
     locations share.
     """
-    layers = codebook.config.layer_names[:-1]
+    layers = codebook.spec.layer_names[:-1]
     return _elect(
         [codebook.layer(FEEDBACK, layer).chosen_exemplars(reading.codes[FEEDBACK][layer]) for layer in layers]
     )
 
 
-def table1_errors(inputs: Grids, local: Grids, nearest: Grids, class_code: Grids) -> dict[str, np.ndarray]:
+def table1_errors(
+    inputs: VolumeArray, local: VolumeArray, nearest: VolumeArray, class_code: VolumeArray
+) -> dict[str, np.ndarray]:
     """Table I's four errors of each sample: squared differences summed over voxels."""
     pairs = {
         "input_vs_local": (inputs, local),
@@ -84,17 +89,17 @@ def table1_errors(inputs: Grids, local: Grids, nearest: Grids, class_code: Grids
 
 
 def read_errors(
-    network: FERNet,
+    network: ExplainedNetwork,
     codebook: Codebook,
-    voxels: VoxelSet,
+    voxels: VolumeSet,
     reading: Reading,
-    grids: Float[Tensor, "sample 1 x y z"],
+    volumes: Volumes,
 ) -> dict[str, Float[np.ndarray, " sample"]]:
-    """Table I's four errors of the samples of a reading, whose occupancy grids are `grids`."""
+    """Table I's four errors of the samples of a reading, whose volumes are `volumes`."""
     return table1_errors(
-        grids[:, 0].numpy(),
-        local_reconstruction(network, reading, network.config.local_layer),
-        voxels.grids(nearest_training_sample(codebook, reading)).astype(np.float32),
+        volumes.numpy(),
+        local_reconstruction(network, reading, network.spec.local_layer),
+        voxels.volumes(nearest_training_sample(codebook, reading)),
         class_code_reconstruction(network, codebook, reading),
     )
 
@@ -112,7 +117,7 @@ def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.
     return errors["input_vs_code"] / np.maximum(errors["input_vs_local"], np.finfo(np.float64).tiny)
 
 
-def _summed_squared_error(a: Grids, b: Grids) -> Float[np.ndarray, " sample"]:
+def _summed_squared_error(a: VolumeArray, b: VolumeArray) -> Float[np.ndarray, " sample"]:
     if a.shape != b.shape:  # broadcasting would compare every sample with every other
         raise ValueError(f"grids of shapes {a.shape} and {b.shape} cannot be compared")
     return np.square(a.astype(np.float64) - b).reshape(len(a), -1).sum(axis=1)

@@ -10,6 +10,7 @@ attribution for deep networks", ICML 2017 (integrated gradients); Dhamdhere et a
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def grad_cam(edit: Replacement) -> Score:
 
 
 def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x y z"], steps: int = STEPS) -> Score:
-    """Along the straight way of the layer's feature from that of the empty grid, `baseline`."""
+    """Along the straight way of the layer's feature from that of the empty volume, `baseline`."""
     difference = edit.feature - baseline
     mean = torch.zeros_like(difference)
     for step in range(steps):
@@ -71,16 +72,11 @@ def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x 
     return -_summed(mean * difference)
 
 
-def conductance(edit: Replacement, grids: Float[Tensor, "sample 1 width depth height"], steps: int = STEPS) -> Score:
-    """Along the straight way of the input from the empty grid, what passes through each location of the layer."""
+def conductance(edit: Replacement, steps: int = STEPS) -> Score:
+    """Along the straight way of the input from the empty volume, what passes through each location of the layer."""
 
     def reach(share: float) -> Tensor:
-        feature = grids * share
-        for name, block in edit.encoder.blocks.items():
-            feature = block(feature)
-            if name == edit.layer:
-                return feature
-        raise ValueError(edit.layer)
+        return edit.backbone.features(edit.volumes * share, [edit.layer])[edit.layer]
 
     with torch.inference_mode():
         ways = [reach(step / steps) for step in range(steps + 1)]
@@ -115,7 +111,7 @@ def occlusion(edit: Replacement, filling: Float[Tensor, "1 filter x y z"]) -> Sc
     for row in range(len(edit)):
         one = edit.rows(torch.full((count,), row, device=edit.feature.device))
         masks = blocks[None] == torch.arange(count)[:, None]
-        filled = Replacement(one.encoder, one.layer, one.feature, filling.expand_as(one.feature), one.wanted, one.given)
+        filled = replace(one, donor=filling.expand_as(one.feature))
         gained = filled.log_odds(filled.logits(filled.replaced(masks.to(edit.feature.device)))) - plain[row]
         scores[row] = gained[blocks.to(gained.device)]
     return scores
@@ -126,15 +122,11 @@ def mean_feature(codebook: Codebook, layer: str) -> Float[Tensor, "1 filter x y 
     book = codebook.layer(FEEDFORWARD, layer)
     counts = book.histogram.sum(axis=2)[..., None]
     mean = (book.centroids * counts).sum(axis=1) / counts.sum(axis=1)
-    return torch.from_numpy(mean.astype(np.float32).T.reshape(1, *codebook.config.level_shape(layer)))
+    return torch.from_numpy(mean.astype(np.float32).T.reshape(1, *codebook.spec.level_shape(layer)))
 
 
-def rankings(
-    codebook: Codebook,
-    grids: Float[Tensor, "sample 1 width depth height"],
-    empty: Float[Tensor, "1 filter x y z"],
-) -> dict[str, Callable[[Replacement], Score]]:
-    """Every ranking by name; `grids` are the samples' inputs, `empty` the layer's feature of the empty grid."""
+def rankings(codebook: Codebook, empty: Float[Tensor, "1 filter x y z"]) -> dict[str, Callable[[Replacement], Score]]:
+    """Every ranking by name; `empty` is the layer's feature of the empty volume."""
     return {
         "donor_path": donor_path,
         "evidence_and_path": lambda edit: evidence_and_path(edit, codebook),
@@ -144,7 +136,7 @@ def rankings(
         "activation_norm": activation_norm,
         "grad_cam": grad_cam,
         "integrated_gradients": lambda edit: integrated_gradients(edit, empty),
-        "conductance": lambda edit: conductance(edit, grids),
+        "conductance": conductance,
         "occlusion_zero": lambda edit: occlusion(edit, torch.zeros_like(empty)),
         "occlusion_mean": lambda edit: occlusion(edit, mean_feature(codebook, edit.layer)),
     }

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fer_cli.codebooks.codebook import Codebook
+from fer_cli.calibration.temperature import Temperatures
 from fer_cli.codebooks.reading import Reading
-from fer_cli.codebooks.temperature import Temperatures
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.model import OUTPUT
-from fer_cli.network.receptive import Box, Location, receptive_field
+from fer_cli.network.backbone import OUTPUT, Backbone, Box, Location, receptive_field
 
 _MOST_BLAMED = 16
 _BLAMED_SHARE = 1 / 8
@@ -40,7 +38,7 @@ class Blame:
 
 
 def find_blame(
-    codebook: Codebook,
+    backbone: Backbone,
     reading: Reading,
     temperatures: Temperatures,
     relevance: Callable[[str], Float[np.ndarray, " location"]],
@@ -54,8 +52,8 @@ def find_blame(
     true one; it is asked for one layer, of several locations. Blamed are those where it is largest, the largest first,
     if above zero: an eighth of the layer, at most 16.
     """
-    config = codebook.config
-    below = config.layer_names[:-1]
+    spec = backbone.spec
+    below = spec.layer_names[:-1]
     evidence = reading.evidence[FEEDFORWARD]
     differences = [
         float(evidence[name][0, predicted] - evidence[name][0, label]) / temperatures.evidence[FEEDFORWARD][name]
@@ -63,13 +61,12 @@ def find_blame(
     ]
     turn, margin = turning_point(differences)
     layer = [*below, OUTPUT][turn]
-    shape = config.level_shape(layer)[1:]
+    shape = spec.map_shape(layer)
     locations: tuple[Location, ...] = ((0, 0, 0),)
     if math.prod(shape) > 1:
         locations = leading_locations(relevance(layer), shape)
-    index = config.index(layer)
-    boxes = [receptive_field(config.specs, index, location, config.input_shape) for location in locations]
-    return Blame(layer, locations, tuple(boxes), margin)
+    boxes = tuple(receptive_field(backbone, layer, location) for location in locations)
+    return Blame(layer, locations, boxes, margin)
 
 
 def turning_point(differences: Sequence[float]) -> tuple[int, float]:

@@ -6,9 +6,9 @@ A rule's thresholds come from validation samples alone. The first two rules and 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fer_cli.codebooks.typicality import Atypicality
+from fer_cli.calibration.typicality import Atypicality
 from fer_cli.diagnosis.blame import Blame
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 
 LEVEL = 0.05
 """What share of ordinary samples a rule may call atypical, or suspicious."""

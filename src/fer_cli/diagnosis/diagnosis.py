@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from fer_cli.codebooks.departure import Departure, return_errors
-from fer_cli.codebooks.reading import Reading, ReferenceErrors, code_distances, read_samples
+from fer_cli.calibration.confidence import ReferenceErrors
+from fer_cli.calibration.departure import Departure, return_errors
+from fer_cli.calibration.temperature import implied_class
+from fer_cli.codebooks.reading import Reading, code_distances, read_samples
 from fer_cli.codebooks.reconstruction import (
     class_code_reconstruction,
     layer_exemplar,
@@ -18,7 +19,6 @@ from fer_cli.codebooks.reconstruction import (
     representatives,
     table1_errors,
 )
-from fer_cli.codebooks.temperature import implied_class
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import Category, categorise
@@ -26,8 +26,8 @@ from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.backbone import OUTPUT, Volumes
 from fer_cli.network.dataset import Sample
-from fer_cli.network.model import LOCAL_LAYER, OUTPUT
 from fer_cli.run import Run
 
 
@@ -38,7 +38,7 @@ class LayerReading:
     Evidence is in nats, summed over the layer's locations; divided by its path's temperature it is what it proved to be
     worth on validation samples, and can be compared between layers. An exemplar is the name of the training sample that
     most of the layer's chosen centroids name. A representative is the feature map made of the chosen centroids, decoded
-    to occupancy probabilities (x, y, z).
+    to voxel values (channel, x, y, z).
     """
 
     name: str
@@ -51,10 +51,10 @@ class LayerReading:
     feedback_temperature: float
     feedforward_exemplar: str
     feedback_exemplar: str
-    feedforward_representative: Float[np.ndarray, "x y z"]
-    feedback_representative: Float[np.ndarray, "x y z"]
-    feedforward_exemplar_grid: Float[np.ndarray, "x y z"]
-    feedback_exemplar_grid: Float[np.ndarray, "x y z"]
+    feedforward_representative: Float[np.ndarray, "channel x y z"]
+    feedback_representative: Float[np.ndarray, "channel x y z"]
+    feedforward_exemplar_volume: Float[np.ndarray, "channel x y z"]
+    feedback_exemplar_volume: Float[np.ndarray, "channel x y z"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Diagnosis:
     squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
     theirs start from another local layer. `departure` is None where the codebook does not hold what it is measured
     against. `repair` holds the repair tests, with the label first, then without; none of
-    a correctly classified sample. The four grids hold occupancy (probabilities), axes (x, y, z), z up.
+    a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of
+    occupancy, reconstructions hold probabilities.
     """
 
     sample: str
@@ -96,10 +97,10 @@ class Diagnosis:
     category: Category
     verdict: str
     local_layer: str
-    input_grid: Float[np.ndarray, "x y z"]
-    local_grid: Float[np.ndarray, "x y z"]
-    nearest_grid: Float[np.ndarray, "x y z"]
-    class_code_grid: Float[np.ndarray, "x y z"]
+    input_volume: Float[np.ndarray, "channel x y z"]
+    local_volume: Float[np.ndarray, "channel x y z"]
+    nearest_volume: Float[np.ndarray, "channel x y z"]
+    class_code_volume: Float[np.ndarray, "channel x y z"]
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -121,33 +122,34 @@ class Diagnosis:
         )
 
 
-def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diagnosis:
-    """Read one sample through a run's network and codebooks.
+def explain(run: Run, sample: Sample, *, local_layer: str | None = None) -> Diagnosis:
+    """Read one sample through a run's network and codebooks; the local reconstruction starts at `local_layer`.
 
     Raises UsageError for an unknown `local_layer`, and what opening the run's artifacts raises.
     """
     network, codebook, voxels = run.network, run.codebook, run.voxels
-    config = network.config
-    config.index(local_layer)
-    grid = torch.from_numpy(sample.grid).float()[None, None]
-    reading = read_samples(network, codebook, grid)
-    inputs = sample.grid[None].astype(np.float32)
+    spec = network.spec
+    local_layer = local_layer or spec.local_layer
+    spec.index(local_layer)
+    inputs = sample.volume[None]
+    volumes = torch.from_numpy(inputs)
+    reading = read_samples(network, codebook, volumes)
     local = local_reconstruction(network, reading, local_layer)
     class_code = class_code_reconstruction(network, codebook, reading)
     nearest = int(nearest_training_sample(codebook, reading)[0])
-    nearest_grid = voxels.grids([nearest]).astype(np.float32)
+    nearest_volume = voxels.volumes([nearest])
     predicted = int(reading.predicted[0])
     correct = None if sample.label is None else predicted == sample.label
-    blame, repair = _blame_and_repair(run, reading, predicted, sample.label)
+    blame, repair = _blame_and_repair(run, volumes, reading, predicted, sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
     suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
     distances = code_distances(codebook, reading)
     decoded = representatives(network, codebook, reading)
-    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in config.layer_names)
+    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
     probabilities = reading.probabilities[0]
-    label = None if sample.label is None else config.classes[sample.label]
+    label = None if sample.label is None else spec.classes[sample.label]
     category = categorise(
-        _by_class(config.classes, run.temperatures.calibrated(reading.probabilities)[0]),
+        _by_class(spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
         label,
         atypicality=run.typicality.measure(distances)[0],
         suspicion=suspicion.p_value,
@@ -155,37 +157,37 @@ def explain(run: Run, sample: Sample, *, local_layer: str = LOCAL_LAYER) -> Diag
     )
     return Diagnosis(
         sample=sample.name,
-        predicted=config.classes[predicted],
+        predicted=spec.classes[predicted],
         label=label,
         correct=correct,
-        probabilities=_by_class(config.classes, probabilities),
-        errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_grid, class_code).items()},
-        reference_errors=_comparable(run.calibration.reference_errors, local_layer == config.local_layer),
+        probabilities=_by_class(spec.classes, probabilities),
+        errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_volume, class_code).items()},
+        reference_errors=_comparable(run.calibration.reference_errors, local_layer == spec.local_layer),
         nearest_training_sample=voxels.names[nearest],
         layers=layers,
         blame=blame,
         repair=repair,
-        departure=_departure(run, reading, grid, distances),
+        departure=_departure(run, reading, volumes, distances),
         suspicion=suspicion,
         category=category,
         verdict=_verdict(
-            config.classes[predicted],
+            spec.classes[predicted],
             float(probabilities[predicted]),
             label,
             category,
-            _where(config.classes[predicted], label, layers, blame),
+            _where(spec.classes[predicted], label, layers, blame),
             suspicion,
         ),
         local_layer=local_layer,
-        input_grid=inputs[0],
-        local_grid=local[0],
-        nearest_grid=nearest_grid[0],
-        class_code_grid=class_code[0],
+        input_volume=inputs[0],
+        local_volume=local[0],
+        nearest_volume=nearest_volume[0],
+        class_code_volume=class_code[0],
     )
 
 
 def _blame_and_repair(
-    run: Run, reading: Reading, predicted: int, label: int | None
+    run: Run, volumes: Volumes, reading: Reading, predicted: int, label: int | None
 ) -> tuple[Blame, tuple[RepairTest, ...]]:
     """Blame of a misclassified sample, and the repair tests at the blamed layer.
 
@@ -194,17 +196,17 @@ def _blame_and_repair(
     nobody = Blame(None, (), ())
     if label == predicted:
         return nobody, ()
-    features, config = reading.features[FEEDFORWARD], run.network.config
-    donors = Donors(run.network, run.codebook, run.voxels, config.layer_names[:-1])
-    repairer = Repairer(donors, features, predicted)
+    features, spec = reading.features[FEEDFORWARD], run.network.spec
+    donors = Donors(run.network, run.codebook, run.voxels, spec.layer_names[:-1])
+    repairer = Repairer(donors, volumes, features, predicted)
     implied = int(implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted)[0])
     wanted = implied if label is None else label
 
     def relevance(layer: str) -> Float[np.ndarray, " location"]:
         return repairer.relevance(layer, wanted)
 
-    blame = find_blame(run.codebook, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
-    layer = None if blame.layer is None else tested_layer(config, blame.layer)
+    blame = find_blame(run.network.backbone, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+    layer = None if blame.layer is None else tested_layer(spec, blame.layer)
     tests: tuple[RepairTest, ...] = ()
     if layer is not None:
         tests = (repair_test(repairer, layer, wanted=wanted, chosen_by="evidence" if label is None else "label"),)
@@ -215,15 +217,15 @@ def _blame_and_repair(
 
 
 def _departure(
-    run: Run, reading: Reading, grid: Float[Tensor, "1 1 x y z"], distances: dict[str, Float[np.ndarray, " 1"]]
+    run: Run, reading: Reading, volumes: Volumes, distances: dict[str, Float[np.ndarray, " 1"]]
 ) -> Departure | None:
     if run.course is None:
         return None
     features = reading.features[FEEDFORWARD]
-    [found] = run.course.measure(distances, return_errors(run.network, grid, features))
+    [found] = run.course.measure(distances, return_errors(run.network, volumes, features))
     codes = reading.codes[FEEDFORWARD][found.layer]
     away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
-    shape = run.network.config.level_shape(found.layer)[1:]
+    shape = run.network.spec.map_shape(found.layer)
     return replace(found, locations=leading_locations(away, shape) if len(away) > 1 else ((0, 0, 0),))
 
 
@@ -238,7 +240,7 @@ def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErr
 
 
 def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]) -> LayerReading:
-    classes = run.network.config.classes
+    classes = run.network.spec.classes
     parts: dict[str, dict[str, Any]] = {}
     for path in PATHS:
         evidence = reading.evidence[path][layer][0]
@@ -249,7 +251,7 @@ def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[
             "temperature": run.temperatures.evidence[path].get(layer, 1.0),  # the output's evidence is its prediction
             "exemplar": run.voxels.names[exemplar],
             "representative": decoded[path][layer][0],
-            "exemplar_grid": run.voxels.grids([exemplar])[0].astype(np.float32),
+            "exemplar_volume": run.voxels.volumes([exemplar])[0],
         }
     fields = {f"{path}_{part}": value for path, values in parts.items() for part, value in values.items()}
     return LayerReading(name=layer, locations=len(reading.codes[FEEDFORWARD][layer][0]), **fields)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, Features, FERNet
+from fer_cli.network.backbone import OUTPUT, Features
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = 6
 """So many exemplars are encoded and compared."""
@@ -34,9 +35,9 @@ class Donations:
 class Donors:
     """The training samples of a run as donors; each is encoded once, and the given layers of it are kept."""
 
-    network: FERNet
+    network: ExplainedNetwork
     codebook: Codebook
-    voxels: VoxelSet
+    voxels: VolumeSet
     layers: tuple[str, ...]
 
     @cached_property

@@ -11,14 +11,14 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, encode
-from fer_cli.network.model import OUTPUT, FERNet, NetworkConfig
-from fer_cli.network.receptive import Box, Location, receptive_field, response_field
+from fer_cli.network.backbone import OUTPUT, Box, Location, NetworkSpec, receptive_field, response_field
+from fer_cli.network.explained import ExplainedNetwork
 
 FILLINGS = ("feature", "centroid")
 """What a response field can hold."""
@@ -29,8 +29,8 @@ _BATCH = 64
 class Probe:
     """The four things of Fig. 2: location, response field, reconstruction, receptive field.
 
-    `reconstruction` is what the feedback network makes of the response field alone, as occupancy probabilities of
-    the whole grid; `crop` is its part inside the receptive field. `code` is that of the centroid at the location, None
+    `reconstruction` is what the feedback network makes of the response field alone, the voxel values of the whole
+    volume; `crop` is its part inside the receptive field. `code` is that of the centroid at the location, None
     where the sample's own feature was kept.
     """
 
@@ -39,43 +39,43 @@ class Probe:
     location: Location
     response_field: list[Location]
     receptive_field: Box
-    reconstruction: Float[np.ndarray, "x y z"]
+    reconstruction: Float[np.ndarray, "channel x y z"]
     code: int | None = None
 
     @property
-    def crop(self) -> Float[np.ndarray, "cx cy cz"]:
+    def crop(self) -> Float[np.ndarray, "channel cx cy cz"]:
         """The reconstruction inside the receptive field (step 6)."""
         return self.cut(self.reconstruction)
 
-    def cut(self, grid: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "cx cy cz"]:
-        """The part of a grid inside the receptive field."""
+    def cut(self, volume: Float[np.ndarray, "channel x y z"]) -> Float[np.ndarray, "channel cx cy cz"]:
+        """The part of a volume inside the receptive field."""
         (x0, x1), (y0, y1), (z0, z1) = self.receptive_field
-        return grid[x0:x1, y0:y1, z0:z1]
+        return volume[:, x0:x1, y0:y1, z0:z1]
 
 
 def probe(
-    network: FERNet,
-    grid: UInt8[np.ndarray, "x y z"],
+    network: ExplainedNetwork,
+    volume: Float[np.ndarray, "channel x y z"],
     layer: str,
     location: Location,
     *,
     centroids_of: Codebook | None = None,
     code: int | None = None,
 ) -> Probe:
-    """Run Algorithm 1 on one grid.
+    """Run Algorithm 1 on one volume.
 
     With `centroids_of` the response field holds that codebook's centroids, and `code`, if given, the location.
 
     Raises UsageError for an unknown layer or code, LocationError for a location outside the layer.
     """
-    (found,) = sweep(network, grid, layer, [location], centroids_of=centroids_of, code=code)
+    (found,) = sweep(network, volume, layer, [location], centroids_of=centroids_of, code=code)
     return found
 
 
 @torch.inference_mode()
 def sweep(
-    network: FERNet,
-    grid: UInt8[np.ndarray, "x y z"],
+    network: ExplainedNetwork,
+    volume: Float[np.ndarray, "channel x y z"],
     layer: str,
     locations: Sequence[Location],
     *,
@@ -83,13 +83,12 @@ def sweep(
     code: int | None = None,
 ) -> Iterator[Probe]:
     """Run Algorithm 1 at several locations of a layer, decoded in batches; raises what `probe` raises."""
-    config = network.config
-    index = config.index(layer)
+    spec, backbone = network.spec, network.backbone
+    shape = spec.map_shape(layer)
     if layer == OUTPUT:
-        raise UsageError(f"{OUTPUT} has no features of the input; probe one of {', '.join(config.layer_names[:-1])}.")
-    boxes = [receptive_field(config.specs, index, location, config.input_shape) for location in locations]
-    feature = encode(network, torch.from_numpy(grid).float()[None, None])[layer]
-    shape = config.level_shape(layer)[1:]
+        raise UsageError(f"{OUTPUT} has no features of the input; probe one of {', '.join(spec.layer_names[:-1])}.")
+    boxes = [receptive_field(backbone, layer, location) for location in locations]
+    feature = encode(network, torch.from_numpy(volume)[None], [layer])[layer]
     codes: np.ndarray | None = None
     if centroids_of is not None:
         flat = centroids_of.layer(FEEDFORWARD, layer).assign(feature)
@@ -97,25 +96,25 @@ def sweep(
         codes = flat.reshape(shape)
     for start in range(0, len(locations), _BATCH):
         part = locations[start : start + _BATCH]
-        fields = [response_field(config.specs, index, location, config.input_shape) for location in part]
+        fields = [response_field(backbone, layer, location) for location in part]
         filled = torch.zeros((len(part), *feature.shape[1:]), device=feature.device)
         for row, (location, field) in enumerate(zip(part, fields, strict=True)):
             x, y, z = (list(places) for places in zip(*field, strict=True))
             filled[row, :, x, y, z] = feature[0, :, x, y, z]
             if centroids_of is not None and code is not None:
                 filled[row, :, *location] = _centroid(centroids_of, layer, location, code).to(feature.device)
-        occupancy = network.decode(filled, layer).occupancy.cpu().numpy()
+        decoded = network.reconstruct(filled, layer).cpu().numpy()
         for row, (location, field) in enumerate(zip(part, fields, strict=True)):
             chosen = None if codes is None else int(codes[location]) if code is None else code
-            yield Probe(layer, shape, location, field, boxes[start + row], occupancy[row], chosen)
+            yield Probe(layer, shape, location, field, boxes[start + row], decoded[row], chosen)
 
 
-def layer_locations(config: NetworkConfig, layer: str, slices: Sequence[int] | None = None) -> list[Location]:
+def layer_locations(spec: NetworkSpec, layer: str, slices: Sequence[int] | None = None) -> list[Location]:
     """All locations of a layer, or those of the given horizontal slices (z); x slowest.
 
     Raises UsageError for an unknown layer or a slice outside it.
     """
-    x, y, z = config.level_shape(layer)[1:]
+    x, y, z = spec.map_shape(layer)
     if outside := sorted({height for height in slices or () if not 0 <= height < z}):
         raise UsageError(f"{layer} has the slices 0 to {z - 1}, not {', '.join(map(str, outside))}.")
     heights = range(z) if slices is None else sorted(set(slices))
@@ -124,7 +123,7 @@ def layer_locations(config: NetworkConfig, layer: str, slices: Sequence[int] | N
 
 def _centroid(codebook: Codebook, layer: str, location: Location, code: int) -> Float[Tensor, " filter"]:
     book = codebook.layer(FEEDFORWARD, layer)
-    index = np.ravel_multi_index(location, codebook.config.level_shape(layer)[1:])
+    index = np.ravel_multi_index(location, codebook.spec.map_shape(layer))
     count = int(book.n_codes[index])
     if not 0 <= code < count:
         at = ",".join(map(str, location))

@@ -16,7 +16,7 @@ from torch import Tensor
 from fer_cli.diagnosis.attribution import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
-from fer_cli.network.model import Features, NetworkConfig
+from fer_cli.network.backbone import Features, NetworkSpec, Volumes
 
 REPLACED_SHARE = 1 / 8
 """Of the layer's locations."""
@@ -57,6 +57,7 @@ class Repairer:
     """Replacements of one sample's features by donors', to be taken for the class `given`; each is made once."""
 
     donors: Donors
+    volumes: Volumes
     features: Features
     given: int
 
@@ -71,8 +72,9 @@ class Repairer:
             feature = self.features[layer].clone()
             found = self.donors.find(layer, feature, np.array([wanted]))
             wanted_class, given_class = (torch.tensor([klass], device=feature.device) for klass in (wanted, self.given))
-            encoder = self.donors.network.encoder
-            edit = Replacement(encoder, layer, feature, found.feature, wanted_class, given_class)
+            backbone = self.donors.network.backbone
+            volumes = self.volumes.to(backbone.device)
+            edit = Replacement(backbone, layer, volumes, feature, found.feature, wanted_class, given_class)
             self._made[key] = (edit, int(found.index[0]), donor_path(edit))
         return self._made[key]
 
@@ -81,17 +83,17 @@ class Repairer:
         return self.replacement(layer, wanted)[2][0].cpu().numpy().astype(np.float64)
 
 
-def tested_layer(config: NetworkConfig, blamed: str) -> str | None:
+def tested_layer(spec: NetworkSpec, blamed: str) -> str | None:
     """The layer that is tested: the blamed one, or the highest below it that has enough locations, if there is one."""
-    names = config.layer_names[: config.index(blamed) + 1]
-    enough = [name for name in names if math.prod(config.level_shape(name)[1:]) >= _FEWEST_LOCATIONS]
+    names = spec.layer_names[: spec.index(blamed) + 1]
+    enough = [name for name in names if spec.locations(name) >= _FEWEST_LOCATIONS]
     return enough[-1] if enough else None
 
 
 def repair_test(repairer: Repairer, layer: str, *, wanted: int, chosen_by: str, seed: int = 0) -> RepairTest:
     """Replace the most relevant locations of `layer` by those of a donor of the class wanted."""
     donors = repairer.donors
-    classes = donors.network.config.classes
+    classes = donors.network.spec.classes
     edit, donor, relevance = repairer.replacement(layer, wanted)
     count = math.ceil(edit.locations * REPLACED_SHARE)
     chosen = highest(relevance, count)

@@ -1,4 +1,4 @@
-"""Features of a layer replaced, at chosen locations, by those of donors: what the rest of the network then says."""
+"""Activation patching: features of a layer replaced, at chosen locations, by those of donors."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fer_cli.network.activations import BATCH
-from fer_cli.network.model import Encoder
+from fer_cli.network.backbone import Backbone, Volumes
 
 
 @dataclass(frozen=True)
 class Replacement:
     """Samples with their features at a layer, the donors' there, and two classes: the one wanted and the one given.
 
-    Locations are flattened in C order of (x, y, z).
+    `volumes` are the samples themselves, which decide whatever does not pass through the layer. Locations are flattened
+    in C order of (x, y, z).
     """
 
-    encoder: Encoder
+    backbone: Backbone
     layer: str
+    volumes: Volumes
     feature: Float[Tensor, "sample filter x y z"]
     donor: Float[Tensor, "sample filter x y z"]
     wanted: Int[Tensor, " sample"]
@@ -36,8 +38,9 @@ class Replacement:
     def rows(self, chosen: Int[Tensor, " chosen"]) -> "Replacement":
         """The same for some of the samples; one may be taken more than once."""
         return Replacement(
-            self.encoder,
+            self.backbone,
             self.layer,
+            self.volumes[chosen],
             self.feature[chosen],
             self.donor[chosen],
             self.wanted[chosen],
@@ -51,7 +54,8 @@ class Replacement:
     @torch.inference_mode()
     def logits(self, feature: Float[Tensor, "sample filter x y z"]) -> Float[Tensor, "sample klass"]:
         """Class logits when the layer holds `feature`."""
-        return torch.cat([self.encoder.logits_from(self.layer, part).float() for part in feature.split(BATCH)])
+        parts = zip(self.volumes.split(BATCH), feature.split(BATCH), strict=True)
+        return torch.cat([self._patched(volumes, part) for volumes, part in parts])
 
     def log_odds(self, logits: Float[Tensor, "sample klass"]) -> Float[Tensor, " sample"]:
         """Of the class wanted against the one given, in nats."""
@@ -65,11 +69,14 @@ class Replacement:
             part = slice(start, start + BATCH)
             with torch.inference_mode(mode=False), torch.enable_grad():
                 at = feature[part].clone().requires_grad_(True)
-                logits = self.encoder.logits_from(self.layer, at).float()
+                logits = self._patched(self.volumes[part], at)
                 rows = torch.arange(len(logits), device=logits.device)
                 odds = logits[rows, self.wanted[part].clone()] - logits[rows, self.given[part].clone()]
                 parts.append(torch.autograd.grad(odds.sum(), at)[0])
         return torch.cat(parts)
+
+    def _patched(self, volumes: Volumes, feature: Tensor) -> Float[Tensor, "sample klass"]:
+        return self.backbone.logits(volumes, patch={self.layer: feature}).float()
 
     def gains(self, where: Bool[Tensor, "sample location"]) -> Float[Tensor, " sample"]:
         """By how much the log odds rise when the marked locations are replaced."""

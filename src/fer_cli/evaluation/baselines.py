@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int
 
-from fer_cli.codebooks.temperature import fit_temperature
+from fer_cli.calibration.temperature import fit_temperature
 from fer_cli.evaluation import feature_scores as near
 from fer_cli.evaluation import logit_scores as logit
 from fer_cli.evaluation.detection import weighted_metrics
-from fer_cli.execution.world import SharedDropout
-from fer_cli.network.activations import batches, device_of, encode
+from fer_cli.network.activations import batches, predict
 from fer_cli.network.augmentation import Augmentation, turn
-from fer_cli.network.dataset import VoxelSet
+from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.encoded import Encoded
-from fer_cli.network.model import OUTPUT, FeedbackNetwork, FERNet
+from fer_cli.network.explained import ExplainedNetwork
 
 TURNS = 8
 MIRRORS = ((2,), (3,), (2, 3))
@@ -30,7 +28,8 @@ VIEWS = 8
 PASSES = 50
 """Passes of Monte-Carlo dropout."""
 _SHAPES = 256
-"""Shapes held as numbers at once."""
+_TRAINING_SHAPES = 1024
+"""Volumes held at once: of those that are compared, and of those that they are compared with."""
 NETWORK = "baseline"
 TRIVIAL = "trivial"
 
@@ -60,12 +59,12 @@ def logit_baselines(validation: Encoded, tested: Encoded) -> Pair:
     return tuple({name: score(part.logits) for name, score in scores.items()} for part in (validation, tested))  # type: ignore[return-value]
 
 
-def feature_baselines(network: FERNet, training: Encoded, validation: Encoded, tested: Encoded) -> Pair:
+def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: Encoded, tested: Encoded) -> Pair:
     """Scores of features among the training samples' features."""
     layers = list(training.features)
     last = layers[-1]
-    classes = len(network.config.classes)
-    weight, bias = (parameter.detach().cpu().numpy() for parameter in network.encoder.blocks[OUTPUT].parameters())
+    classes = len(network.spec.classes)
+    head = network.backbone.linear_head()
     found: list[Scores] = []
     distances, neighbours = [], []
     for part in (validation, tested):
@@ -74,10 +73,12 @@ def feature_baselines(network: FERNet, training: Encoded, validation: Encoded, t
             "relative_mahalanobis": near.relative_mahalanobis(
                 part.features[last], training.features[last], training.labels
             ),
-            "vim": near.virtual_logit(
-                part.features[last], part.logits, training.features[last], training.logits, weight, bias
-            ),
         }
+        if head is not None:
+            weight, bias = (parameter.detach().cpu().numpy() for parameter in head)
+            scores["vim"] = near.virtual_logit(
+                part.features[last], part.logits, training.features[last], training.logits, weight, bias
+            )
         for layer in layers:
             table = near.class_distances(part.features[layer], training.features[layer], training.labels, classes)
             scores[f"trust_score_{layer}"] = near.trust_score(table, part.predicted)
@@ -107,8 +108,8 @@ def feature_baselines(network: FERNet, training: Encoded, validation: Encoded, t
 
 
 def varied_probabilities(
-    network: FERNet,
-    voxels: VoxelSet,
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
     encoded: Encoded,
     *,
     dropout: float,
@@ -120,26 +121,27 @@ def varied_probabilities(
 
     `rotations`: turns about the vertical by equal angles over the full circle (Maturana and Scherer, "VoxNet", IROS
     2015). `mirrored`: mirror images in x, in y, and in both. `augmentations`: variations as training draws them.
-    `mc_dropout`: Monte-Carlo dropout before the dense layers at training's rate (Gal and Ghahramani, ICML 2016).
+    `mc_dropout`: Monte-Carlo dropout at training's rate (Gal and Ghahramani, ICML 2016); absent for a network without
+    dropout.
     """
     means: dict[str, list[np.ndarray]] = {}
     generator = torch.Generator().manual_seed(seed)
     for indices in batches(encoded.indices):
-        grids = voxels.tensor(indices)
+        volumes = voxels.tensor(indices)
         angles = [2 * math.pi * turns / TURNS for turns in range(1, TURNS)]
         views = {
-            "rotations": [turn(grids, torch.full((len(grids),), angle)) for angle in angles],
-            "mirrored": [grids.flip(axes) for axes in MIRRORS],
-            "augmentations": [augmentation.draw(len(grids), generator).apply(grids) for _ in range(1, VIEWS)],
+            "rotations": [turn(volumes, torch.full((len(volumes),), angle)) for angle in angles],
+            "mirrored": [volumes.flip(axes) for axes in MIRRORS],
+            "augmentations": [augmentation.draw(len(volumes), generator).apply(volumes) for _ in range(1, VIEWS)],
         }
-        plain = _probabilities(network, grids)
+        plain = predict(network, volumes)
         for name, seen in views.items():
-            means.setdefault(name, []).append(
-                np.mean([plain, *(_probabilities(network, view) for view in seen)], axis=0)
-            )
+            means.setdefault(name, []).append(np.mean([plain, *(predict(network, view) for view in seen)], axis=0))
         report(len(indices))
     varied = {name: np.concatenate(parts) for name, parts in means.items()}
-    return {**varied, "mc_dropout": dropout_probabilities(network, encoded, dropout, seed=seed)}
+    if network.backbone.below_dropout is None:
+        return varied
+    return {**varied, "mc_dropout": dropout_probabilities(network, voxels, encoded, dropout, seed=seed)}
 
 
 def variation_baselines(varied: Mapping[str, np.ndarray], predicted: Int[np.ndarray, " sample"]) -> Scores:
@@ -150,54 +152,49 @@ def variation_baselines(varied: Mapping[str, np.ndarray], predicted: Int[np.ndar
 
 @torch.inference_mode()
 def dropout_probabilities(
-    network: FERNet, encoded: Encoded, probability: float, *, seed: int = 0
+    network: ExplainedNetwork, voxels: VolumeSet, encoded: Encoded, probability: float, *, seed: int = 0
 ) -> Float[np.ndarray, "sample klass"]:
-    """Mean class probabilities over `PASSES` passes with dropout before each dense layer.
+    """Mean class probabilities over `PASSES` passes with dropout, for a network that has dropout.
 
-    Only the layers above the last convolution run again, and those below the lowest feature that was kept do not.
+    Only what lies above the highest kept feature below every dropout runs again.
     """
-    first = next(iter(encoded.features))
-    convolutions = [spec.name for spec in network.config.layers if not spec.is_dense]
-    below = convolutions[-1] if convolutions[-1] in encoded.features else first
-    shape = network.config.level_shape(below)
-    feature = torch.from_numpy(encoded.features[below]).reshape(-1, *shape).to(device_of(network))
+    backbone = network.backbone
+    assert backbone.below_dropout is not None
+    names = network.spec.layer_names
+    kept = [name for name in encoded.features if names.index(name) <= names.index(backbone.below_dropout)]
+    below = kept[-1] if kept else next(iter(encoded.features))
+    features = encoded.features[below].reshape(-1, *network.spec.level_shape(below))
     generator = torch.Generator().manual_seed(seed)
-    names = list(network.encoder.blocks)
-    total = torch.zeros(encoded.logits.shape)
-    for _ in range(PASSES):
-        value = feature
-        for name in names[names.index(below) + 1 :]:
-            for step in network.encoder.blocks[name].children():
-                if isinstance(step, SharedDropout):
-                    kept = torch.rand(value.shape, generator=generator) >= probability
-                    value = value * kept.to(value) / (1 - probability)
-                else:
-                    value = step(value)
-        total += torch.softmax(value.float(), dim=1).cpu()
-    return (total / PASSES).numpy()
+    means = []
+    with backbone.dropout(probability, generator):
+        for rows in batches(np.arange(len(features))):
+            volumes = voxels.tensor(encoded.indices[rows]).to(backbone.device)
+            feature = torch.from_numpy(features[rows]).to(backbone.device)
+            passes = [backbone.logits(volumes, patch={below: feature}).float() for _ in range(PASSES)]
+            means.append(torch.softmax(torch.stack(passes), dim=2).mean(dim=0).cpu())
+    return torch.cat(means).numpy()
 
 
 def trivial_baselines(
-    network: FERNet, voxels: VoxelSet, training: Encoded, parts: tuple[Encoded, Encoded], *, seed: int = 0
+    network: ExplainedNetwork, voxels: VolumeSet, training: Encoded, parts: tuple[Encoded, Encoded], *, seed: int = 0
 ) -> Pair:
     """Scores that no explanation should fall behind, since they know nothing of what the network sees.
 
-    `class_mean_grid`: less the squared distance to the mean training grid of the predicted class. `nearest_grid`:
-    how much nearer the nearest training grid of the predicted class is than that of any other class (a trust score on
+    `class_mean_grid`: less the squared distance to the mean training volume of the predicted class. `nearest_grid`:
+    how much nearer the nearest training volume of the predicted class is than that of any other class (a trust score on
     voxels). `random_class_code`: less the squared error of what the feedback network makes of a class drawn at random.
     `random_decoder`: less that of what a feedback network that was never trained makes of the class probabilities.
     """
-    classes = len(network.config.classes)
-    grids = torch.from_numpy(voxels.grids(training.indices)).flatten(1)
-    means = torch.stack([grids[training.labels == label].float().mean(dim=0) for label in range(classes)]).numpy()
-    painted = _decoded(network.feedback, np.eye(classes, dtype=np.float32))
-    untrained = random_feedback(network, seed=seed)
+    classes = len(network.spec.classes)
+    means = np.stack([_mean_volume(voxels, training.indices[training.labels == label]) for label in range(classes)])
+    painted = _decoded(network, np.eye(classes, dtype=np.float32))
+    untrained = untrained_network(network, seed=seed)
     found = []
     for number, part in enumerate(parts):
         drawn = np.random.default_rng([seed, number]).integers(0, classes, len(part.indices))
         columns: dict[str, list[np.ndarray]] = {}
         for rows in batches(np.arange(len(part.indices))):
-            shapes = voxels.grids(part.indices[rows]).reshape(len(rows), -1).astype(np.float32)
+            shapes = voxels.volumes(part.indices[rows]).reshape(len(rows), -1)
             batch = {
                 "class_mean_grid": -np.square(shapes - means[part.predicted[rows]]).sum(axis=1),
                 "random_class_code": -np.square(shapes - painted[drawn[rows]]).sum(axis=1),
@@ -205,43 +202,51 @@ def trivial_baselines(
             }
             for name, values in batch.items():
                 columns.setdefault(name, []).append(values.astype(np.float64))
-        differing = differing_voxels(
-            torch.from_numpy(voxels.grids(part.indices)).flatten(1), grids, training.labels, classes
-        )
+        distances = volume_distances(voxels, part.indices, training, classes)
         found.append(
             {
                 **{name: np.concatenate(values) for name, values in columns.items()},
-                "nearest_grid": near.trust_score(differing, part.predicted),
+                "nearest_grid": near.trust_score(distances, part.predicted),
             }
         )
     return found[0], found[1]
 
 
-def differing_voxels(
-    shapes: UInt8[Tensor, "sample voxel"],
-    training: UInt8[Tensor, "training voxel"],
-    labels: Int[np.ndarray, " training"],
-    classes: int,
+def volume_distances(
+    voxels: VolumeSet, samples: Int[np.ndarray, " sample"], training: Encoded, classes: int
 ) -> Float[np.ndarray, "sample klass"]:
-    """Voxels in which each shape differs from the nearest training grid of each class; infinite without such a grid."""
-    nearest = torch.full((len(shapes), classes), torch.inf)
-    for label in np.unique(labels):
-        # As numbers, grids take as many bytes as voxels times four, so it is done class by class.
-        grids = training[torch.from_numpy(labels == label)].float()
-        size = grids.sum(dim=1)
-        for start in range(0, len(shapes), _SHAPES):
-            part = shapes[start : start + _SHAPES].float()
-            differing = part.sum(dim=1, keepdim=True) + size - 2 * part @ grids.T
-            nearest[start : start + _SHAPES, label] = differing.min(dim=1).values
+    """Squared distance of each volume to the nearest training volume of each class; infinite for a class without one.
+
+    Of occupancy, the number of voxels in which they differ.
+    """
+    nearest = torch.full((len(samples), classes), torch.inf)
+    for label in np.unique(training.labels):
+        # A part of one class at a time, as numbers that take four bytes a voxel.
+        for of_class in batches(training.indices[training.labels == label], _TRAINING_SHAPES):
+            known = voxels.tensor(of_class).flatten(1)
+            size = known.square().sum(dim=1)
+            for start in range(0, len(samples), _SHAPES):
+                part = voxels.tensor(samples[start : start + _SHAPES]).flatten(1)
+                distance = part.square().sum(dim=1, keepdim=True) + size - 2 * part @ known.T
+                rows = nearest[start : start + _SHAPES, label]
+                torch.minimum(rows, distance.min(dim=1).values, out=rows)
     return nearest.double().numpy()
 
 
-def random_feedback(network: FERNet, *, seed: int) -> FeedbackNetwork:
-    """A feedback network with the weights that training starts from, in evaluation mode."""
+def _mean_volume(voxels: VolumeSet, samples: Int[np.ndarray, " sample"]) -> Float[np.ndarray, " voxel"]:
+    """Mean of some volumes, flat; zeros of none."""
+    total = np.zeros(math.prod(voxels.input.volume), np.float64)
+    for part in batches(samples):
+        total += voxels.volumes(part).reshape(len(part), -1).sum(axis=0, dtype=np.float64)
+    return (total / max(1, len(samples))).astype(np.float32)
+
+
+def untrained_network(network: ExplainedNetwork, *, seed: int) -> ExplainedNetwork:
+    """The network with the weights that training starts from, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = FERNet(network.config)
-    return fresh.feedback.eval().requires_grad_(False).to(device_of(network))
+        fresh = network.untrained()
+    return fresh.eval().requires_grad_(False).to(network.backbone.device)
 
 
 def best_on_validation(scores: Mapping[str, np.ndarray], wrong: np.ndarray) -> str:
@@ -260,16 +265,12 @@ def _p_norm_temperature(validation: Encoded, p: int) -> float:
     return fit_temperature(logit.over_p_norm(validation.logits, p), validation.labels)
 
 
-def _probabilities(network: FERNet, grids: Tensor) -> Float[np.ndarray, "sample klass"]:
-    return encode(network, grids)[OUTPUT].flatten(1).cpu().numpy()
-
-
 @torch.inference_mode()
 def _decoded(
-    feedback: FeedbackNetwork, probabilities: Float[np.ndarray, "sample klass"]
+    network: ExplainedNetwork, probabilities: Float[np.ndarray, "sample klass"]
 ) -> Float[np.ndarray, "sample voxel"]:
-    code = torch.from_numpy(probabilities).float()[:, :, None, None, None].to(device_of(feedback))
-    return feedback.decode(code, OUTPUT).occupancy.flatten(1).cpu().numpy()
+    code = torch.from_numpy(probabilities).float().to(network.backbone.device)
+    return network.reconstruct_classes(code).flatten(1).cpu().numpy()
 
 
 def _softmax(logits: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:

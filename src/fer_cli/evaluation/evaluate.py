@@ -5,7 +5,6 @@ that is evaluated, but where the result says so.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_f
 from fer_cli.evaluation.findings import summarise_planted
 from fer_cli.evaluation.planted import plant_faults
 from fer_cli.evaluation.pooled import Pool, require_same_data
-from fer_cli.evaluation.repair_study import repair_layers, study_repairs, summarise_repairs
+from fer_cli.evaluation.repair_study import study_repairs, summarise_repairs
 from fer_cli.evaluation.resampling import draw_weights
 from fer_cli.evaluation.sanity import check_sanity
 from fer_cli.evaluation.scored import COMBINED, score_run
@@ -113,15 +112,15 @@ def evaluate(
         "shares": pool.measured.shares(),
         "sanity": checks or None,
         "repair": summarise_repairs(repairs) if repairs else None,
-        "planted": summarise_planted(plantings, layers=runs[0].network.config.layer_names) if planted else None,
+        "planted": summarise_planted(plantings, layers=runs[0].network.spec.layer_names) if planted else None,
         "misclassified": _misclassified(runs, pool, classes),
     }
 
 
 def _repaired(run: Run) -> list[str]:
     """The layers at which mistakes are repaired: with several locations, but not so many that it takes minutes."""
-    shapes = {layer: run.network.config.level_shape(layer) for layer in repair_layers(run.network.config)}
-    return [layer for layer, shape in shapes.items() if math.prod(shape[1:]) <= _MOST_LOCATIONS]
+    spec = run.network.spec
+    return [layer for layer in spec.map_layers if spec.locations(layer) <= _MOST_LOCATIONS]
 
 
 def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:

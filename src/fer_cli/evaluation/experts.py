@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
 
-from fer_cli.codebooks.temperature import fit_temperature, logarithm
+from fer_cli.calibration.temperature import fit_temperature, logarithm
 from fer_cli.evaluation.feature_scores import class_distances, unit
 from fer_cli.network.encoded import Encoded
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_cli.codebooks.departure import SIGNIFICANT
+from fer_cli.calibration.departure import SIGNIFICANT
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights
 
 GRAFT, SYNTHETIC, FEATURE, WEIGHT = "graft", "synthetic", "feature", "weight"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fer_cli.evaluation.findings import GRAFT, SYNTHETIC
+from fer_cli.network.backbone import InputSpec
 from fer_cli.run import Run
 from fer_cli.shapes.grafts import Graft, graft_back, graft_part
 from fer_cli.shapes.occupancy import VoxelSettings
@@ -33,8 +34,10 @@ class Candidate:
 
 
 def part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[Candidate]:
-    """Parts of training shapes on receivers, of every pair of classes in turn."""
+    """Parts of training shapes on receivers, of every pair of classes in turn; none where volumes are no shapes."""
     voxels = run.voxels
+    if not _reads_shapes(run):
+        return
     training = np.setdiff1d(voxels.indices("train"), run.model.read("validation/index"))
     padding = VoxelSettings.from_json(run.model.config["voxelization"]).padding
 
@@ -58,7 +61,13 @@ def part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.rando
 def back_grafts(run: Run, generator: np.random.Generator) -> Iterator[Candidate]:
     """Chairs' backs on synthetic tables; none where the network knows neither class."""
     pair = ("table", "chair")
-    if set(pair) <= set(run.voxels.classes):
+    if set(pair) <= set(run.voxels.classes) and _reads_shapes(run):
         settings = VoxelSettings.from_json(run.model.config["voxelization"])
         for number in range(_MOST_SYNTHETIC):
             yield Candidate(SYNTHETIC, f"synthetic_{number:03}", pair, graft_back(generator, settings))
+
+
+def _reads_shapes(run: Run) -> bool:
+    """Whether the network reads occupancy as `fer voxelize` makes it."""
+    side = VoxelSettings.from_json(run.model.config["voxelization"]).resolution
+    return run.network.spec.input == InputSpec(1, (side, side, side))

@@ -20,20 +20,19 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from fer_cli.codebooks.departure import Course, Departure, return_errors
+from fer_cli.calibration.departure import Course, Departure, return_errors
 from fer_cli.diagnosis.attribution import rankings
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest
 from fer_cli.evaluation.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
 from fer_cli.evaluation.graft_candidates import Candidate, back_grafts, part_grafts
-from fer_cli.evaluation.repair_study import repair_layers
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
-from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
-from fer_cli.network.receptive import receptive_field
+from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level, Volumes
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.run import Run
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -54,7 +53,7 @@ def plant_faults(
     indices = run.model.read("validation/index") if split == "validation" else run.voxels.indices(split)
     course = run.measured_course()
     unplanted, right = _unplanted(run, course, indices)
-    donors = Donors(run.network, run.codebook, run.voxels, repair_layers(run.network.config))
+    donors = Donors(run.network, run.codebook, run.voxels, run.network.spec.map_layers)
     attempts: list[Attempt] = []
     findings = [
         *unplanted,
@@ -66,22 +65,20 @@ def plant_faults(
     return Planting(tuple(findings), tuple(attempts))
 
 
-def locations_over(
-    config: NetworkConfig, layer: str, voxels: Bool[np.ndarray, "x y z"]
-) -> Bool[np.ndarray, " location"]:
+def locations_over(backbone: Backbone, layer: str, voxels: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, " location"]:
     """Locations of a layer in the middle of whose receptive field some of the voxels lie.
 
     The middle is as wide as the layer's step, so that the middles fill the grid side by side: whole receptive fields of
     a high layer all overlap almost anything.
     """
-    index, shape = config.index(layer), config.level_shape(layer)[1:]
+    fields, shape = backbone.receptive_fields(layer), backbone.spec.map_shape(layer)
     steps = [math.ceil(side / cells) for side, cells in zip(voxels.shape, shape, strict=True)]
     return np.array(
         [
             voxels[tuple(slice(at * step, (at + 1) * step) for at, step in zip(location, steps, strict=True))].any()
             and all(low <= at * step < high for (low, high), at, step in zip(box, location, steps, strict=True))
             for location in product(range(shape[0]), range(shape[1]), range(shape[2]))
-            for box in [receptive_field(config.specs, index, location, config.input_shape)]
+            for box in [fields[location].tolist()]
         ]
     )
 
@@ -92,25 +89,23 @@ def _unplanted(
     """Departures of samples in which nothing was planted, and which samples are classified correctly."""
     findings, right = [], []
     for part in batches(indices):
-        grids = run.voxels.tensor(part)
-        features = encode(run.network, grids)
+        volumes = run.voxels.tensor(part)
+        features = encode(run.network, volumes)
         is_right = features[OUTPUT].flatten(1).argmax(1).cpu().numpy() == run.voxels.labels[part]
         right.append(part[is_right])
-        departures = _departures(run, course, grids, features)
+        departures = _departures(run, course, volumes, features)
         for index, fits, departure in zip(part, is_right, departures, strict=True):
-            layer, kind = run.network.config.index(departure.layer), CORRECT if fits else MISCLASSIFIED
+            layer, kind = run.network.spec.index(departure.layer), CORRECT if fits else MISCLASSIFIED
             findings.append(Finding(kind, run.voxels.names[index], "", None, None, layer, departure.p_value))
     return findings, np.concatenate(right)
 
 
-def _departures(
-    run: Run, course: Course, grids: Float[Tensor, "sample 1 x y z"], features: Features
-) -> list[Departure]:
+def _departures(run: Run, course: Course, volumes: Volumes, features: Features) -> list[Departure]:
     distances = {}
-    for layer in run.network.config.layer_names[:-1]:
+    for layer in run.network.spec.layer_names[:-1]:
         book = run.codebook.layer(FEEDFORWARD, layer)
         distances[layer] = book.distances(features[layer], book.assign(features[layer]))
-    return course.measure(distances, return_errors(run.network, grids, features))
+    return course.measure(distances, return_errors(run.network, volumes, features))
 
 
 def _blamed(run: Run, features: Features, wrong: int, true: int) -> int:
@@ -127,7 +122,7 @@ def _located(
     run: Run,
     donors: Donors,
     features: Features,
-    grid: Float[Tensor, "1 1 x y z"],
+    volume: Volumes,
     layer: str,
     truth: Bool[np.ndarray, " location"],
     *,
@@ -137,11 +132,13 @@ def _located(
     """IoU and mean rank of the true locations by every ranking."""
     feature = features[layer].clone()
     donor = donors.find(layer, feature, np.array([true])).feature
-    edit = Replacement(run.network.encoder, layer, feature, donor, torch.tensor([true]), torch.tensor([wrong]))
-    empty = encode(run.network, torch.zeros_like(grid))[layer]
+    backbone = run.network.backbone
+    wanted_class, given_class = (torch.tensor([klass], device=backbone.device) for klass in (true, wrong))
+    edit = Replacement(backbone, layer, volume.to(backbone.device), feature, donor, wanted_class, given_class)
+    empty = encode(run.network, torch.zeros_like(volume), [layer])[layer]
     wanted = torch.from_numpy(truth)
     book = run.codebook.layer(FEEDFORWARD, layer)
-    scores = {name: ranking(edit).cpu() for name, ranking in rankings(run.codebook, grid, empty).items()}
+    scores = {name: ranking(edit).cpu() for name, ranking in rankings(run.codebook, empty).items()}
     scores[CODE_DISTANCE] = torch.from_numpy(book.location_distances(feature, book.assign(feature)))
     overlap, rank = {}, {}
     for name, score in scores.items():
@@ -160,42 +157,42 @@ def _feature_faults(
     per_layer: int,
     generator: np.random.Generator,
 ) -> Iterator[Finding]:
-    network, voxels, config = run.network, run.voxels, run.network.config
-    names = config.layer_names[:-1]
-    for number, layer in enumerate(names):
-        shape = config.level_shape(layer)[1:]
+    network, voxels, spec = run.network, run.voxels, run.network.spec
+    for number, level in enumerate(spec.levels):
+        layer, shape = level.name, level.shape
         for receiver in generator.permutation(right)[:per_layer].tolist():
             others = right[voxels.labels[right] != voxels.labels[receiver]]
             if not len(others):
                 continue
             other = int(generator.choice(others))
-            grid = voxels.tensor([receiver])
-            features, theirs = encode(network, grid), encode(network, voxels.tensor([other]))[layer]
+            volume = voxels.tensor([receiver])
+            features = encode(network, volume)
+            theirs = encode(network, voxels.tensor([other]), [layer])[layer]
             block = _block(shape, generator)
-            moved = _moved(network, layer, features[layer], theirs, block, int(voxels.labels[receiver]))
+            moved = _moved(network, level, volume, features[layer], theirs, block, int(voxels.labels[receiver]))
             if moved is None:
                 continue
-            planted = _above(network, layer, features, moved)
+            planted = _with_patch(network, layer, volume, features, moved)
             wrong, true = int(planted[OUTPUT].argmax()), int(voxels.labels[receiver])
             where: tuple[dict[str, float], dict[str, float]] = ({}, {})
             if math.prod(shape) > 1:
-                where = _located(run, donors, planted, grid, layer, block.ravel(), wrong=wrong, true=true)
+                where = _located(run, donors, planted, volume, layer, block.ravel(), wrong=wrong, true=true)
             yield Finding(
                 FEATURE,
                 voxels.names[receiver],
                 layer,
                 number,
                 _blamed(run, planted, wrong, true),
-                *_departed(run, course, grid, planted),
+                *_departed(run, course, volume, planted),
                 float(block.mean()),
                 *where,
             )
 
 
-def _departed(run: Run, course: Course, grid: Float[Tensor, "1 1 x y z"], features: Features) -> tuple[int, float]:
+def _departed(run: Run, course: Course, volume: Volumes, features: Features) -> tuple[int, float]:
     """Layer and p-value of one sample's departure."""
-    [departure] = _departures(run, course, grid, features)
-    return run.network.config.index(departure.layer), departure.p_value
+    [departure] = _departures(run, course, volume, features)
+    return run.network.spec.index(departure.layer), departure.p_value
 
 
 def _block(shape: tuple[int, ...], generator: np.random.Generator) -> Bool[np.ndarray, "x y z"]:
@@ -209,28 +206,33 @@ def _block(shape: tuple[int, ...], generator: np.random.Generator) -> Bool[np.nd
 
 @torch.inference_mode()
 def _moved(
-    network: FERNet, layer: str, own: Tensor, other: Tensor, block: Bool[np.ndarray, "x y z"], true: int
+    network: ExplainedNetwork,
+    level: Level,
+    volume: Volumes,
+    own: Tensor,
+    other: Tensor,
+    block: Bool[np.ndarray, "x y z"],
+    true: int,
 ) -> Tensor | None:
     """The feature with its block moved as little as turns the prediction; None if nothing does."""
     mask = torch.from_numpy(block).to(own.device)
+    volume = volume.to(own.device)
     for share in MOVES:
-        # A feature is what a ReLU lets through.
-        moved = torch.where(mask, own + share * (other - own), own).clamp(min=0)
-        if int(network.encoder.logits_from(layer, moved).argmax()) != true:
+        moved = torch.where(mask, own + share * (other - own), own)
+        if not level.signed:
+            moved = moved.clamp(min=0)
+        if int(network.backbone.logits(volume, patch={level.name: moved}).argmax()) != true:
             return moved
     return None
 
 
 @torch.inference_mode()
-def _above(network: FERNet, layer: str, features: Features, moved: Tensor) -> Features:
+def _with_patch(network: ExplainedNetwork, layer: str, volume: Volumes, features: Features, moved: Tensor) -> Features:
     """The features with `moved` at a layer, and what follows from it above."""
-    found, names = dict(features), list(network.encoder.blocks)
-    found[layer] = feature = moved
-    for name in names[names.index(layer) + 1 :]:
-        feature = network.encoder.blocks[name](feature)
-        found[name] = feature
-    found[OUTPUT] = torch.softmax(feature.float(), dim=1)[:, :, None, None, None]
-    return found
+    names = network.spec.layer_names
+    above = names[names.index(layer) :]
+    patched = network.backbone.features(volume.to(moved.device), above, patch={layer: moved})
+    return {name: patched.get(name, features[name]) for name in names}
 
 
 def _weight_faults(
@@ -238,12 +240,12 @@ def _weight_faults(
 ) -> Iterator[Finding]:
     voxels = run.voxels
     chosen = np.sort(generator.permutation(right)[:_WEIGHT_SAMPLES])
-    grids = voxels.tensor(chosen)
+    volumes = voxels.tensor(chosen)
     seed = int(generator.integers(1 << 31))
-    for number, layer in enumerate(run.network.config.layer_names):
+    for number, layer in enumerate(run.network.spec.layer_names):
         for noise in NOISES:
             faulty = _with_noise(run.network, layer, noise, seed + number)
-            features = encode(faulty, grids)
+            features = encode(faulty, volumes)
             predicted = features[OUTPUT].flatten(1).argmax(1).cpu().numpy()
             wrong = np.flatnonzero(predicted != voxels.labels[chosen])
             if len(wrong) > (1 - _FALLEN) * len(chosen):
@@ -251,14 +253,14 @@ def _weight_faults(
         for row in wrong:
             one = {name: feature[row : row + 1] for name, feature in features.items()}
             blamed = _blamed(run, one, int(predicted[row]), int(voxels.labels[chosen[row]]))
-            departed = _departed(run, course, grids[row : row + 1], one)
+            departed = _departed(run, course, volumes[row : row + 1], one)
             yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed, *departed)
 
 
-def _with_noise(network: FERNet, layer: str, noise: float, seed: int) -> FERNet:
+def _with_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) -> ExplainedNetwork:
     faulty = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
-    for weight in faulty.encoder.blocks[layer].parameters():
+    for weight in faulty.backbone.weights_of(layer):
         if weight.dim() > 1:  # of the layer itself, not of its norm
             drawn = torch.randn(weight.shape, generator=generator).to(weight)
             weight.data += noise * weight.std() * drawn
@@ -287,11 +289,11 @@ def _graft_faults(
         if wrong == true:
             continue
         turned.add(key)
-        grid, grafted = both[1:], {name: feature[1:] for name, feature in features.items()}
-        blamed, departed = _blamed(run, grafted, wrong, true), _departed(run, course, grid, grafted)
-        for layer in repair_layers(network.config):
-            truth = locations_over(network.config, layer, candidate.graft.new)
+        volume, grafted = both[1:], {name: feature[1:] for name, feature in features.items()}
+        blamed, departed = _blamed(run, grafted, wrong, true), _departed(run, course, volume, grafted)
+        for layer in network.spec.map_layers:
+            truth = locations_over(network.backbone, layer, candidate.graft.new)
             if truth.any():
-                where = _located(run, donors, grafted, grid, layer, truth, wrong=wrong, true=true)
+                where = _located(run, donors, grafted, volume, layer, truth, wrong=wrong, true=true)
                 share = float(truth.mean())
                 yield Finding(candidate.kind, candidate.receiver, layer, None, blamed, *departed, share, *where)

@@ -33,7 +33,7 @@ def require_same_data(runs: Sequence[Run], split: str) -> None:
                 f"their classes; {_apart(one.classes, other.classes)}."
             )
         for what, values in (
-            ("resolution", (one.resolution, other.resolution)),
+            ("input", (one.input, other.input)),
             (f"number of samples in the split {split!r}", tuple(len(v.indices(split)) for v in (one, other))),
         ):
             if values[0] != values[1]:

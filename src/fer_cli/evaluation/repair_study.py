@@ -9,7 +9,6 @@ not repair.
 `study_repairs` measures one run and keeps every sample's result; `summarise_repairs` pools runs. Nothing is fitted.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +19,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.codebook import Codebook
-from fer_cli.codebooks.temperature import implied_class
 from fer_cli.diagnosis.attribution import ATTRIBUTIONS, OURS, donor_gradient, donor_path, rankings
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
-from fer_cli.network.activations import FEEDFORWARD, batches, encode
-from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
+from fer_cli.network.backbone import Features, Volumes
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.run import Run
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -68,11 +68,6 @@ class Repairs:
     layers: dict[str, LayerRepairs]
 
 
-def repair_layers(config: NetworkConfig) -> tuple[str, ...]:
-    """The layers with several locations."""
-    return tuple(spec.name for spec in config.layers if math.prod(config.level_shape(spec.name)[1:]) > 1)
-
-
 def study_repairs(
     run: Run,
     *,
@@ -91,22 +86,20 @@ def study_repairs(
     network, codebook, voxels = run.network, run.codebook, run.voxels
     indices = voxels.indices(split) if samples is None else samples
     labels = voxels.labels[indices]
-    probabilities = np.concatenate(
-        [encode(network, voxels.tensor(part))[OUTPUT].flatten(1).cpu().numpy() for part in batches(indices)]
-    )
+    probabilities = np.concatenate([predict(network, voxels.tensor(part)) for part in batches(indices)])
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
         raise UsageError("no sample is misclassified, so there is nothing to repair.")
     generator = np.random.default_rng(seed)
     right = np.sort(generator.permutation(np.flatnonzero(predicted == labels))[:CORRECT_SAMPLES])
-    layers = tuple(layers or repair_layers(network.config))
+    layers = tuple(layers or network.spec.map_layers)
     donors = Donors(network, codebook, voxels, layers)
-    grids = voxels.tensor(indices[wrong])
-    features = _encode(network, grids)
+    mistaken, correct = voxels.tensor(indices[wrong]), voxels.tensor(indices[right])
+    features = _encode(network, mistaken)
     evidence = {
         layer: codebook.evidence(FEEDFORWARD, layer, codebook.layer(FEEDFORWARD, layer).assign(features[layer])).sum(1)
-        for layer in network.config.layer_names[:-1]
+        for layer in network.spec.layer_names[:-1]
     }
     implied = implied_class(evidence, run.temperatures, predicted[wrong])
     strangers = np.array(
@@ -116,16 +109,19 @@ def study_repairs(
         ]
     )
     runner_up = np.argsort(-probabilities[right], axis=1, kind="stable")[:, 1]
-    correct_features = _encode(network, voxels.tensor(indices[right]))
-    empty = encode(network, torch.zeros(1, 1, *network.config.input_shape))
+    correct_features = _encode(network, correct)
+    empty = encode(network, torch.zeros(1, *network.spec.input.volume))
     results = {}
     for done, layer in enumerate(layers):
 
-        def edit(among: Features, wanted: np.ndarray, given: np.ndarray, layer: str = layer) -> Replacement:
+        def edit(
+            volumes: Volumes, among: Features, wanted: np.ndarray, given: np.ndarray, layer: str = layer
+        ) -> Replacement:
             donation = donors.find(layer, among[layer], wanted)
             return Replacement(
-                network.encoder,
+                network.backbone,
                 layer,
+                volumes.to(among[layer].device),
                 among[layer],
                 donation.feature,
                 torch.from_numpy(wanted).to(among[layer].device),
@@ -134,22 +130,22 @@ def study_repairs(
 
         true = torch.from_numpy(labels[wrong])
         by_donor = {
-            "label": edit(features, labels[wrong], predicted[wrong]),
-            "evidence": edit(features, implied, predicted[wrong]),
+            "label": edit(mistaken, features, labels[wrong], predicted[wrong]),
+            "evidence": edit(mistaken, features, implied, predicted[wrong]),
         }
         counts = repair_counts(by_donor["label"].locations)
-        repaired = {"label": _repaired(by_donor["label"], true, codebook, grids, empty[layer], counts, generator)}
+        repaired = {"label": _repaired(by_donor["label"], true, codebook, empty[layer], counts, generator)}
         repaired["evidence"] = {name: rates.copy() for name, rates in repaired["label"].items()}
         # The donor is the same where evidence implies the true class.
         if len(apart := torch.from_numpy(np.flatnonzero(implied != labels[wrong]))):
             rest = by_donor["evidence"].rows(apart)
-            found = _repaired(rest, true[apart], codebook, grids[apart], empty[layer], counts, generator)
+            found = _repaired(rest, true[apart], codebook, empty[layer], counts, generator)
             for name, rates in found.items():
                 repaired["evidence"][name][apart.numpy()] = rates
-        stranger = edit(features, strangers, predicted[wrong])
+        stranger = edit(mistaken, features, strangers, predicted[wrong])
         broken = {
-            "runner_up": edit(correct_features, runner_up, predicted[right]),
-            "own": edit(correct_features, labels[right], runner_up),
+            "runner_up": edit(correct, correct_features, runner_up, predicted[right]),
+            "own": edit(correct, correct_features, labels[right], runner_up),
         }
         results[layer] = LayerRepairs(
             by_donor["label"].locations,
@@ -178,8 +174,8 @@ def repair_counts(locations: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(locations * share)) for share in SHARES}))
 
 
-def _encode(network: FERNet, grids: Float[Tensor, "sample 1 width depth height"]) -> Features:
-    parts = [encode(network, part) for part in grids.split(64)]
+def _encode(network: ExplainedNetwork, volumes: Volumes) -> Features:
+    parts = [encode(network, part) for part in volumes.split(BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -200,7 +196,6 @@ def _repaired(
     edit: Replacement,
     true: Int[Tensor, " sample"],
     codebook: Codebook,
-    grids: Float[Tensor, "sample 1 width depth height"],
     empty: Float[Tensor, "1 filter x y z"],
     counts: tuple[int, ...],
     generator: np.random.Generator,
@@ -214,7 +209,7 @@ def _repaired(
             axis=0,
         )
     }
-    for name, score in rankings(codebook, grids, empty).items():
+    for name, score in rankings(codebook, empty).items():
         results[name] = _says(edit, score(edit), counts, true)
     # What some ranking finds with m locations can be found, even where taking the best each time fails.
     found = np.max([_greedy(edit, true, counts), *(results[name] for name in results if name != RANDOM)], axis=0)

@@ -19,10 +19,11 @@ from scipy.stats import spearmanr
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook
 from fer_cli.codebooks.fitting import fit_locations
 from fer_cli.codebooks.reading import margin, read_samples
+from fer_cli.evaluation.baselines import untrained_network
 from fer_cli.evaluation.detection import weighted_metrics
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, device_of, encode_paths
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import FERNet
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.run import Run
 
 CLUSTERED = 400
@@ -66,7 +67,7 @@ def check_sanity(
     chosen = _chosen(predicted != voxels.labels[indices], generator)
     samples, given, labels = indices[chosen], predicted[chosen], voxels.labels[indices[chosen]]
     wrong = given != labels
-    fresh = _fresh(network, seed)
+    fresh = untrained_network(network, seed=seed)
     shuffled = generator.permutation(voxels.labels[clustered])
     networks = {
         TRAINED: network,
@@ -95,8 +96,8 @@ def check_sanity(
 
 @torch.inference_mode()
 def fit_small_codebook(
-    network: FERNet,
-    voxels: VoxelSet,
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
     labels: Int[np.ndarray, " sample"],
     *,
@@ -109,7 +110,7 @@ def fit_small_codebook(
             for layer, feature in of_path.items():
                 vectors = feature.flatten(2).permute(2, 0, 1).float().cpu().numpy()
                 features.setdefault((path, layer), []).append(vectors)
-    classes = len(network.config.classes)
+    classes = len(network.spec.classes)
     books: dict[tuple[str, str], LayerCodebook] = {}
     for key in list(features):
         vectors = np.ascontiguousarray(np.concatenate(features.pop(key), axis=1))
@@ -125,7 +126,7 @@ def fit_small_codebook(
         books[key] = book
     return _relabelled(
         network,
-        Codebook(network.config, _prior(labels, classes), lambda path, layer: books[path, layer]),
+        Codebook(network.spec, _prior(labels, classes), lambda path, layer: books[path, layer]),
         voxels,
         samples,
         labels,
@@ -133,15 +134,15 @@ def fit_small_codebook(
 
 
 def _relabelled(
-    network: FERNet,
+    network: ExplainedNetwork,
     codebook: Codebook,
-    voxels: VoxelSet,
+    voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
     labels: Int[np.ndarray, " sample"],
 ) -> Codebook:
     """The same codes with the class histograms that the given labels of the samples make."""
-    classes = len(codebook.config.classes)
-    books = {(path, layer): codebook.layer(path, layer) for path in PATHS for layer in codebook.config.layer_names}
+    classes = len(codebook.spec.classes)
+    books = {(path, layer): codebook.layer(path, layer) for path in PATHS for layer in codebook.spec.layer_names}
     histograms = {key: np.zeros_like(book.histogram) for key, book in books.items()}
     for rows in batches(np.arange(len(samples))):
         for path, of_path in encode_paths(network, voxels.tensor(samples[rows])).items():
@@ -150,7 +151,7 @@ def _relabelled(
                 places = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
                 np.add.at(histograms[path, layer], (places, codes, labels[rows, None]), 1)
     counted = {key: replace(book, histogram=histograms[key]) for key, book in books.items()}
-    return Codebook(codebook.config, _prior(labels, classes), lambda path, layer: counted[path, layer])
+    return Codebook(codebook.spec, _prior(labels, classes), lambda path, layer: counted[path, layer])
 
 
 def _prior(labels: Int[np.ndarray, " sample"], classes: int) -> Float[np.ndarray, " klass"]:
@@ -160,15 +161,15 @@ def _prior(labels: Int[np.ndarray, " sample"], classes: int) -> Float[np.ndarray
 
 
 def _read(
-    network: FERNet,
+    network: ExplainedNetwork,
     codebook: Codebook,
-    voxels: VoxelSet,
+    voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
     predicted: Int[np.ndarray, " sample"],
     labels: Int[np.ndarray, " sample"],
 ) -> _Read:
     """Read the samples for the classes that the trained network gave them, whatever this network gives."""
-    layers = network.config.layer_names[:-1]
+    layers = network.spec.layer_names[:-1]
     locations: dict[str, list[np.ndarray]] = {}
     scores: dict[str, list[np.ndarray]] = {}
     for rows in batches(np.arange(len(samples))):
@@ -235,19 +236,9 @@ def _chosen(wrong: Bool[np.ndarray, " sample"], generator: np.random.Generator) 
     return np.sort(np.concatenate([errors, right[: TESTED - len(errors)]]))
 
 
-def _fresh(network: FERNet, seed: int) -> FERNet:
-    """The network with the weights that training starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = FERNet(network.config)
-    return fresh.eval().requires_grad_(False).to(device_of(network))
-
-
-def _joined(encoder_of: FERNet, feedback_of: FERNet) -> FERNet:
-    """A network of the one's encoder and the other's feedback network."""
-    joined = FERNet(encoder_of.config)
-    joined.encoder, joined.feedback = encoder_of.encoder, feedback_of.feedback
-    return joined.eval()
+def _joined(backbone_of: ExplainedNetwork, feedback_of: ExplainedNetwork) -> ExplainedNetwork:
+    """A network of the one's backbone and the other's feedback network."""
+    return ExplainedNetwork(backbone_of.backbone, feedback_of.feedback, backbone_of.untrained).eval()
 
 
 def _rank_correlation(a: Float[np.ndarray, " value"], b: Float[np.ndarray, " value"]) -> float | None:

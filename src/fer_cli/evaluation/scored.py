@@ -97,7 +97,7 @@ def score_run(
         TRIVIAL: [trivial_baselines(network, voxels, training, (validation, tested))],
     }
     views = view_experts(validation, (varied[0]["augmentations"], varied[1]["augmentations"]))
-    near = nearest_experts(training, validation, tested, len(network.config.classes))
+    near = nearest_experts(training, validation, tested, len(network.spec.classes))
     evidence = evidence_experts(
         (run.validation_evidence[FEEDFORWARD], reading.evidence[FEEDFORWARD]),
         run.temperatures.evidence[FEEDFORWARD],

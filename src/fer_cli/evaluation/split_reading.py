@@ -11,8 +11,8 @@ from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
 from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.encoded import Encoded, kept_features
-from fer_cli.network.model import OUTPUT
 from fer_cli.network.votes import voted_probabilities
 from fer_cli.run import Run
 
@@ -80,22 +80,22 @@ def read_split(
     measured = Fidelity(network) if fidelity else None
     columns: dict[str, list[np.ndarray]] = {}
     for part in batches(indices):
-        grids = voxels.tensor(part)
-        reading = read_samples(network, codebook, grids)
+        volumes = voxels.tensor(part)
+        reading = read_samples(network, codebook, volumes)
         batch = {
             "probabilities": reading.probabilities,
             "predicted": reading.predicted,
             "nearest": voxels.labels[nearest_training_sample(codebook, reading)],
-            **_prefixed("feature", kept_features(network, reading.features[FEEDFORWARD])),
+            **_prefixed("feature", kept_features(network, volumes, reading.features[FEEDFORWARD])),
             **_prefixed("confidence", reading.confidence_scores()),
             **_prefixed("distance", code_distances(codebook, reading)),
-            **_prefixed("error", read_errors(network, codebook, voxels, reading, grids)),
+            **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
             **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
         }
         if votes is not None:
-            batch["voted"] = voted_probabilities(network, grids, votes).argmax(1).numpy()
+            batch["voted"] = voted_probabilities(network, volumes, votes).argmax(1).numpy()
         if measured is not None:
-            measured.add(grids, reading.features[FEEDFORWARD])
+            measured.add(volumes, reading.features[FEEDFORWARD])
         for name, values in batch.items():
             columns.setdefault(name, []).append(values)
         report(sum(map(len, columns["predicted"])), len(indices))

@@ -1,24 +1,20 @@
 """Features of a network: of both paths, batch by batch, and at the precision that codes are looked up at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fer_cli.network.model import OUTPUT, Features, FERNet
+from fer_cli.network.backbone import OUTPUT, Features, Volumes
+from fer_cli.network.explained import ExplainedNetwork
 
 FEEDFORWARD, FEEDBACK = "feedforward", "feedback"
 PATHS = (FEEDFORWARD, FEEDBACK)
 BATCH = 64
 """Samples the network reads at once; fixed, so that features do not depend on memory or workers."""
 _HALF_MAX = torch.finfo(torch.float16).max
-
-
-def device_of(network: torch.nn.Module) -> torch.device:
-    """The device that a network's weights are on."""
-    return next(network.parameters()).device
 
 
 def batches(indices: Int[np.ndarray, " sample"], size: int = BATCH) -> Iterator[Int[np.ndarray, " batch"]]:
@@ -28,21 +24,26 @@ def batches(indices: Int[np.ndarray, " sample"], size: int = BATCH) -> Iterator[
 
 
 @torch.inference_mode()
-def encode(network: FERNet, grids: Float[Tensor, "sample 1 x y z"]) -> Features:
-    """Feedforward features of every level."""
-    return network.encoder.features(grids.to(device_of(network)))
+def encode(network: ExplainedNetwork, volumes: Volumes, levels: Sequence[str] | None = None) -> Features:
+    """Feedforward features of the given levels, of all and `output` if None."""
+    return network.backbone.features(volumes.to(network.backbone.device), levels)
+
+
+def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "sample klass"]:
+    """Class probabilities."""
+    return encode(network, volumes, [OUTPUT])[OUTPUT].flatten(1).cpu().numpy()
 
 
 @torch.inference_mode()
-def feed_back(network: FERNet, probabilities: Float[Tensor, "sample klass 1 1 1"]) -> Features:
+def feed_back(network: ExplainedNetwork, probabilities: Float[Tensor, "sample klass 1 1 1"]) -> Features:
     """Feedback features of every level from class probabilities, every gate shut; `output` is the probabilities."""
-    code = probabilities.to(device_of(network))
+    code = probabilities.to(network.backbone.device)
     return {OUTPUT: code, **network.decode(code, OUTPUT).features}
 
 
-def encode_paths(network: FERNet, grids: Float[Tensor, "sample 1 x y z"]) -> dict[str, Features]:
+def encode_paths(network: ExplainedNetwork, volumes: Volumes) -> dict[str, Features]:
     """Features of every level in both paths, by path."""
-    forward = encode(network, grids)
+    forward = encode(network, volumes)
     return {FEEDFORWARD: forward, FEEDBACK: feed_back(network, forward[OUTPUT])}
 
 

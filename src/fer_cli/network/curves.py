@@ -9,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
+from fer_cli.network.fer_cnn import NetworkConfig
+from fer_cli.network.signal import signal_of
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.disk import write_whole
 from fer_cli.storage.history import read_history
@@ -16,7 +18,6 @@ from fer_cli.storage.schema import MODEL
 
 # Okabe and Ito's blue, orange and green, apart for every kind of colour vision.
 _TRAINING, _VALIDATION, _SCORE = "#0072B2", "#D55E00", "#009E73"
-_SCORES = {FEEDFORWARD: "validation accuracy", FEEDBACK: "validation voxel IoU"}
 
 
 def curve_path(model: Path) -> Path:
@@ -31,10 +32,13 @@ def write_learning_curve(model: Path) -> Path:
     """
     with open_artifact(model, MODEL) as artifact:
         history = read_history(artifact)
+        with artifact.interpreted():
+            kind = NetworkConfig.from_json(artifact.config["network"]).input.kind
+    scores = {FEEDFORWARD: "validation accuracy", FEEDBACK: f"validation {signal_of(kind).score_name}"}
     phases = [phase for phase in (FEEDFORWARD, FEEDBACK) if any(record.phase == phase for record in history)]
     figure = Figure(figsize=(5.2 * len(phases), 3.6), dpi=150, layout="constrained")
     for axes, phase in zip(figure.subplots(1, len(phases), squeeze=False)[0], phases, strict=True):
-        _draw(axes, phase, [record for record in history if record.phase == phase])
+        _draw(axes, phase, scores[phase], [record for record in history if record.phase == phase])
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     path = curve_path(model)
@@ -42,7 +46,7 @@ def write_learning_curve(model: Path) -> Path:
     return path
 
 
-def _draw(axes: Axes, phase: str, records: list[EpochRecord]) -> None:
+def _draw(axes: Axes, phase: str, score: str, records: list[EpochRecord]) -> None:
     epochs = [record.epoch for record in records]
     marker = "o" if len(records) == 1 else None
     lines = [
@@ -64,11 +68,13 @@ def _draw(axes: Axes, phase: str, records: list[EpochRecord]) -> None:
         linestyle=":",
         linewidth=2,
         marker=marker,
-        label=_SCORES[phase],
+        label=score,
     )
-    axes.set(title=f"{phase}: {_SCORES[phase]} {records[-1].validation_score:.3f}", xlabel="epoch", ylabel="loss")
+    axes.set(title=f"{phase}: {score} {records[-1].validation_score:.3f}", xlabel="epoch", ylabel="loss")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    score_axes.set(ylabel=_SCORES[phase], ylim=(0, 1))
+    score_axes.set(ylabel=score)
+    if all(record.validation_score <= 1 for record in records):
+        score_axes.set_ylim(0, 1)
     labels = [str(line.get_label()) for line in lines]
     axes.legend(lines, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=len(lines), frameon=False)

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 
 from fer_cli.network.activations import batches, encode
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, Features, FERNet, NetworkConfig
+from fer_cli.network.backbone import OUTPUT, Features, Volumes
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,9 @@ class Encoded:
         return self.predicted != self.labels
 
 
-def upper_layers(config: NetworkConfig) -> tuple[str, ...]:
-    """The layers between the local layer and the output, which are small enough to compare samples by."""
-    names = config.layer_names[:-1]
-    return names[names.index(config.local_layer) + 1 :]
-
-
 def encode_samples(
-    network: FERNet,
-    voxels: VoxelSet,
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
     indices: Int[np.ndarray, " sample"],
     *,
     report: Callable[[int], None] = lambda count: None,
@@ -48,16 +43,19 @@ def encode_samples(
     """Encode the given samples; `report` is told of every batch how many it holds."""
     parts = []
     for part in batches(indices):
-        parts.append(kept_features(network, encode(network, voxels.tensor(part))))
+        volumes = voxels.tensor(part)
+        parts.append(kept_features(network, volumes, encode(network, volumes)))
         report(len(part))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Encoded(indices, voxels.labels[indices], joined.pop(OUTPUT), joined)
 
 
 @torch.inference_mode()
-def kept_features(network: FERNet, features: Features) -> Mapping[str, Float[np.ndarray, "sample _"]]:
+def kept_features(
+    network: ExplainedNetwork, volumes: Volumes, features: Features
+) -> Mapping[str, Float[np.ndarray, "sample _"]]:
     """Of the features of a batch those of the upper layers, flat, and logits as `output`."""
-    layers = upper_layers(network.config)
-    last = network.config.layer_names[-2]
-    kept = {layer: features[layer].flatten(1).float().cpu().numpy() for layer in layers}
-    return {**kept, OUTPUT: network.encoder.logits_from(last, features[last]).float().cpu().numpy()}
+    *_, last = network.spec.levels
+    kept = {layer: features[layer].flatten(1).float().cpu().numpy() for layer in network.spec.upper_layers}
+    logits = network.backbone.logits(volumes.to(network.backbone.device), patch={last.name: features[last.name]})
+    return {**kept, OUTPUT: logits.float().cpu().numpy()}

@@ -22,7 +22,7 @@ from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import EpochRecord, TrainingProgress
 from fer_cli.network.activations import FEEDBACK, PATHS
 from fer_cli.network.checkpoint import Checkpoint, Position, TrainingState, load_checkpoint, save_checkpoint
-from fer_cli.network.model import FERNet
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
 
@@ -58,8 +58,10 @@ class TrainingLoop:
     history: list[EpochRecord] = field(default_factory=list)
     interrupts: Interrupts = field(default_factory=Interrupts)
 
-    def train(self, network: FERNet, given: GivenEncoder | None, *, resume: bool) -> list[EpochRecord]:
-        """Both phases, one after the other; the encoder is frozen before the second."""
+    def train(
+        self, network: ExplainedNetwork, classifier: nn.Module, given: GivenEncoder | None, *, resume: bool
+    ) -> list[EpochRecord]:
+        """Both phases, one after the other; `classifier`, the backbone's module, is frozen before the second."""
         saved = None
         if resume and self.checkpoint.exists():
             saved = load_checkpoint(self.checkpoint, config=self.config, parents=self.parents)
@@ -67,12 +69,12 @@ class TrainingLoop:
         with Interrupts(patient=self.data.world.size > 1) as self.interrupts:
             self.history = list(saved.history if saved else given.history if given else [])
             if saved and saved.position.phase == FEEDBACK:
-                saved.restore_encoder(network.encoder)
+                saved.restore_encoder(classifier)
             elif given is None:
-                self.run_phase(FeedforwardPhase(self.data, self.settings, network.encoder), saved)
+                self.run_phase(FeedforwardPhase(self.data, self.settings, classifier), saved)
                 saved = None
-            network.encoder.eval().requires_grad_(False)
-            self.run_phase(FeedbackPhase(self.data, self.settings, network), saved)
+            classifier.eval().requires_grad_(False)
+            self.run_phase(FeedbackPhase(self.data, self.settings, network, classifier), saved)
         network.eval()
         return self.history
 

@@ -3,6 +3,7 @@
 A phase gives the loss of a batch and the validation of a module; the loop that drives it is in `training`.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,8 +16,10 @@ from fer_cli.errors import UsageError
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, batches
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import PRESETS, FERNet, NetworkConfig, voxel_iou
+from fer_cli.network.backbone import NetworkSpec, Volumes
+from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.fer_cnn import PRESETS
 
 MOST_TIMES = 10
 """So many times the feedback epochs at most, however few the samples are; an epoch ends with a checkpoint."""
@@ -71,25 +74,25 @@ class TrainingSettings:
 class TrainingData:
     """The samples of a run, by index into the voxel set, the device they are wanted on, and who shares a batch."""
 
-    voxels: VoxelSet
+    voxels: VolumeSet
     training: Int[np.ndarray, " train"]
     validation: Int[np.ndarray, " validation"]
     device: torch.device
     world: World = ALONE
 
-    def batch(self, indices: Int[np.ndarray, " batch"]) -> tuple[Float[Tensor, "batch 1 x y z"], Int[Tensor, " batch"]]:
-        """Grids and labels of the given samples, on the device."""
+    def batch(self, indices: Int[np.ndarray, " batch"]) -> tuple[Volumes, Int[Tensor, " batch"]]:
+        """Volumes and labels of the given samples, on the device."""
         labels = torch.from_numpy(self.voxels.labels[indices])
         return self.voxels.tensor(indices).to(self.device), labels.to(self.device)
 
     def varied_batch(
         self, indices: Int[np.ndarray, " batch"], augmentation: Augmentation, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "share 1 x y z"], Int[Tensor, " share"]]:
+    ) -> tuple[Volumes, Int[Tensor, " share"]]:
         """Its varied shapes of a batch that fall to this process; `generator` draws for all in every process."""
         variations = augmentation.draw(len(indices), generator)[self.world.rows]
-        grids = self.voxels.tensor(indices[self.world.rows])
+        volumes = self.voxels.tensor(indices[self.world.rows])
         labels = torch.from_numpy(self.voxels.labels[indices[self.world.rows]])
-        return variations.apply(grids).to(self.device), labels.to(self.device)
+        return variations.apply(volumes).to(self.device), labels.to(self.device)
 
 
 Terms = dict[str, Tensor]
@@ -141,7 +144,7 @@ class FeedforwardPhase:
 
 
 class FeedbackPhase:
-    """Weighted voxel cross-entropy of reconstructions, and the distance of feedback features to the encoder's.
+    """The signal's loss of reconstructions, and the distance of feedback features to the backbone's.
 
     Every sample of a batch enters the feedback network at a level of its own: a fixed share at the class
     probabilities, with every gate shut below; the others spread over the layers (`entry_shares`), with gates below
@@ -151,39 +154,44 @@ class FeedbackPhase:
     name = FEEDBACK
     rate_option = "--feedback-rate"
 
-    def __init__(self, data: TrainingData, settings: TrainingSettings, network: FERNet) -> None:
+    def __init__(
+        self, data: TrainingData, settings: TrainingSettings, network: ExplainedNetwork, frozen: nn.Module | None
+    ) -> None:
         self.data = data
         self.settings = settings
         self.network = network
-        self.fewest = 2 * len(network.config.layer_names)  # a level's batch norm needs several samples
+        self.fewest = 2 * len(network.spec.layer_names)  # a level's batch norm needs several samples
         self.module: nn.Module = network.feedback
-        self.frozen_encoder: nn.Module | None = network.encoder
+        self.frozen_encoder = frozen
         self.epochs = settings.feedback_epochs
         self.learning_rate = settings.feedback_learning_rate
         sample = data.training[:: max(1, len(data.training) // 512)]
-        share = float(data.voxels.grids(sample).mean())
-        balance = (1 - share) / max(share, 1e-6)
-        self.occupied_weights = occupied_weights(network.config, balance).to(data.device)
-        self.mean_squares = self._mean_squares(sample)
-        self.entry_shares = entry_shares(network.config, settings.class_code_share)
+        self.mean_squares, mean, deviation = self._measure(sample)
+        self.level_weights = network.signal.level_weights(network.spec, mean, deviation).to(data.device)
+        self.entry_shares = entry_shares(network.spec, settings.class_code_share)
 
     @torch.no_grad()
-    def _mean_squares(self, sample: Int[np.ndarray, " sample"]) -> dict[str, float]:
-        """Mean square of the encoder's feature at every level."""
+    def _measure(self, sample: Int[np.ndarray, " sample"]) -> tuple[dict[str, float], float, float]:
+        """Mean square of the backbone's feature at every level; mean and standard deviation of the voxels."""
         sums: dict[str, float] = {}
+        mean = square = 0.0
         for indices in batches(sample):
+            volumes, _ = self.data.batch(indices)
+            mean += float(volumes.double().mean()) * len(indices) / len(sample)
+            square += float(volumes.double().square().mean()) * len(indices) / len(sample)
             with mixed_precision(self.data.device):
-                features = self.network.encoder.features(self.data.batch(indices)[0])
+                features = self.network.backbone.features(volumes)
             for level, feature in features.items():
                 sums[level] = sums.get(level, 0.0) + float(feature.float().square().mean()) * len(indices)
-        return {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
+        mean_squares = {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
+        return mean_squares, mean, math.sqrt(max(0.0, square - mean**2))
 
     def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
         """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
         settings, world = self.settings, self.data.world
-        levels = self.network.config.layer_names[::-1]
+        levels = self.network.spec.layer_names[::-1]
         indices = np.resize(indices, max(len(indices), self.fewest))  # a smaller batch is repeated
-        grids, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
+        volumes, _ = self.data.varied_batch(indices, settings.feedback_augmentation, generator)
         entries = draw_entries(len(indices), self.entry_shares, generator)
         gates = torch.rand(len(indices), len(levels), generator=generator) < settings.gate_probability
         gates &= (entries[:, None] > 0) & (entries[:, None] < torch.arange(len(levels)))
@@ -194,7 +202,7 @@ class FeedbackPhase:
         start = next(i for i, count in enumerate(held) if count)
         with mixed_precision(self.data.device):
             with torch.no_grad():
-                targets = self.network.encoder.features(grids)
+                targets = self.network.backbone.features(volumes)
 
             def join(level: str, feature: Tensor) -> Tensor:
                 rows = slice(len(feature), held[levels.index(level)])
@@ -206,12 +214,7 @@ class FeedbackPhase:
                 if level in levels[start + 1 :]
             }
             decoding = module(targets[levels[start]][: held[start]], levels[start], skips=skips, edit=join)
-        voxels = functional.binary_cross_entropy_with_logits(
-            decoding.logits.float(),
-            grids,
-            pos_weight=self.occupied_weights[entries][:, None, None, None, None],
-            reduction="sum",
-        )
+        voxels = self.network.signal.loss(decoding.raw.float(), volumes, self.level_weights[entries], "sum")
         distances = [
             # Below its entry only: what enters at a level is the target itself.
             (decoding.features[level][:above].float() - targets[level][:above].float()).square().sum()
@@ -220,52 +223,45 @@ class FeedbackPhase:
             if count and level in decoding.features
         ]
         return {
-            "voxel": voxels / (grids[0].numel() * len(indices)),
+            "voxel": voxels / (volumes[0].numel() * len(indices)),
             "feature": settings.feature_weight * torch.stack(distances).sum() / int((whole[:-1] > 0).sum()),
         }
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> tuple[float, float]:
-        """Voxel cross-entropy and IoU of the reconstruction from the local layer, every gate shut."""
+        """The signal's loss and score of the reconstruction from the local layer, every gate shut."""
         module.eval()
-        layer = self.network.config.local_layer
-        weight = self.occupied_weights[self.network.config.layer_names[::-1].index(layer)]
+        layer, signal = self.network.spec.local_layer, self.network.signal
+        weight = self.level_weights[[self.network.spec.layer_names[::-1].index(layer)]]
         sums = torch.zeros(2, dtype=torch.float64)
         for indices in batches(self.data.validation[self.data.world.rows]):
-            grids, _ = self.data.batch(indices)
+            volumes, _ = self.data.batch(indices)
             with mixed_precision(self.data.device):
-                decoding = module(self.network.encoder.features(grids)[layer], layer)
-            loss = functional.binary_cross_entropy_with_logits(decoding.logits.float(), grids, pos_weight=weight)
+                decoding = module(self.network.backbone.features(volumes, [layer])[layer], layer)
+            loss = signal.loss(decoding.raw.float(), volumes, weight.expand(len(indices)), "mean")
+            score, *_ = signal.scores(signal.value(decoding.raw), volumes).values()
             sums[0] += loss.cpu() * len(indices)
-            sums[1] += voxel_iou(decoding.occupancy, grids[:, 0]).sum().cpu()
-        loss, iou = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
-        return loss, iou
+            sums[1] += score.sum().cpu()
+        loss, score = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+        return loss, score
 
 
 Phase = FeedforwardPhase | FeedbackPhase
 
 
-def entry_shares(config: NetworkConfig, class_code_share: float) -> Float[Tensor, " level"]:
+def entry_shares(spec: NetworkSpec, class_code_share: float) -> Float[Tensor, " level"]:
     """Share of the samples that enter at each level, from the output down.
 
     What the class probabilities leave is spread over the layers: dense layers get little, since they differ little
-    from the probabilities, and the layer of local reconstructions twice as much as the other convolutions.
+    from the probabilities, and the layer of local reconstructions twice as much as the others.
     """
     weights = torch.tensor(
-        [2.0 if spec.name == config.local_layer else 0.4 if spec.is_dense else 1.0 for spec in config.layers[::-1]]
+        [
+            2.0 if level.name == spec.local_layer else 0.4 if level.locations == 1 and level.field == "whole" else 1.0
+            for level in spec.levels[::-1]
+        ]
     )
     return torch.cat([torch.tensor([class_code_share]), weights / weights.sum() * (1 - class_code_share)])
-
-
-def occupied_weights(config: NetworkConfig, balance: float) -> Float[Tensor, " level"]:
-    """Weight of occupied voxels in the reconstruction from each level, from the output down.
-
-    `balance` is the weight that makes occupied and free voxels count the same; 1 gives calibrated probabilities. From a
-    level that keeps places, the fourth root of it; from one whose map is a single location, the square root, without
-    which shapes of thin parts, of which no voxel is likely, would be reconstructed as nothing.
-    """
-    places = [int(np.prod(config.level_shape(name)[1:])) for name in config.layer_names[::-1]]
-    return torch.tensor([balance ** (0.25 if count > 1 else 0.5) for count in places])
 
 
 def draw_entries(count: int, shares: Float[Tensor, " level"], generator: torch.Generator) -> Int[Tensor, " sample"]:

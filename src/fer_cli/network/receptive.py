@@ -1,23 +1,16 @@
-"""Receptive and response fields of a stack of convolutions: pure integer geometry.
+"""Receptive fields of a stack of convolutions: pure integer geometry.
 
-A layer's location (x, y, z) sees a box of input voxels; two locations of one layer that see a common
-voxel lie in each other's response field. Source: Algorithm 1, steps 2 and 3. Dense layers have one
-location, (0, 0, 0), that sees everything.
+A layer's location (x, y, z) sees a box of input voxels. Dense layers have one location, (0, 0, 0), which sees
+everything. Source: Algorithm 1, step 2.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
-from fer_cli.errors import UsageError
+import numpy as np
+from jaxtyping import Int
 
-Location = tuple[int, int, int]
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Half-open ranges of voxel indices, ((x0, x1), (y0, y1), (z0, z1))."""
-
-
-class LocationError(UsageError):
-    """A location lies outside its layer's feature map."""
+from fer_cli.network.backbone import Location
 
 
 @dataclass(frozen=True)
@@ -43,42 +36,21 @@ class LayerSpec:
 
 
 def feature_map_shape(layers: Sequence[LayerSpec], layer: int, input_shape: Location) -> Location:
-    """Cells of `layer`'s feature map along x, y, z for an input grid of `input_shape` voxels."""
+    """Cells of `layer`'s feature map along x, y, z for an input of `input_shape` voxels."""
     shape = input_shape
     for spec in layers[: layer + 1]:
         shape = (spec.output_length(shape[0]), spec.output_length(shape[1]), spec.output_length(shape[2]))
     return shape
 
 
-def receptive_field(layers: Sequence[LayerSpec], layer: int, location: Location, input_shape: Location) -> Box:
-    """Box of input voxels that `location` of `layer` can see, clipped at the grid's border.
-
-    Raises LocationError if `location` lies outside the feature map.
-    Source: Algorithm 1, step 2.
-    """
-    _check_location(layers, layer, location, input_shape)
-    x, y, z = (_interval(layers, layer, location[axis], input_shape[axis]) for axis in range(3))
-    return (x, y, z)
-
-
-def response_field(
-    layers: Sequence[LayerSpec], layer: int, location: Location, input_shape: Location
-) -> list[Location]:
-    """Locations of `layer` that share an input voxel with `location`.
-
-    Locations are (x, y, z) indices of the layer's feature map, in ascending order; `location` itself
-    is among them.
-
-    Raises LocationError if `location` lies outside the feature map.
-    Source: Algorithm 1, step 3.
-    """
-    field = receptive_field(layers, layer, location, input_shape)
+def receptive_fields(layers: Sequence[LayerSpec], layer: int, input_shape: Location) -> Int[np.ndarray, "x y z 3 2"]:
+    """Box of input voxels that each location of `layer` can see, clipped at the border: half-open ranges by axis."""
     shape = feature_map_shape(layers, layer, input_shape)
-    near = []
-    for axis, (low, high) in enumerate(field):
-        intervals = [_interval(layers, layer, index, input_shape[axis]) for index in range(shape[axis])]
-        near.append([i for i, (other_low, other_high) in enumerate(intervals) if other_low < high and low < other_high])
-    return list(product(near[0], near[1], near[2]))
+    fields = np.empty((*shape, 3, 2), np.int64)
+    for axis, (count, length) in enumerate(zip(shape, input_shape, strict=True)):
+        ranges = np.array([_interval(layers, layer, index, length) for index in range(count)])
+        fields[..., axis, :] = np.expand_dims(ranges, [other for other in range(3) if other != axis])
+    return fields
 
 
 def _interval(layers: Sequence[LayerSpec], layer: int, index: int, length: int) -> tuple[int, int]:
@@ -98,12 +70,3 @@ def _interval(layers: Sequence[LayerSpec], layer: int, index: int, length: int) 
         # A padded cell holds a constant: what it would see beyond the border of its own map is nothing.
         low, high = max(low, 0), min(high, below)
     return low, high
-
-
-def _check_location(layers: Sequence[LayerSpec], layer: int, location: Location, input_shape: Location) -> None:
-    shape = feature_map_shape(layers, layer, input_shape)
-    if not all(0 <= index < length for index, length in zip(location, shape, strict=True)):
-        raise LocationError(
-            f"location {','.join(map(str, location))} lies outside {layers[layer].name}, whose feature map is "
-            f"{'×'.join(map(str, shape))} (indices from 0)."
-        )

@@ -19,8 +19,8 @@ from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.checkpoint import checkpoint_path, has_led_to
 from fer_cli.network.curves import curve_path, write_learning_curve
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier
 from fer_cli.network.loop import Report, TrainingLoop
-from fer_cli.network.model import PRESETS, FERNet, NetworkConfig
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
 from fer_cli.network.weights import state_arrays
@@ -128,8 +128,8 @@ def train(
             validation = given.validation
         data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
         settings = settings.for_samples(len(data.training))
-        layers = kept.network.config.layers if kept else PRESETS[settings.preset]
-        network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.resolution)
+        layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
+        network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
         config = {
             "network": network_config.to_json(),
             "training": asdict(settings),
@@ -141,14 +141,15 @@ def train(
         run = TrainingLoop(data, settings, config, parents, checkpoint, report)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            network = FERNet(network_config, dropout=settings.dropout).to(device)
+            classifier = FERCNN(network_config, dropout=settings.dropout)
+            network = explain_classifier(classifier).to(device)
             if given:
-                given.copy_to(network.encoder)
-            history = run.train(network, kept, resume=resume)
+                given.copy_to(classifier)
+            history = run.train(network, classifier, kept, resume=resume)
         if world.leads:
             with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
-                for part in ("encoder", "feedback"):
-                    for name, array in state_arrays(getattr(network, part)).items():
+                for part, module in (("encoder", classifier), ("feedback", network.feedback)):
+                    for name, array in state_arrays(module).items():
                         writer.write(f"{part}/{name}", array)
                 writer.write("validation/index", data.validation)
                 write_history(writer, history)
@@ -158,7 +159,7 @@ def train(
         if FEEDFORWARD in last:
             accuracy = last[FEEDFORWARD].validation_score
         else:  # the classifier was trained on other samples
-            accuracy = FeedforwardPhase(data, settings, network.encoder).validate(network.encoder)[1]
+            accuracy = FeedforwardPhase(data, settings, classifier).validate(classifier)[1]
         return TrainingSummary(
             path=output,
             curve=curve_path(output),

@@ -10,9 +10,10 @@ from jaxtyping import Int
 from fer_cli.errors import UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.dataset import VoxelSet
-from fer_cli.network.model import OUTPUT, PRESETS, Encoder, FERNet, NetworkConfig
-from fer_cli.network.weights import load_network
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
+from fer_cli.network.weights import load_classifier
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.schema import MODEL
@@ -28,7 +29,7 @@ class GivenEncoder:
     role: Role
     id: str
     preset: str
-    network: FERNet
+    classifier: FERCNN
     validation: Int[np.ndarray, " validation"] | None
     history: list[EpochRecord]
 
@@ -36,17 +37,17 @@ class GivenEncoder:
     def to_keep(cls, path: Path, voxel_set: VoxelSet) -> "GivenEncoder":
         """The classifier of the model.h5 `path`, to be kept. Raises UsageError unless it tells what the voxels hold."""
         given = cls._read(path, voxel_set, "encoder")
-        _check_classes(path, given.network.config, voxel_set)
-        _check_resolution(path, given.network.config, voxel_set)
+        _check_classes(path, given.classifier.config, voxel_set)
+        _check_resolution(path, given.classifier.config, voxel_set)
         return given
 
     @classmethod
     def to_start_from(cls, path: Path, voxel_set: VoxelSet, preset: str) -> "GivenEncoder":
         """The same to start from, whatever its classes. Raises UsageError unless it has the layers of `preset`."""
         given = cls._read(path, voxel_set, "pretrained")
-        if given.network.config.layers != PRESETS[preset]:
+        if given.classifier.config.layers != PRESETS[preset]:
             raise UsageError(f"{path} is of preset {given.preset}, not {preset}. Give --preset {given.preset}.")
-        _check_resolution(path, given.network.config, voxel_set)
+        _check_resolution(path, given.classifier.config, voxel_set)
         return given
 
     @classmethod
@@ -57,7 +58,7 @@ class GivenEncoder:
                 role,
                 artifact.id,
                 artifact.config["training"]["preset"],
-                load_network(artifact),
+                load_classifier(artifact)[0],
                 artifact.read("validation/index") if same else None,
                 [record for record in read_history(artifact) if same and record.phase == FEEDFORWARD],
             )
@@ -67,10 +68,10 @@ class GivenEncoder:
         """Whether the classifier is not trained further."""
         return self.role == "encoder"
 
-    def copy_to(self, encoder: Encoder) -> None:
+    def copy_to(self, encoder: FERCNN) -> None:
         """Put the weights into a classifier of the same layers; into the output only where the classes are the same."""
-        state = self.network.encoder.state_dict()
-        if self.network.config.classes != encoder.config.classes:
+        state = self.classifier.state_dict()
+        if self.classifier.config.classes != encoder.config.classes:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"blocks.{OUTPUT}.")}
         encoder.load_state_dict(state, strict=False)
 
@@ -91,8 +92,6 @@ def _check_classes(path: Path, config: NetworkConfig, voxel_set: VoxelSet) -> No
 
 
 def _check_resolution(path: Path, config: NetworkConfig, voxel_set: VoxelSet) -> None:
-    if config.resolution != voxel_set.resolution:
-        raise UsageError(
-            f"{path} reads {config.resolution}³ voxels, but these are {voxel_set.resolution}³. "
-            f"Run 'fer voxelize --resolution {config.resolution}'."
-        )
+    if config.input != voxel_set.input:
+        remedy = f" Run 'fer voxelize --resolution {config.input.shape[0]}'." if config.input.is_cube else ""
+        raise UsageError(f"{path} reads {config.input} voxels, but these are {voxel_set.input}.{remedy}")

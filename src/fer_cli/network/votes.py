@@ -7,16 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.errors import UsageError
-from fer_cli.network.activations import encode
+from fer_cli.network.activations import predict
 from fer_cli.network.augmentation import turn
-from fer_cli.network.model import OUTPUT, FERNet
+from fer_cli.network.backbone import Volumes
+from fer_cli.network.explained import ExplainedNetwork
 
 MAX_VOTES = 360
 
 
-def voted_probabilities(
-    network: FERNet, grids: Float[Tensor, "sample 1 x y z"], votes: int
-) -> Float[Tensor, "sample klass"]:
+def voted_probabilities(network: ExplainedNetwork, volumes: Volumes, votes: int) -> Float[Tensor, "sample klass"]:
     """Mean class probabilities over `votes` turns, evenly spaced over the full circle, the first by nothing.
 
     A network votes well only as far as it knows shapes in all these poses. Source: Maturana and Scherer, "VoxNet",
@@ -26,8 +25,8 @@ def voted_probabilities(
     """
     if not 1 <= votes <= MAX_VOTES:
         raise UsageError(f"{votes} votes cannot be taken; give 1 to {MAX_VOTES}.")
-    total = torch.zeros(len(grids), len(network.config.classes))
+    total = torch.zeros(len(volumes), len(network.spec.classes))
     for vote in range(votes):
-        turned = grids if vote == 0 else turn(grids, torch.full((len(grids),), 2 * math.pi * vote / votes))
-        total += encode(network, turned)[OUTPUT].flatten(1).cpu()
+        turned = volumes if vote == 0 else turn(volumes, torch.full((len(volumes),), 2 * math.pi * vote / votes))
+        total += torch.from_numpy(predict(network, turned))
     return total / votes

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fer_cli.network.model import FERNet, NetworkConfig
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.fer_cnn import FERCNN, NetworkConfig, explain_classifier
 from fer_cli.storage.artifact import Artifact
 
 
@@ -49,18 +50,33 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **given)
 
 
-def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> FERNet:
+def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> ExplainedNetwork:
     """The trained network of a `model.h5`, in evaluation mode. Raises ArtifactError where it is damaged."""
-    parts = ("encoder", "feedback")
+    return load_classifier(artifact)[1].to(device)
+
+
+def load_classifier(artifact: Artifact) -> tuple[FERCNN, ExplainedNetwork]:
+    """The classifier of a `model.h5`, and the network that it is part of; on the CPU, in evaluation mode.
+
+    Raises ArtifactError where it is damaged.
+    """
     with artifact.interpreted(), _Uninitialised():
         config = NetworkConfig.from_json(artifact.config["network"])
         # A network of no size first: what the configuration promises must not cost memory before it is compared.
         with torch.device("meta"):
-            planned = FERNet(config)
-        names = {part: {name.partition("/")[2]: name for name in artifact.names(f"{part}/")} for part in parts}
-        for part in parts:
-            _require_shapes(getattr(planned, part), {key: artifact.shape(name) for key, name in names[part].items()})
-        network = FERNet(config)
-        for part in parts:
-            load_state_arrays(getattr(network, part), {key: artifact.read(name) for key, name in names[part].items()})
-    return network.eval().requires_grad_(False).to(device)
+            _, _, planned = _make(config)
+        stored = {part: {name.partition("/")[2]: name for name in artifact.names(f"{part}/")} for part in planned}
+        for part, names in stored.items():
+            _require_shapes(planned[part], {key: artifact.shape(name) for key, name in names.items()})
+        classifier, network, parts = _make(config)
+        for part, names in stored.items():
+            load_state_arrays(parts[part], {key: artifact.read(name) for key, name in names.items()})
+    network.eval().requires_grad_(False)
+    return classifier, network
+
+
+def _make(config: NetworkConfig) -> tuple[FERCNN, ExplainedNetwork, dict[str, nn.Module]]:
+    """A classifier, the network that explains it, and their modules by the name of the group in `model.h5`."""
+    classifier = FERCNN(config)
+    network = explain_classifier(classifier)
+    return classifier, network, {"encoder": classifier, "feedback": network.feedback}

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, explain
 from fer_cli.diagnosis.probe import layer_locations, probe
 from fer_cli.evaluation.survey import RULE, Survey, survey
 from fer_cli.network.activations import PATHS
-from fer_cli.network.model import NetworkConfig
-from fer_cli.network.receptive import Location, receptive_field
+from fer_cli.network.backbone import Backbone, Location
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import (
     CHOSEN,
@@ -29,6 +29,7 @@ from fer_cli.pictures.scene import (
     Scene,
     boxes_scene,
     cells_scene,
+    flat,
     grid_scene,
     overlay_scene,
 )
@@ -61,18 +62,18 @@ def write_figures(
 
     @cache
     def diagnosis(name: str) -> Diagnosis:
-        return explain(run, run.sample(name), local_layer=run.network.config.local_layer)
+        return explain(run, run.sample(name), local_layer=run.network.spec.local_layer)
 
     first, right, wrong = found.most_typical(), found.typical(correct=True), found.typical(correct=False)
     sheets: dict[str, tuple[list[str], Image]] = {}
     if first is not None:
         sheets["fig2"] = [first], _response_fields(run, first)
-        sheets["fig3"] = [first], _representatives("Fig. 3: clusters layer by layer", [diagnosis(first)], skip=0)
+        sheets["fig3"] = [first], _representatives("Fig. 3: clusters layer by layer", [diagnosis(first)], whole=True)
     for number, names, kind in (("4", right, "correctly classified"), ("6", wrong, "misclassified")):
         if names:
             chosen = [diagnosis(name) for name in names[:_FEW]]
             title = f"Fig. {number}: clusters of {kind} samples"
-            sheets[f"fig{number}"] = names[:_FEW], _representatives(title, chosen, skip=2)
+            sheets[f"fig{number}"] = names[:_FEW], _representatives(title, chosen, whole=False)
     for number, names, kind in (("5", right, "correctly classified"), ("7", wrong, "misclassified")):
         if names:
             chosen = [diagnosis(name) for name in names[:_MANY]]
@@ -111,26 +112,26 @@ def table1_text(found: Survey) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fullest_location(config: NetworkConfig, layer: str, grid: np.ndarray) -> Location:
-    """The location whose receptive field holds the most occupied voxels, the first of equals."""
-    index = config.index(layer)
+def fullest_location(backbone: Backbone, layer: str, volume: Float[np.ndarray, "channel x y z"]) -> Location:
+    """The location whose receptive field holds the largest sum of voxel values, the first of equals."""
+    fields = backbone.receptive_fields(layer)
 
-    def occupied(location: Location) -> int:
-        (x0, x1), (y0, y1), (z0, z1) = receptive_field(config.specs, index, location, config.input_shape)
-        return int(grid[x0:x1, y0:y1, z0:z1].sum())
+    def total(location: Location) -> float:
+        (x0, x1), (y0, y1), (z0, z1) = fields[location]
+        return float(volume[:, x0:x1, y0:y1, z0:z1].sum(dtype=np.float64))
 
-    return max(layer_locations(config, layer), key=occupied)
+    return max(layer_locations(backbone.spec, layer), key=total)
 
 
 def _response_fields(run: Run, name: str) -> Image:
     """Fig. 2: at every layer the location, its response field, the reconstruction from it, and the receptive field."""
-    config, sample = run.network.config, run.sample(name)
-    grid = sample.grid.astype(np.float32)
+    spec, sample = run.network.spec, run.sample(name)
+    grid = flat(sample.volume)
     rows: list[list[Drawn]] = [[], [], [], []]
-    for layer in config.layer_names[:-1]:
-        location = fullest_location(config, layer, sample.grid)
-        probed = probe(run.network, sample.grid, layer, location)
-        full = grid_scene(probed.reconstruction)
+    for layer in spec.layer_names[:-1]:
+        location = fullest_location(run.network.backbone, layer, sample.volume)
+        probed = probe(run.network, sample.volume, layer, location)
+        full = grid_scene(flat(probed.reconstruction))
         at, count = ",".join(map(str, location)), len(probed.response_field)
         rows[0].append((boxes_scene(grid, [probed.receptive_field]), layer, f"location {at}"))
         total = int(np.prod(probed.map_shape))
@@ -138,7 +139,7 @@ def _response_fields(run: Run, name: str) -> Image:
         rows[1].append((cells, layer, f"{count} of {total}"))
         rows[2].append((Scene(full.shape, full.solids, (probed.receptive_field,)), layer, "box: receptive field"))
         sides = "×".join(str(high - low) for low, high in probed.receptive_field)
-        rows[3].append((overlay_scene(probed.crop, probed.cut(grid)), layer, f"{sides} voxels"))
+        rows[3].append((overlay_scene(flat(probed.crop), flat(probed.cut(sample.volume))), layer, f"{sides} voxels"))
     titles = (
         "Feature location: the voxels that it sees",
         "Response field: the locations of the layer that see some of them too",
@@ -151,14 +152,16 @@ def _response_fields(run: Run, name: str) -> Image:
     return _sheet(f"Fig. 2: response fields of {name}", titles, rows, legend)
 
 
-def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, skip: int) -> Image:
-    """Figs 3, 4, 6: the input and the representatives of its layers, without the lowest `skip`, a row a path."""
+def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, whole: bool) -> Image:
+    """Figs 3, 4, 6: the input and the representatives of its layers, all or from the local layer up, a row a path."""
     titles, rows = [], []
     for diagnosis in diagnoses:
         for path in PATHS:
-            lead = (diagnosis.input_grid, "input", f"a {diagnosis.label}")
-            shown = [_read(layer, path) for layer in diagnosis.layers[skip:-1]]
-            rows.append([(grid_scene(grid), head, line) for grid, head, line in (lead, *shown)])
+            lead = (diagnosis.input_volume, "input", f"a {diagnosis.label}")
+            names = [layer.name for layer in diagnosis.layers]
+            first = 0 if whole else names.index(diagnosis.local_layer)
+            shown = [_read(layer, path) for layer in diagnosis.layers[first:-1]]
+            rows.append([(grid_scene(flat(volume)), head, line) for volume, head, line in (lead, *shown)])
             titles.append(f"{diagnosis.sample}, taken for a {diagnosis.predicted}: {path}")
     return _sheet(title, titles, rows, (("occupied at probability 0.5", SHAPE),))
 
@@ -173,13 +176,13 @@ def _reconstructions(title: str, diagnoses: Sequence[Diagnosis]) -> Image:
     rows: list[list[Drawn]] = [[], [], [], []]
     for diagnosis in diagnoses:
         errors = diagnosis.errors
-        rows[0].append((grid_scene(diagnosis.input_grid), diagnosis.sample, f"taken for {diagnosis.predicted}"))
-        for row, grid, line in (
-            (1, diagnosis.local_grid, f"input_vs_local {errors['input_vs_local']:.0f}"),
-            (2, diagnosis.nearest_grid, diagnosis.nearest_training_sample),
-            (3, diagnosis.class_code_grid, f"input_vs_code {errors['input_vs_code']:.0f}"),
+        rows[0].append((grid_scene(flat(diagnosis.input_volume)), diagnosis.sample, f"taken for {diagnosis.predicted}"))
+        for row, volume, line in (
+            (1, diagnosis.local_volume, f"input_vs_local {errors['input_vs_local']:.0f}"),
+            (2, diagnosis.nearest_volume, diagnosis.nearest_training_sample),
+            (3, diagnosis.class_code_volume, f"input_vs_code {errors['input_vs_code']:.0f}"),
         ):
-            rows[row].append((grid_scene(grid), "", line))
+            rows[row].append((grid_scene(flat(volume)), "", line))
     titles = (
         "Input",
         f"Local reconstruction, from {diagnoses[0].local_layer}",

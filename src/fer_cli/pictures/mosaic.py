@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float
 
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.pictures import render
-from fer_cli.pictures.scene import LEGEND, Scene, occupied, overlay_scene
+from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
 from fer_cli.pictures.sheet import Panel, Row, mount
 
 MOST_LOCATIONS = 1024
-"""More than so many are not drawn by one command: conv2 has 512, conv1 has 4096, of which 256 a slice."""
+"""Most locations that one command draws."""
 _PANEL, _LARGE_PANEL = 108, 220
 """Side of a panel in pixels, of a layer with more than four locations a side, and of others."""
 
@@ -33,9 +33,9 @@ def check_size(layer: str, locations: int, slices: int) -> None:
 
 
 def write_sweep(
-    probes: Iterable[Probe], grid: UInt8[np.ndarray, "x y z"], folder: Path, *, sample: str, by: str
+    probes: Iterable[Probe], volume: Float[np.ndarray, "channel x y z"], folder: Path, *, sample: str, by: str
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Draw probes of one layer of the input `grid` into `folder`; the pictures' paths, and what each location gave.
+    """Draw probes of one layer of the input `volume` into `folder`; the pictures' paths, and what each location gave.
 
     Raises ResourceError where that cannot be written or drawn.
     """
@@ -44,9 +44,10 @@ def write_sweep(
     layer, shape = "", (0, 0, 0)
     for probed in probes:
         layer, shape = probed.layer, probed.map_shape
-        crop, own = probed.crop, probed.cut(grid.astype(np.float32))
-        empty = not occupied(crop).any() and not occupied(own).any()
-        scenes[probed.location] = None if empty else overlay_scene(crop, own)
+        crop, own = probed.crop, probed.cut(volume)
+        grids = flat(crop), flat(own)
+        empty = not any(occupied(grid).any() for grid in grids)
+        scenes[probed.location] = None if empty else overlay_scene(*grids)
         found.append(
             {
                 "location": list(probed.location),

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fer_cli.errors import ResourceError
-from fer_cli.network.receptive import Box, Location
+from fer_cli.network.backbone import Box, Location
 from fer_cli.pictures.scene import (
     BOX_LINE,
     LEGEND,

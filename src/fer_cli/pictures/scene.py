@@ -14,7 +14,7 @@ from itertools import permutations
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
-from fer_cli.network.receptive import Box, Location
+from fer_cli.network.backbone import Box, Location
 
 Grid = Shaped[np.ndarray, "x y z"]
 """Occupancy probabilities in [0, 1], or 0 and 1; z is up."""
@@ -71,6 +71,11 @@ class Scene:
 def occupied(grid: Grid) -> Bool[np.ndarray, "x y z"]:
     """Voxels that count as occupied: probability at least 0.5."""
     return np.asarray(grid) >= OCCUPIED
+
+
+def flat(volume: Shaped[np.ndarray, "channel x y z"]) -> Grid:
+    """The largest value over channels: what is drawn of a volume."""
+    return np.asarray(volume.max(axis=0))
 
 
 def shape_of(grid: Grid) -> Location:

@@ -26,10 +26,12 @@ VIEWS = ("input", "local", "nearest", "class-code")
 
 def viewer_facts(diagnosis: Diagnosis) -> dict[str, Any]:
     """The four shapes, the blamed boxes, and how to show them, as plain JSON values."""
-    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     return {
-        "shape": list(diagnosis.input_grid.shape),
-        "views": [{"name": name, "bits": pack_bits(grid)} for name, grid in zip(VIEWS, grids, strict=True)],
+        "shape": list(diagnosis.input_volume.shape[1:]),
+        "views": [
+            {"name": name, "bits": pack_bits(scene.flat(volume))} for name, volume in zip(VIEWS, volumes, strict=True)
+        ],
         "boxes": [[list(span) for span in box] for box in diagnosis.blame.boxes],
         "colours": {
             "shape": css_colour(scene.SHAPE),

@@ -17,9 +17,9 @@ from fer_cli.storage.disk import write_whole, writing
 def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"], folder: Path) -> Path:
     """Write `shapes.vti` into `folder`, made if need be; its path.
 
-    Cell arrays hold occupancy (probabilities): `input`, `local`, `nearest`, `class_code`, and for each layer and path
-    its representative; `blamed` counts the blamed locations that see a voxel. `index_to_world` maps voxel centres to
-    the world.
+    Cell arrays hold voxel values, one array a channel, numbered where there are several: `input`, `local`, `nearest`,
+    `class_code`, and for each layer and path its representative; `blamed` counts the blamed locations that see a voxel.
+    `index_to_world` maps voxel centres to the world.
 
     Raises ResourceError where the file cannot be written.
     """
@@ -27,7 +27,7 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
     from vtkmodules.vtkIOXML import vtkXMLImageDataWriter
 
     path = folder / "shapes.vti"
-    shape = diagnosis.input_grid.shape
+    shape = diagnosis.input_volume.shape[1:]
     spacing = np.linalg.norm(index_to_world[:3, :3], axis=0)
     direction = index_to_world[:3, :3] / spacing
     image = pyvista.ImageData(
@@ -52,15 +52,20 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
 
 def _arrays(diagnosis: Diagnosis) -> dict[str, Grid]:
     arrays = {
-        "input": diagnosis.input_grid,
-        "local": diagnosis.local_grid,
-        "nearest": diagnosis.nearest_grid,
-        "class_code": diagnosis.class_code_grid,
+        "input": diagnosis.input_volume,
+        "local": diagnosis.local_volume,
+        "nearest": diagnosis.nearest_volume,
+        "class_code": diagnosis.class_code_volume,
     }
     for layer in diagnosis.layers:
         for path in PATHS:
             arrays[f"{layer.name}_{path}"] = getattr(layer, f"{path}_representative")
-    blamed = np.zeros(diagnosis.input_grid.shape, np.uint16)
+    grids = {
+        name if len(volume) == 1 else f"{name}_{channel}": grid
+        for name, volume in arrays.items()
+        for channel, grid in enumerate(volume)
+    }
+    blamed = np.zeros(diagnosis.input_volume.shape[1:], np.uint16)
     for (x0, x1), (y0, y1), (z0, z1) in diagnosis.blame.boxes:
         blamed[x0:x1, y0:y1, z0:z1] += 1
-    return {**arrays, "blamed": blamed}
+    return {**grids, "blamed": blamed}

@@ -11,7 +11,7 @@ from typing import Any
 from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.pictures.viewer import embedded_json, packed_library
 from fer_cli.reports.page import POLICY, environment
-from fer_cli.reports.report import ERRORS
+from fer_cli.reports.report import ERRORS, FIDELITY, fidelity_scores
 from fer_cli.storage.disk import write_whole, writing
 
 _MOST_ROWS = 40
@@ -42,6 +42,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
         ranked=ranked,
         claims=claims,
         charted=min(len(ranked), _MOST_ROWS),
+        fidelity={key: FIDELITY[key] for key in fidelity_scores(evaluation["reconstruction"])},
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},
         policy=POLICY,
         facts=embedded_json({"charts": charts}),

@@ -1,13 +1,13 @@
 """What `fer evaluate` shows on a terminal: accuracy, Table I, failure detection, the paper's claims, sanity checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.reports.report import error_table
+from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
 _KINDS = {"ours": "ours", "baseline": "baselines", "trivial": "trivial baselines"}
@@ -35,8 +35,7 @@ def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
     kept = {name for name in of_layers if name.startswith("trust_score_")}
     parts: list[RenderableType] = [
         _accuracy(evaluation),
-        _title("voxel IoU of the reconstruction from each level"),
-        _fidelity_table(evaluation["reconstruction"]),
+        *_fidelity(evaluation["reconstruction"]),
         _title("reconstruction error: summed squares, mean over samples"),
         error_table(evaluation["table1"]),
     ]
@@ -97,12 +96,14 @@ def _accuracy(evaluation: Mapping[str, Any]) -> Text:
     )
 
 
-def _fidelity_table(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """One column a layer; the squared errors are in the JSON."""
-    table = open_table("gates", *(printable(layer) for layer in reconstruction))
-    for gates in ("shut", "open"):
-        table.add_row(gates, *(number_or_dash(by_gates[gates]["iou"], 3) for by_gates in reconstruction.values()))
-    return table
+def _fidelity(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[RenderableType]:
+    """A table for each score, a column a layer."""
+    for key in fidelity_scores(reconstruction):
+        yield _title(f"{FIDELITY[key]} of the reconstruction from each level")
+        table = open_table("gates", *(printable(layer) for layer in reconstruction))
+        for gates in ("shut", "open"):
+            table.add_row(gates, *(number_or_dash(by_gates[gates][key], 3) for by_gates in reconstruction.values()))
+        yield table
 
 
 def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:

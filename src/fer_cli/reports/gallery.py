@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
+import numpy as np
 
 from fer_cli.arguments import file_name
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
 from fer_cli.errors import FerError, InputError
-from fer_cli.network.activations import batches, encode
+from fer_cli.network.activations import batches, predict
 from fer_cli.network.dataset import Sample
-from fer_cli.network.model import OUTPUT
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.page import POLICY, begin_report, environment
@@ -36,7 +35,7 @@ class Wanted:
     """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes."""
 
     label: str | None
-    local_layer: str
+    local_layer: str | None
     drawing: Drawing | None
     volumes: bool
 
@@ -85,8 +84,8 @@ class Several:
 def misclassified(run: Run, split: str) -> list[str]:
     """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
     indices = run.voxels.indices(split)
-    probabilities = [encode(run.network, run.voxels.tensor(part))[OUTPUT].flatten(1) for part in batches(indices)]
-    predicted = torch.cat(probabilities).argmax(dim=1).cpu().numpy()
+    probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
+    predicted = np.concatenate(probabilities).argmax(axis=1)
     return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
 
 
@@ -151,13 +150,14 @@ def explain_several(
     settle(0)
     gallery = None
     if wanted.drawing is not None:
-        gallery = write_gallery(explained, run.network.config.layer_names, folder, f"{len(explained)} {what}")
+        gallery = write_gallery(explained, run.network.spec.layer_names, folder, f"{len(explained)} {what}")
     return Several(explained, failed, gallery)
 
 
 def _check(run: Run, wanted: Wanted) -> None:
     """Raise what would meet every sample, before anything is begun: artifacts that do not fit, no such layer."""
-    run.network.config.index(wanted.local_layer)
+    if wanted.local_layer is not None:
+        run.network.spec.index(wanted.local_layer)
     _ = run.codebook
 
 

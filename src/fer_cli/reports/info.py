@@ -1,5 +1,6 @@
 """`fer info`: what an artifact holds, without running anything."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,28 @@ import numpy as np
 from jaxtyping import Float64
 
 from fer_cli.codebooks.fitted_layer import DESCRIBED, summarise_layer
+from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import PATHS
 from fer_cli.shapes.duplicates import count_duplicates
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
-from fer_cli.storage.schema import CHECKPOINT, CODEBOOK, MODEL, VOXELS
+from fer_cli.storage.run_paths import calibration_path
+from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Provenance and a summary of the content of any artifact. Raises ArtifactError if it is none or damaged."""
-    summaries = {VOXELS: _voxels, MODEL: _model, CHECKPOINT: _model, CODEBOOK: _codebook}
+    summaries = {
+        VOXELS: _voxels,
+        MODEL: _model,
+        CHECKPOINT: _model,
+        CODEBOOK: _codebook,
+        CALIBRATION: _calibration,
+    }
     with open_artifact(path) as artifact, artifact.interpreted():
         return {
             "format": artifact.form.name,
-            "version": artifact.form.version,
+            "version": artifact.version,
             "id": artifact.id,
             "parents": artifact.parents,
             "created_by": artifact.created_by,
@@ -35,7 +44,8 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     labels = artifact.read("label").tolist()
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
     splits = artifact.read_text("split")
-    samples, side, *_ = artifact.shape("occupancy")
+    samples, *sides = artifact.shape("occupancy")
+    voxels = math.prod(sides)
     groups: dict[tuple[str, str], list[int]] = {
         group: [] for group in sorted({*zip(names, splits, strict=True)}, key=_order)
     }
@@ -50,10 +60,10 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     n_occupied = artifact.read("record/n_occupied")
     return {
         "samples": samples,
-        "resolution": side,
-        "occupied_share": float(n_occupied.sum()) / max(1, samples * side**3),
+        "resolution": sides[0] if len(set(sides)) == 1 else sides,
+        "occupied_share": float(n_occupied.sum()) / max(1, samples * voxels),
         "classes": by_class,
-        "records": _records(artifact, groups, n_occupied / side**3),
+        "records": _records(artifact, groups, n_occupied / voxels),
         "duplicates": vars(count_duplicates(artifact.read("record/duplicate_of"), splits, labels)),
         "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
@@ -116,5 +126,26 @@ def _codebook(artifact: Artifact) -> dict[str, Any]:
     return {
         "layers": summaries,
         "choice": artifact.attribute("choice"),
-        "validation_samples": artifact.shape("calibration/index")[0],
+        "validation_samples": _validation_samples(artifact),
+    }
+
+
+def _validation_samples(codebook: Artifact) -> int | None:
+    """How many samples a codebook is calibrated on, by itself or by the file beside it; None if it is not."""
+    if "calibration/index" in codebook:
+        return codebook.shape("calibration/index")[0]
+    try:
+        with open_artifact(calibration_path(codebook.path), CALIBRATION) as calibration:
+            calibration.require_parent("codebook", codebook)
+            return calibration.shape("calibration/index")[0]
+    except ArtifactError:
+        return None
+
+
+def _calibration(artifact: Artifact) -> dict[str, Any]:
+    labels, predicted = artifact.read("calibration/label"), artifact.read("calibration/predicted")
+    return {
+        "validation_samples": len(labels),
+        "accuracy": float((labels == predicted).mean()),
+        "scores": len(artifact.names("calibration/score/")),
     }

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.backbone import middle_layer
 from fer_cli.pictures import render, scene
 from fer_cli.pictures.charts import depth_chart, error_chart, rank_sentence
 from fer_cli.pictures.drawing import Drawing
@@ -38,10 +39,6 @@ from fer_cli.reports.report import (
 )
 from fer_cli.reports.tables import signed
 from fer_cli.storage.disk import write_whole, writing
-
-PICTURED_LAYERS = ("conv3", "conv4", "conv5", "fc6", "fc7")
-"""Layers whose representatives the paper shows (Figs 3, 4, 6)."""
-
 
 CONTROLS = (
     ("left", "←", "Rotate to the left"),
@@ -100,17 +97,21 @@ def begin_report(
 
 @dataclass(frozen=True)
 class ProbeFiles:
-    """Where a probe was written: the four-panel picture, and the reconstruction as a .npy of probabilities."""
+    """Where a probe was written: the four-panel picture, and the reconstruction as a .npy.
+
+    Of one channel the array has axes (x, y, z), of several (channel, x, y, z).
+    """
 
     picture: Path
     reconstruction: Path
 
 
-def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -> ProbeFiles:
-    """Draw a probe of the input `grid` into `folder`. Raises ResourceError where that cannot be written."""
+def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path) -> ProbeFiles:
+    """Draw a probe of the input `volume` into `folder`. Raises ResourceError where that cannot be written."""
     files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
     array = io.BytesIO()
-    np.save(array, probed.reconstruction, allow_pickle=False)
+    reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
+    np.save(array, reconstruction, allow_pickle=False)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_whole(files.reconstruction, array.getvalue())
@@ -119,9 +120,9 @@ def write_probe(probed: Probe, grid: UInt8[np.ndarray, "x y z"], folder: Path) -
         feature_map=probed.map_shape,
         location=probed.location,
         response_field=probed.response_field,
-        reconstruction=probed.reconstruction,
+        reconstruction=scene.flat(probed.reconstruction),
         receptive_field=probed.receptive_field,
-        input_grid=grid.astype(np.float32),
+        input_grid=scene.flat(volume),
         source="from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there",
     )
     render.write_png(picture, files.picture)
@@ -138,39 +139,52 @@ def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
     """Every picture of the report, with its text alternative, by file name."""
     pictures: dict[str, _Picture] = {}
 
-    def shape(name: str, grid: scene.Grid, words: str) -> None:
+    inputs = scene.flat(diagnosis.input_volume)
+
+    def shape(name: str, volume: np.ndarray, words: str) -> None:
+        grid = scene.flat(volume)
         count = int(scene.occupied(grid).sum())
         pictures[name] = _Picture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
 
-    shape("input", diagnosis.input_grid, f"Input {diagnosis.sample}")
-    for name, grid, words in (
-        ("local", diagnosis.local_grid, f"Local reconstruction from {diagnosis.local_layer}"),
-        ("nearest", diagnosis.nearest_grid, f"Nearest training sample {diagnosis.nearest_training_sample}"),
-        ("class-code", diagnosis.class_code_grid, f"Class-code reconstruction of {diagnosis.predicted}"),
+    shape("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
+    for name, volume, words in (
+        ("local", diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
+        ("nearest", diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        ("class-code", diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
     ):
-        shape(name, grid, words)
-        counts = scene.count_differences(grid, diagnosis.input_grid)
+        shape(name, volume, words)
+        counts = scene.count_differences(scene.flat(volume), inputs)
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        overlay = scene.overlay_scene(grid, diagnosis.input_grid)
+        overlay = scene.overlay_scene(scene.flat(volume), inputs)
         pictures[f"{name}-overlay"] = _Picture(overlay, f"{words} laid over the input: {said} voxels.")
     if diagnosis.blame.boxes:
         pictures["blame"] = _Picture(
-            scene.boxes_scene(diagnosis.input_grid, diagnosis.blame.boxes),
+            scene.boxes_scene(inputs, diagnosis.blame.boxes),
             f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
             f"{diagnosis.blame.layer} as boxes.",
         )
-    for layer in diagnosis.layers:
-        for path in PATHS if layer.name in PICTURED_LAYERS else ():
+    for layer in pictured_layers(diagnosis):
+        for path in PATHS:
             name, exemplar = f"{layer.name}-{path}", getattr(layer, f"{path}_exemplar")
+            words = f"{layer.name}, {path} exemplar {exemplar}"
             shape(name, getattr(layer, f"{path}_representative"), f"{layer.name}, {path} representative")
             shape(
-                f"{name}-exemplar", getattr(layer, f"{path}_exemplar_grid"), f"{layer.name}, {path} exemplar {exemplar}"
+                f"{name}-exemplar",
+                getattr(layer, f"{path}_exemplar_volume"),
+                f"{layer.name}, {path} exemplar {exemplar}",
             )
     return pictures
 
 
+def pictured_layers(diagnosis: Diagnosis) -> list[LayerReading]:
+    """The layers whose representatives are drawn: the upper half, without the output, as in Figs 3, 4, 6."""
+    layers = diagnosis.layers[:-1]
+    lowest = middle_layer([(layer.name, layer.locations) for layer in layers])
+    return list(layers[[layer.name for layer in layers].index(lowest) :])
+
+
 def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
-    errors, voxels = diagnosis.errors, diagnosis.input_grid.size
+    errors, voxels = diagnosis.errors, diagnosis.input_volume.size
     images = {
         name: {
             "name": name,
@@ -179,12 +193,13 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
         }
         for name, picture in pictures.items()
     }
+    pictured = [layer.name for layer in pictured_layers(diagnosis)]
     layers = [
         {
             "name": layer.name,
             "locations": layer.locations,
             "blamed": layer.name == diagnosis.blame.layer,
-            "pictured": layer.name in PICTURED_LAYERS,
+            "pictured": layer.name in pictured,
             "paths": [read_path(diagnosis, layer, path) for path in PATHS],
         }
         for layer in diagnosis.layers
@@ -205,11 +220,11 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
             controls=CONTROLS,
             policy=POLICY,
             differences={
-                name: scene.count_differences(grid, diagnosis.input_grid)
-                for name, grid in (
-                    ("local", diagnosis.local_grid),
-                    ("nearest", diagnosis.nearest_grid),
-                    ("class-code", diagnosis.class_code_grid),
+                name: scene.count_differences(scene.flat(volume), scene.flat(diagnosis.input_volume))
+                for name, volume in (
+                    ("local", diagnosis.local_volume),
+                    ("nearest", diagnosis.nearest_volume),
+                    ("class-code", diagnosis.class_code_volume),
                 )
             },
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],

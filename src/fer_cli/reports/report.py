@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.codebooks.departure import Departure
+from fer_cli.calibration.departure import Departure
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
@@ -45,6 +45,8 @@ ERRORS = {
     ),
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
+FIDELITY = {"iou": "voxel IoU", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+"""Scores of reconstructions, by JSON key."""
 _SPOKEN_FOR = ("true", "predicted")
 
 
@@ -245,6 +247,12 @@ def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
         row = table1.get(group) or {}
         table.add_row(group, *(number_or_dash(row.get(key), 1) for key in ERRORS), number_or_dash(row.get("ratio"), 2))
     return table
+
+
+def fidelity_scores(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """Keys of the scores that reconstructions have, by what the volumes are; squared errors are in the JSON alone."""
+    rows = [row for by_gates in reconstruction.values() for row in by_gates.values()]
+    return [key for key in FIDELITY if all(key in row for row in rows)]
 
 
 def _layer_table(diagnosis: Diagnosis) -> Table:

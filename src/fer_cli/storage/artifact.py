@@ -50,6 +50,7 @@ class Artifact:
 
     path: Path
     form: Format
+    version: int
     id: str
     parents: dict[str, str]
     config: Json
@@ -246,7 +247,8 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
     if form is None or (expected is not None and form is not expected):
         wanted = expected.name if expected else " or ".join(FORMATS)
         raise ArtifactError(f"{path} is a {named} file, but a {wanted} file is needed.")
-    if (version := attributes["format_version"]) != form.version:
+    version = attributes["format_version"]
+    if version not in (form.version, *form.older):
         remedy = "Upgrade fer, or run" if version > form.version else "Run"
         raise ArtifactError(
             f"{path} has version {version} of {form.name}, but this fer reads version {form.version}. "
@@ -266,10 +268,13 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
         raise ArtifactError(f"{path} is damaged: parents or config are not as {form.name} has them.")
     datasets = dict(sorted(datasets_of(file)))
     check_datasets(path, form, datasets)
-    digests = _digests(path, form, file, datasets, parents=parents, config=config, recorded=str(attributes["id"]))
+    digests = _digests(
+        path, form, int(version), file, datasets, parents=parents, config=config, recorded=str(attributes["id"])
+    )
     return Artifact(
         path=path,
         form=form,
+        version=int(version),
         id=str(attributes["id"]),
         parents=parents,
         config=config,
@@ -284,6 +289,7 @@ def _checked(path: Path, file: h5py.File, expected: Format | None) -> Artifact:
 def _digests(
     path: Path,
     form: Format,
+    version: int,
     file: h5py.File,
     datasets: Mapping[str, h5py.Dataset],
     *,
@@ -297,7 +303,7 @@ def _digests(
         return {}
     own = {key: json.loads(file.attrs[key]) for key in file.attrs if key not in ROOT_ATTRIBUTES}
     content = {name: (dataset.shape, digests.get(name, "")) for name, dataset in datasets.items()}
-    made = artifact_id(form.name, form.version, parents=parents, config=config, attributes=own, content=content)
+    made = artifact_id(form.name, version, parents=parents, config=config, attributes=own, content=content)
     if made != recorded:
         raise ArtifactError(
             f"{path} is damaged: configuration, attributes or datasets are not those of its id. "

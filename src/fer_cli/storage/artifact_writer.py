@@ -6,7 +6,7 @@ What a file carries is described in `artifact`, which reads it.
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,8 @@ _CHUNK_BYTES = 1 << 20
 class ArtifactWriter:
     """Writes one artifact to a temporary sibling, and gives it its real name when the block ends well.
 
-    Used as a context manager; a block that raises leaves nothing behind and an older file untouched.
+    Used as a context manager; a block that raises leaves nothing behind and an older file untouched. When the file is
+    whole, `before_rename` is called with its id: what it writes is there before the artifact is.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ArtifactWriter:
         parents: Mapping[str, str],
         seed: int | None = None,
         attributes: Mapping[str, Any] | None = None,
+        before_rename: Callable[[str], object] = lambda _: None,
     ) -> None:
         if not form.takes_parents(parents):
             raise ValueError(f"{form.name} needs parents {form.parents}, got {tuple(parents)}")
@@ -52,6 +54,7 @@ class ArtifactWriter:
         self._parents = dict(parents)
         self._seed = seed
         self._attributes = dict(attributes or {})
+        self._before_rename = before_rename
         self._digests: dict[str, Any] = {}
         self._partial = partial_name(path)
         self._target: _Target | None = None
@@ -162,6 +165,8 @@ class ArtifactWriter:
             self._file.close()
             assert self._target is not None
             self._target.finish()
+        self._before_rename(self.id)
+        with self._writing():
             self._partial.replace(self.path)
             self._target = None
 

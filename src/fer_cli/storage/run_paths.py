@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def calibration_path(codebook: Path) -> Path:
+    """Where the calibration of a codebook lies: beside it."""
+    return codebook.with_name(f"{codebook.stem}.calibration{codebook.suffix}")
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Where the artifacts of a run are; all lie in one folder unless named otherwise."""
@@ -11,6 +16,11 @@ class RunPaths:
     voxels: Path
     model: Path
     codebook: Path
+
+    @property
+    def calibration(self) -> Path:
+        """The calibration of the codebook: beside it."""
+        return calibration_path(self.codebook)
 
     @classmethod
     def in_folder(

@@ -42,7 +42,10 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of artifact: its name and version, the stage that makes it, its parents' roles, and its datasets."""
+    """One kind of artifact: its name and version, the stage that makes it, its parents' roles, and its datasets.
+
+    Files of the `older` versions are read too; `older_datasets` are those that they alone hold.
+    """
 
     name: str
     version: int
@@ -50,6 +53,8 @@ class Format:
     parents: tuple[str, ...]
     datasets: tuple[DatasetSpec, ...]
     optional_parents: tuple[str, ...] = ()
+    older: tuple[int, ...] = ()
+    older_datasets: tuple[DatasetSpec, ...] = ()
 
     def takes_parents(self, roles: Iterable[str]) -> bool:
         """Whether parents of these roles are all it needs and no more than it can have."""
@@ -57,7 +62,8 @@ class Format:
 
     def spec(self, name: str) -> DatasetSpec | None:
         """The declaration that covers the dataset `name`, or None."""
-        return next((spec for spec in self.datasets if spec.pattern.fullmatch(name)), None)
+        declared = (*self.datasets, *self.older_datasets)
+        return next((spec for spec in declared if spec.pattern.fullmatch(name)), None)
 
 
 VOXELS = Format(
@@ -176,9 +182,48 @@ CHECKPOINT = Format(
 
 _PATH_NOTE = "`{path}` is `feedforward` or `feedback`; " + LAYERS_AXIS_NOTE
 
+_CALIBRATION_DATASETS = (
+    DatasetSpec("calibration/index", ("validation",), "int64", "validation samples, indices into voxels.h5"),
+    DatasetSpec("calibration/label", ("validation",), "int64", "their classes"),
+    DatasetSpec("calibration/predicted", ("validation",), "int64", "the classes the network gave them"),
+    DatasetSpec(
+        "calibration/score/{score}",
+        ("validation",),
+        "float64",
+        "a confidence score of each validation sample; high means trustworthy",
+    ),
+    DatasetSpec(
+        "calibration/error/{error}",
+        ("validation",),
+        "float64",
+        "one of Table I's errors of each validation sample: squared differences summed over voxels",
+    ),
+    DatasetSpec("calibration/probability", ("validation", "class"), "float32", "their class probabilities"),
+    DatasetSpec(
+        "calibration/evidence/{path}/{layer}",
+        ("validation", "class"),
+        "float32",
+        "their class evidence at each layer below the output, nats, summed over locations",
+    ),
+    DatasetSpec(
+        "calibration/distance/{layer}",
+        ("validation",),
+        "float64",
+        "summed squared distance of their feedforward features to the chosen centroids, each layer below the output",
+    ),
+    DatasetSpec(
+        "calibration/return_error/{layer}",
+        ("validation",),
+        "float64",
+        "summed squared distance between their feedforward feature below a layer (the input below the lowest) and "
+        "what one step of the feedback network makes of the layer's own",
+        required=False,
+    ),
+)
+
 CODEBOOK = Format(
     name="fer-codebook",
-    version=2,
+    version=3,
     command="fer cluster",
     parents=("voxels", "model"),
     datasets=(
@@ -232,44 +277,17 @@ CODEBOOK = Format(
             "int32",
             "filters that are zero, in half precision, for every sample that the codes were fitted on",
         ),
-        DatasetSpec("calibration/index", ("validation",), "int64", "validation samples, indices into voxels.h5"),
-        DatasetSpec("calibration/label", ("validation",), "int64", "their classes"),
-        DatasetSpec("calibration/predicted", ("validation",), "int64", "the classes the network gave them"),
-        DatasetSpec(
-            "calibration/score/{score}",
-            ("validation",),
-            "float64",
-            "a confidence score of each validation sample; high means trustworthy",
-        ),
-        DatasetSpec(
-            "calibration/error/{error}",
-            ("validation",),
-            "float64",
-            "one of Table I's errors of each validation sample: squared differences summed over voxels",
-        ),
-        DatasetSpec("calibration/probability", ("validation", "class"), "float32", "their class probabilities"),
-        DatasetSpec(
-            "calibration/evidence/{path}/{layer}",
-            ("validation", "class"),
-            "float32",
-            "their class evidence at each layer below the output, nats, summed over locations",
-        ),
-        DatasetSpec(
-            "calibration/distance/{layer}",
-            ("validation",),
-            "float64",
-            "summed squared distance of their feedforward features to the chosen centroids, each layer below the "
-            "output",
-        ),
-        DatasetSpec(
-            "calibration/return_error/{layer}",
-            ("validation",),
-            "float64",
-            "summed squared distance between their feedforward feature below a layer (the input below the lowest) and "
-            "what one step of the feedback network makes of the layer's own; earlier codebooks lack it",
-            required=False,
-        ),
     ),
+    older=(2,),
+    older_datasets=_CALIBRATION_DATASETS,
 )
 
-FORMATS = {form.name: form for form in (VOXELS, MODEL, CHECKPOINT, CODEBOOK)}
+CALIBRATION = Format(
+    name="fer-calibration",
+    version=1,
+    command="fer calibrate",
+    parents=("voxels", "model", "codebook"),
+    datasets=_CALIBRATION_DATASETS,
+)
+
+FORMATS = {form.name: form for form in (VOXELS, MODEL, CHECKPOINT, CODEBOOK, CALIBRATION)}

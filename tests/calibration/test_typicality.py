@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fer_cli.codebooks.typicality import known_typicality
+from fer_cli.calibration.typicality import known_typicality
 from fer_cli.run import Run
 
 

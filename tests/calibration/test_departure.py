@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from fer_cli.codebooks.departure import AFTER, RAISED, SPREAD, known_course, return_errors
+from fer_cli.calibration.departure import AFTER, RAISED, SPREAD, known_course, return_errors
 from fer_cli.network.activations import encode
-from fer_cli.network.model import OUTPUT
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
 
 LAYERS = ("conv1", "conv2", "fc3", "output")
@@ -92,12 +92,12 @@ def test_return_errors_are_those_of_one_step_of_the_feedback_network(run: Run) -
     grids = run.voxels.tensor(run.voxels.indices("test")[:5])
     features = encode(run.network, grids)
     found = return_errors(run.network, grids, features)
-    names = run.network.config.layer_names
+    names = run.network.spec.layer_names
     assert list(found) == list(names)
     for below, layer in zip((None, *names), names, strict=False):
         with torch.inference_mode():
             decoding = run.network.decode(features[layer], layer)
-        returned = decoding.occupancy[:, None] if below is None else decoding.features[below]
+        returned = run.network.signal.value(decoding.raw) if below is None else decoding.features[below]
         lies = grids if below is None else features[below]
         expected = [float(((a - b) ** 2).sum()) for a, b in zip(returned, lies, strict=True)]
         assert found[layer].tolist() == pytest.approx(expected, rel=1e-4)
@@ -109,6 +109,6 @@ def test_codebook_holds_what_departures_are_measured_against(run: Run) -> None:
     fresh.__dict__["course"] = None  # as of an earlier codebook
     stored, measured = run.measured_course(), fresh.measured_course()
     assert stored is run.course
-    assert measured.layers == stored.layers == run.network.config.layer_names
+    assert measured.layers == stored.layers == run.network.spec.layer_names
     assert measured.mean == pytest.approx(stored.mean, abs=1e-6)
     assert measured.scores == pytest.approx(stored.scores, abs=1e-4)

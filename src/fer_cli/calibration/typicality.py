@@ -64,15 +64,15 @@ def known_typicality(distances: Mapping[str, Float[np.ndarray, " validation"]]) 
     return Typicality(mean, deviation, np.sort(unscored.deviations(distances).max(axis=0)))
 
 
-def load_typicality(codebook: Artifact) -> Typicality:
-    """The typicality of the validation samples that `fer cluster` read into a codebook."""
-    return known_typicality(load_distances(codebook))
+def load_typicality(calibration: Artifact) -> Typicality:
+    """The typicality of the validation samples of a calibration."""
+    return known_typicality(load_distances(calibration))
 
 
-def load_distances(codebook: Artifact) -> dict[str, Float[np.ndarray, " validation"]]:
+def load_distances(calibration: Artifact) -> dict[str, Float[np.ndarray, " validation"]]:
     """Distances of the validation samples to their codes, by layer."""
     prefix = "calibration/distance/"
-    return {name.removeprefix(prefix): codebook.read(name) for name in codebook.names(prefix)}
+    return {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
 
 
 def _logarithm(distances: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from fer_cli.codebooks.typicality import load_distances
-from fer_cli.network.model import OUTPUT, Features, FERNet
-from fer_cli.network.receptive import Location
+from fer_cli.calibration.typicality import load_distances
+from fer_cli.network.backbone import Features, Location, Volumes
+from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.artifact import Artifact
 
 RAISED, SPREAD = 2.0, 3.0
@@ -139,26 +138,24 @@ def _in_order(layers: Sequence[str], distances: Figures, errors: Figures) -> tup
 
 @torch.inference_mode()
 def return_errors(
-    network: FERNet, grids: Float[Tensor, "sample 1 x y z"], features: Features
+    network: ExplainedNetwork, volumes: Volumes, features: Features
 ) -> dict[str, Float[np.ndarray, " sample"]]:
     """By layer, `output` included: how far one step of the feedback network leads past what lies below.
 
     The squared distance between what the step makes of the layer's feature and the feature of the layer below; below
-    the lowest lies the input, where the step gives occupancy probabilities.
+    the lowest lies the input, where the step gives voxel values.
     """
     errors = {}
-    below = grids.to(features[OUTPUT].device)
-    for layer in network.config.layer_names:
-        returned = network.feedback.steps[layer](features[layer])
-        if layer == network.config.layer_names[0]:
-            returned = torch.sigmoid(returned.float())
+    below = volumes.to(network.backbone.device)
+    for layer in network.spec.layer_names:
+        returned = network.step_down(layer, features[layer])
         errors[layer] = (returned.float() - below.float()).square().flatten(1).sum(1).double().cpu().numpy()
         below = features[layer]
     return errors
 
 
-def load_course(codebook: Artifact, layers: Sequence[str]) -> Course | None:
-    """The course of the validation samples that `fer cluster` read; None in a codebook of before that was stored."""
+def load_course(calibration: Artifact, layers: Sequence[str]) -> Course | None:
+    """The course of the validation samples ; None in a codebook of before that was stored."""
     prefix = "calibration/return_error/"
-    errors = {name.removeprefix(prefix): codebook.read(name) for name in codebook.names(prefix)}
-    return known_course(layers, load_distances(codebook), errors) if errors else None
+    errors = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
+    return known_course(layers, load_distances(calibration), errors) if errors else None

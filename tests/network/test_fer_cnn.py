@@ -5,15 +5,10 @@ import torch
 from torch import Tensor
 
 from fer_cli.errors import UsageError
-from fer_cli.network.model import (
-    OUTPUT,
-    PRESETS,
-    FERNet,
-    NetworkConfig,
-    fer_cnn_layers,
-)
+from fer_cli.network.backbone import OUTPUT
+from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build, fer_cnn_layers
 from fer_cli.network.receptive import LayerSpec
-from networks import CLASSES, SMOKE, grids, network
+from networks import CLASSES, SMOKE, cube, grids, network
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 SIDES = (16, 8, 4, 2, 1, 1, 1)
@@ -31,7 +26,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_level_of_every_preset_has_its_shape(preset: str) -> None:
-    config = NetworkConfig(PRESETS[preset], CLASSES, 32)
+    config = NetworkConfig(PRESETS[preset], CLASSES, cube(32))
     widths = {
         "paper": (64, 196, 512, 1024, 2048, 1500, 500),
         "compact": (16, 49, 128, 256, 512, 375, 125),
@@ -41,31 +36,31 @@ def test_every_level_of_every_preset_has_its_shape(preset: str) -> None:
         **{layer: (w, s, s, s) for layer, w, s in zip(LAYERS, widths, SIDES, strict=True)},
         OUTPUT: (3, 1, 1, 1),
     }
-    assert {layer: config.level_shape(layer) for layer in config.layer_names} == expected
+    assert {layer: config.spec.level_shape(layer) for layer in config.spec.layer_names} == expected
     with torch.device("meta"):
-        built = FERNet(config).eval()
-        features = built.encoder.features(torch.empty(2, 1, 32, 32, 32))
+        built = build(config).eval()
+        features = built.backbone.features(torch.empty(2, 1, 32, 32, 32))
         assert {layer: tuple(feature.shape) for layer, feature in features.items()} == {
             layer: (2, *shape) for layer, shape in expected.items()
         }
-        for index, entry in enumerate(config.layer_names):
+        for index, entry in enumerate(config.spec.layer_names):
             decoding = built.decode(features[entry], entry)
             assert {layer: tuple(feature.shape) for layer, feature in decoding.features.items()} == {
-                layer: (2, *expected[layer]) for layer in config.layer_names[:index]
+                layer: (2, *expected[layer]) for layer in config.spec.layer_names[:index]
             }
-            assert decoding.logits.shape == (2, 1, 32, 32, 32)
-            assert decoding.occupancy.shape == (2, 32, 32, 32)
+            assert decoding.raw.shape == (2, 1, 32, 32, 32)
+            assert built.signal.value(decoding.raw).shape == (2, 1, 32, 32, 32)
 
 
 def test_paper_preset_has_the_papers_number_of_parameters() -> None:
     with torch.device("meta"):
-        built = FERNet(NetworkConfig(PRESETS["paper"], tuple(map(str, range(10))), 32))
-    counts = [sum(p.numel() for p in module.parameters()) for module in (built.encoder, built)]
+        built = build(NetworkConfig(PRESETS["paper"], tuple(map(str, range(10))), cube(32)))
+    counts = [sum(p.numel() for p in module.parameters()) for module in (built.backbone, built)]
     assert counts == pytest.approx([42.8e6, 85.5e6], abs=0.06e6)  # the paper gives one decimal, cut or rounded
 
 
 def test_other_multiples_of_32_are_read() -> None:
-    assert NetworkConfig(PRESETS["paper"], CLASSES, 64).level_shape("conv5") == (2048, 2, 2, 2)
+    assert NetworkConfig(PRESETS["paper"], CLASSES, cube(64)).spec.level_shape("conv5") == (2048, 2, 2, 2)
 
 
 @pytest.mark.parametrize(("resolution", "advice"), [(30, 32), (33, 32), (8, 32), (50, 64), (0, 32), (-32, 32)])
@@ -75,7 +70,7 @@ def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, ad
         rf"Run 'fer voxelize --resolution {advice}'"
     )
     with pytest.raises(UsageError, match=message):
-        NetworkConfig(PRESETS["smoke"], CLASSES, resolution)
+        NetworkConfig(PRESETS["smoke"], CLASSES, cube(resolution))
 
 
 def test_config_survives_json() -> None:
@@ -85,9 +80,9 @@ def test_config_survives_json() -> None:
     assert NetworkConfig.from_json(older) == replace(SMOKE, head_filters=0)
     with pytest.raises(UsageError, match="cannot have -1 hidden filters"):
         NetworkConfig.from_json(older | {"head_filters": -1})
-    assert SMOKE.layer_names == (*LAYERS, OUTPUT)
-    assert [SMOKE.index(layer) for layer in SMOKE.layer_names] == list(range(8))
-    assert SMOKE.specs[-1] == LayerSpec(OUTPUT, 3)
+    assert SMOKE.spec.layer_names == (*LAYERS, OUTPUT)
+    assert [SMOKE.spec.index(layer) for layer in SMOKE.spec.layer_names] == list(range(8))
+    assert SMOKE.layers_and_output[-1] == LayerSpec(OUTPUT, 3)
     for broken in ({}, SMOKE.to_json() | {"layers": [{"nome": "conv1"}]}, SMOKE.to_json() | {"resolution": "many"}):
         with pytest.raises((KeyError, TypeError, ValueError)):
             NetworkConfig.from_json(broken)
@@ -95,71 +90,73 @@ def test_config_survives_json() -> None:
 
 def test_unknown_layer_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"no layer 'conv9'; the layers are conv1, conv2, .*, fc7, output\."):
-        SMOKE.level_shape("conv9")
+        SMOKE.spec.level_shape("conv9")
 
 
 @torch.inference_mode()
-def test_the_network_above_any_layer_gives_the_forward_logits() -> None:
+def test_patching_a_layer_with_its_own_feature_changes_no_logit() -> None:
     built, occupancy = network(), grids()
-    logits = built.encoder(occupancy)
-    features = built.encoder.features(occupancy)
-    for layer in SMOKE.layer_names[:-1]:
-        assert torch.equal(built.encoder.logits_from(layer, features[layer]), logits)
+    logits = built.backbone(occupancy)
+    features = built.backbone.features(occupancy)
+    for layer in SMOKE.spec.layer_names[:-1]:
+        assert torch.equal(built.backbone.logits(occupancy, patch={layer: features[layer]}), logits)
     torch.testing.assert_close(features[OUTPUT][:, :, 0, 0, 0], logits.softmax(1))
-    assert all((features[layer] >= 0).all() for layer in SMOKE.layer_names)
+    assert all((features[layer] >= 0).all() for layer in SMOKE.spec.layer_names)
 
 
-def test_logits_from_a_layer_depend_on_that_layer() -> None:
+def test_patched_logits_depend_on_the_patched_layer() -> None:
     built, occupancy = network(), grids()
-    features = built.encoder.features(occupancy)
-    for layer in SMOKE.layer_names[:-1]:
+    features = built.backbone.features(occupancy)
+    for layer in SMOKE.spec.layer_names[:-1]:
         feature = features[layer].detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(built.encoder.logits_from(layer, feature).square().sum(), feature)
+        (gradient,) = torch.autograd.grad(
+            built.backbone.logits(occupancy, patch={layer: feature}).square().sum(), feature
+        )
         assert gradient.any(), layer
 
 
 @torch.inference_mode()
 def test_decoding_with_every_gate_shut_does_not_depend_on_the_input() -> None:
     built = network()
-    one, two = (built.encoder.features(grids(seed=seed)) for seed in (1, 2))
+    one, two = (built.backbone.features(grids(seed=seed)) for seed in (1, 2))
     assert not torch.equal(one["conv1"], two["conv1"])
     code = one[OUTPUT]
     shut = built.decode(code, OUTPUT)
     zeros = {layer: torch.zeros_like(feature) for layer, feature in two.items()}
     for again in (built.decode(code, OUTPUT), built.decode(code, OUTPUT, skips=zeros)):
-        assert torch.equal(again.logits, shut.logits)
+        assert torch.equal(again.raw, shut.raw)
         assert all(torch.equal(again.features[layer], shut.features[layer]) for layer in LAYERS)
     for layer in LAYERS:
         a, b = (built.decode(code, OUTPUT, skips={layer: features[layer]}) for features in (one, two))
-        assert not torch.equal(a.logits, shut.logits)
-        assert not torch.equal(a.logits, b.logits)
-        above = [name for name in LAYERS if SMOKE.index(name) >= SMOKE.index(layer)]
+        assert not torch.equal(a.raw, shut.raw)
+        assert not torch.equal(a.raw, b.raw)
+        above = [name for name in LAYERS if SMOKE.spec.index(name) >= SMOKE.spec.index(layer)]
         assert all(torch.equal(a.features[name], shut.features[name]) for name in above)
 
 
 @torch.inference_mode()
 def test_skips_at_or_above_the_entry_are_shut() -> None:
     built = network()
-    features = built.encoder.features(grids())
+    features = built.backbone.features(grids())
     above = {layer: features[layer] for layer in ("conv3", "conv4", "fc7", OUTPUT)}
     code = features["conv3"]
-    assert torch.equal(built.decode(code, "conv3", skips=above).logits, built.decode(code, "conv3").logits)
+    assert torch.equal(built.decode(code, "conv3", skips=above).raw, built.decode(code, "conv3").raw)
 
 
 @torch.inference_mode()
 def test_samples_are_decoded_apart() -> None:
     built = network()
-    features = built.encoder.features(grids(count=3))
-    together = built.decode(features["conv2"], "conv2").logits
-    alone = torch.cat([built.decode(features["conv2"][i : i + 1], "conv2").logits for i in range(3)])
+    features = built.backbone.features(grids(count=3))
+    together = built.decode(features["conv2"], "conv2").raw
+    alone = torch.cat([built.decode(features["conv2"][i : i + 1], "conv2").raw for i in range(3)])
     torch.testing.assert_close(together, alone)
 
 
 @torch.inference_mode()
 def test_edit_sees_the_entry_and_each_level_below_it_once_in_order() -> None:
     built = network()
-    features = built.encoder.features(grids())
-    for entry in SMOKE.layer_names:
+    features = built.backbone.features(grids())
+    for entry in SMOKE.spec.layer_names:
         seen: list[tuple[str, Tensor]] = []
 
         def note(level: str, feature: Tensor, seen: list[tuple[str, Tensor]] = seen) -> Tensor:
@@ -167,17 +164,19 @@ def test_edit_sees_the_entry_and_each_level_below_it_once_in_order() -> None:
             return feature
 
         decoding = built.decode(features[entry], entry, edit=note)
-        below = [layer for layer in reversed(SMOKE.layer_names) if SMOKE.index(layer) <= SMOKE.index(entry)]
+        below = [
+            layer for layer in reversed(SMOKE.spec.layer_names) if SMOKE.spec.index(layer) <= SMOKE.spec.index(entry)
+        ]
         assert [level for level, _ in seen] == below
         assert seen[0][1] is features[entry]
         assert all(feature is decoding.features[level] for level, feature in seen[1:])
-        assert torch.equal(decoding.logits, built.decode(features[entry], entry).logits)
+        assert torch.equal(decoding.raw, built.decode(features[entry], entry).raw)
 
 
 @torch.inference_mode()
 def test_edited_feature_is_what_the_next_step_sees() -> None:
     built = network()
-    features = built.encoder.features(grids())
+    features = built.backbone.features(grids())
     mine = torch.rand_like(features["conv2"])
     decoding = built.decode(
         features["fc6"],
@@ -186,18 +185,17 @@ def test_edited_feature_is_what_the_next_step_sees() -> None:
         edit=lambda level, feature: mine if level == "conv2" else feature,
     )
     assert decoding.features["conv2"] is mine  # before the skip is added
-    assert torch.equal(decoding.logits, built.decode(mine + features["conv2"], "conv2").logits)
-    assert torch.equal(decoding.occupancy, torch.sigmoid(decoding.logits)[:, 0])
+    assert torch.equal(decoding.raw, built.decode(mine + features["conv2"], "conv2").raw)
 
 
 def test_a_new_networks_head_has_twice_the_filters_of_its_lowest_layer_up_to_32() -> None:
-    found = {name: NetworkConfig.to_train(layers, CLASSES, 32).head_filters for name, layers in PRESETS.items()}
+    found = {name: NetworkConfig.to_train(layers, CLASSES, cube(32)).head_filters for name, layers in PRESETS.items()}
     assert found == {"paper": 32, "compact": 32, "smoke": 16}
 
 
 @torch.inference_mode()
 def test_hidden_filters_of_the_head_add_nothing_before_training_and_what_they_see_after() -> None:
-    built, linear = network(), FERNet(replace(SMOKE, head_filters=0)).eval()
+    built, linear = network(), build(replace(SMOKE, head_filters=0)).eval()
     assert sorted(set(linear.state_dict()) - set(built.state_dict())) == [
         "feedback.steps.conv1.layer.bias",
         "feedback.steps.conv1.layer.weight",
@@ -205,32 +203,32 @@ def test_hidden_filters_of_the_head_add_nothing_before_training_and_what_they_se
     linear.load_state_dict(
         {name.replace("conv1.mirror", "conv1"): t for name, t in built.state_dict().items()}, strict=False
     )
-    feature = built.encoder.features(grids())["conv1"]
-    assert torch.equal(built.decode(feature, "conv1").logits, linear.decode(feature, "conv1").logits)
+    feature = built.backbone.features(grids())["conv1"]
+    assert torch.equal(built.decode(feature, "conv1").raw, linear.decode(feature, "conv1").raw)
     addition = built.feedback.steps["conv1"].addition.layer
     addition.weight.normal_()
     hidden = built.feedback.steps["conv1"].hidden(feature)
-    expected = linear.decode(feature, "conv1").logits + torch.nn.functional.conv_transpose3d(
+    expected = linear.decode(feature, "conv1").raw + torch.nn.functional.conv_transpose3d(
         hidden, addition.weight, stride=2, padding=2
     )
     # Sums of some 200 products, in another order.
-    torch.testing.assert_close(built.decode(feature, "conv1").logits, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(built.decode(feature, "conv1").raw, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("filters", [0, 3])
 @pytest.mark.parametrize("name", OTHERS)
 def test_network_is_built_from_any_list_of_layers(name: str, filters: int) -> None:
     layers, resolution = OTHERS[name]
-    config = NetworkConfig(layers, CLASSES, resolution, filters)
+    config = NetworkConfig(layers, CLASSES, cube(resolution), filters)
     built, occupancy = network(config), grids(config)
-    features = built.encoder.features(occupancy)
-    for entry in config.layer_names:
+    features = built.backbone.features(occupancy)
+    for entry in config.spec.layer_names:
         decoding = built.decode(features[entry], entry)
-        assert decoding.logits.shape == occupancy.shape
+        assert decoding.raw.shape == occupancy.shape
         for layer, feature in decoding.features.items():
-            assert feature.shape == features[layer].shape == (2, *config.level_shape(layer))
+            assert feature.shape == features[layer].shape == (2, *config.spec.level_shape(layer))
     built.train()
-    built.decode(built.encoder.features(occupancy)[OUTPUT], OUTPUT).logits.mean().backward()
+    built.decode(built.backbone.features(occupancy)[OUTPUT], OUTPUT).raw.mean().backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
     hidden = [name for name, _ in built.named_parameters() if "hidden" in name]
     assert bool(hidden) == (filters > 0 and not layers[0].is_dense)

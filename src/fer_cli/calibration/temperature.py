@@ -60,12 +60,12 @@ def fit_temperature(
     return float(np.exp((low + high) / 2))
 
 
-def load_evidence(codebook: Artifact) -> dict[str, dict[str, Float32[np.ndarray, "validation klass"]]]:
-    """Evidence of the validation samples by path and layer, as `fer cluster` read it into a codebook."""
+def load_evidence(calibration: Artifact) -> dict[str, dict[str, Float32[np.ndarray, "validation klass"]]]:
+    """Evidence of the validation samples by path and layer, as a calibration holds it."""
     evidence: dict[str, dict[str, np.ndarray]] = {}
     for path in PATHS:
         prefix = f"calibration/evidence/{path}/"
-        evidence[path] = {name.removeprefix(prefix): codebook.read(name) for name in codebook.names(prefix)}
+        evidence[path] = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
     return evidence
 
 
@@ -84,14 +84,14 @@ def implied_class(
     return others.argmax(axis=1)
 
 
-def load_temperatures(codebook: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:
-    """Temperatures fitted on the validation samples that `fer cluster` read into a codebook."""
-    labels = codebook.read("calibration/label")
+def load_temperatures(calibration: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:
+    """Temperatures fitted on the validation samples of a calibration."""
+    labels = calibration.read("calibration/label")
     evidence = {
         path: {layer: fit_temperature(values, labels, prior) for layer, values in layers.items()}
-        for path, layers in load_evidence(codebook).items()
+        for path, layers in load_evidence(calibration).items()
     }
-    return Temperatures(fit_temperature(logarithm(codebook.read("calibration/probability")), labels), evidence)
+    return Temperatures(fit_temperature(logarithm(calibration.read("calibration/probability")), labels), evidence)
 
 
 def logarithm(probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.codebooks.temperature import fit_temperature
+from fer_cli.calibration.temperature import fit_temperature
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.run import Run
 
@@ -46,12 +46,12 @@ def test_scores_that_are_never_wrong_do_not_become_infinitely_sure() -> None:
 
 def test_temperatures_of_a_run_are_fitted_on_its_validation_samples(run: Run) -> None:
     temperatures = run.temperatures
-    layers = run.network.config.layer_names[:-1]
+    layers = run.network.spec.layer_names[:-1]
     assert set(temperatures.evidence) == set(PATHS)
     assert all(set(by_layer) == set(layers) for by_layer in temperatures.evidence.values())
     held = run.model.read("validation/index")
     codes = run.codebook.layer(FEEDFORWARD, "conv2").assign(
-        run.network.encoder.features(run.voxels.tensor(held))["conv2"]
+        run.network.backbone.features(run.voxels.tensor(held))["conv2"]
     )
     evidence = run.codebook.evidence(FEEDFORWARD, "conv2", codes).sum(axis=1)
     expected = fit_temperature(evidence, run.voxels.labels[held], run.codebook.prior)

@@ -1,0 +1,1 @@
+"""What validation samples say: temperatures, p-values, typicality, the usual course of the computation."""

@@ -1,0 +1,144 @@
+"""`fer calibrate`: read the validation samples through network and codebook, for later samples to be compared with.
+
+Validation samples took no part in training or clustering. The artifact holds what was read of them. Temperatures,
+p-values, typicality and the usual course are computed from that when they are asked for. Calibrating again does not
+cluster again.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from fer_cli.calibration.departure import return_errors
+from fer_cli.codebooks.codebook import Codebook, open_codebook
+from fer_cli.codebooks.reading import code_distances, read_samples
+from fer_cli.codebooks.reconstruction import read_errors
+from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
+from fer_cli.network.dataset import VolumeSet, open_voxels
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.weights import load_network
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.outputs import check_output, claim_output
+from fer_cli.storage.run_paths import RunPaths
+from fer_cli.storage.schema import CALIBRATION, MODEL
+
+
+@dataclass(frozen=True)
+class CalibrationSummary:
+    """What a finished stage reports: validation samples, and how many of them are classified correctly."""
+
+    path: Path
+    samples: int
+    correct: int
+    seconds: float
+
+
+def calibrate(
+    paths: RunPaths,
+    *,
+    device: torch.device,
+    force: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> CalibrationSummary:
+    """Read a run's validation samples and write `paths.calibration`.
+
+    Raises UsageError if that exists and `force` is off, ArtifactError or LineageError where the run's artifacts are
+    missing, damaged or not of one another, ResourceError where the file cannot be written.
+    """
+    check_output(paths.calibration, paths.voxels, paths.model, paths.codebook)
+    with claim_output(paths.calibration, force=force), open_artifact(paths.model, MODEL) as model:
+        voxels = open_voxels(paths.voxels)
+        model.require_parent("voxels", voxels.artifact)
+        network = load_network(model, device=device)
+        codebook, artifact = open_codebook(paths.codebook, model, network.spec)
+        parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
+        return _write(
+            paths.calibration, network, codebook, voxels, model.read("validation/index"), parents, report=report
+        )
+
+
+def write_calibration(
+    output: Path,
+    network: ExplainedNetwork,
+    codebook: Codebook,
+    voxels: VolumeSet,
+    validation: Int[np.ndarray, " validation"],
+    parents: Mapping[str, str],
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> CalibrationSummary:
+    """Read the validation samples through network and codebook, and replace `output` by what they say.
+
+    Raises ResourceError where another run is at work on `output`, or it cannot be written.
+    """
+    with claim_output(output, force=True):
+        return _write(output, network, codebook, voxels, validation, parents, report=report)
+
+
+def _write(
+    output: Path,
+    network: ExplainedNetwork,
+    codebook: Codebook,
+    voxels: VolumeSet,
+    validation: Int[np.ndarray, " validation"],
+    parents: Mapping[str, str],
+    *,
+    report: Callable[[int, int], None],
+) -> CalibrationSummary:
+    started = time.monotonic()
+    columns = read_validation(network, codebook, voxels, validation, report=report)
+    with ArtifactWriter(output, CALIBRATION, config={}, parents=parents) as writer:
+        for name, values in columns.items():
+            writer.write(f"calibration/{name}", values)
+    correct = int((columns["label"] == columns["predicted"]).sum())
+    return CalibrationSummary(output, len(validation), correct, time.monotonic() - started)
+
+
+def read_validation(
+    network: ExplainedNetwork,
+    codebook: Codebook,
+    voxels: VolumeSet,
+    validation: Int[np.ndarray, " validation"],
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, np.ndarray]:
+    """What is kept of the validation samples, by the names that the schema gives behind `calibration/`."""
+    columns: dict[str, list[np.ndarray]] = {}
+    done = 0
+    for part in batches(validation):
+        volumes = voxels.tensor(part)
+        reading = read_samples(network, codebook, volumes)
+        batch = {
+            "predicted": reading.predicted,
+            "probability": reading.probabilities,
+            **{f"score/{name}": values.astype(np.float64) for name, values in reading.confidence_scores().items()},
+            **{
+                f"error/{name}": values
+                for name, values in read_errors(network, codebook, voxels, reading, volumes).items()
+            },
+            **{
+                f"evidence/{path}/{layer}": reading.evidence[path][layer]
+                for path in PATHS
+                for layer in network.spec.layer_names[:-1]
+            },
+            **{f"distance/{layer}": values for layer, values in code_distances(codebook, reading).items()},
+            **{
+                f"return_error/{layer}": values
+                for layer, values in return_errors(network, volumes, reading.features[FEEDFORWARD]).items()
+            },
+        }
+        for name, values in batch.items():
+            columns.setdefault(name, []).append(values)
+        done += len(part)
+        report(done, len(validation))
+    return {
+        "index": validation,
+        "label": voxels.labels[validation],
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+    }

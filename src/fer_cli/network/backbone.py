@@ -1,0 +1,262 @@
+"""The seam: what the project knows of a frozen classifier, whatever its architecture.
+
+A `Backbone` taps some activations (`Level`s) of a classifier, runs it, and runs it with some of them replaced
+(activation patching). Everything above this package uses the members declared here and names no architecture.
+`fer_cnn` holds the paper's network as one backbone.
+
+Features have axes (sample, filter, x, y, z); a level without a map has a 1×1×1 map. Volumes have axes
+(sample, channel, x, y, z). `OUTPUT` names the class probabilities, which come after the last level.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fer_cli.errors import UsageError
+
+OUTPUT = "output"
+NO_PATCH: Mapping[str, Tensor] = MappingProxyType({})
+
+Location = tuple[int, int, int]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Half-open ranges of voxel indices, ((x0, x1), (y0, y1), (z0, z1))."""
+Feature = Float[Tensor, "sample filter x y z"]
+Features = dict[str, Tensor]
+"""Features by level, in order of computation; `OUTPUT`, if present, comes last and holds class probabilities."""
+Volumes = Float[Tensor, "sample channel width depth height"]
+"""Axes x, y and z, under names that tell them from those of a feature map."""
+Kind = Literal["occupancy", "intensity"]
+
+
+class LocationError(UsageError):
+    """A location lies outside its layer's feature map."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One tapped activation.
+
+    `call` counts the calls of the module `name` before this one. `shape` is (x, y, z) of the feature map. The
+    activation of a cut decides all that follows; around a level that is no cut, other paths lead to the logits.
+    `signed` features may be negative. `field` says how receptive fields are known: `exact`, estimated by `gradient`, or
+    the `whole` input.
+    """
+
+    name: str
+    filters: int
+    shape: Location
+    call: int = 0
+    is_cut: bool = True
+    signed: bool = False
+    field: Literal["exact", "gradient", "whole"] = "exact"
+
+    @property
+    def locations(self) -> int:
+        """Number of cells of the feature map."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network reads: `channels` volumes of `shape` (x, y, z) voxels.
+
+    `occupancy` is 0 or 1 in every voxel, `intensity` any number. `spacing` is in millimetres a voxel, None if unknown.
+    """
+
+    channels: int
+    shape: Location
+    kind: Kind = "occupancy"
+    spacing: tuple[float, float, float] | None = None
+
+    @property
+    def volume(self) -> tuple[int, int, int, int]:
+        """(channel, x, y, z) of one volume."""
+        return (self.channels, *self.shape)
+
+    @property
+    def is_cube(self) -> bool:
+        """Whether all three sides have one length."""
+        return len(set(self.shape)) == 1
+
+    def __str__(self) -> str:
+        sides = f"{self.shape[0]}³" if self.is_cube else "×".join(map(str, self.shape))
+        return sides if self.channels == 1 else f"{self.channels} channels of {sides}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as plain JSON values."""
+        spacing = {} if self.spacing is None else {"spacing": list(self.spacing)}
+        return {"channels": self.channels, "shape": list(self.shape), "kind": self.kind, **spacing}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "InputSpec":
+        """The specification from JSON values. Raises KeyError, TypeError or ValueError where they do not fit."""
+        x, y, z = (int(side) for side in value["shape"])
+        if value["kind"] not in ("occupancy", "intensity"):
+            raise ValueError(f"input kind {value['kind']!r} is unknown")
+        spacing = value.get("spacing")
+        if spacing is not None:
+            along_x, along_y, along_z = (float(step) for step in spacing)
+            spacing = (along_x, along_y, along_z)
+        return cls(int(value["channels"]), (x, y, z), value["kind"], spacing)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What is known of a network without running it: its levels in order of computation, its input, its classes."""
+
+    levels: tuple[Level, ...]
+    input: InputSpec
+    classes: tuple[str, ...]
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of all levels from the input up, `output` last."""
+        return (*(level.name for level in self.levels), OUTPUT)
+
+    @property
+    def local_layer(self) -> str:
+        """Where local reconstructions start."""
+        return middle_layer([(level.name, level.locations) for level in self.levels])
+
+    @property
+    def map_layers(self) -> tuple[str, ...]:
+        """Names of the levels with several locations."""
+        return tuple(level.name for level in self.levels if level.locations > 1)
+
+    @property
+    def upper_layers(self) -> tuple[str, ...]:
+        """Names of the levels above the local layer, which are small enough to compare samples by; at least the last.
+
+        Without `output`.
+        """
+        names = self.layer_names[:-1]
+        return names[names.index(self.local_layer) + 1 :] or names[-1:]
+
+    def index(self, layer: str) -> int:
+        """Position of a layer, `output` included. Raises UsageError for an unknown name."""
+        if layer not in self.layer_names:
+            raise UsageError(f"there is no layer {layer!r}; the layers are {', '.join(self.layer_names)}.")
+        return self.layer_names.index(layer)
+
+    def level_shape(self, layer: str) -> tuple[int, int, int, int]:
+        """(filter, x, y, z) of a layer's feature; of `output`, the number of classes and a single location."""
+        index = self.index(layer)
+        if index == len(self.levels):
+            return (len(self.classes), 1, 1, 1)
+        return (self.levels[index].filters, *self.levels[index].shape)
+
+    def map_shape(self, layer: str) -> Location:
+        """(x, y, z) of a layer's feature map."""
+        return self.level_shape(layer)[1:]
+
+    def locations(self, layer: str) -> int:
+        """Number of locations of a layer."""
+        return math.prod(self.map_shape(layer))
+
+    def require_location(self, layer: str, location: Location) -> None:
+        """Raise LocationError if `location` lies outside the feature map of `layer`."""
+        shape = self.map_shape(layer)
+        if not all(0 <= index < length for index, length in zip(location, shape, strict=True)):
+            raise LocationError(
+                f"location {','.join(map(str, location))} lies outside {layer}, whose feature map is "
+                f"{'×'.join(map(str, shape))} (indices from 0)."
+            )
+
+
+class Backbone(ABC):
+    """A frozen classifier, tapped at its levels."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> NetworkSpec:
+        """Levels, input and classes."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, buffers and structure, in hexadecimal digits: equal for equal functions of one design."""
+
+    @abstractmethod
+    def features(
+        self, volumes: Volumes, levels: Sequence[str] | None = None, *, patch: Mapping[str, Tensor] = NO_PATCH
+    ) -> Features:
+        """Features of the given levels, of all levels and `OUTPUT` if None, by one forward pass; see `logits`."""
+
+    @abstractmethod
+    def logits(self, volumes: Volumes, *, patch: Mapping[str, Tensor] = NO_PATCH) -> Float[Tensor, "sample klass"]:
+        """Class logits; with `patch`, those of the network whose named levels are made to hold these features.
+
+        Gradients pass through the features. Raises UsageError for an unknown level, ValueError for a feature of another
+        shape than the level's, or of another number of samples.
+        """
+
+    @abstractmethod
+    def receptive_fields(self, level: str) -> Int[np.ndarray, "x y z 3 2"]:
+        """Box of input voxels that each location of a level (`OUTPUT` too) can see, clipped at the border.
+
+        The last axis is a half-open range. Source: Algorithm 1, step 2.
+        """
+
+    @abstractmethod
+    def weights_of(self, level: str) -> Sequence[torch.nn.Parameter]:
+        """Parameters between the level below and this one (`OUTPUT` too), in order."""
+
+    @abstractmethod
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Weight (class, filter) and bias of the logits as a linear map of the last level; None if they are not."""
+
+    @property
+    @abstractmethod
+    def below_dropout(self) -> str | None:
+        """The highest level below every dropout; None for a network without dropout."""
+
+    @abstractmethod
+    def dropout(self, rate: float, generator: torch.Generator) -> AbstractContextManager[None]:
+        """Switch dropout on, at this rate and drawn by `generator`; leaving restores the network."""
+
+
+def middle_layer(layers: Sequence[tuple[str, int]]) -> str:
+    """Of layers by name and number of locations, the middle one with several locations, the upper of two.
+
+    Where no layer has several locations, the middle one.
+    """
+    names = [name for name, locations in layers if locations > 1] or [name for name, _ in layers]
+    return names[len(names) // 2]
+
+
+def as_box(bounds: Int[np.ndarray, "3 2"]) -> Box:
+    """One box of `Backbone.receptive_fields` as plain numbers."""
+    (x0, x1), (y0, y1), (z0, z1) = bounds.tolist()
+    return ((x0, x1), (y0, y1), (z0, z1))
+
+
+def receptive_field(backbone: Backbone, layer: str, location: Location) -> Box:
+    """Box of input voxels that `location` of `layer` can see. Raises LocationError if it is outside the map."""
+    backbone.spec.require_location(layer, location)
+    return as_box(backbone.receptive_fields(layer)[location])
+
+
+def response_field(backbone: Backbone, layer: str, location: Location) -> list[Location]:
+    """Locations of `layer` whose receptive fields share a voxel with that of `location`, itself included; ascending.
+
+    Raises LocationError if `location` lies outside the feature map. Source: Algorithm 1, step 3.
+    """
+    backbone.spec.require_location(layer, location)
+    fields = backbone.receptive_fields(layer)
+    low, high = fields[..., 0], fields[..., 1]
+    near = ((low < high[location]) & (low[location] < high)).all(axis=-1)
+    return [(int(x), int(y), int(z)) for x, y, z in np.argwhere(near)]

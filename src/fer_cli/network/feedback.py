@@ -1,0 +1,198 @@
+"""The feedback network: from the class probabilities, or from any level's feature, down to the input.
+
+A step leads from one level to the one below it. `steps_from_shapes` makes the steps of any network from the shapes of
+its levels alone; FER-CNN brings steps that mirror its own layers (`fer_cnn`).
+
+Source: section 2 and Fig. 1 of the paper.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fer_cli.network.backbone import Feature, Features, NetworkSpec, Volumes
+
+Edit = Callable[[str, Tensor], Tensor]
+_MOST_DENSE = 1 << 24
+"""Most weights of a dense step; a larger one goes through a map of fewer filters."""
+_GROUPS = 8
+_HEAD_FILTERS = 16
+"""Hidden filters of the last step made from shapes, at the input's resolution."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a decode returns: the feedback feature of every level below the entry, and the raw reconstruction.
+
+    `Signal.value` turns the raw reconstruction into voxel values.
+    """
+
+    features: Features
+    raw: Volumes
+
+
+class FeedbackNetwork(nn.Module):
+    """One step a level, from the output down to the input.
+
+    A decode can start at any level, its entry. The features of a backbone may be added at levels below the entry (Fig.
+    1's skip connections); a gate is open exactly where such a feature is given.
+    """
+
+    def __init__(self, steps: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.levels = tuple(steps)
+        self.steps = nn.ModuleDict({_key(name): step for name, step in steps.items()})
+
+    def forward(
+        self,
+        code: Feature,
+        entry: str,
+        *,
+        skips: Mapping[str, Tensor] | None = None,
+        edit: Edit | None = None,
+    ) -> Decoding:
+        """Decode from the feature `code` of level `entry` down to the input.
+
+        `skips` maps levels below the entry to features to add there; every other gate is shut, and with none given the
+        result depends on `code` alone. `edit(level, feature)` may replace the feature of the entry and of each level
+        below it before the next step sees it; the features returned are those before a skip is added and after the
+        edit.
+        """
+        skips = skips or {}
+        features: Features = {}
+        start = self.levels.index(entry)
+        feature = code if edit is None else edit(entry, code)
+        for name, below in zip(self.levels[start:], [*self.levels[start + 1 :], None], strict=True):
+            feature = self.step(name, feature)
+            if below is None:
+                break
+            if edit is not None:
+                feature = edit(below, feature)
+            features[below] = feature
+            if below in skips:
+                feature = feature + skips[below]
+        return Decoding(features, feature)
+
+    decode = forward
+
+    def step(self, level: str, feature: Feature) -> Tensor:
+        """What one step makes of a level's feature: the feature of the level below, or the raw reconstruction."""
+        found: Tensor = self.steps[_key(level)](feature)
+        return found
+
+    def decode_each(self, codes: Features) -> Features:
+        """Raw reconstructions from each of several levels, every gate shut.
+
+        What `decode` gives level by level, but each step is taken once for all that has entered above it.
+        """
+        entered: list[str] = []
+        counts: list[int] = []
+        feature: Tensor | None = None
+        for name in self.levels:
+            if name in codes:
+                entered.append(name)
+                counts.append(len(codes[name]))
+                feature = codes[name] if feature is None else torch.cat([feature, codes[name]])
+            if feature is not None:
+                feature = self.step(name, feature)
+        parts = () if feature is None else feature.split(counts)
+        return dict(zip(entered, parts, strict=True))
+
+
+def _key(level: str) -> str:
+    """A level's name as a key of a ModuleDict, which takes no dots."""
+    return level.replace(".", ":")
+
+
+def steps_from_shapes(spec: NetworkSpec) -> dict[str, nn.Module]:
+    """Steps of a feedback network for any levels, from the output down."""
+    steps: dict[str, nn.Module] = {}
+    signed = [level.signed for level in spec.levels]
+    for index, name in reversed(list(enumerate(spec.layer_names))):
+        above = spec.level_shape(name)
+        if index == 0:
+            steps[name] = _Head(above, spec.input.volume)
+        else:
+            below = spec.level_shape(spec.layer_names[index - 1])
+            steps[name] = _ShapeStep(above, below, signed=signed[index - 1])
+    return steps
+
+
+class _ShapeStep(nn.Module):
+    """From one feature shape to another: to the map's size, then a residual block; a final ReLU unless `signed`."""
+
+    def __init__(self, above: tuple[int, ...], below: tuple[int, ...], *, signed: bool) -> None:
+        super().__init__()
+        filters = below[0]
+        self.resize = _to_shape(above, below)
+        # A kernel that sees a single location has one cell.
+        kernel = 3 if math.prod(below[1:]) > 1 else 1
+        self.block = nn.Sequential(
+            _normalised(below),
+            nn.ReLU(),
+            nn.Conv3d(filters, filters, kernel, padding=kernel // 2, bias=False),
+            _normalised(below),
+            nn.ReLU(),
+            nn.Conv3d(filters, filters, kernel, padding=kernel // 2),
+        )
+        self.signed = signed
+
+    def forward(self, feature: Tensor) -> Tensor:
+        resized = self.resize(feature)
+        result: Tensor = resized + self.block(resized)
+        return result if self.signed else functional.relu(result)
+
+
+class _Head(nn.Module):
+    """The last step: hidden filters at the input's resolution, then the channels, without a final ReLU."""
+
+    def __init__(self, above: tuple[int, ...], volume: tuple[int, ...]) -> None:
+        super().__init__()
+        self.resize = _to_shape(above, (_HEAD_FILTERS, *volume[1:]))
+        self.block = nn.Sequential(
+            _normalised((_HEAD_FILTERS, *volume[1:])), nn.ReLU(), nn.Conv3d(_HEAD_FILTERS, volume[0], 3, padding=1)
+        )
+
+    def forward(self, feature: Tensor) -> Tensor:
+        result: Tensor = self.block(self.resize(feature))
+        return result
+
+
+def _to_shape(above: tuple[int, ...], below: tuple[int, ...]) -> nn.Module:
+    """A linear map from features of shape `above` to features of shape `below`, both (filter, x, y, z).
+
+    Dense from a single location; a transposed convolution where every axis grows by a whole ratio; otherwise trilinear
+    interpolation and a convolution.
+    """
+    if math.prod(above[1:]) == 1:
+        return _dense(above[0], below)
+    ratios = [to / of for of, to in zip(above[1:], below[1:], strict=True)]
+    if all(ratio.is_integer() for ratio in ratios):
+        x, y, z = (int(ratio) for ratio in ratios)
+        return nn.ConvTranspose3d(above[0], below[0], (x + 2, y + 2, z + 2), (x, y, z), 1)
+    return nn.Sequential(nn.Upsample(below[1:], mode="trilinear"), nn.Conv3d(above[0], below[0], 3, padding=1))
+
+
+def _dense(filters: int, below: tuple[int, ...]) -> nn.Module:
+    """A dense map from one location; where it would be too large, to fewer filters, which a 1³ convolution widens."""
+    locations = math.prod(below[1:])
+    narrow = max(1, min(below[0], _MOST_DENSE // (filters * locations)))
+    layers = [nn.Flatten(), nn.Linear(filters, narrow * locations), nn.Unflatten(1, (narrow, *below[1:]))]
+    if narrow < below[0]:
+        layers.append(nn.Conv3d(narrow, below[0], 1))
+    return nn.Sequential(*layers)
+
+
+def _normalised(shape: tuple[int, ...]) -> nn.Module:
+    """Normalisation of each sample's feature by itself, so that it works for batches of any size.
+
+    A group needs several values: with a single location all filters are one group, and a single number stays as it is.
+    """
+    filters, locations = shape[0], math.prod(shape[1:])
+    if filters * locations == 1:
+        return nn.Identity()
+    return nn.GroupNorm(math.gcd(filters, _GROUPS) if locations > 1 else 1, filters)

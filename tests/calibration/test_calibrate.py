@@ -1,0 +1,94 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fer_cli.calibration.calibrate import calibrate
+from fer_cli.calibration.confidence import load_calibration
+from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.codebooks.reading import code_distances, read_samples
+from fer_cli.codebooks.reconstruction import ERRORS, read_errors
+from fer_cli.errors import ArtifactError, LineageError, UsageError
+from fer_cli.network.activations import PATHS
+from fer_cli.run import Run
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.run_paths import RunPaths
+from fer_cli.storage.schema import CALIBRATION
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def calibrated(run_paths: RunPaths) -> Artifact:
+    return open_artifact(run_paths.calibration, CALIBRATION)
+
+
+def copied(run_paths: RunPaths, folder: Path) -> RunPaths:
+    """The run's artifacts in another folder, without the calibration."""
+    for path in (run_paths.voxels, run_paths.model, run_paths.codebook):
+        shutil.copy(path, folder)
+    return RunPaths.in_folder(folder)
+
+
+def test_calibration_is_the_validation_samples_read(calibrated: Artifact, run: Run) -> None:
+    held = run.model.read("validation/index")
+    reading = read_samples(run.network, run.codebook, run.voxels.tensor(held))
+    np.testing.assert_array_equal(calibrated.read("calibration/index"), held)
+    np.testing.assert_array_equal(calibrated.read("calibration/label"), run.voxels.labels[held])
+    np.testing.assert_array_equal(calibrated.read("calibration/predicted"), reading.predicted)
+    calibration = load_calibration(calibrated)
+    scores = reading.confidence_scores()
+    assert set(calibration.scores) == set(scores)
+    for name, values in scores.items():
+        np.testing.assert_allclose(calibration.scores[name], values, rtol=1e-6)
+    np.testing.assert_array_equal(calibration.correct, reading.predicted == run.voxels.labels[held])
+    errors = read_errors(run.network, run.codebook, run.voxels, reading, run.voxels.tensor(held))
+    assert {name.rpartition("/")[2] for name in calibrated.names("calibration/error/")} == set(errors) == set(ERRORS)
+    for name, values in errors.items():
+        np.testing.assert_allclose(calibrated.read(f"calibration/error/{name}"), values, rtol=1e-6)
+    np.testing.assert_allclose(calibrated.read("calibration/probability"), reading.probabilities, rtol=1e-6)
+    layers = run.network.spec.layer_names[:-1]
+    for path in PATHS:
+        for layer in layers:
+            stored = calibrated.read(f"calibration/evidence/{path}/{layer}")
+            np.testing.assert_allclose(stored, reading.evidence[path][layer], rtol=1e-6)
+    distances = code_distances(run.codebook, reading)
+    assert list(distances) == list(layers)
+    for layer, values in distances.items():
+        np.testing.assert_allclose(calibrated.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
+
+
+def test_calibrating_again_gives_the_same_file_without_clustering(run_paths: RunPaths, tmp_path: Path) -> None:
+    paths = copied(run_paths, tmp_path)
+    codebook = paths.codebook.read_bytes()
+    summary = calibrate(paths, device=CPU)
+    assert paths.calibration.read_bytes() == run_paths.calibration.read_bytes()
+    assert paths.codebook.read_bytes() == codebook
+    assert (summary.path, summary.samples) == (tmp_path / "codebook.calibration.h5", 6)
+    with pytest.raises(UsageError, match="exists already"):
+        calibrate(paths, device=CPU)
+    calibrate(paths, device=CPU, force=True)
+    assert paths.calibration.read_bytes() == run_paths.calibration.read_bytes()
+
+
+def test_calibration_of_another_codebook_is_refused_with_the_command_to_run(
+    run_paths: RunPaths, tmp_path: Path
+) -> None:
+    paths = copied(run_paths, tmp_path)
+    with pytest.raises(ArtifactError, match=r"codebook\.calibration\.h5 does not exist\. Run 'fer calibrate'"):
+        _ = Run(paths, device=CPU).calibration
+    shutil.copy(run_paths.calibration, tmp_path)
+    cluster_network(paths.voxels, paths.model, paths.codebook, k=(3, 3, 3, 3), device=CPU, force=True)
+    run = Run(paths, device=CPU)
+    with pytest.raises(LineageError, match=r"made from codebook .* Run 'fer calibrate' again"):
+        _ = run.temperatures
+    calibrate(paths, device=CPU, force=True)
+    assert Run(paths, device=CPU).temperatures.probability > 0
+
+
+def test_progress_counts_the_validation_samples(run_paths: RunPaths, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    calibrate(copied(run_paths, tmp_path), device=CPU, report=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6)

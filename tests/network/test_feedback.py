@@ -1,0 +1,121 @@
+import pytest
+import torch
+from torch import nn
+
+from fer_cli.network import feedback
+from fer_cli.network.backbone import OUTPUT, InputSpec, Level, NetworkSpec
+from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
+from networks import Residual, explained
+
+BOX = InputSpec(2, (12, 8, 16), "intensity")
+# Ratios of 2, of 1 and 2, of no whole number, and dense ones; names with dots, as PyTorch's modules have.
+SPEC = NetworkSpec(
+    (
+        Level("stem.0", 4, (6, 4, 8), signed=True),
+        Level("layer1.relu", 7, (6, 2, 4)),
+        Level("layer2.relu", 8, (4, 2, 3)),
+        Level("pool", 8, (1, 1, 1), field="whole"),
+        Level("fc", 5, (1, 1, 1), field="whole", signed=True),
+    ),
+    BOX,
+    ("p", "q", "r"),
+)
+
+
+def network(spec: NetworkSpec = SPEC) -> FeedbackNetwork:
+    torch.manual_seed(0)
+    return FeedbackNetwork(steps_from_shapes(spec)).eval()
+
+
+def code(level: str, count: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, *SPEC.level_shape(level), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def test_steps_made_from_shapes_give_every_level_its_shape() -> None:
+    built = network()
+    assert built.levels == ("output", "fc", "pool", "layer2.relu", "layer1.relu", "stem.0")
+    for index, entry in enumerate(SPEC.layer_names):
+        decoding = built.decode(code(entry), entry)
+        assert decoding.raw.shape == (3, 2, 12, 8, 16)
+        assert list(decoding.features) == list(SPEC.layer_names[:index][::-1])
+        for level, feature in decoding.features.items():
+            assert feature.shape == (3, *SPEC.level_shape(level))
+
+
+@torch.inference_mode()
+def test_only_signed_levels_get_negative_features() -> None:
+    features = network().decode(code(OUTPUT), OUTPUT).features
+    for level in SPEC.levels:
+        assert bool((features[level.name] < 0).any()) == level.signed, level.name
+
+
+@torch.inference_mode()
+def test_samples_are_decoded_apart_in_training_too() -> None:
+    built = network().train()  # normalisation is within a sample
+    together = built.decode(code("layer2.relu"), "layer2.relu").raw
+    alone = torch.cat([built.decode(code("layer2.relu")[i : i + 1], "layer2.relu").raw for i in range(3)])
+    torch.testing.assert_close(together, alone)
+
+
+@torch.inference_mode()
+def test_each_of_several_levels_decodes_as_it_does_alone() -> None:
+    built = network()
+    codes = {level: code(level, count) for level, count in (("stem.0", 2), ("fc", 1), (OUTPUT, 3))}
+    found = built.decode_each(codes)
+    assert set(found) == set(codes)
+    for level, feature in codes.items():
+        torch.testing.assert_close(found[level], built.decode(feature, level).raw)
+    assert built.decode_each({}) == {}
+
+
+@torch.inference_mode()
+def test_skips_and_edits_reach_the_next_step() -> None:
+    built = network()
+    skip, mine = code("layer1.relu", seed=1), code("layer2.relu", seed=2)
+    decoding = built.decode(
+        code("fc"), "fc", skips={"layer1.relu": skip}, edit=lambda level, f: mine if level == "layer2.relu" else f
+    )
+    assert decoding.features["layer2.relu"] is mine
+    shown = built.step("layer2.relu", mine)
+    torch.testing.assert_close(decoding.features["layer1.relu"], shown)
+    torch.testing.assert_close(decoding.raw, built.decode(shown + skip, "layer1.relu").raw)
+
+
+def test_a_dense_step_that_would_be_too_large_has_fewer_filters_and_a_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sum(isinstance(module, nn.Conv3d) for module in feedback._dense(8, (6, 4, 2, 3))) == 0
+    monkeypatch.setattr(feedback, "_MOST_DENSE", 8 * 24 * 2)
+    narrow = feedback._dense(8, (6, 4, 2, 3))
+    assert narrow[1].weight.numel() == 8 * 24 * 2
+    assert narrow(torch.randn(5, 8, 1, 1, 1)).shape == (5, 6, 4, 2, 3)
+    monkeypatch.setattr(feedback, "_MOST_DENSE", 1)
+    assert feedback._dense(8, (6, 4, 2, 3))[1].weight.numel() == 8 * 24
+
+
+def test_a_network_made_from_shapes_learns_to_give_grey_volumes_back() -> None:
+    """From a frozen residual network's signed features: the error falls to a fraction of the volumes' variance."""
+    torch.manual_seed(0)
+    built = explained(Residual(BOX, ("p", "q")))
+    places = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, side) for side in BOX.shape), indexing="ij"))
+    middles = torch.rand(48, 2, 3, 1, 1, 1) * 1.2 - 0.6
+    volumes = torch.exp(-4 * (places - middles).square().sum(dim=2))
+    features = built.backbone.features(volumes)["stem.norm"].detach()
+    optimizer = torch.optim.Adam(built.feedback.parameters(), lr=3e-3)
+    weight = built.signal.level_weights(built.spec, float(volumes.mean()), float(volumes.std()))[:1].expand(48)
+    for _ in range(120):
+        loss = built.signal.loss(built.decode(features, "stem.norm").raw, volumes, weight, "mean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        error = (built.reconstruct(features, "stem.norm") - volumes).square().mean()
+    assert error < 0.1 * volumes.var()
+
+
+def test_normalisation_keeps_what_a_single_location_says() -> None:
+    for shape in ((8, 1, 1, 1), (16, 1, 1, 1), (8, 2, 1, 1), (1, 2, 2, 2), (1, 1, 1, 1)):
+        feature = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+        found = feedback._normalised(shape)(feature)
+        assert len(torch.unique(found.flatten(1), dim=0)) == 4, shape
