@@ -126,9 +126,9 @@ def test_report_opens_from_disk_without_errors_and_asks_for_nothing(report: Open
 
 def test_shapes_are_drawn_with_a_face_where_a_voxel_meets_none(report: Opened) -> None:
     diagnosis = diagnosis_of()
-    grids = (diagnosis.input_grid, diagnosis.local_grid, diagnosis.nearest_grid, diagnosis.class_code_grid)
+    volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     light = tuple(np.round(np.array(scene.SHAPE) * 0.97).astype(int))  # tops, of even and of odd voxels
-    for name, grid in zip(VIEWS, grids, strict=True):
+    for name, (grid,) in zip(VIEWS, volumes, strict=True):
         image = report.picture(name)
         assert share_near(image, light) > 0.01, name
         assert share_near(image, (255, 255, 255), 0) > 0.3, name

@@ -77,6 +77,7 @@ def test_only_the_levels_asked_for_are_given() -> None:
             (found,) = backbone.features(volumes(), [name]).items()
             assert found[0] == name
             assert torch.equal(found[1], whole[name])
+        assert backbone.features(volumes(), []) == {}
 
 
 def test_a_patch_that_does_not_fit_is_refused() -> None:

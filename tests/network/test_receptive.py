@@ -34,6 +34,7 @@ class Stack(FERCNN):
             "head_filters": 0,
         }.items():
             object.__setattr__(self.config, key, value)
+        self._spec = self.config.spec
 
 
 def receptive_field(layers: tuple[LayerSpec, ...], layer: int, location: Location, input_shape: Location) -> Box:

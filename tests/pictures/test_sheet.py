@@ -48,3 +48,10 @@ def test_text_that_is_too_long_does_not_leave_its_panel(text: str) -> None:
     left = where(sheet, GREEN)[:, 1].min()
     captions = sheet[where(sheet, GREEN)[:, 0].min() - 20 : where(sheet, GREEN)[:, 0].min(), left - 4 : left]
     assert (captions == 255).all(), "the first panel's captions run into the second's"
+
+
+def test_legend_makes_the_sheet_as_wide_as_it_needs() -> None:
+    legend = [(f"a long entry of the legend, number {number}", (number, 200, 90)) for number in range(5)]
+    sheet = mount("t", [Row("", [Panel(square(RED))])], legend=legend, panel=60)
+    assert all(len(where(sheet, colour)) > 50 for _, colour in legend)
+    assert (sheet[:, -3:] == 255).all(), "the last entry is cut"

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,7 @@ class NetworkConfig:
         """A new network of these layers, with a head of twice as many hidden filters as the lowest has, up to 32."""
         return cls(layers, classes, read, min(2 * layers[0].filters, _MOST_HEAD_FILTERS))
 
-    @cached_property
+    @property
     def spec(self) -> NetworkSpec:
         """The levels that the network is tapped at: every layer."""
         levels = [
@@ -154,11 +153,12 @@ class FERCNN(nn.Module, Backbone):
     def __init__(self, config: NetworkConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self._spec = config.spec
         self.dropout_rate = dropout
         self.blocks = nn.ModuleDict()
         below: tuple[int, ...] = config.input.volume
         for spec in config.layers:
-            above = config.spec.level_shape(spec.name)
+            above = self._spec.level_shape(spec.name)
             self.blocks[spec.name] = (
                 _DenseBlock(below, spec, dropout) if spec.is_dense else _ConvBlock(below[0], spec, above[1:])
             )
@@ -170,7 +170,7 @@ class FERCNN(nn.Module, Backbone):
     @property
     def spec(self) -> NetworkSpec:
         """Levels, input and classes."""
-        return self.config.spec
+        return self._spec
 
     @property
     def device(self) -> torch.device:
@@ -213,6 +213,8 @@ class FERCNN(nn.Module, Backbone):
             shape = (len(volumes), *self.spec.level_shape(level))
             if level == OUTPUT or tuple(feature.shape) != shape:
                 raise ValueError(f"{level} holds features of shape {shape}, not {tuple(feature.shape)}")
+        if not wanted:
+            return
         positions = [self.spec.index(level) for level in wanted]
         start = max((at for level in patch if (at := self.spec.index(level)) <= min(positions)), default=0)
         feature = volumes
@@ -234,9 +236,10 @@ class FERCNN(nn.Module, Backbone):
         return weight, bias
 
     @property
-    def below_dropout(self) -> str:
+    def below_dropout(self) -> str | None:
         """The last convolution: dropout lies before each dense layer."""
-        return [spec.name for spec in self.config.layers if not spec.is_dense][-1]
+        convolutions = [spec.name for spec in self.config.layers if not spec.is_dense]
+        return convolutions[-1] if convolutions else None
 
     @contextmanager
     def dropout(self, rate: float, generator: torch.Generator) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def mount(
     small = _font("", max(letter, 12))
     heights = [_row_height(row, letter, panel) for row in rows]
     columns = max(len(row.panels) for row in rows)
-    width = max(gap + columns * (panel + gap), 560)
+    entries = [3 * small.size + small.getlength(name) for name, _ in legend]
+    width = max(gap + columns * (panel + gap), 560, gap + ceil(sum(entries)))
     notes = _lines(note, small, width - 2 * gap)
     top = round(2.4 * large.size) + round(1.5 * small.size) * len(notes)
     bottom = round(2.2 * small.size) if legend else gap
@@ -82,11 +84,11 @@ def mount(
                 canvas.paste(picture, (left, below))
         top += height
     x = float(gap)
-    for name, colour in legend:
+    for (name, colour), entry in zip(legend, entries, strict=True):
         size = small.size
         pen.rectangle((x, top + 4, x + size, top + 4 + size), fill=colour, outline=(90, 90, 90))
         pen.text((x + 1.5 * size, top + 3), name, fill="black", font=small)
-        x += 3 * size + pen.textlength(name, font=small)
+        x += entry
     return np.asarray(canvas)
 
 
