@@ -52,6 +52,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return parsed
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", ["instants", "events", "two", "full"])
 @pytest.mark.parametrize("stage", ["voxelize", "train", "cluster", "evaluate"])
 def test_stage_survives(stage: str, kind: str, campaign: dict[str, Any]) -> None:
@@ -62,6 +63,7 @@ def test_stage_survives(stage: str, kind: str, campaign: dict[str, Any]) -> None
         assert tally["during"] == tally["trials"]  # the harness does kill
 
 
+@pytest.mark.end_to_end
 def test_every_stage_makes_the_same_in_another_process(campaign: dict[str, Any]) -> None:
     made = set(campaign["compared"])
     assert {"voxels.h5", "model.h5", "codebook.h5", "evaluate/test.json", "evaluate/test.html"} <= made

@@ -297,6 +297,7 @@ def commands() -> Iterator[str]:
     yield "figures"
 
 
+@pytest.mark.end_to_end
 def test_every_command_works_on_a_network_without_conv3_and_a_box_of_voxels(boxes: Path, tmp_path: Path) -> None:
     np.save(boxes / "shape.npy", np.ones((16, 8, 12), np.uint8))
     wanted = list(commands())
@@ -316,6 +317,7 @@ def test_every_command_works_on_a_network_without_conv3_and_a_box_of_voxels(boxe
     assert reconstruction.shape == (16, 8, 12)
 
 
+@pytest.mark.end_to_end
 def test_what_does_not_fit_the_box_is_refused_in_one_line(boxes: Path, tmp_path: Path) -> None:
     write_box(boxes / "mesh.off", np.array([1.0, 2.0, 3.0]))
     np.save(boxes / "cube.npy", np.ones((16, 16, 16), np.uint8))
