@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from fer_cli.evaluation.findings import summarise_planted
-from fer_cli.evaluation.planted import plant_faults
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.findings import summarise_planted
+from fer_cli.studies.planted import plant_faults
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_cli.evaluation.evaluate import accuracy_of, mean_reconstruction
+from fer_cli.evaluation.encoded import encode_samples
 from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.network.activations import batches, encode
-from fer_cli.network.encoded import encode_samples
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.evaluate import accuracy_of, mean_reconstruction
 from results import recognition_parts
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from fer_cli.evaluation.repair_study import study_repairs, summarise_repairs
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.repair_study import study_repairs, summarise_repairs
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ FORKING = """
 import json, os, sys
 from fer_cli.cli import app, terminal
 from fer_cli.diagnosis import diagnosis, probe
-from fer_cli.evaluation import evaluate
+from fer_cli.studies import evaluate
 from fer_cli.pictures import mosaic
 from fer_cli.reports import evaluation_report, info, report
 from fer_cli.shapes import scanning, triangles, voxelize

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from conftest import load_benchmark
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
+from fer_cli.studies.evaluate import evaluate
 from networks import cube
 
 

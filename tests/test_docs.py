@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import tomllib
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -197,8 +198,8 @@ def test_keys_of_voxelize_are_documented(voxelized):
 
 
 def test_keys_of_train_are_documented():
-    # `fer train --json` prints the fields of its summary.
-    assert_keys_are_documented("train", {field.name for field in fields(TrainingSummary)})
+    # `fer train --json` prints the fields of its summary and this one.
+    assert_keys_are_documented("train", {field.name for field in fields(TrainingSummary)} | {"curve"})
 
 
 def test_keys_of_cluster_are_documented(run_folder, tmp_path):
@@ -366,3 +367,25 @@ def test_readme_names_make_demo_and_make_test_before_any_other_command():
 def test_targets_that_the_readme_names_are_in_the_makefile():
     targets = re.findall(r"^(\w+):", read(ROOT / "Makefile"), re.MULTILINE)
     assert set(re.findall(r"make (\w+)", "\n".join(re.findall(r"`[^`]+`", read(ROOT / "README.md"))))) <= set(targets)
+
+
+# Architecture
+
+
+def test_rooms_of_the_architecture_page_are_the_packages_in_the_order_of_the_contract():
+    project = tomllib.loads(read(ROOT / "pyproject.toml"))
+    contract = next(c for c in project["tool"]["importlinter"]["contracts"] if c["containers"] == ["fer_cli"])
+    layers = [name for layer in contract["layers"] for name in layer.split(" | ")]
+    rooms = [cells[0].strip("`") for cells in rows(section(DOCS / "architecture.md", "Rooms"))]
+    assert rooms == layers
+    package = [path for path in APP.parents[1].iterdir() if path.is_dir() or path.suffix == ".py"]
+    there = {path.stem for path in package if not path.name.startswith("__")}
+    assert set(rooms) == there
+
+
+def test_files_that_the_architecture_page_names_exist():
+    page = read(DOCS / "architecture.md")
+    for name in re.findall(r"`([a-z_/]+\.(?:py|h5|j2|md|html\.j2))`", page):
+        if not name.endswith(".h5"):
+            found = [*ROOT.glob(name), *APP.parents[1].rglob(name)]
+            assert found, name

@@ -22,8 +22,8 @@ import torch
 from fer_cli.cli import endings
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ArtifactError, LineageError, ResourceError
-from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.network.training import preset_settings, train
+from fer_cli.pictures.curves import write_learning_curve
 from fer_cli.run import Run
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
@@ -31,6 +31,7 @@ from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.disk import make_folder, write_whole
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import MODEL, VOXELS
+from fer_cli.studies.evaluate import evaluate, write_evaluation
 
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 CPU = torch.device("cpu")
@@ -85,22 +86,28 @@ def test_an_artifact_is_the_same_however_many_workers_make_it(
 
 
 def test_training_killed_after_writing_the_model_is_finished_by_resuming(
-    run_paths: RunPaths, tiny_preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_paths: RunPaths, tiny_preset: str, tmp_path: Path
 ) -> None:
     def killed(_: Path) -> None:
         raise KeyboardInterrupt
 
     settings = preset_settings("tiny", epochs=1, feedback_epochs=1, batch_size=9)
     output = tmp_path / "model.h5"
-    with monkeypatch.context() as patch:
-        patch.setattr("fer_cli.network.training.write_learning_curve", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(run_paths.voxels, output, settings, device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, output, settings, device=CPU, finish=killed)
     assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "model.checkpoint.h5"}
     with open_artifact(output, MODEL) as model:
         before = model.id
     reports: list[object] = []
-    train(run_paths.voxels, output, settings, device=CPU, resume=True, report=reports.append)
+    train(
+        run_paths.voxels,
+        output,
+        settings,
+        device=CPU,
+        resume=True,
+        report=reports.append,
+        finish=write_learning_curve,
+    )
     assert reports == []  # no step was made again
     assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "model.curve.png"}
     with open_artifact(output, MODEL) as model:

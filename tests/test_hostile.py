@@ -21,7 +21,6 @@ import hostile
 from diagnoses import diagnosis_of
 from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.network.dataset import open_voxels
 from fer_cli.network.weights import load_network
 from fer_cli.reports import page
@@ -35,6 +34,7 @@ from fer_cli.shapes.source import close_archives, list_entries
 from fer_cli.storage import artifact, vetting
 from fer_cli.storage.artifact import DIGEST, open_artifact
 from fer_cli.storage.schema import MODEL, VOXELS
+from fer_cli.studies.evaluate import evaluate
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 

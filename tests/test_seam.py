@@ -19,7 +19,6 @@ from fer_cli.codebooks.layer_fitting import LayerFitting
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.evaluation.survey import survey
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import FEEDFORWARD, PATHS
@@ -37,6 +36,7 @@ from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CALIBRATION, VOXELS
+from fer_cli.studies.evaluate import evaluate
 from forks import forked
 from networks import ArrayVolumes, Residual, explained
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from fer_cli.evaluation import baselines
+from fer_cli.evaluation.encoded import Encoded, encode_samples
 from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.backbone import OUTPUT, InputSpec
-from fer_cli.network.encoded import Encoded, encode_samples
 from fer_cli.run import Run
 from networks import ArrayVolumes
 

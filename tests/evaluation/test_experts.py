@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from fer_cli.evaluation.encoded import Encoded
 from fer_cli.evaluation.experts import SOFTMAX, even_weights, evidence_experts, nearest_experts, view_experts
-from fer_cli.network.encoded import Encoded
 
 
 def encoded(features: np.ndarray, labels: np.ndarray, *, classes: int = 3) -> Encoded:

@@ -3,10 +3,10 @@ import pytest
 
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.evaluation.survey import Survey, survey
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
+from fer_cli.studies.evaluate import evaluate
 
 
 def made(labels: list[int], predicted: list[int], suspicion: list[float], names: str) -> Survey:

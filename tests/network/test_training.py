@@ -112,7 +112,7 @@ def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPat
     assert {run.voxels.splits[i] for i in held} == {"train"}
     assert (summary.accuracy, summary.voxel_iou) == (records[2].validation_score, records[4].validation_score)
     assert summary.parameters == sum(p.numel() for p in run.network.parameters())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.curve.png", "model.h5"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
 
 
 def test_history_that_is_no_table_is_damage(run: Run, rewrite: Rewrite, tmp_path: Path) -> None:
@@ -164,7 +164,9 @@ def test_run_interrupted_in_every_epoch_ends_as_an_uninterrupted_one(
     for epochs in range(4):
         with pytest.raises(KeyboardInterrupt):
             train(run_paths.voxels, path, settings(), device=CPU, resume=True, report=StopAt(4 if epochs % 2 else 6))
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
 
 
@@ -172,7 +174,9 @@ def test_resuming_nothing_is_training_afresh_and_not_resuming_ignores_the_checkp
     run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.h5"
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, path, settings(seed=5), device=CPU, force=True, report=StopAt(8))
@@ -188,7 +192,9 @@ def test_unfinished_run_is_not_overwritten_unasked(run_paths: RunPaths, uninterr
     with pytest.raises(UsageError, match=r"model\.checkpoint\.h5 holds an unfinished run\. Give --resume to go on"):
         train(run_paths.voxels, path, settings(seed=5), device=CPU)
     assert checkpoint_path(path).read_bytes() == kept
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
 
 
@@ -210,18 +216,18 @@ def test_unfinished_run_beside_another_model_stays_whatever_the_times_of_the_fil
 
 
 def test_run_killed_after_it_wrote_the_model_is_finished(
-    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.h5"
-    with monkeypatch.context() as patch:
-        patch.setattr("fer_cli.network.training.write_learning_curve", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            train(run_paths.voxels, path, settings(), device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_paths.voxels, path, settings(), device=CPU, finish=Mock(side_effect=KeyboardInterrupt))
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.h5", "model.checkpoint.h5"}
     os.utime(path, (1, 1))  # copied, or a clock that was set
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"model.h5", "model.curve.png"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model.h5"}
 
 
 def test_output_may_not_be_what_the_run_reads(run_paths: RunPaths, uninterrupted: Path, tmp_path: Path) -> None:
@@ -516,7 +522,9 @@ def test_run_told_to_end_in_the_last_batch_of_an_epoch_ends_with_the_epoch(
     with pytest.raises(KeyboardInterrupt):
         train(run_paths.voxels, path, settings(), device=CPU, report=interrupt)
     assert len(seen) == -(-stop // 4) * 4
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
 
 
@@ -530,7 +538,9 @@ def test_checkpoints_are_due_by_the_clock_too(
     with open_artifact(checkpoint_path(path), CHECKPOINT) as artifact:
         position = artifact.attribute("position")
     assert (position["phase"], position["epoch"], position["step"]) == (FEEDFORWARD, 1, 2)
-    train(run_paths.voxels, path, settings(), device=CPU, resume=True)
+    finish = Mock()
+    train(run_paths.voxels, path, settings(), device=CPU, resume=True, finish=finish)
+    finish.assert_called_once_with(path)
     assert weights(path) == weights(uninterrupted)
 
 

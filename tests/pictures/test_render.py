@@ -18,6 +18,10 @@ def grid_of(shape, *filled):
     return grid
 
 
+def render_grids(grids, *, size=420):
+    return render.render_scenes([scene.grid_scene(grid) for grid in grids], size=size)
+
+
 def share_near(image, colour, tolerance=14):
     """Share of pixels whose colour lies within `tolerance` of `colour` in every channel."""
     return (np.abs(image.astype(int) - np.array(colour)) <= tolerance).all(axis=-1).mean()
@@ -51,7 +55,7 @@ def project(points, shape):
 @pytest.mark.parametrize("cell", [(0, 0, 0), (7, 0, 0), (0, 3, 0), (0, 0, 1), (7, 3, 1), (5, 2, 0)])
 def test_a_voxel_is_drawn_where_its_indices_say_in_a_grid_with_three_different_sides(cell):
     shape = (8, 4, 2)
-    (image,) = render.render_grids([grid_of(shape, cell)], size=200)
+    (image,) = render_grids([grid_of(shape, cell)], size=200)
     corners = [np.add(cell, (x, y, z)) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
     rows, columns = project(corners, shape)
     # Two pixels of 200: the edge's line is a pixel wide, and its rim is smoothed.
@@ -61,27 +65,27 @@ def test_a_voxel_is_drawn_where_its_indices_say_in_a_grid_with_three_different_s
 
 def test_swapped_axes_give_another_picture():
     grid = grid_of((6, 6, 6), np.s_[0:6, 2:4, 0:1])
-    pictures = render.render_grids([grid, grid.swapaxes(0, 1), grid.swapaxes(0, 2), grid.swapaxes(1, 2)], size=120)
+    pictures = render_grids([grid, grid.swapaxes(0, 1), grid.swapaxes(0, 2), grid.swapaxes(1, 2)], size=120)
     for other in pictures[1:]:
         assert (pictures[0] != other).mean() > 0.01
 
 
 def test_pictures_of_one_batch_are_those_drawn_alone():
     grids = [grid_of((8, 4, 2), np.s_[2:5, 1:3, :]), grid_of((8, 4, 2), (7, 3, 1))]
-    together = render.render_grids([grids[1], grids[0], grids[1]], size=100)
+    together = render_grids([grids[1], grids[0], grids[1]], size=100)
     for image, grid in zip(together, [grids[1], grids[0], grids[1]], strict=True):
-        np.testing.assert_array_equal(image, render.render_grids([grid], size=100)[0])
+        np.testing.assert_array_equal(image, render_grids([grid], size=100)[0])
 
 
 def test_voxels_at_half_are_drawn_and_below_half_are_not():
     at, below = np.full((4, 4, 4), 0.5), np.full((4, 4, 4), 0.499)
-    drawn, empty = render.render_grids([at, below], size=100)
+    drawn, empty = render_grids([at, below], size=100)
     assert share_near(drawn, scene.SHAPE) > 0.05
     assert np.ptp(empty.astype(int), axis=-1).max() == 0
 
 
 def test_empty_grid_is_the_empty_outline():
-    (image,) = render.render_grids([np.zeros((8, 4, 2))])
+    (image,) = render_grids([np.zeros((8, 4, 2))])
     assert image.shape == (420, 420, 3)
     assert share_near(image, (255, 255, 255), 0) > 0.9
     assert 0.001 < share_near(image, scene.OUTLINE, 60) < 0.05
@@ -169,8 +173,9 @@ def run_python(code, **environment):
 
 
 DRAW = (
-    "import numpy as np; from fer_cli.pictures.render import render_grids; "
-    "print(render_grids([np.ones((8, 4, 2))], size=60)[0].min())"
+    "import numpy as np; from fer_cli.pictures.render import render_scenes; "
+    "from fer_cli.pictures.scene import grid_scene; "
+    "print(render_scenes([grid_scene(np.ones((8, 4, 2)))], size=60)[0].min())"
 )
 
 

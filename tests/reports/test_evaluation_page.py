@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fer_cli.errors import ResourceError
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.reports.evaluation_page import write_evaluation_page
 from fer_cli.run import Run
+from fer_cli.studies.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fer_cli.evaluation.evaluate import evaluate
 from fer_cli.reports.evaluation_report import evaluation_report
 from fer_cli.run import Run
+from fer_cli.studies.evaluate import evaluate
 
 
 def printed(evaluation: dict[str, Any]) -> str:

@@ -12,9 +12,9 @@ from fer_cli.calibration.calibrate import write_calibration
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.diagnosis.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
-from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.training import preset_settings, train
+from fer_cli.pictures.curves import write_learning_curve
 from fer_cli.run import Run
 from fer_cli.shapes.furniture import CLASSES
 from fer_cli.shapes.occupancy import VoxelSettings
@@ -22,6 +22,7 @@ from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import voxelize_source
 from fer_cli.storage.outputs import held
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.evaluate import evaluate, write_evaluation
 
 PER_CLASS_TRAIN, PER_CLASS_TEST = 40, 20
 DEMO_K = (24, 24, 20, 20, 20, 16, 16)
@@ -77,6 +78,7 @@ def _run_demo(
         device=device,
         force=force,
         report=training_report,
+        finish=write_learning_curve,
     )
     announce(f"clustering every location of every layer into {paths.codebook}")
     calibrate = partial(write_calibration, paths.calibration)

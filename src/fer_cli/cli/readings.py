@@ -199,10 +199,10 @@ def evaluate(
 ) -> None:
     """Measure accuracy, reconstructions, the paper's claims, and how well scores detect misclassification."""
     from fer_cli.cli.terminal import StageView, progress_bar
-    from fer_cli.evaluation.evaluate import evaluate as evaluate_runs
-    from fer_cli.evaluation.evaluate import write_evaluation
     from fer_cli.reports.evaluation_page import write_evaluation_page
     from fer_cli.reports.evaluation_report import evaluation_report
+    from fer_cli.studies.evaluate import evaluate as evaluate_runs
+    from fer_cli.studies.evaluate import write_evaluation
 
     folders = runs or [run]
     if len(folders) > 1 and (voxels or model or codebook):

@@ -166,6 +166,7 @@ def train(
     from fer_cli.network.training import preset_settings
     from fer_cli.network.training import train as train_networks
     from fer_cli.network.transfer import preset_of
+    from fer_cli.pictures.curves import curve_path, write_learning_curve
     from fer_cli.run import choose_device
 
     if encoder and (epochs or learning_rate):
@@ -199,18 +200,19 @@ def train(
                 resume=resume,
                 force=force,
                 report=TrainingView(bar, own_device) if world.leads else _say_nothing,
+                finish=write_learning_curve,
                 world=world,
             )
         if not world.leads:
             return
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path), "curve": str(summary.curve)})
+        print_json({**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))})
         return
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
         f"voxel IoU {summary.voxel_iou:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
     )
-    typer.echo(f"learning curve: {summary.curve}")
+    typer.echo(f"learning curve: {curve_path(summary.path)}")
 
 
 def cluster(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fer_cli.diagnosis.attribution import donor_path
+from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.network.backbone import Features, NetworkSpec, Volumes

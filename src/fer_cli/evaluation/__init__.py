@@ -1,1 +1,1 @@
-"""Whether explanations are true: failure detection, repair, planted faults, sanity checks, the paper's claims."""
+"""A split → predictions, reconstructions, confidence scores, and how well these detect misclassification."""

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from fer_cli.calibration.temperature import Temperatures
 from fer_cli.calibration.typicality import Typicality
 from fer_cli.codebooks.reconstruction import ERRORS, error_ratio
-from fer_cli.diagnosis.posterior import class_log_odds
+from fer_cli.evaluation.posterior import class_log_odds
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 
 Evidence = Mapping[str, Mapping[str, Float[np.ndarray, "sample klass"]]]

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 
 from fer_cli.calibration.temperature import fit_temperature, logarithm
+from fer_cli.evaluation.encoded import Encoded
 from fer_cli.evaluation.feature_scores import class_distances, unit
-from fer_cli.network.encoded import Encoded
 
 SOFTMAX = "softmax"
 _NEAREST = "nearest_"

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.baselines import best_on_validation
-from fer_cli.evaluation.claims import Measured
 from fer_cli.evaluation.scored import OURS, Scored
+from fer_cli.evaluation.shares import Measured
 from fer_cli.run import Run
 
 _NAMED = 3

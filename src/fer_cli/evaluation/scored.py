@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fer_cli.diagnosis.posterior import Experts, Posterior, fit_posterior
 from fer_cli.evaluation.baselines import (
     NETWORK,
     TRIVIAL,
@@ -26,11 +25,12 @@ from fer_cli.evaluation.cluster_scores import (
     error_scores,
     typicality_scores,
 )
+from fer_cli.evaluation.encoded import Encoded, encode_samples
 from fer_cli.evaluation.experts import Pair, even_weights, evidence_experts, nearest_experts, view_experts
+from fer_cli.evaluation.posterior import Experts, Posterior, fit_posterior
 from fer_cli.evaluation.split_reading import SplitReading
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.encoded import Encoded, encode_samples
 from fer_cli.run import Run
 
 OURS = "ours"

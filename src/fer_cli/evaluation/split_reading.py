@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
+from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
+from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.encoded import Encoded, kept_features
-from fer_cli.network.votes import voted_probabilities
 from fer_cli.run import Run
 
 ByPath = dict[str, dict[str, np.ndarray]]

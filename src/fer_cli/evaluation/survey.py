@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.codebooks.reconstruction import mean_errors
-from fer_cli.evaluation.claims import Measured
+from fer_cli.evaluation.shares import Measured
 from fer_cli.evaluation.split_reading import read_split
 from fer_cli.run import Run
 

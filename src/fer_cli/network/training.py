@@ -5,6 +5,7 @@ split is never read.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.checkpoint import checkpoint_path, has_led_to
-from fer_cli.network.curves import curve_path, write_learning_curve
 from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier
 from fer_cli.network.loop import Report, TrainingLoop
@@ -69,7 +69,6 @@ class TrainingSummary:
     """What a finished run has to say; accuracies are of the validation samples."""
 
     path: Path
-    curve: Path
     parameters: int
     training_samples: int
     validation_samples: int
@@ -89,9 +88,10 @@ def train(
     resume: bool = False,
     force: bool = False,
     report: Report = lambda _: None,
+    finish: Callable[[Path], object] = lambda _: None,
     world: World = ALONE,
 ) -> TrainingSummary:
-    """Train both networks on the training split of `voxels` and write them to `output`, a learning curve beside it.
+    """Train both networks on the training split of `voxels` and write them to `output`; then call `finish` with it.
 
     With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
     trained; the preset is then that model's. With `pretrained`, training starts from the layers of that model's
@@ -153,8 +153,8 @@ def train(
                         writer.write(f"{part}/{name}", array)
                 writer.write("validation/index", data.validation)
                 write_history(writer, history)
-            write_learning_curve(output)
-            checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to the curve
+            finish(output)
+            checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to `finish`
         last = {record.phase: record for record in history}
         if FEEDFORWARD in last:
             accuracy = last[FEEDFORWARD].validation_score
@@ -162,7 +162,6 @@ def train(
             accuracy = FeedforwardPhase(data, settings, classifier).validate(classifier)[1]
         return TrainingSummary(
             path=output,
-            curve=curve_path(output),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             training_samples=len(data.training),
             validation_samples=len(data.validation),

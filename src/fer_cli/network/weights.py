@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import FERCNN, NetworkConfig, explain_classifier
 from fer_cli.storage.artifact import Artifact
@@ -48,6 +49,12 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", None) == nn.init.__name__:
             return given["tensor"] if "tensor" in given else args[0]
         return func(*args, **given)
+
+
+def read_spec(artifact: Artifact) -> NetworkSpec:
+    """Levels, input and classes of the network of a `model.h5`. Raises ArtifactError where it is damaged."""
+    with artifact.interpreted():
+        return NetworkConfig.from_json(artifact.config["network"]).spec
 
 
 def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> ExplainedNetwork:

@@ -63,11 +63,6 @@ def draw_pngs(scenes: Mapping[str, Scene], *, size: int = 420) -> dict[str, byte
     return {name: encode_png(image) for name, image in zip(scenes, images, strict=True)}
 
 
-def render_grids(grids: Sequence[Grid], *, size: int = 420) -> list[Image]:
-    """One picture per grid, as `render_scenes` draws them."""
-    return render_scenes([grid_scene(grid) for grid in grids], size=size)
-
-
 def render_probe(
     layer: str,
     *,

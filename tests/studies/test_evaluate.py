@@ -12,13 +12,13 @@ from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.detection import METRICS, detection_metrics
-from fer_cli.evaluation.evaluate import evaluate, write_evaluation
 from fer_cli.evaluation.pooled import _apart
+from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.dataset import open_voxels
-from fer_cli.network.votes import voted_probabilities
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.evaluate import evaluate, write_evaluation
 
 KINDS = ("ours", "baseline", "trivial")
 

@@ -8,7 +8,7 @@ from PIL import Image
 from fer_cli.errors import ArtifactError, ResourceError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDBACK
-from fer_cli.network.curves import _draw, curve_path, write_learning_curve
+from fer_cli.pictures.curves import _draw, curve_path, write_learning_curve
 from fer_cli.storage.run_paths import RunPaths
 
 

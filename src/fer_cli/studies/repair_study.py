@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.codebook import Codebook
-from fer_cli.diagnosis.attribution import ATTRIBUTIONS, OURS, donor_gradient, donor_path, rankings
+from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
@@ -30,11 +30,11 @@ from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, pre
 from fer_cli.network.backbone import Features, Volumes
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.run import Run
+from fer_cli.studies.rankings import OURS, donor_gradient, rankings
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Of a layer's locations, how many are replaced."""
 RANDOM, ORACLE = "random", "oracle"
-DONORS = ("label", "evidence")
 CORRECT_SAMPLES = 100
 _RANDOM_DRAWS = 10
 _POOL = 8
@@ -312,9 +312,3 @@ def _scores(
                 row["ours_less"], row["ours_less_ci"] = with_interval(partial(ahead, name), weights)
         result[name] = row
     return result
-
-
-def beats_attributions(summary: Mapping[str, Any], layer: str, donor: str = "label") -> bool:
-    """Whether our ranking is ahead of every attribution at a layer, with each interval above zero."""
-    rows = summary["layers"][layer]["donors"][donor]
-    return all((rows[name]["ours_less_ci"][0] or 0.0) > 0 for name in ATTRIBUTIONS)

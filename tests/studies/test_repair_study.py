@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from fer_cli.errors import UsageError
-from fer_cli.evaluation.repair_study import LayerRepairs, Repairs, repair_counts, study_repairs, summarise_repairs
 from fer_cli.run import Run
+from fer_cli.studies.repair_study import LayerRepairs, Repairs, repair_counts, study_repairs, summarise_repairs
 
 
 def test_normalised_score_is_between_random_and_oracle() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 
-from fer_cli.shapes.grafts import graft_back, graft_part
 from fer_cli.shapes.occupancy import VoxelSettings
+from fer_cli.studies.grafts import graft_back, graft_part
 
 
 def furniture(*, plate: tuple[int, int], height: int, back: int) -> np.ndarray:

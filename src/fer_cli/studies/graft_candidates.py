@@ -7,11 +7,11 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Int
 
-from fer_cli.evaluation.findings import GRAFT, SYNTHETIC
 from fer_cli.network.backbone import InputSpec
 from fer_cli.run import Run
-from fer_cli.shapes.grafts import Graft, graft_back, graft_part
 from fer_cli.shapes.occupancy import VoxelSettings
+from fer_cli.studies.findings import GRAFT, SYNTHETIC
+from fer_cli.studies.grafts import Graft, graft_back, graft_part
 
 GRAFTS = (
     ("table", "chair"), ("table", "sofa"), ("bed", "chair"), ("bed", "sofa"),

@@ -14,19 +14,19 @@ from jaxtyping import Bool, Int
 from sklearn.metrics import confusion_matrix
 
 from fer_cli.codebooks.reconstruction import mean_errors
-from fer_cli.evaluation.claims import judge_claims
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
-from fer_cli.evaluation.findings import summarise_planted
-from fer_cli.evaluation.planted import plant_faults
 from fer_cli.evaluation.pooled import Pool, require_same_data
-from fer_cli.evaluation.repair_study import study_repairs, summarise_repairs
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.sanity import check_sanity
 from fer_cli.evaluation.scored import COMBINED, score_run
 from fer_cli.evaluation.split_reading import read_split
 from fer_cli.run import Run
 from fer_cli.storage.disk import write_whole, writing
+from fer_cli.studies.claims import judge_claims
+from fer_cli.studies.findings import summarise_planted
+from fer_cli.studies.planted import plant_faults
+from fer_cli.studies.repair_study import study_repairs, summarise_repairs
+from fer_cli.studies.sanity import check_sanity
 
 READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
 REPAIRING, PLANTING = "repairing", "planting faults"

@@ -1,8 +1,7 @@
 """Which locations of a layer made the network say what it said: rankings, a score for each location.
 
-All explain the same quantity, the log odds of the class given against the one wanted, so that those which know no
-donor are told as much about the classes as those which do. Gradients are integrated as Riemann sums, at the middle of
-every step.
+All explain the same quantity, the log odds of the class given against the one wanted. So rankings without a donor
+know as much about the classes as those with one. Gradients are integrated as Riemann sums, at the middle of every step.
 
 Sources: Selvaraju et al., "Grad-CAM", ICCV 2017 (the summand at one location); Sundararajan et al., "Axiomatic
 attribution for deep networks", ICML 2017 (integrated gradients); Dhamdhere et al., "How important is a neuron", ICLR
@@ -18,49 +17,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.diagnosis.donor_path import Score, donor_path, summed
 from fer_cli.diagnosis.replacement import Replacement
 from fer_cli.network.activations import FEEDFORWARD
 
 STEPS = 16
-PATH_STEPS = 8
 _BLOCKS = 64
 """A layer of more locations is occluded in so many cubes."""
-
-Score = Float[Tensor, "sample location"]
-
-
-def donor_path(edit: Replacement, steps: int = PATH_STEPS) -> Score:
-    """What each location adds to the log odds on the straight way from the sample's feature to the donor's.
-
-    Integrated gradients with the donor as the other end: over all locations they sum to what replacing everything
-    gains. It is what blame ranks locations by.
-    """
-    difference = edit.donor - edit.feature
-    shares = [(step + 0.5) / steps for step in range(steps)]
-    mean = torch.zeros_like(difference)
-    for share in shares:
-        mean += edit.gradient(edit.feature + share * difference) / steps
-    return _summed(mean * difference)
 
 
 def donor_gradient(edit: Replacement) -> Score:
     """The first-order effect of the very replacement: gradient times (donor − feature)."""
-    return _summed(edit.gradient(edit.feature) * (edit.donor - edit.feature))
+    return summed(edit.gradient(edit.feature) * (edit.donor - edit.feature))
 
 
 def donor_distance(edit: Replacement) -> Score:
     """Squared distance to the donor."""
-    return _summed((edit.donor - edit.feature).square())
+    return summed((edit.donor - edit.feature).square())
 
 
 def activation_norm(edit: Replacement) -> Score:
     """Squared length of the feature."""
-    return _summed(edit.feature.square())
+    return summed(edit.feature.square())
 
 
 def grad_cam(edit: Replacement) -> Score:
     """Gradient times feature, Grad-CAM's summand without the mean over locations."""
-    return -_summed(edit.gradient(edit.feature) * edit.feature)
+    return -summed(edit.gradient(edit.feature) * edit.feature)
 
 
 def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x y z"], steps: int = STEPS) -> Score:
@@ -69,7 +52,7 @@ def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x 
     mean = torch.zeros_like(difference)
     for step in range(steps):
         mean += edit.gradient(baseline + (step + 0.5) / steps * difference) / steps
-    return -_summed(mean * difference)
+    return -summed(mean * difference)
 
 
 def conductance(edit: Replacement, steps: int = STEPS) -> Score:
@@ -84,7 +67,7 @@ def conductance(edit: Replacement, steps: int = STEPS) -> Score:
     total = torch.zeros_like(ways[0])
     for before, after, middle in zip(ways[:-1], ways[1:], middles, strict=True):
         total += edit.gradient(middle) * (after - before)
-    return -_summed(total)
+    return -summed(total)
 
 
 def evidence_difference(edit: Replacement, codebook: Codebook) -> Score:
@@ -144,14 +127,6 @@ def rankings(codebook: Codebook, empty: Float[Tensor, "1 filter x y z"]) -> dict
 
 OURS = "donor_path"
 """The ranking that blame uses."""
-ATTRIBUTIONS = (
-    "activation_norm", "grad_cam", "integrated_gradients", "conductance", "occlusion_zero", "occlusion_mean",
-)  # fmt: skip
-"""Rankings that know neither clusters nor donors."""
-
-
-def _summed(product: Float[Tensor, "sample filter x y z"]) -> Score:
-    return product.sum(dim=1).flatten(1)
 
 
 def _cubes(sides: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fer_cli.diagnosis.posterior import RIDGES, Posterior, class_log_odds, fit_posterior
+from fer_cli.evaluation.posterior import RIDGES, Posterior, class_log_odds, fit_posterior
 
 
 def experts(count: int, *, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:

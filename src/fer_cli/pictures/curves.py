@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.network.fer_cnn import NetworkConfig
 from fer_cli.network.signal import signal_of
+from fer_cli.network.weights import read_spec
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.disk import write_whole
 from fer_cli.storage.history import read_history
@@ -32,8 +32,7 @@ def write_learning_curve(model: Path) -> Path:
     """
     with open_artifact(model, MODEL) as artifact:
         history = read_history(artifact)
-        with artifact.interpreted():
-            kind = NetworkConfig.from_json(artifact.config["network"]).input.kind
+        kind = read_spec(artifact).input.kind
     scores = {FEEDFORWARD: "validation accuracy", FEEDBACK: f"validation {signal_of(kind).score_name}"}
     phases = [phase for phase in (FEEDFORWARD, FEEDBACK) if any(record.phase == phase for record in history)]
     figure = Figure(figsize=(5.2 * len(phases), 3.6), dpi=150, layout="constrained")

@@ -24,16 +24,16 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from fer_cli.calibration.departure import Course, Departure, return_errors
-from fer_cli.diagnosis.attribution import rankings
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest
-from fer_cli.evaluation.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
-from fer_cli.evaluation.graft_candidates import Candidate, back_grafts, part_grafts
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level, Volumes
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.run import Run
+from fer_cli.studies.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
+from fer_cli.studies.graft_candidates import Candidate, back_grafts, part_grafts
+from fer_cli.studies.rankings import rankings
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """How far towards the other sample's features; beyond 1 on the same straight line."""

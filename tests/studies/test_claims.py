@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from fer_cli.evaluation.claims import BORNE_OUT, NOT_BORNE_OUT, UNDECIDED, Measured, judge_claims, verdict
 from fer_cli.evaluation.resampling import draw_weights
+from fer_cli.evaluation.shares import Measured
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
+from fer_cli.studies.claims import BORNE_OUT, NOT_BORNE_OUT, UNDECIDED, judge_claims, verdict
 
 COUNT = 400
 LABELS = np.arange(COUNT) % 3

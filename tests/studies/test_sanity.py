@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fer_cli.codebooks.reading import read_samples
-from fer_cli.evaluation.sanity import check_sanity, fit_small_codebook
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
+from fer_cli.studies.sanity import check_sanity, fit_small_codebook
 
 
 @pytest.fixture(scope="module")

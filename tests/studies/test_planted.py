@@ -8,9 +8,6 @@ import torch
 from conftest import TINY_K
 from fer_cli.calibration.calibrate import calibrate
 from fer_cli.codebooks.clustering import cluster_network
-from fer_cli.evaluation.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
-from fer_cli.evaluation.graft_candidates import GRAFTS
-from fer_cli.evaluation.planted import CODE_DISTANCE, locations_over, plant_faults
 from fer_cli.network.fer_cnn import FERCNN
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
@@ -18,6 +15,9 @@ from fer_cli.run import Run
 from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
+from fer_cli.studies.graft_candidates import GRAFTS
+from fer_cli.studies.planted import CODE_DISTANCE, locations_over, plant_faults
 from networks import SMOKE
 
 

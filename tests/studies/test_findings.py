@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from fer_cli.evaluation.findings import (
+from fer_cli.studies.findings import (
     CORRECT,
     FEATURE,
     GRAFT,

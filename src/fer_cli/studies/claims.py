@@ -5,7 +5,6 @@ other, and undecided where it holds the bound. What is claimed is in sections 4.
 ours.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,55 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.evaluation.resampling import interval
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS
+from fer_cli.evaluation.shares import Measured
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 
 BORNE_OUT, NOT_BORNE_OUT, UNDECIDED = "borne out", "not borne out", "undecided"
 PAPER_RATIO = 1.87
 LITTLE = 0.25
 """A change of an error by less than this share is taken for none."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What claims are about, of samples that may come from several runs.
-
-    `nearest` is the class of the nearest training sample; `speaks_for[path][layer]` the class with the most evidence
-    there.
-    """
-
-    labels: Int[np.ndarray, " sample"]
-    predicted: Int[np.ndarray, " sample"]
-    nearest: Int[np.ndarray, " sample"]
-    errors: Mapping[str, Float[np.ndarray, " sample"]]
-    speaks_for: Mapping[str, Mapping[str, Int[np.ndarray, " sample"]]]
-
-    @property
-    def wrong(self) -> Bool[np.ndarray, " sample"]:
-        """Whether each sample is misclassified."""
-        return self.labels != self.predicted
-
-    def shares(self) -> dict[str, Any]:
-        """What layers and nearest training samples speak for; see the key `shares` of `fer figures --json`."""
-        groups = {"correct": ~self.wrong, "misclassified": self.wrong}
-        return {
-            name: {
-                "n": int(chosen.sum()),
-                "nearest_of_true_class": _share(self.nearest == self.labels, chosen),
-                "nearest_of_predicted_class": _share(self.nearest == self.predicted, chosen),
-                "layers": [
-                    {
-                        "name": layer,
-                        **{
-                            f"{path}_{what}": _share(self.speaks_for[path][layer] == wanted, chosen)
-                            for path in PATHS
-                            for what, wanted in (("true", self.labels), ("predicted", self.predicted))
-                        },
-                    }
-                    for layer in self.speaks_for[PATHS[0]]
-                ],
-            }
-            for name, chosen in groups.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -168,7 +125,3 @@ def verdict(ci: list[float], *, above: float | None = None, below: float | None 
     if low > bound:
         return BORNE_OUT
     return NOT_BORNE_OUT if high < bound else UNDECIDED
-
-
-def _share(which: Bool[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]) -> float | None:
-    return float(which[among].mean()) if among.any() else None

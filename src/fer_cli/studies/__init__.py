@@ -1,0 +1,1 @@
+"""Are explanations true: repair, planted faults, sanity checks, the paper's claims; and `fer evaluate`."""
