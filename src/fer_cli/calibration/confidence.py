@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fer_cli.calibration.p_value import empirical_p_value
 from fer_cli.storage.artifact import Artifact
 
 _ROUNDING = 1e-5
@@ -57,13 +58,8 @@ class Calibration:
         return 1 - np.mean([np.mean(ranks, axis=0) for ranks in families.values()], axis=0)
 
     def p_value(self, suspicion: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-        """Share of correctly classified samples that look at least as suspicious, the sample itself counted in.
-
-        Source: the conformal p-value of Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World".
-        """
-        reference = np.sort(self.suspicion(self.scores)[self.correct])
-        at_least = len(reference) - np.searchsorted(reference, suspicion, side="left")
-        return (at_least + 1) / (len(reference) + 1)
+        """Share of correctly classified samples that look at least as suspicious, the sample itself counted in."""
+        return empirical_p_value(suspicion, self.suspicion(self.scores)[self.correct])
 
 
 def _family(score: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from fer_cli.calibration.p_value import empirical_p_value
 from fer_cli.calibration.typicality import load_distances
 from fer_cli.network.backbone import Features, Location, Volumes
 from fer_cli.network.explained import ExplainedNetwork
@@ -77,8 +78,7 @@ class Course:
         """The departure of each sample, given its code distances and return errors."""
         scores = self._scores(distances, errors)
         best, second = scores.max(axis=1), np.sort(scores, axis=1)[:, -2]
-        at_least = len(self.scores) - np.searchsorted(self.scores, best, side="left")
-        p_values = (at_least + 1) / (len(self.scores) + 1)
+        p_values = empirical_p_value(best, self.scores)
         return [
             Departure(self.layers[layer], float(score), float(score - other), float(p))
             for layer, score, other, p in zip(scores.argmax(axis=1), best, second, p_values, strict=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.calibration.p_value import empirical_p_value
 from fer_cli.storage.artifact import Artifact
 
 
@@ -40,8 +41,7 @@ class Typicality:
         layers, deviations = list(self.mean), self.deviations(distances)
         worst = deviations.argmax(axis=0)
         scores = deviations.max(axis=0)
-        at_least = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
-        p_values = (at_least + 1) / (len(self.scores) + 1)
+        p_values = empirical_p_value(scores, self.scores)
         return [
             Atypicality(float(score), layers[layer], float(p))
             for score, layer, p in zip(scores, worst, p_values, strict=True)
