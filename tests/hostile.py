@@ -124,8 +124,9 @@ def _load_codebook(artifact: Artifact) -> None:
 
 def _load_calibration(artifact: Artifact) -> None:
     load_calibration(artifact)
-    load_evidence(artifact)
-    load_typicality(artifact)
+    layers = [name.removeprefix("calibration/distance/") for name in artifact.names("calibration/distance/")]
+    load_evidence(artifact, layers)
+    load_typicality(artifact, layers)
 
 
 def _load_checkpoint(artifact: Artifact) -> None:

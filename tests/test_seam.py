@@ -211,6 +211,15 @@ def test_samples_of_a_foreign_network_are_explained(grey: Run) -> None:
             assert all(np.isfinite(test.gain) for test in found.repair)
 
 
+def test_layers_keep_the_order_of_computation(grey: Run) -> None:
+    """Not that of the alphabet, in which artifacts list them."""
+    layers = list(grey.network.spec.layer_names[:-1])
+    assert layers != sorted(layers)
+    assert [list(of_path) for of_path in grey.temperatures.evidence.values()] == [layers] * 2
+    assert list(grey.typicality.mean) == layers
+    assert [list(of_path) for of_path in grey.validation_evidence.values()] == [layers] * 2
+
+
 def test_a_location_of_a_foreign_network_is_probed(grey: Run) -> None:
     volume = grey.voxels.volumes([70])[0]
     found = probe(grey.network, volume, "stage", (2, 1, 3), centroids_of=grey.codebook)

@@ -63,6 +63,11 @@ class Run:
         artifact.require_parent("codebook", codebook)
         return artifact
 
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        """The layers with codes, in order of computation."""
+        return self.network.spec.layer_names[:-1]
+
     @cached_property
     def calibration(self) -> Calibration:
         """Confidence scores of the validation samples."""
@@ -71,17 +76,17 @@ class Run:
     @cached_property
     def validation_evidence(self) -> dict[str, dict[str, np.ndarray]]:
         """Class evidence of the validation samples, by path and layer."""
-        return load_evidence(self._calibration)
+        return load_evidence(self._calibration, self._layers)
 
     @cached_property
     def temperatures(self) -> Temperatures:
         """What evidence and log probabilities are divided by, fitted on the validation samples."""
-        return load_temperatures(self._calibration, self.codebook.prior)
+        return load_temperatures(self._calibration, self.codebook.prior, self._layers)
 
     @cached_property
     def typicality(self) -> Typicality:
         """How far the validation samples lie from their codes."""
-        return load_typicality(self._calibration)
+        return load_typicality(self._calibration, self._layers)
 
     @cached_property
     def course(self) -> Course | None:
@@ -97,7 +102,7 @@ class Run:
             volumes = self.voxels.tensor(part)
             parts.append(return_errors(self.network, volumes, encode(self.network, volumes)))
         errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
-        return known_course(self.network.spec.layer_names, load_distances(self._calibration), errors)
+        return known_course(self.network.spec.layer_names, load_distances(self._calibration, self._layers), errors)
 
     @cached_property
     def voxels(self) -> VoxelSet:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.calibration.calibrate import calibrate
-from fer_cli.calibration.confidence import load_calibration
+from fer_cli.calibration.calibrate import calibrate, check_calibration
+from fer_cli.calibration.confidence import _family, load_calibration
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, read_errors
@@ -92,3 +92,31 @@ def test_progress_counts_the_validation_samples(run_paths: RunPaths, tmp_path: P
     seen: list[tuple[int, int]] = []
     calibrate(copied(run_paths, tmp_path), device=CPU, report=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (6, 6)
+
+
+def test_clustering_replaces_a_calibration_but_no_other_file(run_paths: RunPaths, tmp_path: Path) -> None:
+    paths = copied(run_paths, tmp_path)
+    check_calibration(paths, force=False)
+    shutil.copy(run_paths.calibration, paths.calibration)
+    check_calibration(paths, force=False)
+    paths.calibration.write_text("notes")
+    with pytest.raises(UsageError, match=r"codebook\.calibration\.h5.*--force"):
+        check_calibration(paths, force=False)
+    check_calibration(paths, force=True)
+    read = RunPaths.in_folder(tmp_path, model=tmp_path / "other.calibration.h5", codebook=tmp_path / "other.h5")
+    assert read.calibration == read.model
+    shutil.copy(run_paths.model, read.model)
+    with pytest.raises(UsageError, match="a file that the run reads"):
+        check_calibration(read, force=True)
+
+
+@pytest.mark.parametrize(
+    ("score", "family"),
+    [
+        ("evidence_feedforward_conv3", "feedforward"),
+        ("evidence_feedback_layer_1_conv", "feedback"),
+        ("softmax_margin", "softmax"),
+    ],
+)
+def test_family_of_a_score_is_its_path_whatever_the_layer_is_called(score: str, family: str) -> None:
+    assert _family(score) == family

@@ -88,3 +88,22 @@ def test_the_best_on_validation_has_the_highest_auroc() -> None:
     scores = {"bad": np.array([4.0, 1, 3, 2]), "good": np.array([1.0, 4, 2, 3]), "same": np.array([1.0, 4, 2, 3])}
     assert baselines.best_on_validation(scores, wrong) == "good"
     assert baselines.best_on_validation(scores, np.zeros(4, bool)) == "bad"
+
+
+def test_distances_of_intensities_far_from_zero_do_not_cancel() -> None:
+    array = 1000 + np.random.default_rng(0).standard_normal((6, 1, 4, 3, 2)).astype(np.float32)
+    volumes = ArrayVolumes(array, np.zeros(6, int), ["train"] * 6, ("a",), InputSpec(1, (4, 3, 2), "intensity"))
+    training = Encoded(np.arange(5), np.zeros(5, int), np.zeros((5, 1), np.float32), {})
+    found = baselines.volume_distances(volumes, np.array([5, 0]), training, 1)
+    assert found[0, 0] == pytest.approx(min(float(np.square(array[5] - array[j]).sum()) for j in range(5)), rel=1e-3)
+    assert 0 <= found[1, 0] < 1e-3
+
+
+def test_dropout_without_a_kept_feature_runs_the_whole_network(run: Run) -> None:
+    encoded = encode_samples(run.network, run.voxels, run.voxels.indices("test"))
+    bare = Encoded(encoded.indices, encoded.labels, encoded.logits, {})
+    np.testing.assert_allclose(
+        baselines.dropout_probabilities(run.network, run.voxels, bare, 0.5),
+        baselines.dropout_probabilities(run.network, run.voxels, encoded, 0.5),
+        atol=1e-5,
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from conftest import load_benchmark
+from fer_cli.errors import UsageError
 from fer_cli.network.augmentation import Augmentation, resample, turn
 
 
@@ -140,3 +141,8 @@ def test_a_turn_is_one_of_voxels_where_the_sides_differ() -> None:
     expected[0, 0, 5, 6, 1] = 1
     expected[0, 1, 3, 3, 2] = 1
     torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
+
+
+def test_a_volume_whose_sides_differ_is_not_turned_by_quarters() -> None:
+    with pytest.raises(UsageError, match="4 by 6 voxels cannot be turned by quarters"):
+        vary(torch.zeros(2, 1, 4, 6, 5), 0, mirror=False, quarter_turns=True)

@@ -199,3 +199,9 @@ def test_a_network_is_made_again_untrained() -> None:
     fresh = built.untrained()
     assert fresh.spec == built.spec
     assert any(not torch.equal(a, b) for a, b in zip(built.parameters(), fresh.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("names", [(), ("",), ("a/b",), ("a:b",), ("output",), ("all",), ("nearest_one",), ("a", "a")])
+def test_names_of_levels_that_collide_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="level"):
+        NetworkSpec(tuple(Level(name, 2, (1, 1, 1)) for name in names), BOX, ("p", "q"))

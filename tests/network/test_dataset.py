@@ -8,7 +8,7 @@ import torch
 
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network import dataset
-from fer_cli.network.backbone import NetworkSpec
+from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.network.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
 from fer_cli.run import Run
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -16,6 +16,7 @@ from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
 from networks import cube
 
+LEVELS = (Level("conv1", 2, (1, 1, 1)),)
 SETTINGS = {"resolution": 8, "padding": 1, "fill": "surface"}
 NAMES = ["chair_0001", "chair_0002", "sofa_0001", "bed_0001", "lamp"]
 
@@ -134,7 +135,7 @@ def test_every_sample_is_held_out_as_often() -> None:
 
 
 def load(sample: str, voxels: VoxelSet, label: str | None = None) -> Sample:
-    spec = NetworkSpec((), voxels.input, voxels.classes)
+    spec = NetworkSpec(LEVELS, voxels.input, voxels.classes)
     return load_sample(sample, voxelization=SETTINGS, spec=spec, voxels=lambda: voxels, label=label)
 
 
@@ -151,7 +152,7 @@ def test_sample_is_a_file_if_there_is_one_else_a_name(
     grid = voxels.grids([3])[0]
     np.save("shape.npy", grid)
     for sample in ("shape.npy", str(tmp_path / "shape.npy")):
-        spec = NetworkSpec((), cube(8), ("bed",))
+        spec = NetworkSpec(LEVELS, cube(8), ("bed",))
         found = load_sample(sample, voxelization=SETTINGS, spec=spec, voxels=lambda: pytest.fail("not needed"))
         assert (found.name, found.label, found.index) == ("shape", None, None)
         np.testing.assert_array_equal(found.volume, grid[None])

@@ -82,16 +82,35 @@ def test_skips_and_edits_reach_the_next_step() -> None:
     torch.testing.assert_close(decoding.raw, built.decode(shown + skip, "layer1.relu").raw)
 
 
-def test_a_dense_step_that_would_be_too_large_has_fewer_filters_and_a_convolution(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("most", "weights", "kinds"),
+    [
+        (1 << 24, 8 * 6 * 24, [nn.Flatten, nn.Linear, nn.Unflatten]),
+        (8 * 24 * 2, 8 * 24 * 2, [nn.Flatten, nn.Linear, nn.Unflatten, nn.Conv3d]),  # fewer filters
+        (8 * 23, 8 * 4 * 5, [nn.Flatten, nn.Linear, nn.Unflatten, nn.Upsample, nn.Conv3d]),  # a map of 2×1×2
+        (1, 8, [nn.Flatten, nn.Linear, nn.Unflatten, nn.Upsample, nn.Conv3d]),  # one number a filter
+    ],
+)
+def test_a_dense_step_keeps_to_its_most_weights(
+    most: int, weights: int, kinds: list[type], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sum(isinstance(module, nn.Conv3d) for module in feedback._dense(8, (6, 4, 2, 3))) == 0
-    monkeypatch.setattr(feedback, "_MOST_DENSE", 8 * 24 * 2)
-    narrow = feedback._dense(8, (6, 4, 2, 3))
-    assert narrow[1].weight.numel() == 8 * 24 * 2
-    assert narrow(torch.randn(5, 8, 1, 1, 1)).shape == (5, 6, 4, 2, 3)
-    monkeypatch.setattr(feedback, "_MOST_DENSE", 1)
-    assert feedback._dense(8, (6, 4, 2, 3))[1].weight.numel() == 8 * 24
+    monkeypatch.setattr(feedback, "_MOST_DENSE", most)
+    step = feedback._dense(8, (6, 4, 2, 3))
+    assert [type(module) for module in step] == kinds
+    assert step[1].weight.numel() == weights
+    assert step(torch.randn(5, 8, 1, 1, 1)).shape == (5, 6, 4, 2, 3)
+
+
+def test_steps_of_any_growth_fit() -> None:
+    for above, below in (((3, 2, 2, 2), (4, 32, 4, 2)), ((3, 9, 9, 9), (4, 5, 7, 9)), ((3, 2, 3, 4), (4, 4, 6, 16))):
+        assert feedback._to_shape(above, below)(torch.randn(2, *above)).shape == (2, *below)
+
+
+def test_any_name_is_a_key_of_its_own() -> None:
+    names = ("layer1.0", "layer1", "keys", "training", "forward", "a b")
+    keys = [feedback._key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    nn.ModuleDict({key: nn.Identity() for key in keys})
 
 
 def test_a_network_made_from_shapes_learns_to_give_grey_volumes_back() -> None:

@@ -25,7 +25,7 @@ class Stack(FERCNN):
         nn.Module.__init__(self)
         self.config = NetworkConfig.__new__(NetworkConfig)
         named = tuple(
-            LayerSpec(f"{i}:{s.name}", s.filters, s.kernel, s.stride, s.padding) for i, s in enumerate(layers)
+            LayerSpec(f"{i}.{s.name}", s.filters, s.kernel, s.stride, s.padding) for i, s in enumerate(layers)
         )
         for key, value in {
             "layers": named,
@@ -153,7 +153,7 @@ def test_dense_layer_sees_everything_and_has_one_location() -> None:
 @pytest.mark.parametrize("location", [(4, 0, 0), (0, 2, 0), (0, 0, 1), (-1, 0, 0)])
 def test_location_outside_the_map_is_refused(location: Location) -> None:
     x, y, z = location
-    message = rf"location {x},{y},{z} lies outside 1:conv2, whose feature map is 4×2×1 \(indices from 0\)\."
+    message = rf"location {x},{y},{z} lies outside 1\.conv2, whose feature map is 4×2×1 \(indices from 0\)\."
     for field in (receptive_field, response_field):
         with pytest.raises(LocationError, match=message):
             field(FER, 1, location, (16, 8, 4))

@@ -77,7 +77,7 @@ def test_grafts_that_turn_the_prediction_are_looked_for(furniture_run: Run) -> N
     ):
         attempts = [each for each in planting.attempts if each.kind == kind]
         turned = [each for each in attempts if each.turned]
-        assert {(each.receiver, each.giver) for each in attempts} == pairs
+        assert {(each.receiver, each.giver) for each in attempts} <= pairs  # of those that the network recognises
         assert len(turned) <= most
         found = [each for each in planting.findings if each.kind == kind]
         assert {each.layer for each in found} == ({"conv1", "conv2", "conv3"} if turned else set())

@@ -18,6 +18,7 @@ from fer_cli.calibration.departure import return_errors
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
+from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.dataset import VolumeSet, open_voxels
 from fer_cli.network.explained import ExplainedNetwork
@@ -61,6 +62,23 @@ def calibrate(
         return _write(
             paths.calibration, network, codebook, voxels, model.read("validation/index"), parents, report=report
         )
+
+
+def check_calibration(paths: RunPaths, *, force: bool) -> None:
+    """Raise UsageError if `fer cluster` may not write `paths.calibration`.
+
+    An earlier calibration goes with the codebook that it was made from; any other file is only replaced with `force`.
+    """
+    check_output(paths.calibration, paths.voxels, paths.model)
+    if force or not paths.calibration.exists():
+        return
+    try:
+        open_artifact(paths.calibration, CALIBRATION).close()
+    except ArtifactError as error:
+        raise UsageError(
+            f"{paths.calibration}, where the calibration goes, exists already and is none. "
+            "Name another output, or give --force to replace it."
+        ) from error
 
 
 def write_calibration(

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fer_cli.calibration.p_value import empirical_p_value
+from fer_cli.network.activations import PATHS
 from fer_cli.storage.artifact import Artifact
 
 _ROUNDING = 1e-5
@@ -63,7 +64,8 @@ class Calibration:
 
 
 def _family(score: str) -> str:
-    return score.rpartition("_")[0] if score.startswith("evidence_") else "softmax"
+    """`softmax`, or the path of an evidence score, whatever the name of its layer."""
+    return next((path for path in PATHS if score.startswith(f"evidence_{path}_")), "softmax")
 
 
 def load_calibration(calibration: Artifact) -> Calibration:

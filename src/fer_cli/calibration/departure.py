@@ -155,7 +155,7 @@ def return_errors(
 
 
 def load_course(calibration: Artifact, layers: Sequence[str]) -> Course | None:
-    """The course of the validation samples ; None in a codebook of before that was stored."""
+    """The course of the validation samples; None in a codebook of before that was stored."""
     prefix = "calibration/return_error/"
     errors = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
-    return known_course(layers, load_distances(calibration), errors) if errors else None
+    return known_course(layers, load_distances(calibration, layers[:-1]), errors) if errors else None

@@ -8,7 +8,7 @@ can be compared between layers. The class probabilities have a temperature too.
 Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,13 +60,13 @@ def fit_temperature(
     return float(np.exp((low + high) / 2))
 
 
-def load_evidence(calibration: Artifact) -> dict[str, dict[str, Float32[np.ndarray, "validation klass"]]]:
-    """Evidence of the validation samples by path and layer, as a calibration holds it."""
-    evidence: dict[str, dict[str, np.ndarray]] = {}
-    for path in PATHS:
-        prefix = f"calibration/evidence/{path}/"
-        evidence[path] = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
-    return evidence
+def load_evidence(
+    calibration: Artifact, layers: Sequence[str]
+) -> dict[str, dict[str, Float32[np.ndarray, "validation klass"]]]:
+    """Evidence of the validation samples by path and layer, as a calibration holds it; `layers` gives their order."""
+    return {
+        path: {layer: calibration.read(f"calibration/evidence/{path}/{layer}") for layer in layers} for path in PATHS
+    }
 
 
 def implied_class(
@@ -84,12 +84,12 @@ def implied_class(
     return others.argmax(axis=1)
 
 
-def load_temperatures(calibration: Artifact, prior: Float[np.ndarray, " klass"]) -> Temperatures:
-    """Temperatures fitted on the validation samples of a calibration."""
+def load_temperatures(calibration: Artifact, prior: Float[np.ndarray, " klass"], layers: Sequence[str]) -> Temperatures:
+    """Temperatures fitted on the validation samples of a calibration; `layers` gives their order."""
     labels = calibration.read("calibration/label")
     evidence = {
         path: {layer: fit_temperature(values, labels, prior) for layer, values in layers.items()}
-        for path, layers in load_evidence(calibration).items()
+        for path, layers in load_evidence(calibration, layers).items()
     }
     return Temperatures(fit_temperature(logarithm(calibration.read("calibration/probability")), labels), evidence)
 

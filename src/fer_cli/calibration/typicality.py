@@ -5,7 +5,7 @@ their logarithm, layer by layer, in standard deviations of the validation sample
 sample lies farthest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,15 +64,14 @@ def known_typicality(distances: Mapping[str, Float[np.ndarray, " validation"]]) 
     return Typicality(mean, deviation, np.sort(unscored.deviations(distances).max(axis=0)))
 
 
-def load_typicality(calibration: Artifact) -> Typicality:
-    """The typicality of the validation samples of a calibration."""
-    return known_typicality(load_distances(calibration))
+def load_typicality(calibration: Artifact, layers: Sequence[str]) -> Typicality:
+    """The typicality of the validation samples of a calibration; `layers` gives the order of layers."""
+    return known_typicality(load_distances(calibration, layers))
 
 
-def load_distances(calibration: Artifact) -> dict[str, Float[np.ndarray, " validation"]]:
-    """Distances of the validation samples to their codes, by layer."""
-    prefix = "calibration/distance/"
-    return {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
+def load_distances(calibration: Artifact, layers: Sequence[str]) -> dict[str, Float[np.ndarray, " validation"]]:
+    """Distances of the validation samples to their codes, by layer, in the order of `layers`."""
+    return {layer: calibration.read(f"calibration/distance/{layer}") for layer in layers}
 
 
 def _logarithm(distances: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:

@@ -234,7 +234,7 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5."""
-    from fer_cli.calibration.calibrate import CalibrationSummary, write_calibration
+    from fer_cli.calibration.calibrate import CalibrationSummary, check_calibration, write_calibration
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.clustering import cluster_network
@@ -243,6 +243,7 @@ def cluster(
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
+    check_calibration(paths, force=force)
     endings.goes_on()
     calibrations: list[CalibrationSummary] = []
     with progress_bar() as bar:

@@ -28,6 +28,7 @@ from fer_cli.codebooks.features import (
 from fer_cli.codebooks.fitted_layer import FittedLayer, FittedLayers
 from fer_cli.codebooks.fitting import Counted, Fitted, fit_locations
 from fer_cli.codebooks.tally import Tally
+from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
@@ -98,6 +99,10 @@ class LayerFitting:
     def codebook(self, precision: Precision) -> Codebook:
         """The codebook of what is fitted."""
         counts = np.bincount(self.voxels.labels[self.samples], minlength=len(self.voxels.classes))
+        if empty := [name for name, count in zip(self.voxels.classes, counts, strict=True) if not count]:
+            raise UsageError(
+                f"no training sample of class {empty[0]!r} is there to be clustered, so it has no evidence."
+            )
         return Codebook(
             self.network.spec,
             counts / counts.sum(),

@@ -51,6 +51,8 @@ class Donors:
 
         Where the network takes none of the candidates for what it is, the nearest of them all has to do.
         """
+        if not len(wanted):
+            return Donations(np.zeros(0, np.int64), feature)
         candidates = [
             self._candidates(layer, one, int(klass))
             for one, klass in zip(feature.detach().cpu().float(), wanted, strict=True)

@@ -40,12 +40,19 @@ class Replacement:
         return Replacement(
             self.backbone,
             self.layer,
-            self.volumes[chosen],
+            self._volumes_of(chosen),
             self.feature[chosen],
             self.donor[chosen],
             self.wanted[chosen],
             self.given[chosen],
         )
+
+    def _volumes_of(self, chosen: Int[Tensor, " chosen"]) -> Volumes:
+        """The volumes of some samples; of one sample again and again, without copies."""
+        first = chosen[:1]
+        if len(chosen) > 1 and bool((chosen == first).all()):
+            return self.volumes[first].expand(len(chosen), -1, -1, -1, -1)
+        return self.volumes[chosen]
 
     def replaced(self, where: Bool[Tensor, "sample location"]) -> Float[Tensor, "sample filter x y z"]:
         """The features with the donor's where marked."""

@@ -29,7 +29,8 @@ PASSES = 50
 """Passes of Monte-Carlo dropout."""
 _SHAPES = 256
 _TRAINING_SHAPES = 1024
-"""Volumes held at once: of those that are compared, and of those that they are compared with."""
+_NUMBERS = 1 << 25
+"""Volumes held at once: of those that are compared, of those that they are compared with, and voxels of the latter."""
 NETWORK = "baseline"
 TRIVIAL = "trivial"
 
@@ -156,21 +157,22 @@ def dropout_probabilities(
 ) -> Float[np.ndarray, "sample klass"]:
     """Mean class probabilities over `PASSES` passes with dropout, for a network that has dropout.
 
-    Only what lies above the highest kept feature below every dropout runs again.
+    Only what lies above the highest kept feature below every dropout runs again; the whole network where none is kept.
     """
     backbone = network.backbone
     assert backbone.below_dropout is not None
     names = network.spec.layer_names
     kept = [name for name in encoded.features if names.index(name) <= names.index(backbone.below_dropout)]
-    below = kept[-1] if kept else next(iter(encoded.features))
-    features = encoded.features[below].reshape(-1, *network.spec.level_shape(below))
     generator = torch.Generator().manual_seed(seed)
     means = []
     with backbone.dropout(probability, generator):
-        for rows in batches(np.arange(len(features))):
+        for rows in batches(np.arange(len(encoded.indices))):
             volumes = voxels.tensor(encoded.indices[rows]).to(backbone.device)
-            feature = torch.from_numpy(features[rows]).to(backbone.device)
-            passes = [backbone.logits(volumes, patch={below: feature}).float() for _ in range(PASSES)]
+            patch = {}
+            for name in kept[-1:]:
+                feature = torch.from_numpy(encoded.features[name][rows])
+                patch[name] = feature.reshape(-1, *network.spec.level_shape(name)).to(backbone.device)
+            passes = [backbone.logits(volumes, patch=patch).float() for _ in range(PASSES)]
             means.append(torch.softmax(torch.stack(passes), dim=2).mean(dim=0).cpu())
     return torch.cat(means).numpy()
 
@@ -220,14 +222,17 @@ def volume_distances(
     Of occupancy, the number of voxels in which they differ.
     """
     nearest = torch.full((len(samples), classes), torch.inf)
+    # Squares of large numbers cancel; occupancy is exact as it is.
+    centre = 0.0 if voxels.input.kind == "occupancy" else torch.from_numpy(_mean_volume(voxels, training.indices))
+    at_once = max(1, min(_TRAINING_SHAPES, _NUMBERS // math.prod(voxels.input.volume)))
     for label in np.unique(training.labels):
-        # A part of one class at a time, as numbers that take four bytes a voxel.
-        for of_class in batches(training.indices[training.labels == label], _TRAINING_SHAPES):
-            known = voxels.tensor(of_class).flatten(1)
-            size = known.square().sum(dim=1)
+        for of_class in batches(training.indices[training.labels == label], at_once):
+            known = voxels.tensor(of_class).flatten(1) - centre
+            size = torch.einsum("sv,sv->s", known, known)
             for start in range(0, len(samples), _SHAPES):
-                part = voxels.tensor(samples[start : start + _SHAPES]).flatten(1)
-                distance = part.square().sum(dim=1, keepdim=True) + size - 2 * part @ known.T
+                part = voxels.tensor(samples[start : start + _SHAPES]).flatten(1) - centre
+                own = torch.einsum("sv,sv->s", part, part)
+                distance = (own[:, None] + size - 2 * part @ known.T).clamp(min=0)
                 rows = nearest[start : start + _SHAPES, label]
                 torch.minimum(rows, distance.min(dim=1).values, out=rows)
     return nearest.double().numpy()

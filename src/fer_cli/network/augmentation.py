@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from fer_cli.errors import UsageError
 from fer_cli.network.backbone import Volumes
 
 
@@ -56,6 +57,8 @@ class Variations:
         if self.settings.rotation or self.settings.stretch:
             volumes = resample(volumes, self.angles, self.scales)
         shift, sides = self.settings.shift, volumes.shape[2:]
+        if self.settings.quarter_turns and sides[0] != sides[1]:
+            raise UsageError(f"volumes of {sides[0]} by {sides[1]} voxels cannot be turned by quarters about z.")
         padded = functional.pad(volumes, (shift,) * 6)
         result = torch.empty_like(volumes)
         for sample, (flips, (x, y, z)) in enumerate(zip(self.flips.tolist(), self.moves.tolist(), strict=True)):

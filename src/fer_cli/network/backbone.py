@@ -24,6 +24,7 @@ from torch import Tensor
 from fer_cli.errors import UsageError
 
 OUTPUT = "output"
+_RESERVED = (OUTPUT, "all", "softmax")
 NO_PATCH: Mapping[str, Tensor] = MappingProxyType({})
 
 Location = tuple[int, int, int]
@@ -99,23 +100,43 @@ class InputSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "InputSpec":
         """The specification from JSON values. Raises KeyError, TypeError or ValueError where they do not fit."""
-        x, y, z = (int(side) for side in value["shape"])
+        x, y, z = value["shape"]
+        if not all(type(number) is int and number > 0 for number in (x, y, z, value["channels"])):
+            raise ValueError(f"{value['channels']} channels of shape {value['shape']} are no volume")
         if value["kind"] not in ("occupancy", "intensity"):
             raise ValueError(f"input kind {value['kind']!r} is unknown")
         spacing = value.get("spacing")
         if spacing is not None:
             along_x, along_y, along_z = (float(step) for step in spacing)
+            if not min(along_x, along_y, along_z) > 0:
+                raise ValueError(f"a spacing of {spacing} is none")
             spacing = (along_x, along_y, along_z)
-        return cls(int(value["channels"]), (x, y, z), value["kind"], spacing)
+        return cls(value["channels"], (x, y, z), value["kind"], spacing)
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What is known of a network without running it: its levels in order of computation, its input, its classes."""
+    """What is known of a network without running it: its levels in order of computation, its input, its classes.
+
+    Names of levels become names of datasets and scores: they are unique, without `/` and `:`, and none of `output`,
+    `all`, `softmax` or `nearest_…`.
+
+    Raises UsageError for other names, or without any level.
+    """
 
     levels: tuple[Level, ...]
     input: InputSpec
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = [level.name for level in self.levels]
+        if not names:
+            raise UsageError("a network needs at least one level below its output.")
+        for name in names:
+            if not name or set("/:") & set(name) or name in _RESERVED or name.startswith("nearest_"):
+                raise UsageError(f"a level cannot be called {name!r}.")
+            if names.count(name) > 1:
+                raise UsageError(f"two levels are called {name!r}.")
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -217,7 +238,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def linear_head(self) -> tuple[Tensor, Tensor] | None:
-        """Weight (class, filter) and bias of the logits as a linear map of the last level; None if they are not."""
+        """Weight and bias of the logits as a linear map of the last level's feature, flattened; None if they are not.
+
+        The weight has axes (class, filter · x · y · z).
+        """
 
     @property
     @abstractmethod

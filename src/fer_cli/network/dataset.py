@@ -210,8 +210,8 @@ def load_sample(
 ) -> Sample:
     """The shape that a user's SAMPLE names: a file if there is one, else a sample of the voxel set.
 
-    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; a .npy array must have the shape
-    that the network of `spec` reads, with or without an axis for a single channel. `label` gives the class of a file,
+    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; a .npy array (x, y, z) must have
+    the shape that the network of `spec` reads. `label` gives the class of a file,
     or overrides that of a named sample. `voxels` is called only if no file has the name.
 
     Raises InputError for what does not exist or does not fit, UsageError for an unknown class.

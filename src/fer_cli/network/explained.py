@@ -25,8 +25,8 @@ class ExplainedNetwork(nn.Module):
         self.feedback = feedback
         self.signal: Signal = signal_of(backbone.spec.input.kind)
         self.untrained = untrained
-        # Filters innermost: what a CPU's bfloat16 convolutions and `patches` read fastest.
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        # Filters innermost: what a CPU's bfloat16 convolutions read fastest. The backbone's layout is its own affair.
+        feedback.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @property
     def spec(self) -> NetworkSpec:

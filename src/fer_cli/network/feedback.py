@@ -18,7 +18,9 @@ from fer_cli.network.backbone import Feature, Features, NetworkSpec, Volumes
 
 Edit = Callable[[str, Tensor], Tensor]
 _MOST_DENSE = 1 << 24
-"""Most weights of a dense step; a larger one goes through a map of fewer filters."""
+"""Most weights of a dense map."""
+_MOST_RATIO = 4
+"""Largest growth of an axis by a transposed convolution, whose weights grow with the cube of it."""
 _GROUPS = 8
 _HEAD_FILTERS = 16
 """Hidden filters of the last step made from shapes, at the input's resolution."""
@@ -104,8 +106,12 @@ class FeedbackNetwork(nn.Module):
 
 
 def _key(level: str) -> str:
-    """A level's name as a key of a ModuleDict, which takes no dots."""
-    return level.replace(".", ":")
+    """A level's name as a key of a ModuleDict, which takes no dots and no names of its own attributes.
+
+    Names of levels have no colon (`NetworkSpec`), so that keys are unique.
+    """
+    key = level.replace(".", ":")
+    return f":{key}" if hasattr(nn.ModuleDict, key) or key == "training" else key
 
 
 def steps_from_shapes(spec: NetworkSpec) -> dict[str, nn.Module]:
@@ -165,24 +171,34 @@ class _Head(nn.Module):
 def _to_shape(above: tuple[int, ...], below: tuple[int, ...]) -> nn.Module:
     """A linear map from features of shape `above` to features of shape `below`, both (filter, x, y, z).
 
-    Dense from a single location; a transposed convolution where every axis grows by a whole ratio; otherwise trilinear
-    interpolation and a convolution.
+    Dense from a single location; a transposed convolution where every axis grows by a whole ratio of at most 4;
+    otherwise a convolution and trilinear interpolation, the convolution at the lower resolution.
     """
     if math.prod(above[1:]) == 1:
         return _dense(above[0], below)
     ratios = [to / of for of, to in zip(above[1:], below[1:], strict=True)]
-    if all(ratio.is_integer() for ratio in ratios):
+    if all(ratio.is_integer() and ratio <= _MOST_RATIO for ratio in ratios):
         x, y, z = (int(ratio) for ratio in ratios)
         return nn.ConvTranspose3d(above[0], below[0], (x + 2, y + 2, z + 2), (x, y, z), 1)
-    return nn.Sequential(nn.Upsample(below[1:], mode="trilinear"), nn.Conv3d(above[0], below[0], 3, padding=1))
+    steps = [nn.Conv3d(above[0], below[0], 3, padding=1), nn.Upsample(below[1:], mode="trilinear")]
+    return nn.Sequential(*(steps if math.prod(ratios) >= 1 else steps[::-1]))
 
 
 def _dense(filters: int, below: tuple[int, ...]) -> nn.Module:
-    """A dense map from one location; where it would be too large, to fewer filters, which a 1³ convolution widens."""
-    locations = math.prod(below[1:])
+    """A dense map from one location, of at most `_MOST_DENSE` weights.
+
+    Where that is too few for the map, to a coarser map or fewer filters, which interpolation and a convolution bring to
+    the shape wanted.
+    """
+    coarse = below[1:]
+    while filters * math.prod(coarse) > _MOST_DENSE and max(coarse) > 1:
+        coarse = tuple(-(-side // 2) for side in coarse)
+    locations = math.prod(coarse)
     narrow = max(1, min(below[0], _MOST_DENSE // (filters * locations)))
-    layers = [nn.Flatten(), nn.Linear(filters, narrow * locations), nn.Unflatten(1, (narrow, *below[1:]))]
-    if narrow < below[0]:
+    layers = [nn.Flatten(), nn.Linear(filters, narrow * locations), nn.Unflatten(1, (narrow, *coarse))]
+    if coarse != below[1:]:
+        layers.append(nn.Upsample(below[1:], mode="trilinear"))
+    if coarse != below[1:] or narrow < below[0]:
         layers.append(nn.Conv3d(narrow, below[0], 1))
     return nn.Sequential(*layers)
 

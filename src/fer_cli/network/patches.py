@@ -28,7 +28,7 @@ class PatchConv3d(nn.Conv3d):
             feature.permute(0, 2, 3, 4, 1), kernel, stride, padding
         )
         rows = functional.linear(patches.flatten(0, 3).flatten(1), _rows(self.weight), self.bias)
-        return rows.view(*patches.shape[:4], -1).permute(0, 4, 1, 2, 3)
+        return rows.view(*patches.shape[:4], self.out_channels).permute(0, 4, 1, 2, 3)
 
 
 class PatchConvTranspose3d(nn.ConvTranspose3d):
@@ -40,7 +40,7 @@ class PatchConvTranspose3d(nn.ConvTranspose3d):
         feature = feature.permute(0, 2, 3, 4, 1)
         sides = [(n - 1) * stride - 2 * padding + kernel + self.output_padding[0] for n in feature.shape[1:4]]
         patches = torch.matmul(feature.flatten(0, 3), _rows(self.weight))
-        patches = patches.view(*feature.shape[:4], kernel, kernel, kernel, -1)
+        patches = patches.view(*feature.shape[:4], kernel, kernel, kernel, self.out_channels)
         result: Tensor = _Scatter.apply(patches, stride, padding, sides)  # type: ignore[no-untyped-call]
         result = result.permute(0, 4, 1, 2, 3)
         return result if self.bias is None else result + self.bias.to(result)[:, None, None, None]

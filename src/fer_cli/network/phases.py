@@ -184,7 +184,8 @@ class FeedbackPhase:
             for level, feature in features.items():
                 sums[level] = sums.get(level, 0.0) + float(feature.float().square().mean()) * len(indices)
         mean_squares = {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
-        return mean_squares, mean, math.sqrt(max(0.0, square - mean**2))
+        deviation = math.sqrt(max(0.0, square - mean**2))
+        return mean_squares, mean, deviation if deviation > 1e-6 * abs(mean) else 0.0  # less is rounding
 
     def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
         """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
@@ -224,8 +225,12 @@ class FeedbackPhase:
         ]
         return {
             "voxel": voxels / (volumes[0].numel() * len(indices)),
-            "feature": settings.feature_weight * torch.stack(distances).sum() / int((whole[:-1] > 0).sum()),
+            "feature": settings.feature_weight * self._mean_distance(distances, int((whole[:-1] > 0).sum())),
         }
+
+    def _mean_distance(self, distances: list[Tensor], levels: int) -> Tensor:
+        """Mean over the levels that a sample has passed; of none, nothing."""
+        return torch.stack(distances).sum() / levels if distances else torch.zeros((), device=self.data.device)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> tuple[float, float]:

@@ -60,7 +60,7 @@ class Occupancy(Signal):
         A level with a map takes the fourth root of it. A level with a single location takes the square root: without
         it, no voxel of thin parts would be likely enough to be reconstructed.
         """
-        balance = (1 - mean) / max(mean, 1e-6)
+        balance = max(1 - mean, 1e-6) / max(mean, 1e-6)
         counts = [spec.locations(name) for name in spec.layer_names[::-1]]
         return torch.tensor([balance ** (0.25 if count > 1 else 0.5) for count in counts])
 
@@ -112,8 +112,8 @@ class Intensity(Signal):
         flat = target.flatten(1)
         spread = flat.amax(1) - flat.amin(1)
         spread = torch.where(spread > 0, spread, 1.0)
-        error = (value - target).flatten(1).square().mean(1)
-        psnr = -10 * torch.log10((error / spread.square()).clamp(min=1e-10))
+        error = ((value - target).flatten(1) / spread[:, None]).square().mean(1)
+        psnr = -10 * torch.log10(error.clamp(min=1e-10))
         return {"psnr": psnr, "ssim": _structural_similarity(value, target, spread)}
 
 

@@ -111,7 +111,8 @@ def _departures(run: Run, course: Course, volumes: Volumes, features: Features) 
 def _blamed(run: Run, features: Features, wrong: int, true: int) -> int:
     """The layer that blame's rule names, given the features of one sample."""
     codebook, differences = run.codebook, []
-    for layer, worth in run.temperatures.evidence[FEEDFORWARD].items():
+    for layer in run.network.spec.layer_names[:-1]:
+        worth = run.temperatures.evidence[FEEDFORWARD][layer]
         codes = codebook.layer(FEEDFORWARD, layer).assign(features[layer])
         evidence = codebook.evidence(FEEDFORWARD, layer, codes)[0].sum(axis=0)
         differences.append(float(evidence[wrong] - evidence[true]) / worth)
@@ -261,7 +262,7 @@ def _with_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) 
     faulty = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     for weight in faulty.backbone.weights_of(layer):
-        if weight.dim() > 1:  # of the layer itself, not of its norm
+        if weight.dim() > 1 and weight.numel() > 1:  # of the layer itself, not of its norm
             drawn = torch.randn(weight.shape, generator=generator).to(weight)
             weight.data += noise * weight.std() * drawn
     return faulty
