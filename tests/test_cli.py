@@ -594,7 +594,17 @@ def test_training_goes_on_from_the_checkpoint_of_an_interrupted_run(place: Path)
     before = contents(place / "run")
 
     def epochs_done(after: int) -> Started:
-        return lambda _: checkpoint.exists() and _epochs_done(checkpoint) > after
+        seen = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+        def started(_: object) -> bool:
+            # Read once for each writing: to read on and on would take a core, and training would complain of that.
+            nonlocal seen
+            if not checkpoint.exists() or (written := checkpoint.stat().st_mtime_ns) == seen:
+                return False
+            seen = written
+            return _epochs_done(checkpoint) > after
+
+        return started
 
     done = 0
     for number in LAST_LINE:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import write_box
-from fer_cli.calibration.calibrate import write_calibration
+from fer_cli.calibration.calibrate import calibrated
 from fer_cli.codebooks.clustering import PAPER_K, default_codes
 from fer_cli.codebooks.fitted_layer import FittedLayers
 from fer_cli.codebooks.layer_fitting import LayerFitting
@@ -163,7 +163,8 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 codebook.layer(path, layer)  # read from the journal while it is open
     run = Run(RunPaths.in_folder(folder), device=CPU)
     parents = dict.fromkeys(CALIBRATION.parents, "memory")
-    write_calibration(run.paths.calibration, network, codebook, volumes, held, parents)
+    with calibrated(run.paths.calibration, network, codebook, volumes, held, parents):
+        pass
     run.__dict__ |= {
         "network": network,
         "voxels": volumes,

@@ -1,11 +1,16 @@
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fer_cli.calibration.calibrate import calibrate, check_calibration
+from fer_cli.calibration.calibrate import calibrate, calibrated, check_calibration
 from fer_cli.calibration.confidence import _family, load_calibration
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.reading import code_distances, read_samples
@@ -14,6 +19,7 @@ from fer_cli.errors import ArtifactError, LineageError, UsageError
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CALIBRATION
 
@@ -21,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def calibrated(run_paths: RunPaths) -> Artifact:
+def calibration(run_paths: RunPaths) -> Artifact:
     return open_artifact(run_paths.calibration, CALIBRATION)
 
 
@@ -32,32 +38,32 @@ def copied(run_paths: RunPaths, folder: Path) -> RunPaths:
     return RunPaths.in_folder(folder)
 
 
-def test_calibration_is_the_validation_samples_read(calibrated: Artifact, run: Run) -> None:
+def test_calibration_is_the_validation_samples_read(calibration: Artifact, run: Run) -> None:
     held = run.model.read("validation/index")
     reading = read_samples(run.network, run.codebook, run.voxels.tensor(held))
-    np.testing.assert_array_equal(calibrated.read("calibration/index"), held)
-    np.testing.assert_array_equal(calibrated.read("calibration/label"), run.voxels.labels[held])
-    np.testing.assert_array_equal(calibrated.read("calibration/predicted"), reading.predicted)
-    calibration = load_calibration(calibrated)
+    np.testing.assert_array_equal(calibration.read("calibration/index"), held)
+    np.testing.assert_array_equal(calibration.read("calibration/label"), run.voxels.labels[held])
+    np.testing.assert_array_equal(calibration.read("calibration/predicted"), reading.predicted)
+    loaded = load_calibration(calibration)
     scores = reading.confidence_scores()
-    assert set(calibration.scores) == set(scores)
+    assert set(loaded.scores) == set(scores)
     for name, values in scores.items():
-        np.testing.assert_allclose(calibration.scores[name], values, rtol=1e-6)
-    np.testing.assert_array_equal(calibration.correct, reading.predicted == run.voxels.labels[held])
+        np.testing.assert_allclose(loaded.scores[name], values, rtol=1e-6)
+    np.testing.assert_array_equal(loaded.correct, reading.predicted == run.voxels.labels[held])
     errors = read_errors(run.network, run.codebook, run.voxels, reading, run.voxels.tensor(held))
-    assert {name.rpartition("/")[2] for name in calibrated.names("calibration/error/")} == set(errors) == set(ERRORS)
+    assert {name.rpartition("/")[2] for name in calibration.names("calibration/error/")} == set(errors) == set(ERRORS)
     for name, values in errors.items():
-        np.testing.assert_allclose(calibrated.read(f"calibration/error/{name}"), values, rtol=1e-6)
-    np.testing.assert_allclose(calibrated.read("calibration/probability"), reading.probabilities, rtol=1e-6)
+        np.testing.assert_allclose(calibration.read(f"calibration/error/{name}"), values, rtol=1e-6)
+    np.testing.assert_allclose(calibration.read("calibration/probability"), reading.probabilities, rtol=1e-6)
     layers = run.network.spec.layer_names[:-1]
     for path in PATHS:
         for layer in layers:
-            stored = calibrated.read(f"calibration/evidence/{path}/{layer}")
+            stored = calibration.read(f"calibration/evidence/{path}/{layer}")
             np.testing.assert_allclose(stored, reading.evidence[path][layer], rtol=1e-6)
     distances = code_distances(run.codebook, reading)
     assert list(distances) == list(layers)
     for layer, values in distances.items():
-        np.testing.assert_allclose(calibrated.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
+        np.testing.assert_allclose(calibration.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
 
 
 def test_calibrating_again_gives_the_same_file_without_clustering(run_paths: RunPaths, tmp_path: Path) -> None:
@@ -108,6 +114,59 @@ def test_clustering_replaces_a_calibration_but_no_other_file(run_paths: RunPaths
     shutil.copy(run_paths.model, read.model)
     with pytest.raises(UsageError, match="a file that the run reads"):
         check_calibration(read, force=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_the_two_names_waits_for_the_second(
+    number: signal.Signals, run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = copied(run_paths, tmp_path)
+    shutil.copy(run_paths.calibration, tmp_path)
+    rename, renamed = ArtifactWriter.rename, []
+
+    def interrupted(writer: ArtifactWriter) -> None:
+        rename(writer)
+        renamed.append(writer.path)
+        signal.raise_signal(number)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ArtifactWriter, "rename", interrupted)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster_network(
+                paths.voxels,
+                paths.model,
+                paths.codebook,
+                k=(3, 3, 3, 3),
+                device=CPU,
+                force=True,
+                calibrate=partial(calibrated, paths.calibration),
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert renamed == [paths.calibration, paths.codebook]
+    assert Run(paths, device=CPU).temperatures.probability > 0
+
+
+def test_a_calibration_that_fails_leaves_both_files_as_they_were(run_paths: RunPaths, tmp_path: Path) -> None:
+    paths = copied(run_paths, tmp_path)
+    shutil.copy(run_paths.calibration, tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    @contextmanager
+    def failing(*read: Any) -> Iterator[Any]:
+        with calibrated(paths.calibration, *read):
+            raise RuntimeError("no")
+        yield
+
+    with pytest.raises(RuntimeError, match="no"):
+        cluster_network(
+            paths.voxels, paths.model, paths.codebook, k=(3, 3, 3, 3), device=CPU, force=True, calibrate=failing
+        )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_terminal_report_tells_of_departures_that_are_significant_and_of_those_n
     )
     assert "departs from the usual at conv2, p 0.010" in said
     assert "depart" not in unsaid
-    assert "departure not known; run 'fer cluster' again" in unknown
+    assert "departure not known; run 'fer calibrate'" in unknown
 
 
 def test_terminal_report_fits_long_class_names():

@@ -16,7 +16,7 @@ from fer_cli.shapes.synthetic import write_collection
 from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
-from fer_cli.studies.graft_candidates import GRAFTS
+from fer_cli.studies.graft_candidates import GRAFTS, part_grafts
 from fer_cli.studies.planted import CODE_DISTANCE, locations_over, plant_faults
 from networks import SMOKE
 
@@ -69,10 +69,14 @@ def furniture_run(tiny_preset: str, tmp_path: Path) -> Run:
 
 
 def test_grafts_that_turn_the_prediction_are_looked_for(furniture_run: Run) -> None:
+    everything = np.arange(len(furniture_run.voxels))
+    candidates = part_grafts(furniture_run, everything, np.random.default_rng(0))
+    known = {pair for pair in GRAFTS if set(pair) <= set(furniture_run.voxels.classes)}
+    assert {candidate.pair for candidate in candidates} == known
     planting = plant_faults(furniture_run, per_layer=0, grafts=3, synthetic=2, split="test")
     assert any(each.turned for each in planting.attempts)
     for kind, most, pairs in (
-        (GRAFT, 3, {pair for pair in GRAFTS if set(pair) <= set(furniture_run.voxels.classes)}),
+        (GRAFT, 3, known),
         (SYNTHETIC, 2, {("table", "chair")}),
     ):
         attempts = [each for each in planting.attempts if each.kind == kind]

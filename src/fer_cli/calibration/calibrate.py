@@ -6,7 +6,8 @@ cluster again.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +54,20 @@ def calibrate(
     missing, damaged or not of one another, ResourceError where the file cannot be written.
     """
     check_output(paths.calibration, paths.voxels, paths.model, paths.codebook)
-    with claim_output(paths.calibration, force=force), open_artifact(paths.model, MODEL) as model:
+    if paths.calibration.exists() and not force:
+        raise UsageError(f"{paths.calibration} exists already. Give --force to replace it.")
+    with open_artifact(paths.model, MODEL) as model:
         voxels = open_voxels(paths.voxels)
         model.require_parent("voxels", voxels.artifact)
         network = load_network(model, device=device)
         codebook, artifact = open_codebook(paths.codebook, model, network.spec)
         parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
-        return _write(
-            paths.calibration, network, codebook, voxels, model.read("validation/index"), parents, report=report
-        )
+        validation = model.read("validation/index")
+        with calibrated(paths.calibration, network, codebook, voxels, validation, parents, report=report) as (
+            _,
+            summary,
+        ):
+            return summary
 
 
 def check_calibration(paths: RunPaths, *, force: bool) -> None:
@@ -76,12 +82,13 @@ def check_calibration(paths: RunPaths, *, force: bool) -> None:
         open_artifact(paths.calibration, CALIBRATION).close()
     except ArtifactError as error:
         raise UsageError(
-            f"{paths.calibration}, where the calibration goes, exists already and is none. "
+            f"{paths.calibration}, where the calibration goes, holds something else. "
             "Name another output, or give --force to replace it."
         ) from error
 
 
-def write_calibration(
+@contextmanager
+def calibrated(
     output: Path,
     network: ExplainedNetwork,
     codebook: Codebook,
@@ -90,32 +97,22 @@ def write_calibration(
     parents: Mapping[str, str],
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> CalibrationSummary:
-    """Read the validation samples through network and codebook, and replace `output` by what they say.
+) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
+    """Read the validation samples through network and codebook, and write what they say under a temporary name.
+
+    It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 
     Raises ResourceError where another run is at work on `output`, or it cannot be written.
     """
-    with claim_output(output, force=True):
-        return _write(output, network, codebook, voxels, validation, parents, report=report)
-
-
-def _write(
-    output: Path,
-    network: ExplainedNetwork,
-    codebook: Codebook,
-    voxels: VolumeSet,
-    validation: Int[np.ndarray, " validation"],
-    parents: Mapping[str, str],
-    *,
-    report: Callable[[int, int], None],
-) -> CalibrationSummary:
     started = time.monotonic()
-    columns = read_validation(network, codebook, voxels, validation, report=report)
-    with ArtifactWriter(output, CALIBRATION, config={}, parents=parents) as writer:
-        for name, values in columns.items():
-            writer.write(f"calibration/{name}", values)
-    correct = int((columns["label"] == columns["predicted"]).sum())
-    return CalibrationSummary(output, len(validation), correct, time.monotonic() - started)
+    with claim_output(output, force=True):
+        columns = read_validation(network, codebook, voxels, validation, report=report)
+        with ArtifactWriter(output, CALIBRATION, config={}, parents=parents) as writer:
+            for name, values in columns.items():
+                writer.write(f"calibration/{name}", values)
+            writer.complete()
+            correct = int((columns["label"] == columns["predicted"]).sum())
+            yield writer, CalibrationSummary(output, len(validation), correct, time.monotonic() - started)
 
 
 def read_validation(

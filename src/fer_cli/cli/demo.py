@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fer_cli.calibration.calibrate import write_calibration
+from fer_cli.calibration.calibrate import calibrated
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.diagnosis.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
@@ -81,7 +81,6 @@ def _run_demo(
         finish=write_learning_curve,
     )
     announce(f"clustering every location of every layer into {paths.codebook}")
-    calibrate = partial(write_calibration, paths.calibration)
     cluster_network(
         paths.voxels,
         paths.model,
@@ -89,7 +88,7 @@ def _run_demo(
         k=DEMO_K,
         seed=seed,
         device=device,
-        calibrate=calibrate,
+        calibrate=partial(calibrated, paths.calibration),
         force=force,
     )
     announce("evaluating on the test shapes")

@@ -1,7 +1,8 @@
 """The commands that make a run's artifacts: download, voxelize, train, cluster, calibrate."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -234,7 +235,7 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5."""
-    from fer_cli.calibration.calibrate import CalibrationSummary, check_calibration, write_calibration
+    from fer_cli.calibration.calibrate import calibrated, check_calibration
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.clustering import cluster_network
@@ -245,12 +246,7 @@ def cluster(
     chosen = choose_device(device)
     check_calibration(paths, force=force)
     endings.goes_on()
-    calibrations: list[CalibrationSummary] = []
     with progress_bar() as bar:
-
-        def calibrate_too(*read: Any) -> None:
-            calibrations.append(write_calibration(paths.calibration, *read, report=CountView(bar, "calibrating")))
-
         summary = cluster_network(
             paths.voxels,
             paths.model,
@@ -264,19 +260,18 @@ def cluster(
             device=chosen,
             force=force,
             report=ClusteringView(bar),
-            calibrate=calibrate_too,
+            calibrate=partial(calibrated, paths.calibration, report=CountView(bar, "calibrating")),
         )
-    [calibration] = calibrations
+    calibration = summary.calibration
     layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:
-        calibrated = {**vars(calibration), "path": str(calibration.path)}
         print_json(
             {
                 **vars(summary),
                 "path": str(summary.path),
                 "layers": layers,
                 "choice": choice,
-                "calibration": calibrated,
+                "calibration": {**vars(calibration), "path": str(calibration.path)},
             }
         )
         return

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
 from fer_cli.codebooks.layer_fitting import LayerFitting
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution.executor import WorkExecutor
+from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import CHOOSING, ClusteringProgress
 from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_threads
@@ -46,15 +47,22 @@ PAPER_K = (60, 50, 40, 30, 30, 20, 20)
 """The paper's number of codes of its seven layers, from the lowest up."""
 
 
-Calibrate = Callable[[ExplainedNetwork, Codebook, VoxelSet, Int[np.ndarray, " validation"], Mapping[str, str]], object]
-"""Takes a network, its codebook, the validation samples of a voxel set, and the ids of all that it comes from."""
+Calibrate = Callable[
+    [ExplainedNetwork, Codebook, VoxelSet, Int[np.ndarray, " validation"], Mapping[str, str]],
+    AbstractContextManager[tuple[ArtifactWriter | None, Any]],
+]
+"""Takes a network, its codebook, the validation samples of a voxel set, and the ids of all that it comes from.
+
+Gives the complete calibration, which waits for its name, and what is to be reported of it.
+"""
 
 
 @dataclass(frozen=True)
 class ClusteringSummary:
     """What a finished stage has to say.
 
-    `resumed` counts the layers that an earlier run had done; `choice` is what k was chosen from, if it was.
+    `resumed` counts the layers that an earlier run had done; `calibration` is what `calibrate` reports; `choice` is
+    what k was chosen from, if it was.
     """
 
     path: Path
@@ -62,6 +70,7 @@ class ClusteringSummary:
     layers: tuple[LayerSummary, ...]
     resumed: int
     seconds: float
+    calibration: Any
     choice: tuple[Candidate, ...] = ()
 
 
@@ -77,19 +86,22 @@ def cluster_network(
     scratch: Path | None = None,
     seed: int = 0,
     device: torch.device,
-    calibrate: Calibrate = lambda *_: None,
+    calibrate: Calibrate = lambda *_: nullcontext((None, None)),
     force: bool = False,
     report: Callable[[ClusteringProgress], None] = lambda _: None,
 ) -> ClusteringSummary:
     """Fit both codebooks of a trained network and write them to `output`, the same whoever does the work.
 
     `k` is the number of codes of each layer below the output: the paper's, spread over the network's depth, if None
-    (`default_codes`); chosen by the stability of clusterings if `auto` (see `choice`). `memory` bounds the
-    features held at once, in bytes; what is more goes to a file without a name in the folder `scratch`, that of
-    `output` unless given. `workers` threads (one per core if None) share the work, or the workers of a Dask `scheduler`
-    do. `calibrate` is called with the codebook when it is whole and before it has its name: whoever finds a codebook
-    finds its calibration. A stage that was ended from outside, or for want of resources, goes on where it stopped when
-    it is started again.
+    (`default_codes`); chosen by the stability of clusterings if `auto` (see `choice`).
+
+    `memory` bounds the features held at once, in bytes; what is more goes to a file without a name in the folder
+    `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
+    a Dask `scheduler` do.
+
+    `calibrate` makes the calibration of the complete codebook, and both files get their names at one moment, the
+    calibration first: whoever finds a codebook finds its calibration. A stage that was ended from outside, or for want
+    of resources, goes on where it stopped when it is started again.
 
     Raises UsageError where k and the layers or the samples do not fit, LineageError if `model` is not of `voxels`,
     ResourceError if a file cannot be written, a worker dies, or the scheduler does not answer.
@@ -144,24 +156,26 @@ def cluster_network(
             resumed = len(journal)
             precision = fitting.fit()
             config = {"k": codes, "seed": seed}
-
-            def finish(codebook_id: str) -> None:
-                of = {**parents, "codebook": codebook_id}
-                calibrate(network, fitting.codebook(precision), voxel_set, validation, of)
-
-            with ArtifactWriter(
-                output, CODEBOOK, config=config, parents=parents, seed=seed, before_rename=finish
-            ) as writer:
+            with ArtifactWriter(output, CODEBOOK, config=config, parents=parents, seed=seed) as writer:
                 writer.set_attribute("precision", precision)
                 writer.set_attribute("choice", [vars(candidate) for candidate in choice])
                 summaries = [layer.write(writer) for layer in fitting.finished(precision)]
+                writer.complete()
+                of = {**parents, "codebook": writer.id}
+                with (
+                    calibrate(network, fitting.codebook(precision), voxel_set, validation, of) as (of_it, calibration),
+                    Interrupts(patient=True),
+                ):
+                    if of_it is not None:
+                        of_it.rename()
+                    writer.rename()
         except Exception as error:
             if not isinstance(error, ResourceError):
                 journal.remove()
             raise
         journal.remove()
     seconds = time.monotonic() - started
-    return ClusteringSummary(output, len(samples), tuple(summaries), resumed, seconds, tuple(choice))
+    return ClusteringSummary(output, len(samples), tuple(summaries), resumed, seconds, calibration, tuple(choice))
 
 
 def default_codes(levels: int) -> tuple[int, ...]:

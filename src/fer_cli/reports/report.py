@@ -214,7 +214,7 @@ def departure_sentence(departure: Departure) -> str:
 def _short_departure(departure: Departure | None) -> str:
     """The same in a few words; none where there is none to tell of."""
     if departure is None:
-        return "  departure not known; run 'fer cluster' again"
+        return "  departure not known; run 'fer calibrate'"
     if not departure.is_significant:
         return ""
     return f"  departs from the usual at {printable(departure.layer)}, p {departure.p_value:.3f}"

@@ -6,7 +6,7 @@ What a file carries is described in `artifact`, which reads it.
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,8 @@ _CHUNK_BYTES = 1 << 20
 class ArtifactWriter:
     """Writes one artifact to a temporary sibling, and gives it its real name when the block ends well.
 
-    Used as a context manager; a block that raises leaves nothing behind and an older file untouched. When the file is
-    whole, `before_rename` is called with its id: what it writes is there before the artifact is.
+    Used as a context manager; a block that raises leaves nothing behind and an older file untouched. A block may call
+    `complete`, and then `rename`, itself, so that several artifacts get their names at one moment.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class ArtifactWriter:
         parents: Mapping[str, str],
         seed: int | None = None,
         attributes: Mapping[str, Any] | None = None,
-        before_rename: Callable[[str], object] = lambda _: None,
     ) -> None:
         if not form.takes_parents(parents):
             raise ValueError(f"{form.name} needs parents {form.parents}, got {tuple(parents)}")
@@ -54,7 +53,6 @@ class ArtifactWriter:
         self._parents = dict(parents)
         self._seed = seed
         self._attributes = dict(attributes or {})
-        self._before_rename = before_rename
         self._digests: dict[str, Any] = {}
         self._partial = partial_name(path)
         self._target: _Target | None = None
@@ -129,12 +127,15 @@ class ArtifactWriter:
             self._discard()
             return
         try:
-            self._finish()
+            if not self.id:
+                self.complete()
+            self.rename()
         except BaseException:
             self._discard()
             raise
 
-    def _finish(self) -> None:
+    def complete(self) -> None:
+        """Write the id and close the file, which keeps its temporary name."""
         missing = [s.name for s in self.form.datasets if s.required and not s.is_family and s.name not in self._file]
         if missing:
             raise ValueError(f"{self.form.name} lacks {missing}")
@@ -165,10 +166,13 @@ class ArtifactWriter:
             self._file.close()
             assert self._target is not None
             self._target.finish()
-        self._before_rename(self.id)
-        with self._writing():
-            self._partial.replace(self.path)
-            self._target = None
+
+    def rename(self) -> None:
+        """Give the complete file its real name, unless it has it."""
+        if self._target is not None:
+            with self._writing():
+                self._partial.replace(self.path)
+                self._target = None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
