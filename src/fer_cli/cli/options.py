@@ -13,9 +13,9 @@ Model = Annotated[Path | None, typer.Option(help="Model to use instead of the ru
 CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as one JSON object.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; all cores by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel workers. Default: one for each core.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
 ]

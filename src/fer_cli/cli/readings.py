@@ -29,21 +29,25 @@ if TYPE_CHECKING:
 
 def probe(
     sample: SampleName,
-    layer: Annotated[str, typer.Option(help="Layer of the location; fer info lists a codebook's.")],
-    location: Annotated[str | None, typer.Option(help="x,y,z in the layer's feature map, from 0; 0,0,0.")] = None,
+    layer: Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")],
+    location: Annotated[
+        str | None, typer.Option(help="x,y,z in the layer's feature map, counted from 0. Default: 0,0,0.")
+    ] = None,
     by: Annotated[
-        str, typer.Option(help="What fills the response field: the sample's feature, or its centroid.")
+        str, typer.Option(help="What to decode: the sample's own feature, or the nearest centroid.")
     ] = "feature",
     code: Annotated[
-        int | None, typer.Option(help="With --by centroid: the location's code; the nearest unless given.")
+        int | None, typer.Option(help="With --by centroid: number of the cluster. Default: the nearest.")
     ] = None,
     all_locations: Annotated[
-        bool, typer.Option("--all-locations", help="Draw every location of the layer, a sheet a slice.")
+        bool, typer.Option("--all-locations", help="Draw every location of the layer, one picture for each slice.")
     ] = False,
     slices: Annotated[
         str | None, typer.Option(help="With --all-locations: only these horizontal slices (z), such as 7,8.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the pictures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the pictures. Default: a new one in RUN/probe.")
+    ] = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
@@ -51,7 +55,7 @@ def probe(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Show what one location of one layer, or every one, stands for (Algorithm 1)."""
+    """Show what one location of a layer, or every location of it, stands for (Algorithm 1)."""
     _expect(run, voxels, model, codebook)
     from fer_cli.diagnosis.probe import layer_locations, sweep
     from fer_cli.diagnosis.probe import probe as probe_location
@@ -108,25 +112,29 @@ def explain(
         typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
-    split: Annotated[str, typer.Option(help="The split of --errors: test or train.")] = "test",
-    label: Annotated[str | None, typer.Option(help="The true class, where the voxels do not tell it.")] = None,
+    split: Annotated[str, typer.Option(help="With --errors: the split to search, test or train.")] = "test",
+    label: Annotated[
+        str | None, typer.Option(help="True class of the shape, if the run's voxels do not contain it.")
+    ] = None,
     local_layer: Annotated[
-        str | None, typer.Option(help="Layer of the local reconstruction; one in the middle of the network.")
+        str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
     vtk: Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder; RUN/explain/SAMPLE, or RUN/explain of several.")
+        Path | None, typer.Option("-o", "--output", help="Default: RUN/explain/SAMPLE, or RUN/explain for several.")
     ] = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
     codebook: CodebookFile = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; all cores by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Explain how shapes were recognised, or where the wrong class came in; of several, with a gallery."""
+    """Explain how shapes were recognised, or where the wrong class came in; for several, write a gallery too."""
     given = samples or []
     if errors and (given or label):
         raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
@@ -172,14 +180,14 @@ def explain(
 def evaluate(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to put together; --run alone."),
+        typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to pool. Default: --run."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
     votes: Annotated[
-        int | None, typer.Option(help="Let so many turned views of each shape vote too, such as 12.")
+        int | None, typer.Option(help="Number of turned views of each shape that vote too, such as 12.")
     ] = None,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Hold randomised networks against the trained ones; takes longer.")
+        bool, typer.Option("--sanity", help="Compare trained with randomised networks; takes longer.")
     ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
@@ -188,7 +196,7 @@ def evaluate(
         bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder; RUN/evaluate, of several runs the first's.")
+        Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/evaluate of the first run.")
     ] = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -223,7 +231,7 @@ def evaluate(
 
 def figures(
     split: Annotated[str, typer.Option(help="Split to take samples from: test or train.")] = "test",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; RUN/figures.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/figures.")] = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,

@@ -51,12 +51,14 @@ def download(
 
 def voxelize(
     source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/voxels.h5.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/voxels.h5.")
+    ] = None,
     run: RunDir = DEFAULT_RUN,
     resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
     padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
     fill: Annotated[str, typer.Option(help="What of a mesh is occupied: surface or solid.")] = "surface",
-    per_class: Annotated[int | None, typer.Option(min=1, help="At most so many shapes a class and split.")] = None,
+    per_class: Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")] = None,
     test_fraction: Annotated[
         float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
     ] = None,
@@ -130,17 +132,17 @@ def voxelize(
 
 def train(
     voxels: Voxels = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/model.h5.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")] = None,
     run: RunDir = DEFAULT_RUN,
     preset: Annotated[
         str | None,
         typer.Option(help="Network size: paper, compact or smoke; by default that of --encoder, or compact."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier; the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")] = None,
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes a step; the preset's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes in each step. Default: the preset's.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the classifier; the preset's.")
+        float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
     ] = None,
     feedback_learning_rate: Annotated[
         float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
@@ -219,14 +221,18 @@ def train(
 def cluster(
     voxels: Voxels = None,
     model: Model = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/codebook.h5.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/codebook.h5.")
+    ] = None,
     run: RunDir = DEFAULT_RUN,
     k: Annotated[
         str | None,
-        typer.Option(help="Clusters per layer, lowest first, or auto; the paper's list over the depth."),
+        typer.Option(help="Clusters of each layer, lowest first, or auto. Default: the paper's."),
     ] = None,
-    memory: Annotated[str, typer.Option(help="Features held at once, such as 500MB or 2GB.")] = "2GB",
-    scratch: Annotated[Path | None, typer.Option(help="Folder for features beyond that; the output's own.")] = None,
+    memory: Annotated[str, typer.Option(help="Most memory for features, such as 500MB or 2GB.")] = "2GB",
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for features that exceed --memory. Default: that of the output.")
+    ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     seed: Seed = 0,
@@ -234,7 +240,7 @@ def cluster(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5."""
+    """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5, its calibration."""
     from fer_cli.calibration.calibrate import calibrated, check_calibration
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.choice import choice_rows
@@ -295,7 +301,7 @@ def calibrate(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read the validation samples through a codebook: codebook.h5 → codebook.calibration.h5."""
+    """Compute from the validation samples what explanations compare with: codebook.h5 → codebook.calibration.h5."""
     from fer_cli.calibration.calibrate import calibrate as calibrate_run
     from fer_cli.cli.terminal import CountView, progress_bar
     from fer_cli.run import choose_device

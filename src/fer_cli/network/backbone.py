@@ -32,7 +32,7 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Half-open ranges of voxel indices, ((x0, x1), (y0, y1), (z0, z1))."""
 Feature = Float[Tensor, "sample filter x y z"]
 Features = dict[str, Tensor]
-"""Features by level, in order of computation; `OUTPUT`, if present, comes last and holds class probabilities."""
+"""Feature of each level by its name, lowest level first. `OUTPUT`, where it is wanted, is last: class probabilities."""
 Volumes = Float[Tensor, "sample channel width depth height"]
 """Axes x, y and z, under names that tell them from those of a feature map."""
 Kind = Literal["occupancy", "intensity"]
@@ -46,10 +46,10 @@ class LocationError(UsageError):
 class Level:
     """One tapped activation.
 
-    `call` counts the calls of the module `name` before this one. `shape` is (x, y, z) of the feature map. The
-    activation of a cut decides all that follows; around a level that is no cut, other paths lead to the logits.
-    `signed` features may be negative. `field` says how receptive fields are known: `exact`, estimated by `gradient`, or
-    the `whole` input.
+    A module may be called several times in one forward pass: `call` is the number of this call, from 0. `shape` is
+    (x, y, z) of the feature map. `is_cut` says whether the logits depend on the input through this level alone; with a
+    skip connection around it, they do not. `signed` features may be negative. `field` says where the receptive fields
+    come from: computed (`exact`), estimated from gradients (`gradient`), or always the `whole` input.
     """
 
     name: str
@@ -70,7 +70,8 @@ class Level:
 class InputSpec:
     """What the network reads: `channels` volumes of `shape` (x, y, z) voxels.
 
-    `occupancy` is 0 or 1 in every voxel, `intensity` any number. `spacing` is in millimetres a voxel, None if unknown.
+    `occupancy` is 0 or 1 in every voxel, `intensity` any number. `spacing` is the edges of a voxel in millimetres, None
+    if unknown.
     """
 
     channels: int
@@ -250,7 +251,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def dropout(self, rate: float, generator: torch.Generator) -> AbstractContextManager[None]:
-        """Switch dropout on, at this rate and drawn by `generator`; leaving restores the network."""
+        """Within the block every dropout layer drops at this rate, even in evaluation mode, drawn by `generator`."""
 
 
 def middle_layer(layers: Sequence[tuple[str, int]]) -> str:

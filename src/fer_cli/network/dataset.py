@@ -87,7 +87,10 @@ class VolumeSet(ABC):
 
 @dataclass(frozen=True)
 class VoxelSet(VolumeSet):
-    """The samples of a voxels.h5, with their grids packed in memory or left in the file."""
+    """The samples of a voxels.h5.
+
+    `packed` holds all grids in memory, one bit for each voxel; where it is None, grids are read from the file.
+    """
 
     artifact: Artifact
     packed: UInt8[np.ndarray, "sample byte"] | None

@@ -38,10 +38,11 @@ class Decoding:
 
 
 class FeedbackNetwork(nn.Module):
-    """One step a level, from the output down to the input.
+    """A decoder with one module for each level, which makes the feature of the level below from that of its own.
 
-    A decode can start at any level, its entry. The features of a backbone may be added at levels below the entry (Fig.
-    1's skip connections); a gate is open exactly where such a feature is given.
+    Decoding can start at any level, called its entry, and ends at the input. At levels below the entry the backbone's
+    own features can be added: Fig. 1's skip connections. The gate of a level is open if such a feature is given for
+    it, shut if not.
     """
 
     def __init__(self, steps: Mapping[str, nn.Module]) -> None:

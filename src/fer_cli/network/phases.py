@@ -229,12 +229,15 @@ class FeedbackPhase:
         }
 
     def _mean_distance(self, distances: list[Tensor], levels: int) -> Tensor:
-        """Mean over the levels that a sample has passed; of none, nothing."""
+        """Sum of the batch's distances by level, divided by the number of levels decoded; 0 if none was."""
         return torch.stack(distances).sum() / levels if distances else torch.zeros((), device=self.data.device)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> tuple[float, float]:
-        """The signal's loss and score of the reconstruction from the local layer, every gate shut."""
+        """Loss and score of reconstructions of the validation samples from the local layer, without skip connections.
+
+        Both are means over samples; see `Signal.loss` and `Signal.scores`.
+        """
         module.eval()
         layer, signal = self.network.spec.local_layer, self.network.signal
         weight = self.level_weights[[self.network.spec.layer_names[::-1].index(layer)]]

@@ -56,13 +56,13 @@ class Occupancy(Signal):
     def level_weights(self, spec: NetworkSpec, mean: float, deviation: float) -> Float[Tensor, " level"]:
         """Weight of occupied voxels in the reconstruction from each level, from the output down.
 
-        The balance is the weight that makes occupied and free voxels count the same; 1 gives calibrated probabilities.
-        A level with a map takes the fourth root of it. A level with a single location takes the square root: without
-        it, no voxel of thin parts would be likely enough to be reconstructed.
+        Most voxels are free. Weighted by the ratio of free to occupied voxels, both kinds would count the same; with
+        weight 1, probabilities would be calibrated. A level with a map takes the fourth root of the ratio. A level with
+        a single location takes the square root, or thin parts would never reach a probability of 0.5.
         """
-        balance = max(1 - mean, 1e-6) / max(mean, 1e-6)
+        ratio = max(1 - mean, 1e-6) / max(mean, 1e-6)
         counts = [spec.locations(name) for name in spec.layer_names[::-1]]
-        return torch.tensor([balance ** (0.25 if count > 1 else 0.5) for count in counts])
+        return torch.tensor([ratio ** (0.25 if count > 1 else 0.5) for count in counts])
 
     def loss(
         self, raw: Volumes, target: Volumes, weight: Float[Tensor, " sample"], reduction: Literal["sum", "mean"]

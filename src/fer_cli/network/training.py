@@ -91,7 +91,9 @@ def train(
     finish: Callable[[Path], object] = lambda _: None,
     world: World = ALONE,
 ) -> TrainingSummary:
-    """Train both networks on the training split of `voxels` and write them to `output`; then call `finish` with it.
+    """Train both networks on the training split of `voxels` and write them to `output`.
+
+    `finish` is called with `output` when it is written.
 
     With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
     trained; the preset is then that model's. With `pretrained`, training starts from the layers of that model's

@@ -44,7 +44,7 @@ class DatasetSpec:
 class Format:
     """One kind of artifact: its name and version, the stage that makes it, its parents' roles, and its datasets.
 
-    Files of the `older` versions are read too; `older_datasets` are those that they alone hold.
+    `older` lists earlier versions that can still be read, `older_datasets` what only their files hold.
     """
 
     name: str
