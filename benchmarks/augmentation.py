@@ -11,7 +11,7 @@ import time
 import torch
 from torch.nn import functional
 
-from fer_cli.network.augmentation import Augmentation, resample
+from fer_cli.data.augmentation import Augmentation, resample
 from machine import cpu_name
 
 

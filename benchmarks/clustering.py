@@ -29,11 +29,11 @@ from fer_cli.codebooks.fitting import Counted, fit_locations
 from fer_cli.codebooks.kmeans import ITERATIONS, nearest
 from fer_cli.codebooks.layer_fitting import BITS
 from fer_cli.codebooks.reading import read_samples
+from fer_cli.data.dataset import open_voxels
 from fer_cli.execution.executor import results_in_order
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import PATHS, batches, encode, encode_paths, feed_back
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.dataset import open_voxels
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL

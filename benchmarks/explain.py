@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fer_cli.network.dataset import open_voxels
+from fer_cli.data.dataset import open_voxels
 from machine import cpu_name
 
 FER = Path(sys.executable).with_name("fer")

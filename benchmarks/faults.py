@@ -37,11 +37,11 @@ import torch
 # The processes forked from this one need them all.
 from fer_cli.cli import app
 from fer_cli.codebooks import clustering  # noqa: F401
+from fer_cli.data import voxelize  # noqa: F401
 from fer_cli.network import training  # noqa: F401
 from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.receptive import LayerSpec
 from fer_cli.reports import evaluation_page, evaluation_report, gallery, page  # noqa: F401
-from fer_cli.shapes import voxelize  # noqa: F401
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.studies import evaluate  # noqa: F401
 from machine import cpu_name

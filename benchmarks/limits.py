@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fer_cli.data.dataset import VoxelSet
 from fer_cli.evaluation.encoded import encode_samples
-from fer_cli.network.dataset import VoxelSet
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
 

@@ -25,10 +25,10 @@ import torch
 import typer
 from scipy.ndimage import binary_erosion, generate_binary_structure
 
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.activations import batches
-from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
 from fer_cli.network.loop import TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision

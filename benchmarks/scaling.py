@@ -24,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, open_voxels
+from fer_cli.data.furniture import CLASSES
+from fer_cli.data.synthetic import write_collection
+from fer_cli.data.volumes import InputSpec
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.backbone import InputSpec
-from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, open_voxels
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, build, explain_classifier
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
 from fer_cli.network.training import preset_settings
-from fer_cli.shapes.furniture import CLASSES
-from fer_cli.shapes.synthetic import write_collection
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history

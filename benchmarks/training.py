@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fer_cli.network.backbone import OUTPUT, InputSpec
-from fer_cli.network.dataset import Indices, VolumeSet
+from fer_cli.data.dataset import Indices, VolumeSet
+from fer_cli.data.volumes import InputSpec
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_cli.shapes.facts import describe_mesh
-from fer_cli.shapes.formats import Grid, Mesh, read_shape
-from fer_cli.shapes.occupancy import TOUCH, VoxelSettings, voxelize_shape
+from fer_cli.data.facts import describe_mesh
+from fer_cli.data.formats.registry import Grid, Mesh, read_shape
+from fer_cli.data.occupancy import TOUCH, VoxelSettings, voxelize_shape
 from machine import cpu_name, run_command
 
 FER = Path(sys.executable).with_name("fer")
@@ -39,8 +39,8 @@ PADDING = 1
 FIRST_CALL = """
 import sys, time
 from pathlib import Path
-from fer_cli.shapes.formats import read_shape
-from fer_cli.shapes.occupancy import VoxelSettings, voxelize_shape
+from fer_cli.data.formats.registry import read_shape
+from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 path = Path(sys.argv[1])
 started = time.perf_counter()
 voxelize_shape(read_shape(path.read_bytes(), path.name), VoxelSettings())

@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 # Numba compiles no code that is instrumented.
-_COMPILED = [f"fer_cli.shapes.{module}" for module in ("ply", "points", "scanning", "triangles")]
+_COMPILED = [f"fer_cli.data.{module}" for module in ("ply", "points", "scanning", "triangles")]
 with atheris.instrument_imports(include=["fer_cli"], exclude=_COMPILED):
     import hostile
     from fer_cli.storage import artifact

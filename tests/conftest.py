@@ -25,13 +25,13 @@ import torch  # noqa: E402
 
 from fer_cli.calibration.calibrate import calibrate  # noqa: E402
 from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
-from fer_cli.network.augmentation import Augmentation  # noqa: E402
+from fer_cli.data.augmentation import Augmentation  # noqa: E402
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source  # noqa: E402
 from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
 from fer_cli.network.receptive import LayerSpec  # noqa: E402
 from fer_cli.network.training import train  # noqa: E402
 from fer_cli.run import Run  # noqa: E402
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source  # noqa: E402
 from fer_cli.storage import artifact  # noqa: E402
 from fer_cli.storage.artifact import Artifact  # noqa: E402
 from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402

@@ -26,7 +26,8 @@ from fer_cli.diagnosis import diagnosis, probe
 from fer_cli.studies import evaluate
 from fer_cli.pictures import mosaic
 from fer_cli.reports import evaluation_report, info, report
-from fer_cli.shapes import scanning, triangles, voxelize
+from fer_cli.data import triangles, voxelize
+from fer_cli.data.formats import scanning
 codes = []
 for number, command in enumerate(json.load(sys.stdin)):
     if os.fork() == 0:

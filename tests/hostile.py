@@ -28,15 +28,15 @@ from trimesh.exchange import obj, off, ply, stl
 from fer_cli.calibration.confidence import load_calibration
 from fer_cli.calibration.temperature import load_evidence
 from fer_cli.calibration.typicality import load_typicality
+from fer_cli.data.batches import _voxelized
+from fer_cli.data.dataset import open_voxels
+from fer_cli.data.formats.registry import SUFFIXES, read_shape
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.source import close_archives, list_entries, read_entry
 from fer_cli.errors import FerError
 from fer_cli.network.checkpoint import load_checkpoint
-from fer_cli.network.dataset import open_voxels
 from fer_cli.network.weights import load_network
 from fer_cli.reports.info import describe
-from fer_cli.shapes.batches import _voxelized
-from fer_cli.shapes.formats import SUFFIXES, read_shape
-from fer_cli.shapes.occupancy import VoxelSettings
-from fer_cli.shapes.source import close_archives, list_entries, read_entry
 from fer_cli.storage.artifact import DIGEST, Artifact, open_artifact
 from fer_cli.storage.identity import content_bytes
 from fer_cli.storage.schema import FORMATS, Format

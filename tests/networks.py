@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, InputSpec, Level, NetworkSpec
-from fer_cli.network.dataset import Indices, VolumeSet
+from fer_cli.data.dataset import Indices, VolumeSet
+from fer_cli.data.volumes import InputSpec
+from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, Level, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build

@@ -12,7 +12,6 @@ import pytest
 import fer_cli
 from diagnoses import diagnosis_of
 from fer_cli import load_run
-from fer_cli.api import OpenRun
 from fer_cli.diagnosis import diagnosis
 from fer_cli.diagnosis.categories import Category
 from fer_cli.diagnosis.probe import probe
@@ -24,7 +23,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 
 
 @pytest.fixture(scope="module")
-def opened(run_paths: RunPaths) -> OpenRun:
+def opened(run_paths: RunPaths) -> Run:
     return load_run(run_paths.voxels.parent, device="cpu")
 
 
@@ -40,7 +39,7 @@ def test_the_package_has_no_other_attribute() -> None:
         _ = fer_cli.load_runs
 
 
-def test_run_explains_as_the_command_does(opened: OpenRun, run: Run) -> None:
+def test_run_explains_as_the_command_does(opened: Run, run: Run) -> None:
     said = opened.explain("plate_test_00")
     expected = diagnosis.explain(run, run.sample("plate_test_00"))
     for field in fields(said):
@@ -54,7 +53,7 @@ def test_run_explains_as_the_command_does(opened: OpenRun, run: Run) -> None:
             assert getattr(said, field.name) == getattr(expected, field.name), field.name
 
 
-def test_run_probes_as_the_command_does(opened: OpenRun, run: Run) -> None:
+def test_run_probes_as_the_command_does(opened: Run, run: Run) -> None:
     said = opened.probe("plate_test_00", "conv2", (1, 0, 1))
     expected = probe(run.network, run.sample("plate_test_00").volume, "conv2", (1, 0, 1))
     np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
@@ -63,9 +62,10 @@ def test_run_probes_as_the_command_does(opened: OpenRun, run: Run) -> None:
     volume = run.sample("plate_test_00").volume
     expected = probe(run.network, volume, "conv2", (1, 0, 1), centroids_of=run.codebook, code=3)
     np.testing.assert_array_equal(said.reconstruction, expected.reconstruction)
-    for wrong in ({"by": "shape"}, {"code": 3}):
-        with pytest.raises(UsageError, match="by feature or centroid, and only a centroid has a code"):
-            opened.probe("plate_test_00", "conv2", **wrong)
+    with pytest.raises(UsageError, match="by='shape': choose 'feature' or 'centroid'"):
+        opened.probe("plate_test_00", "conv2", by="shape")
+    with pytest.raises(UsageError, match="code=3 needs by='centroid'"):
+        opened.probe("plate_test_00", "conv2", code=3)
 
 
 def test_the_example_of_the_page_runs(
@@ -85,7 +85,7 @@ def test_the_example_of_the_page_runs(
     assert [line.split()[0] for line in said[2:7]] == ["conv1", "conv2", "conv3", "fc4", "output"]
 
 
-def test_what_is_not_there_is_told_by_what_it_is(opened: OpenRun, run_paths: RunPaths, tmp_path: Path) -> None:
+def test_what_is_not_there_is_told_by_what_it_is(opened: Run, run_paths: RunPaths, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere is no folder of a run\. Run 'fer demo --run .*nowhere' to make one"):
         load_run(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match=r"model\.h5 does not exist\. Run 'fer train'"):

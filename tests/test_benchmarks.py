@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import load_benchmark
-from fer_cli.network.augmentation import Augmentation
+from fer_cli.data.augmentation import Augmentation
 from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run

@@ -27,9 +27,9 @@ from scipy.io import savemat
 from fer_cli.calibration.calibrate import calibrate
 from fer_cli.cli.app import app
 from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.data.synthetic import write_collection
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.network.training import preset_settings, train
-from fer_cli.shapes.synthetic import write_collection
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import RunPaths

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fer_cli.cli.doctor import CPU_FLAGS, Cpu, Disk, Drawing, Examination, Extra, Library, Memory
+from fer_cli.data.download import DownloadRecord
 from fer_cli.network.training import TrainingSummary
-from fer_cli.shapes.download import DownloadRecord
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import FORMATS
 

@@ -21,11 +21,11 @@ import torch
 
 from fer_cli.cli import endings
 from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.errors import ArtifactError, LineageError, ResourceError
 from fer_cli.network.training import preset_settings, train
 from fer_cli.pictures.curves import write_learning_curve
 from fer_cli.run import Run
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.disk import make_folder, write_whole

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 import hostile
 from diagnoses import diagnosis_of
+from fer_cli.data.dataset import open_voxels
+from fer_cli.data.formats.registry import read_shape
+from fer_cli.data.source import close_archives, list_entries
 from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
-from fer_cli.network.dataset import open_voxels
 from fer_cli.network.weights import load_network
 from fer_cli.reports import page
 from fer_cli.reports.evaluation_page import write_evaluation_page
@@ -29,8 +31,6 @@ from fer_cli.reports.gallery import Explained, write_gallery
 from fer_cli.reports.info import describe
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.run import Run
-from fer_cli.shapes.formats import read_shape
-from fer_cli.shapes.source import close_archives, list_entries
 from fer_cli.storage import artifact, vetting
 from fer_cli.storage.artifact import DIGEST, open_artifact
 from fer_cli.storage.schema import MODEL, VOXELS

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from fer_cli.artifacts import choose_device
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
-from fer_cli.run import Run, choose_device
+from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths
 

@@ -52,7 +52,7 @@ def test_tables_of_the_page_are_the_benchmarks(scaling: ModuleType, capsys: pyte
 
 
 def test_repeated_voxels_are_a_voxel_set(scaling: ModuleType, run_paths, tmp_path: Path) -> None:
-    from fer_cli.network.dataset import open_voxels
+    from fer_cli.data.dataset import open_voxels
 
     scaling.repeat(run_paths.voxels, tmp_path / "many.h5", 130)
     many, few = open_voxels(tmp_path / "many.h5", in_memory=True), open_voxels(run_paths.voxels)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_cli.shapes.synthetic import write_collection
+from fer_cli.data.synthetic import write_collection
 
 pytestmark = pytest.mark.end_to_end
 

@@ -8,10 +8,10 @@ import h5py
 import pytest
 import torch
 
-from fer_cli.api import load_run
 from fer_cli.calibration.calibrate import calibrate
 from fer_cli.errors import ArtifactError
 from fer_cli.reports.info import describe
+from fer_cli.run import load_run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CALIBRATION, CODEBOOK, FORMATS, MODEL, VOXELS, Format

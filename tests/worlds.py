@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from conftest import TINY_LAYERS
+from fer_cli.data.augmentation import Augmentation
 from fer_cli.execution.world import SharedBatchNorm3d, SharedDropout, World, join_world
 from fer_cli.network import phases
-from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fer_cli.api import load_run as load_run
+    from fer_cli.run import load_run as load_run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_run"]
@@ -21,7 +21,7 @@ __all__ = ["__version__", "load_run"]
 def __getattr__(name: str) -> Any:
     """Load what is asked for (PEP 562)."""
     if name == "load_run":
-        return import_module("fer_cli.api").load_run
+        return import_module("fer_cli.run").load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

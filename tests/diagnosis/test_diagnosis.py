@@ -10,6 +10,7 @@ from fer_cli.calibration.departure import Course, Departure, return_errors
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
+from fer_cli.data.dataset import Sample
 from fer_cli.diagnosis import repair
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
@@ -19,7 +20,6 @@ from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.dataset import Sample
 from fer_cli.run import Run
 
 

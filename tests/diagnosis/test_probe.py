@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.backbone import Location, LocationError, receptive_field
+from fer_cli.network.backbone import LocationError, receptive_field
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.receptive import LayerSpec
 from fer_cli.run import Run

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.volumes import InputSpec
 from fer_cli.evaluation import baselines
 from fer_cli.evaluation.encoded import Encoded, encode_samples
-from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.backbone import OUTPUT, InputSpec
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
 from networks import ArrayVolumes
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
 import worlds
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import EpochRecord
@@ -25,7 +26,6 @@ from fer_cli.network.checkpoint import checkpoint_path
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import preset_settings, train
 from fer_cli.run import Run
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import RunPaths

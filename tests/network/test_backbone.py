@@ -3,11 +3,11 @@ from itertools import product
 import pytest
 import torch
 
+from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import UsageError
 from fer_cli.network.backbone import (
     OUTPUT,
     Backbone,
-    InputSpec,
     Level,
     LocationError,
     NetworkSpec,
@@ -117,6 +117,8 @@ def test_response_fields_hold_the_locations_that_share_a_voxel() -> None:
     for field in (receptive_field, response_field):
         with pytest.raises(LocationError, match=r"location 3,0,0 lies outside mid, whose feature map is 3×2×4"):
             field(backbone, "mid", (3, 0, 0))
+    with pytest.raises(LocationError, match="a location has three indices x, y, z; got 1,0"):
+        backbone.spec.require_location("mid", (1, 0))
 
 
 def test_fingerprint_is_of_the_function() -> None:

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from fer_cli.data.volumes import InputSpec
 from fer_cli.network import feedback
-from fer_cli.network.backbone import OUTPUT, InputSpec, Level, NetworkSpec
+from fer_cli.network.backbone import OUTPUT, Level, NetworkSpec
 from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
 from networks import Residual, explained
 

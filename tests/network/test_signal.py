@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fer_cli.network.backbone import InputSpec, Level, NetworkSpec
+from fer_cli.data.volumes import InputSpec
+from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.network.signal import Intensity, Occupancy, signal_of
 
 SPEC = NetworkSpec((Level("a", 3, (4, 2, 2)), Level("b", 3, (1, 1, 1))), InputSpec(2, (8, 5, 6)), ("p", "q"))

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.dataset import open_voxels
 from fer_cli.errors import ArtifactError, FerError, InputError, ResourceError, UsageError
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network import loop
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.checkpoint import Position, TrainingState, checkpoint_path
-from fer_cli.network.dataset import open_voxels
 from fer_cli.network.feedback import Decoding, Edit
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
 from fer_cli.network.loop import TrainingLoop

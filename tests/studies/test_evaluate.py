@@ -9,12 +9,12 @@ import torch
 from conftest import Rewrite
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.data.dataset import open_voxels
 from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.detection import METRICS, detection_metrics
 from fer_cli.evaluation.pooled import _apart
 from fer_cli.evaluation.votes import voted_probabilities
-from fer_cli.network.dataset import open_voxels
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths

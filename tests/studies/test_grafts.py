@@ -1,6 +1,6 @@
 import numpy as np
 
-from fer_cli.shapes.occupancy import VoxelSettings
+from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.studies.grafts import graft_back, graft_part
 
 

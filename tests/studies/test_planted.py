@@ -8,12 +8,12 @@ import torch
 from conftest import TINY_K
 from fer_cli.calibration.calibrate import calibrate
 from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.data.synthetic import write_collection
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.network.fer_cnn import FERCNN
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
 from fer_cli.run import Run
-from fer_cli.shapes.synthetic import write_collection
-from fer_cli.shapes.voxelize import VoxelSettings, voxelize_source
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
 from fer_cli.studies.graft_candidates import GRAFTS, part_grafts

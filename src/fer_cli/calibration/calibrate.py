@@ -19,9 +19,9 @@ from fer_cli.calibration.departure import return_errors
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
+from fer_cli.data.dataset import VolumeSet, open_voxels
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
-from fer_cli.network.dataset import VolumeSet, open_voxels
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact

@@ -21,7 +21,8 @@ from jaxtyping import Float
 
 from fer_cli.calibration.p_value import empirical_p_value
 from fer_cli.calibration.typicality import load_distances
-from fer_cli.network.backbone import Features, Location, Volumes
+from fer_cli.data.volumes import Location, Volumes
+from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.artifact import Artifact
 

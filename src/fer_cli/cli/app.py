@@ -95,11 +95,11 @@ def demo(
     force: Force = False,
 ) -> None:
     """Run the whole pipeline on synthetic furniture and explain one mistake."""
+    from fer_cli.artifacts import choose_device
     from fer_cli.cli.demo import run_demo
     from fer_cli.cli.terminal import TrainingView, console, training_bar
     from fer_cli.reports.page import write_report
     from fer_cli.reports.report import terminal_report
-    from fer_cli.run import choose_device
 
     chosen = choose_device(device)
     with training_bar() as bar:

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.calibrate import calibrated
 from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.data.furniture import CLASSES
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.synthetic import write_collection
+from fer_cli.data.voxelize import voxelize_source
 from fer_cli.diagnosis.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.training import preset_settings, train
 from fer_cli.pictures.curves import write_learning_curve
-from fer_cli.run import Run
-from fer_cli.shapes.furniture import CLASSES
-from fer_cli.shapes.occupancy import VoxelSettings
-from fer_cli.shapes.synthetic import write_collection
-from fer_cli.shapes.voxelize import voxelize_source
 from fer_cli.storage.outputs import held
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import evaluate, write_evaluation
@@ -92,7 +92,7 @@ def _run_demo(
         force=force,
     )
     announce("evaluating on the test shapes")
-    run = Run(paths, device=device, in_memory=True)
+    run = RunArtifacts(paths, device=device, in_memory=True)
     evaluation = evaluate(run)
     write_evaluation(evaluation, folder / "evaluate")
     mistakes = evaluation["misclassified"]

@@ -24,7 +24,7 @@ from fer_cli.errors import UsageError
 from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
-    from fer_cli.run import Run
+    from fer_cli.artifacts import RunArtifacts
 
 
 def probe(
@@ -269,9 +269,9 @@ def _opened(
     device: str,
     *,
     in_memory: bool = False,
-) -> "Run":
+) -> "RunArtifacts":
     """The run in a folder, with any artifact named taken from there instead."""
-    from fer_cli.run import Run, choose_device
+    from fer_cli.artifacts import RunArtifacts, choose_device
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    return Run(paths, device=choose_device(device), in_memory=in_memory)
+    return RunArtifacts(paths, device=choose_device(device), in_memory=in_memory)

@@ -36,7 +36,7 @@ def download(
 ) -> None:
     """Download the archive of a data set, or the rest of it where an earlier download broke off."""
     from fer_cli.cli.terminal import CountView, progress_bar
-    from fer_cli.shapes.download import download_dataset
+    from fer_cli.data.download import download_dataset
 
     endings.goes_on()
     with progress_bar(of_bytes=True) as bar:
@@ -77,9 +77,9 @@ def voxelize(
 ) -> None:
     """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
     from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.data.occupancy import VoxelSettings
+    from fer_cli.data.voxelize import voxelize_source
     from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
-    from fer_cli.shapes.occupancy import VoxelSettings
-    from fer_cli.shapes.voxelize import voxelize_source
 
     settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
     endings.goes_on()
@@ -163,6 +163,7 @@ def train(
 
     With several processes or machines, start it by torchrun -m -- fer_cli train; see docs/scaling.md.
     """
+    from fer_cli.artifacts import choose_device
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.execution.world import join_world
     from fer_cli.network.checkpoint import checkpoint_path
@@ -170,7 +171,6 @@ def train(
     from fer_cli.network.training import train as train_networks
     from fer_cli.network.transfer import preset_of
     from fer_cli.pictures.curves import curve_path, write_learning_curve
-    from fer_cli.run import choose_device
 
     if encoder and (epochs or learning_rate):
         option = "--epochs" if epochs else "--learning-rate"
@@ -241,12 +241,12 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5, its calibration."""
+    from fer_cli.artifacts import choose_device
     from fer_cli.calibration.calibrate import calibrated, check_calibration
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.clustering import cluster_network
     from fer_cli.reports.artifact_report import info_table
-    from fer_cli.run import choose_device
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
@@ -302,9 +302,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Compute from the validation samples what explanations compare with: codebook.h5 → codebook.calibration.h5."""
+    from fer_cli.artifacts import choose_device
     from fer_cli.calibration.calibrate import calibrate as calibrate_run
     from fer_cli.cli.terminal import CountView, progress_bar
-    from fer_cli.run import choose_device
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
     with progress_bar() as bar:

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float32, Int
 
 from fer_cli.codebooks.kmeans import cluster, distinct_rows, nearest, use_one_thread
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.network.activations import PATHS, batches, encode_paths, round_to
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = (5, 10, 15, 20, 30, 40, 50, 60, 80)

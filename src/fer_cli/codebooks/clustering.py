@@ -27,6 +27,7 @@ from fer_cli.codebooks.choice import Candidate, choose_codes
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
 from fer_cli.codebooks.layer_fitting import LayerFitting
+from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution.executor import WorkExecutor
 from fer_cli.execution.interrupts import Interrupts
@@ -34,7 +35,6 @@ from fer_cli.execution.progress import CHOOSING, ClusteringProgress
 from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.backbone import OUTPUT, NetworkSpec
-from fer_cli.network.dataset import VoxelSet, open_voxels
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.errors import FerError, UsageError
 from fer_cli.network.activations import BATCH, FEEDBACK, batches, encode, feed_back
 from fer_cli.network.backbone import OUTPUT, Features, NetworkSpec
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
 

@@ -28,12 +28,12 @@ from fer_cli.codebooks.features import (
 from fer_cli.codebooks.fitted_layer import FittedLayer, FittedLayers
 from fer_cli.codebooks.fitting import Counted, Fitted, fit_locations
 from fer_cli.codebooks.tally import Tally
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.backbone import OUTPUT, Features
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
 

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import FEEDFORWARD, PATHS, encode_paths
-from fer_cli.network.backbone import OUTPUT, Features, Volumes
+from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.reading import Reading
+from fer_cli.data.dataset import VolumeSet
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.network.backbone import OUTPUT, Volumes
-from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.explained import ExplainedNetwork
 
 VolumeArray = Float[np.ndarray, "sample channel x y z"]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.calibration.departure import Departure, return_errors
 from fer_cli.calibration.temperature import implied_class
@@ -19,6 +20,8 @@ from fer_cli.codebooks.reconstruction import (
     representatives,
     table1_errors,
 )
+from fer_cli.data.dataset import Sample
+from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import Category, categorise
@@ -26,9 +29,7 @@ from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.backbone import OUTPUT, Volumes
-from fer_cli.network.dataset import Sample
-from fer_cli.run import Run
+from fer_cli.network.backbone import OUTPUT
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Diagnosis:
         )
 
 
-def explain(run: Run, sample: Sample, *, local_layer: str | None = None) -> Diagnosis:
+def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None) -> Diagnosis:
     """Read one sample through a run's network and codebooks; the local reconstruction starts at `local_layer`.
 
     Raises UsageError for an unknown `local_layer`, and what opening the run's artifacts raises.
@@ -187,7 +188,7 @@ def explain(run: Run, sample: Sample, *, local_layer: str | None = None) -> Diag
 
 
 def _blame_and_repair(
-    run: Run, volumes: Volumes, reading: Reading, predicted: int, label: int | None
+    run: RunArtifacts, volumes: Volumes, reading: Reading, predicted: int, label: int | None
 ) -> tuple[Blame, tuple[RepairTest, ...]]:
     """Blame of a misclassified sample, and the repair tests at the blamed layer.
 
@@ -217,7 +218,7 @@ def _blame_and_repair(
 
 
 def _departure(
-    run: Run, reading: Reading, volumes: Volumes, distances: dict[str, Float[np.ndarray, " 1"]]
+    run: RunArtifacts, reading: Reading, volumes: Volumes, distances: dict[str, Float[np.ndarray, " 1"]]
 ) -> Departure | None:
     if run.course is None:
         return None
@@ -239,7 +240,9 @@ def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErr
     )
 
 
-def _read_layer(run: Run, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]) -> LayerReading:
+def _read_layer(
+    run: RunArtifacts, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]
+) -> LayerReading:
     classes = run.network.spec.classes
     parts: dict[str, dict[str, Any]] = {}
     for path in PATHS:

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = 6

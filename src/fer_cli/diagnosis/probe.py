@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.data.volumes import Location
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, encode
-from fer_cli.network.backbone import OUTPUT, Box, Location, NetworkSpec, receptive_field, response_field
+from fer_cli.network.backbone import OUTPUT, Box, NetworkSpec, receptive_field, response_field
 from fer_cli.network.explained import ExplainedNetwork
 
 FILLINGS = ("feature", "centroid")

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
-from fer_cli.network.backbone import Features, NetworkSpec, Volumes
+from fer_cli.network.backbone import Features, NetworkSpec
 
 REPLACED_SHARE = 1 / 8
 """Of the layer's locations."""

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import BATCH
-from fer_cli.network.backbone import Backbone, Volumes
+from fer_cli.network.backbone import Backbone
 
 
 @dataclass(frozen=True)

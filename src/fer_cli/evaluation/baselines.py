@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int
 
 from fer_cli.calibration.temperature import fit_temperature
+from fer_cli.data.augmentation import Augmentation, turn
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation import feature_scores as near
 from fer_cli.evaluation import logit_scores as logit
 from fer_cli.evaluation.detection import weighted_metrics
 from fer_cli.evaluation.encoded import Encoded
 from fer_cli.network.activations import batches, predict
-from fer_cli.network.augmentation import Augmentation, turn
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
 
 TURNS = 8

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from fer_cli.data.dataset import VolumeSet
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import batches, encode
-from fer_cli.network.backbone import OUTPUT, Features, Volumes
-from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from fer_cli.network.backbone import Features, Volumes
+from fer_cli.data.volumes import Volumes
+from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
 
 

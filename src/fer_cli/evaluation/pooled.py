@@ -10,17 +10,17 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.baselines import best_on_validation
 from fer_cli.evaluation.scored import OURS, Scored
 from fer_cli.evaluation.shares import Measured
-from fer_cli.run import Run
 
 _NAMED = 3
 """Classes that an error names, of those that differ."""
 
 
-def require_same_data(runs: Sequence[Run], split: str) -> None:
+def require_same_data(runs: Sequence[RunArtifacts], split: str) -> None:
     """Raise UsageError unless all runs are of the same shapes, in voxels, classes and split."""
     first = runs[0]
     for run in runs[1:]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.artifacts import RunArtifacts
+from fer_cli.data.augmentation import Augmentation
 from fer_cli.evaluation.baselines import (
     NETWORK,
     TRIVIAL,
@@ -30,8 +32,6 @@ from fer_cli.evaluation.experts import Pair, even_weights, evidence_experts, nea
 from fer_cli.evaluation.posterior import Experts, Posterior, fit_posterior
 from fer_cli.evaluation.split_reading import SplitReading
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.augmentation import Augmentation
-from fer_cli.run import Run
 
 OURS = "ours"
 COMBINED = "combined"
@@ -57,7 +57,7 @@ class Scored:
 
 
 def score_run(
-    run: Run, reading: SplitReading, *, report: Callable[[int, int], None] = lambda done, total: None
+    run: RunArtifacts, reading: SplitReading, *, report: Callable[[int, int], None] = lambda done, total: None
 ) -> Scored:
     """Score the samples that a run has read."""
     network, voxels = run.network, run.voxels
@@ -123,7 +123,7 @@ def score_run(
     )
 
 
-def own_scores(run: Run, reading: SplitReading) -> Scores:
+def own_scores(run: RunArtifacts, reading: SplitReading) -> Scores:
     """The scores that a run's clusters and reconstructions give."""
     prior = run.codebook.prior
     return {

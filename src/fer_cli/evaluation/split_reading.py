@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
 from fer_cli.evaluation.encoded import Encoded, kept_features
@@ -14,7 +15,6 @@ from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.run import Run
 
 ByPath = dict[str, dict[str, np.ndarray]]
 
@@ -62,7 +62,7 @@ class SplitReading:
 
 
 def read_split(
-    run: Run,
+    run: RunArtifacts,
     split: str,
     *,
     votes: int | None = None,

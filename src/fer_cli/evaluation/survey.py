@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import mean_errors
 from fer_cli.evaluation.shares import Measured
 from fer_cli.evaluation.split_reading import read_split
-from fer_cli.run import Run
 
 RULE = (
     "Of each class, in alphabetical order, the sample in the middle when its correctly classified samples (Figs 4, 5) "
@@ -67,7 +67,9 @@ class Survey:
         return self.names[ordered[(len(ordered) - 1) // 2]] if ordered else None
 
 
-def survey(run: Run, *, split: str = "test", report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
+def survey(
+    run: RunArtifacts, *, split: str = "test", report: Callable[[int, int], None] = lambda done, total: None
+) -> Survey:
     """Read every labelled sample of a split. Raises UsageError if there is none, and what opening the run raises."""
     found = read_split(run, split, report=report)
     return Survey(

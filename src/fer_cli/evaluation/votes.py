@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fer_cli.data.augmentation import turn
+from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import predict
-from fer_cli.network.augmentation import turn
-from fer_cli.network.backbone import Volumes
 from fer_cli.network.explained import ExplainedNetwork
 
 MAX_VOTES = 360

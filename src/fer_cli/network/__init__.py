@@ -1,1 +1,1 @@
-"""The feedforward and the feedback network: geometry, layers, data, training, `model.h5`."""
+"""The feedforward and the feedback network: geometry, layers, training, `model.h5`."""

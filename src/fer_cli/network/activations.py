@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fer_cli.network.backbone import OUTPUT, Features, Volumes
+from fer_cli.data.volumes import Volumes
+from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
 FEEDFORWARD, FEEDBACK = "feedforward", "feedback"

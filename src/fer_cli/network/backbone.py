@@ -14,28 +14,25 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fer_cli.data.volumes import InputSpec, Location, Volumes
 from fer_cli.errors import UsageError
 
 OUTPUT = "output"
 _RESERVED = (OUTPUT, "all", "softmax")
 NO_PATCH: Mapping[str, Tensor] = MappingProxyType({})
 
-Location = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Half-open ranges of voxel indices, ((x0, x1), (y0, y1), (z0, z1))."""
 Feature = Float[Tensor, "sample filter x y z"]
 Features = dict[str, Tensor]
 """Feature of each level by its name, lowest level first. `OUTPUT`, where it is wanted, is last: class probabilities."""
-Volumes = Float[Tensor, "sample channel width depth height"]
-"""Axes x, y and z, under names that tell them from those of a feature map."""
-Kind = Literal["occupancy", "intensity"]
 
 
 class LocationError(UsageError):
@@ -64,55 +61,6 @@ class Level:
     def locations(self) -> int:
         """Number of cells of the feature map."""
         return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What the network reads: `channels` volumes of `shape` (x, y, z) voxels.
-
-    `occupancy` is 0 or 1 in every voxel, `intensity` any number. `spacing` is the edges of a voxel in millimetres, None
-    if unknown.
-    """
-
-    channels: int
-    shape: Location
-    kind: Kind = "occupancy"
-    spacing: tuple[float, float, float] | None = None
-
-    @property
-    def volume(self) -> tuple[int, int, int, int]:
-        """(channel, x, y, z) of one volume."""
-        return (self.channels, *self.shape)
-
-    @property
-    def is_cube(self) -> bool:
-        """Whether all three sides have one length."""
-        return len(set(self.shape)) == 1
-
-    def __str__(self) -> str:
-        sides = f"{self.shape[0]}³" if self.is_cube else "×".join(map(str, self.shape))
-        return sides if self.channels == 1 else f"{self.channels} channels of {sides}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The specification as plain JSON values."""
-        spacing = {} if self.spacing is None else {"spacing": list(self.spacing)}
-        return {"channels": self.channels, "shape": list(self.shape), "kind": self.kind, **spacing}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "InputSpec":
-        """The specification from JSON values. Raises KeyError, TypeError or ValueError where they do not fit."""
-        x, y, z = value["shape"]
-        if not all(type(number) is int and number > 0 for number in (x, y, z, value["channels"])):
-            raise ValueError(f"{value['channels']} channels of shape {value['shape']} are no volume")
-        if value["kind"] not in ("occupancy", "intensity"):
-            raise ValueError(f"input kind {value['kind']!r} is unknown")
-        spacing = value.get("spacing")
-        if spacing is not None:
-            along_x, along_y, along_z = (float(step) for step in spacing)
-            if not min(along_x, along_y, along_z) > 0:
-                raise ValueError(f"a spacing of {spacing} is none")
-            spacing = (along_x, along_y, along_z)
-        return cls(value["channels"], (x, y, z), value["kind"], spacing)
 
 
 @dataclass(frozen=True)
@@ -184,9 +132,11 @@ class NetworkSpec:
         """Number of locations of a layer."""
         return math.prod(self.map_shape(layer))
 
-    def require_location(self, layer: str, location: Location) -> None:
-        """Raise LocationError if `location` lies outside the feature map of `layer`."""
+    def require_location(self, layer: str, location: Sequence[int]) -> None:
+        """Raise LocationError if `location` is not three indices, or lies outside the feature map of `layer`."""
         shape = self.map_shape(layer)
+        if len(location) != len(shape):
+            raise LocationError(f"a location has three indices x, y, z; got {','.join(map(str, location))}.")
         if not all(0 <= index < length for index, length in zip(location, shape, strict=True)):
             raise LocationError(
                 f"location {','.join(map(str, location))} lies outside {layer}, whose feature map is "

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fer_cli.network.backbone import OUTPUT, Backbone, Feature, Features, NetworkSpec, Volumes
+from fer_cli.data.volumes import Volumes
+from fer_cli.network.backbone import OUTPUT, Backbone, Feature, Features, NetworkSpec
 from fer_cli.network.feedback import Decoding, Edit, FeedbackNetwork
 from fer_cli.network.signal import Signal, signal_of
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fer_cli.network.backbone import Feature, Features, NetworkSpec, Volumes
+from fer_cli.data.volumes import Volumes
+from fer_cli.network.backbone import Feature, Features, NetworkSpec
 
 Edit = Callable[[str, Tensor], Tensor]
 _MOST_DENSE = 1 << 24

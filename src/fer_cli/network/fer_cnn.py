@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
-from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, InputSpec, Level, NetworkSpec, Volumes
+from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, Level, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.feedback import FeedbackNetwork
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.dataset import VolumeSet
+from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, batches
-from fer_cli.network.augmentation import Augmentation
-from fer_cli.network.backbone import NetworkSpec, Volumes
-from fer_cli.network.dataset import VolumeSet
+from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from fer_cli.network.backbone import Location
+from fer_cli.data.volumes import Location
 
 
 @dataclass(frozen=True)

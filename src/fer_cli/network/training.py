@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.network.augmentation import Augmentation
 from fer_cli.network.checkpoint import checkpoint_path, has_led_to
-from fer_cli.network.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings

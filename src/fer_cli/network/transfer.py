@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from fer_cli.data.dataset import VoxelSet
 from fer_cli.errors import UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.dataset import VoxelSet
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
 from fer_cli.network.weights import load_classifier
 from fer_cli.storage.artifact import open_artifact

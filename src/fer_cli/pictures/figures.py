@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, explain
 from fer_cli.diagnosis.probe import layer_locations, probe
 from fer_cli.evaluation.survey import RULE, Survey, survey
 from fer_cli.network.activations import PATHS
-from fer_cli.network.backbone import Backbone, Location
+from fer_cli.network.backbone import Backbone
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import (
     CHOSEN,
@@ -34,7 +36,6 @@ from fer_cli.pictures.scene import (
     overlay_scene,
 )
 from fer_cli.pictures.sheet import Image, Panel, Row, mount
-from fer_cli.run import Run
 from fer_cli.storage.disk import write_whole, writing
 
 PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
@@ -47,7 +48,7 @@ Drawn = tuple[Scene | None, str, str]
 
 
 def write_figures(
-    run: Run,
+    run: RunArtifacts,
     folder: Path,
     *,
     split: str = "test",
@@ -123,7 +124,7 @@ def fullest_location(backbone: Backbone, layer: str, volume: Float[np.ndarray, "
     return max(layer_locations(backbone.spec, layer), key=total)
 
 
-def _response_fields(run: Run, name: str) -> Image:
+def _response_fields(run: RunArtifacts, name: str) -> Image:
     """Fig. 2: at every layer the location, its response field, the reconstruction from it, and the receptive field."""
     spec, sample = run.network.spec, run.sample(name)
     grid = flat(sample.volume)

@@ -14,16 +14,16 @@ from urllib.parse import quote
 import numpy as np
 
 from fer_cli.arguments import file_name
+from fer_cli.artifacts import RunArtifacts
+from fer_cli.data.dataset import Sample
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
 from fer_cli.errors import FerError, InputError
 from fer_cli.network.activations import batches, predict
-from fer_cli.network.dataset import Sample
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.page import POLICY, begin_report, environment
 from fer_cli.reports.report import diagnosis_json
-from fer_cli.run import Run
 from fer_cli.storage.disk import make_folder, write_whole, writing
 
 _AHEAD = 4
@@ -81,7 +81,7 @@ class Several:
         }
 
 
-def misclassified(run: Run, split: str) -> list[str]:
+def misclassified(run: RunArtifacts, split: str) -> list[str]:
     """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
     indices = run.voxels.indices(split)
     probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
@@ -90,7 +90,7 @@ def misclassified(run: Run, split: str) -> list[str]:
 
 
 def explain_one(
-    run: Run, name: str, folder: Path | None, wanted: Wanted, *, parent: Path
+    run: RunArtifacts, name: str, folder: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
     """Explain one sample and write what is wanted into `folder`, or into one named after it in `parent`.
 
@@ -109,7 +109,7 @@ def explain_one(
 
 
 def explain_several(
-    run: Run,
+    run: RunArtifacts,
     names: Sequence[str],
     folder: Path,
     wanted: Wanted,
@@ -154,7 +154,7 @@ def explain_several(
     return Several(explained, failed, gallery)
 
 
-def _check(run: Run, wanted: Wanted) -> None:
+def _check(run: RunArtifacts, wanted: Wanted) -> None:
     """Raise what would meet every sample, before anything is begun: artifacts that do not fit, no such layer."""
     if wanted.local_layer is not None:
         run.network.spec.index(wanted.local_layer)

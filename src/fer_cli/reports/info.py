@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from fer_cli.codebooks.fitted_layer import DESCRIBED, summarise_layer
+from fer_cli.data.duplicates import count_duplicates
 from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import PATHS
-from fer_cli.shapes.duplicates import count_duplicates
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import calibration_path

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from sklearn.metrics import confusion_matrix
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import mean_errors
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
@@ -20,7 +21,6 @@ from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.resampling import draw_weights
 from fer_cli.evaluation.scored import COMBINED, score_run
 from fer_cli.evaluation.split_reading import read_split
-from fer_cli.run import Run
 from fer_cli.storage.disk import write_whole, writing
 from fer_cli.studies.claims import judge_claims
 from fer_cli.studies.findings import summarise_planted
@@ -34,7 +34,7 @@ _MOST_LOCATIONS = 512
 
 
 def evaluate(
-    *runs: Run,
+    *runs: RunArtifacts,
     split: str = "test",
     votes: int | None = None,
     sanity: bool = False,
@@ -117,7 +117,7 @@ def evaluate(
     }
 
 
-def _repaired(run: Run) -> list[str]:
+def _repaired(run: RunArtifacts) -> list[str]:
     """The layers at which mistakes are repaired: with several locations, but not so many that it takes minutes."""
     spec = run.network.spec
     return [layer for layer in spec.map_layers if spec.locations(layer) <= _MOST_LOCATIONS]
@@ -145,7 +145,7 @@ def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sa
     }
 
 
-def _misclassified(runs: tuple[Run, ...], pool: Pool, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     names = runs[0].voxels.names
     return [
         {

@@ -7,9 +7,9 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Int
 
-from fer_cli.network.backbone import InputSpec
-from fer_cli.run import Run
-from fer_cli.shapes.occupancy import VoxelSettings
+from fer_cli.artifacts import RunArtifacts
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.volumes import InputSpec
 from fer_cli.studies.findings import GRAFT, SYNTHETIC
 from fer_cli.studies.grafts import Graft, graft_back, graft_part
 
@@ -33,7 +33,9 @@ class Candidate:
     graft: Graft
 
 
-def part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.random.Generator) -> Iterator[Candidate]:
+def part_grafts(
+    run: RunArtifacts, right: Int[np.ndarray, " sample"], generator: np.random.Generator
+) -> Iterator[Candidate]:
     """Parts of training shapes on receivers, of every pair of classes in turn; none where volumes are no shapes."""
     voxels = run.voxels
     if not _reads_shapes(run):
@@ -58,7 +60,7 @@ def part_grafts(run: Run, right: Int[np.ndarray, " sample"], generator: np.rando
             yield from candidates
 
 
-def back_grafts(run: Run, generator: np.random.Generator) -> Iterator[Candidate]:
+def back_grafts(run: RunArtifacts, generator: np.random.Generator) -> Iterator[Candidate]:
     """Chairs' backs on synthetic tables; none where the network knows neither class."""
     pair = ("table", "chair")
     if set(pair) <= set(run.voxels.classes) and _reads_shapes(run):
@@ -67,7 +69,7 @@ def back_grafts(run: Run, generator: np.random.Generator) -> Iterator[Candidate]
             yield Candidate(SYNTHETIC, f"synthetic_{number:03}", pair, graft_back(generator, settings))
 
 
-def _reads_shapes(run: Run) -> bool:
+def _reads_shapes(run: RunArtifacts) -> bool:
     """Whether the network reads occupancy as `fer voxelize` makes it."""
     side = VoxelSettings.from_json(run.model.config["voxelization"]).resolution
     return run.network.spec.input == InputSpec(1, (side, side, side))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from fer_cli.shapes.fittings import chair_back
-from fer_cli.shapes.formats import Grid, Mesh
-from fer_cli.shapes.furniture import furniture_parts
-from fer_cli.shapes.occupancy import VoxelSettings, fit_grid, voxelize_mesh
-from fer_cli.shapes.solids import merge
+from fer_cli.data.fittings import chair_back
+from fer_cli.data.formats.registry import Grid, Mesh
+from fer_cli.data.furniture import furniture_parts
+from fer_cli.data.occupancy import VoxelSettings, fit_grid, voxelize_mesh
+from fer_cli.data.solids import merge
 
 _PLATE = 0.5
 _SMALLEST = 8

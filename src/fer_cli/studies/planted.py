@@ -23,14 +23,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.departure import Course, Departure, return_errors
+from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
-from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level, Volumes
+from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.run import Run
 from fer_cli.studies.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
 from fer_cli.studies.graft_candidates import Candidate, back_grafts, part_grafts
 from fer_cli.studies.rankings import rankings
@@ -46,7 +47,7 @@ _WEIGHT_SAMPLES = 64
 
 
 def plant_faults(
-    run: Run, *, per_layer: int = 20, grafts: int = 28, synthetic: int = 14, split: str = "test", seed: int = 0
+    run: RunArtifacts, *, per_layer: int = 20, grafts: int = 28, synthetic: int = 14, split: str = "test", seed: int = 0
 ) -> Planting:
     """Plant `per_layer` feature faults at every layer, weight faults at every layer, and so many grafts, and look."""
     generator = np.random.default_rng(seed)
@@ -84,7 +85,7 @@ def locations_over(backbone: Backbone, layer: str, voxels: Bool[np.ndarray, "x y
 
 
 def _unplanted(
-    run: Run, course: Course, indices: Int[np.ndarray, " sample"]
+    run: RunArtifacts, course: Course, indices: Int[np.ndarray, " sample"]
 ) -> tuple[list[Finding], Int[np.ndarray, " right"]]:
     """Departures of samples in which nothing was planted, and which samples are classified correctly."""
     findings, right = [], []
@@ -100,7 +101,7 @@ def _unplanted(
     return findings, np.concatenate(right)
 
 
-def _departures(run: Run, course: Course, volumes: Volumes, features: Features) -> list[Departure]:
+def _departures(run: RunArtifacts, course: Course, volumes: Volumes, features: Features) -> list[Departure]:
     distances = {}
     for layer in run.network.spec.layer_names[:-1]:
         book = run.codebook.layer(FEEDFORWARD, layer)
@@ -108,7 +109,7 @@ def _departures(run: Run, course: Course, volumes: Volumes, features: Features) 
     return course.measure(distances, return_errors(run.network, volumes, features))
 
 
-def _blamed(run: Run, features: Features, wrong: int, true: int) -> int:
+def _blamed(run: RunArtifacts, features: Features, wrong: int, true: int) -> int:
     """The layer that blame's rule names, given the features of one sample."""
     codebook, differences = run.codebook, []
     for layer in run.network.spec.layer_names[:-1]:
@@ -120,7 +121,7 @@ def _blamed(run: Run, features: Features, wrong: int, true: int) -> int:
 
 
 def _located(
-    run: Run,
+    run: RunArtifacts,
     donors: Donors,
     features: Features,
     volume: Volumes,
@@ -151,7 +152,7 @@ def _located(
 
 
 def _feature_faults(
-    run: Run,
+    run: RunArtifacts,
     course: Course,
     donors: Donors,
     right: Int[np.ndarray, " sample"],
@@ -190,7 +191,7 @@ def _feature_faults(
             )
 
 
-def _departed(run: Run, course: Course, volume: Volumes, features: Features) -> tuple[int, float]:
+def _departed(run: RunArtifacts, course: Course, volume: Volumes, features: Features) -> tuple[int, float]:
     """Layer and p-value of one sample's departure."""
     [departure] = _departures(run, course, volume, features)
     return run.network.spec.index(departure.layer), departure.p_value
@@ -237,7 +238,7 @@ def _with_patch(network: ExplainedNetwork, layer: str, volume: Volumes, features
 
 
 def _weight_faults(
-    run: Run, course: Course, right: Int[np.ndarray, " sample"], generator: np.random.Generator
+    run: RunArtifacts, course: Course, right: Int[np.ndarray, " sample"], generator: np.random.Generator
 ) -> Iterator[Finding]:
     voxels = run.voxels
     chosen = np.sort(generator.permutation(right)[:_WEIGHT_SAMPLES])
@@ -269,7 +270,12 @@ def _with_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) 
 
 
 def _graft_faults(
-    run: Run, course: Course, donors: Donors, candidates: Iterable[Candidate], most: int, attempts: list[Attempt]
+    run: RunArtifacts,
+    course: Course,
+    donors: Donors,
+    candidates: Iterable[Candidate],
+    most: int,
+    attempts: list[Attempt],
 ) -> Iterator[Finding]:
     """Findings of the first `most` grafts that turn the prediction; what was tried is added to `attempts`."""
     network, classes = run.network, run.voxels.classes

@@ -19,17 +19,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
 from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
-from fer_cli.network.backbone import Features, Volumes
+from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.run import Run
 from fer_cli.studies.rankings import OURS, donor_gradient, rankings
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -69,7 +70,7 @@ class Repairs:
 
 
 def study_repairs(
-    run: Run,
+    run: RunArtifacts,
     *,
     split: str = "test",
     samples: Int[np.ndarray, " sample"] | None = None,

@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 
+from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook
 from fer_cli.codebooks.fitting import fit_locations
 from fer_cli.codebooks.reading import margin, read_samples
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
 from fer_cli.evaluation.detection import weighted_metrics
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
-from fer_cli.network.dataset import VolumeSet
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.run import Run
 
 CLUSTERED = 400
 """Training samples, drawn at random, that every network is clustered on."""
@@ -46,7 +46,7 @@ class _Read:
 
 
 def check_sanity(
-    run: Run,
+    run: RunArtifacts,
     split: str,
     *,
     predicted: Int[np.ndarray, " sample"],

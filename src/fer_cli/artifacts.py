@@ -1,0 +1,137 @@
+"""The artifacts of a run, opened together; each is checked to be made from the others."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from fer_cli.calibration.confidence import Calibration, load_calibration
+from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
+from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
+from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
+from fer_cli.codebooks.codebook import Codebook, open_codebook
+from fer_cli.data.dataset import Sample, VoxelSet, load_sample, open_voxels
+from fer_cli.errors import UsageError
+from fer_cli.network.activations import batches, encode
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.weights import load_network
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.run_paths import RunPaths
+from fer_cli.storage.schema import CALIBRATION, MODEL
+
+
+class RunArtifacts:
+    """The artifacts of a run, each opened when first needed.
+
+    With `in_memory` all grids are read at once and held packed, for stages that read most of them, and again and again.
+
+    Every property raises ArtifactError where its file is missing or damaged, LineageError where it was not made from
+    the others.
+    """
+
+    def __init__(self, paths: RunPaths, *, device: torch.device, in_memory: bool = False) -> None:
+        self.paths = paths
+        self._device = device
+        self._in_memory = in_memory
+
+    @cached_property
+    def model(self) -> Artifact:
+        """The model artifact."""
+        return open_artifact(self.paths.model, MODEL)
+
+    @cached_property
+    def network(self) -> ExplainedNetwork:
+        """The trained network, on the run's device."""
+        return load_network(self.model, device=self._device)
+
+    @cached_property
+    def _codebook(self) -> tuple[Codebook, Artifact]:
+        return open_codebook(self.paths.codebook, self.model, self.network.spec)
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebooks of both paths."""
+        return self._codebook[0]
+
+    @cached_property
+    def _calibration(self) -> Artifact:
+        """What the validation samples say. Older codebooks hold it themselves, until they are calibrated again."""
+        _, codebook = self._codebook
+        if "calibration/index" in codebook and not self.paths.calibration.exists():
+            return codebook
+        artifact = open_artifact(self.paths.calibration, CALIBRATION)
+        artifact.require_parent("codebook", codebook)
+        return artifact
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        """The layers with codes, in order of computation."""
+        return self.network.spec.layer_names[:-1]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Confidence scores of the validation samples."""
+        return load_calibration(self._calibration)
+
+    @cached_property
+    def validation_evidence(self) -> dict[str, dict[str, np.ndarray]]:
+        """Class evidence of the validation samples, by path and layer."""
+        return load_evidence(self._calibration, self._layers)
+
+    @cached_property
+    def temperatures(self) -> Temperatures:
+        """What evidence and log probabilities are divided by, fitted on the validation samples."""
+        return load_temperatures(self._calibration, self.codebook.prior, self._layers)
+
+    @cached_property
+    def typicality(self) -> Typicality:
+        """How far the validation samples lie from their codes."""
+        return load_typicality(self._calibration, self._layers)
+
+    @cached_property
+    def course(self) -> Course | None:
+        """The usual course of the computation; None if the codebook was made before that was stored."""
+        return load_course(self._calibration, self.network.spec.layer_names)
+
+    def measured_course(self) -> Course:
+        """The same, measured on the validation samples where the calibration does not hold it."""
+        if self.course is not None:
+            return self.course
+        parts = []
+        for part in batches(self.model.read("validation/index")):
+            volumes = self.voxels.tensor(part)
+            parts.append(return_errors(self.network, volumes, encode(self.network, volumes)))
+        errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+        return known_course(self.network.spec.layer_names, load_distances(self._calibration, self._layers), errors)
+
+    @cached_property
+    def voxels(self) -> VoxelSet:
+        """The voxel set that the model was trained on."""
+        voxel_set = open_voxels(self.paths.voxels, in_memory=self._in_memory)
+        self.model.require_parent("voxels", voxel_set.artifact)
+        return voxel_set
+
+    def sample(self, sample: str, *, label: str | None = None) -> Sample:
+        """The shape that the user's SAMPLE names; see `dataset.load_sample`."""
+        return load_sample(
+            sample,
+            voxelization=self.model.config["voxelization"],
+            input=self.network.spec.input,
+            classes=self.network.spec.classes,
+            voxels=lambda: self.voxels,
+            label=label,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one. Raises UsageError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if not torch.amp.is_autocast_available(device.type):
+            raise NotImplementedError("PyTorch has no mixed precision there.")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

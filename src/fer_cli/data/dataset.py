@@ -1,0 +1,259 @@
+"""voxels.h5 → splits and batches; and one SAMPLE named by the user → its grid.
+
+Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³.
+"""
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+
+from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
+from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
+from fer_cli.data.volumes import InputSpec, Volumes
+from fer_cli.errors import ArtifactError, InputError, UsageError
+from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.schema import VOXELS
+
+_BLOCK = 256
+VALIDATION_FRACTION = 0.1
+
+Indices = Sequence[int] | Int[np.ndarray, " chosen"]
+
+
+@dataclass(frozen=True)
+class VolumeSet(ABC):
+    """Named volumes with classes and splits, read a few at a time.
+
+    `labels` are indices into `classes`, −1 where unknown; `splits` are `train`, `test` or `unlabelled`. `input` says
+    what every volume is.
+    """
+
+    names: list[str]
+    labels: Int[np.ndarray, " sample"]
+    splits: list[str]
+    classes: tuple[str, ...]
+    input: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Equal for equal content."""
+
+    @property
+    @abstractmethod
+    def source(self) -> Path:
+        """Where the volumes come from, as messages name it."""
+
+    @abstractmethod
+    def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:
+        """Voxel values of the given samples, in their order, float32."""
+
+    @abstractmethod
+    def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
+        """Whether the volume of each given sample is, voxel for voxel, that of some training sample."""
+
+    def tensor(self, indices: Indices) -> Volumes:
+        """The same as a network input."""
+        return torch.from_numpy(self.volumes(indices))
+
+    def indices(self, split: str) -> Int[np.ndarray, " chosen"]:
+        """Indices of the samples of a split that have a class, ascending. Raises UsageError if there is none."""
+        chosen = np.array([i for i, s in enumerate(self.splits) if s == split and self.labels[i] >= 0], dtype=np.int64)
+        if not chosen.size:
+            found = ", ".join(sorted(set(self.splits))) or "none"
+            raise UsageError(f"{self.source} has no labelled sample in the split {split!r} (splits: {found}).")
+        return chosen
+
+    def index_of(self, name: str) -> int:
+        """Index of the sample called `name`. Raises InputError that names similar samples."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
+            hint = f" Near: {', '.join(near)}." if near else ""
+            raise InputError(f"there is no file and no sample called {name!r}.{hint}") from None
+
+
+@dataclass(frozen=True)
+class VoxelSet(VolumeSet):
+    """The samples of a voxels.h5.
+
+    `packed` holds all grids in memory, one bit for each voxel; where it is None, grids are read from the file.
+    """
+
+    artifact: Artifact
+    packed: UInt8[np.ndarray, "sample byte"] | None
+
+    @property
+    def id(self) -> str:
+        """Id of the artifact."""
+        return self.artifact.id
+
+    @property
+    def source(self) -> Path:
+        """Path of the artifact."""
+        return self.artifact.path
+
+    @property
+    def voxelization(self) -> dict[str, Any]:
+        """The settings the shapes were voxelized with."""
+        settings: dict[str, Any] = self.artifact.config["voxelization"]
+        return settings
+
+    def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen 1 x y z"]:
+        """See `VolumeSet.volumes`; one channel, 1 where a voxel is occupied and 0 elsewhere."""
+        return self.grids(indices)[:, None].astype(np.float32)
+
+    def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
+        """Whether the grid of each given sample is, voxel for voxel, that of some training sample."""
+        first = self.artifact.read("record/duplicate_of")
+        first = np.where(first < 0, np.arange(len(first)), first)
+        in_training = np.array(self.splits) == "train"
+        return np.isin(first[indices], first[in_training])
+
+    def grids(self, indices: Indices) -> UInt8[np.ndarray, "chosen x y z"]:
+        """Occupancy of the given samples, in their order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if self.packed is not None:
+            bits = np.unpackbits(self.packed[chosen], axis=1, count=math.prod(self.input.shape))
+            return bits.reshape(len(chosen), *self.input.shape)
+        distinct, back = np.unique(chosen, return_inverse=True)  # HDF5 reads ascending indices only
+        return self.artifact.read("occupancy", distinct)[back]
+
+    def index_to_world(self, index: int) -> Float[np.ndarray, "4 4"]:
+        """Affine map from voxel centres of a sample to the units of its source."""
+        return self.artifact.read("index_to_world", index)
+
+
+def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
+    """The voxel set of a voxels.h5; `in_memory` packs all grids into memory for repeated passes.
+
+    Raises ArtifactError where the content is not as the schema has it.
+    """
+    artifact = open_artifact(path, VOXELS)
+    with artifact.interpreted():
+        VoxelSettings.from_json(artifact.config["voxelization"])
+        classes = artifact.attribute("classes")
+        if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+            raise TypeError(f"classes are {repr(classes)[:80]}")
+    labels = artifact.read("label")
+    count, *sides = artifact.shape("occupancy")
+    if not count or not all(sides):
+        raise ArtifactError(f"{path}: occupancy has shape {(count, *sides)}; grids of some samples are needed.")
+    if labels.min() < -1 or labels.max() >= len(classes):
+        raise ArtifactError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {repr(classes)[:200]}."
+        )
+    packed = None
+    if in_memory:
+        packed = np.empty((count, -(-int(np.prod(sides)) // 8)), np.uint8)
+        for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
+            packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
+    return VoxelSet(
+        names=artifact.read_text("name"),
+        labels=labels,
+        splits=artifact.read_text("split"),
+        classes=tuple(classes),
+        input=InputSpec(1, (sides[0], sides[1], sides[2])),
+        artifact=artifact,
+        packed=packed,
+    )
+
+
+def hold_out(
+    labels: Int[np.ndarray, " sample"], fraction: float, seed: int
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
+    """Positions of a stratified random share of the samples and of the rest: (kept, held out), ascending.
+
+    Each class with two samples or more gives at least one and keeps at least one.
+    """
+    generator = np.random.default_rng(seed)
+    held: list[int] = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held.extend(members[:count])
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[held] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample to be explained: its name, volume, class if known, and its index in the voxel set if it is there.
+
+    `index_to_world` maps the centres of voxels to the units of the file that the shape comes from.
+    """
+
+    name: str
+    volume: Float[np.ndarray, "channel x y z"]
+    label: int | None
+    index: int | None = None
+    index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
+
+
+def load_sample(
+    sample: str,
+    *,
+    voxelization: Mapping[str, Any],
+    input: InputSpec,
+    classes: Sequence[str],
+    voxels: Callable[[], VoxelSet],
+    label: str | None = None,
+) -> Sample:
+    """The shape that a user's SAMPLE names: a file if there is one, else a sample of the voxel set.
+
+    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; a .npy array (x, y, z) must have
+    the shape `input`. `label` gives the class of a file,
+    or overrides that of a named sample. `voxels` is called only if no file has the name.
+
+    Raises InputError for what does not exist or does not fit, UsageError for an unknown class.
+    """
+    given = None if label is None else _class_index(label, classes)
+    path = Path(sample)
+    if path.is_file():
+        read = _read_grid(path, voxelization, input)
+        volume = read.occupancy[None].astype(np.float32)
+        return Sample(path.stem, volume, given, index_to_world=read.index_to_world)
+    if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
+        raise InputError(f"{sample} does not exist.")
+    voxel_set = voxels()
+    index = voxel_set.index_of(sample)
+    known = int(voxel_set.labels[index])
+    label_index = known if given is None and known >= 0 else given
+    return Sample(sample, voxel_set.volumes([index])[0], label_index, index, voxel_set.index_to_world(index))
+
+
+def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> Grid:
+    try:
+        shape = read_shape(path.read_bytes(), path.name)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    settings = VoxelSettings.from_json(dict(voxelization))
+    is_array = isinstance(shape, Grid) and path.suffix.lower() == ".npy"
+    if isinstance(shape, Grid) and is_array and shape.occupancy.shape != read.shape:
+        found = "×".join(map(str, shape.occupancy.shape))
+        raise InputError(f"{path.name} is a grid of {found} voxels, but the network reads {read}.")
+    if read.shape == (settings.resolution,) * 3:
+        return voxelize_shape(shape, settings)
+    if isinstance(shape, Grid) and is_array:
+        return shape
+    raise InputError(f"{path.name} cannot be voxelized into {read}; give a .npy array of that shape.")
+
+
+def _class_index(label: str, classes: Sequence[str]) -> int:
+    if label not in classes:
+        near = difflib.get_close_matches(label, classes, n=3, cutoff=0.3)
+        raise UsageError(f"there is no class {label!r}; {'near' if near else 'known'}: {', '.join(near or classes)}.")
+    return list(classes).index(label)

@@ -1,0 +1,244 @@
+"""File content → shape: meshes (OFF, OBJ, STL, PLY, GLB), point clouds (PCD, XYZ), and grids (binvox, `.mat`, `.npy`).
+
+An OBJ, PLY or GLB file without faces is a point cloud. Axes are kept as stored in every format. What a header promises
+is only ever compared with what is there, so that a false header costs no memory.
+
+Not read: what `off`, `obj`, `ply`, `interchange`, `points` and `matlab` leave out.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from fer_cli.data.formats.decimals import excerpt, format_point
+from fer_cli.data.formats.interchange import read_glb, read_stl
+from fer_cli.data.formats.matlab import read_mat
+from fer_cli.data.formats.obj import read_obj
+from fer_cli.data.formats.off import read_off
+from fer_cli.errors import InputError
+
+MAX_VOXELS = 512**3
+
+_HEADER_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles: `vertices` in the file's own units, `faces` as rows of `vertices`."""
+
+    vertices: Float64[np.ndarray, "vertex 3"]
+    faces: Int64[np.ndarray, "face 3"]
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points in the file's own units."""
+
+    points: Float64[np.ndarray, "point 3"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels: 1 where occupied, else 0; `index_to_world` maps (x, y, z, 1) indices, that is voxel centres, to world."""
+
+    occupancy: UInt8[np.ndarray, "x y z"]
+    index_to_world: Float64[np.ndarray, "4 4"]
+
+
+def read_shape(content: bytes, name: str) -> Mesh | PointCloud | Grid:
+    """The shape that a file holds; the format is chosen by the suffix of `name`, which errors name.
+
+    Raises InputError if the suffix is unknown, or the content is empty, truncated, damaged or no shape.
+    """
+    reader = _READERS.get(PurePath(name).suffix.lower())
+    if reader is None:
+        raise InputError(f"{name}: not a format that fer reads; known are {', '.join(SUFFIXES)}.")
+    if not content:
+        raise InputError(f"{name}: the file is empty.")
+    return reader(content, name)
+
+
+def index_to_world(origin: Float64[np.ndarray, " 3"], side: float) -> Float64[np.ndarray, "4 4"]:
+    """Affine map of voxel indices to world where voxel (0, 0, 0) is centred on `origin` and voxels measure `side`."""
+    matrix = np.diag([side, side, side, 1.0])
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def _reads_mesh(reader: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -> "_Reader":
+    """Reader of a format of vertices and faces; where there are no faces, the vertices are points."""
+
+    def read(content: bytes, name: str) -> Mesh | PointCloud:
+        with _numbers_of_any_kind():
+            vertices, faces = reader(content, name)
+        _require_finite(vertices, "vertex", name)
+        if not len(faces):
+            return PointCloud(vertices)
+        wrong = (faces < 0) | (faces >= len(vertices))
+        if wrong.any():
+            raise InputError(f"{name}: face {int(wrong.any(axis=1).argmax())} names a vertex that does not exist.")
+        return Mesh(vertices, faces)
+
+    return read
+
+
+def _reads_points(reader: Callable[[bytes, str], np.ndarray]) -> "_Reader":
+    def read(content: bytes, name: str) -> PointCloud:
+        with _numbers_of_any_kind():
+            points = reader(content, name)
+        _require_finite(points, "point", name)
+        return PointCloud(points)
+
+    return read
+
+
+def _numbers_of_any_kind() -> np.errstate:
+    """Of NaN and overflow NumPy would only warn; what comes of them is looked for once all is read."""
+    return np.errstate(invalid="ignore", over="ignore")
+
+
+def _require_finite(points: np.ndarray, kind: str, name: str) -> None:
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise InputError(f"{name}: {kind} {bad} is at {format_point(points[bad])}, expected finite coordinates.")
+
+
+def _read_binvox(content: bytes, name: str) -> Grid:
+    """Runs in (x, z, y) order, y fastest; voxels are cubes, the longest side measures `scale`, `translate` is a corner.
+
+    Some files, ModelNet10's among them, centre the shape in the cube but record the corner of the shape's own
+    bounding box; nothing in the file tells, and the header is taken at its word.
+    """
+    if not content.startswith(b"#binvox"):
+        raise InputError(f"{name}: not a binvox file; it begins with {excerpt(content)}.")
+    end = content.find(b"\ndata", 0, _HEADER_LIMIT)
+    start = content.find(b"\n", end + 1, end + 8) + 1
+    if end < 0 or start < 1:
+        raise InputError(f"{name}: the binvox header has no line 'data'.")
+    fields = {words[0]: words[1:] for line in content[:end].splitlines() if (words := line.split())}
+    try:
+        size_x, size_z, size_y = (int(word) for word in fields.get(b"dim", []))
+        corner = np.array([float(word) for word in fields.get(b"translate", [0, 0, 0])])
+        (scale,) = (float(word) for word in fields.get(b"scale", [1]))
+    except ValueError:
+        found = {
+            key.decode(errors="replace"): b" ".join(words).decode(errors="replace") for key, words in fields.items()
+        }
+        raise InputError(f"{name}: the binvox header does not parse: {found}.") from None
+    if corner.shape != (3,) or not (np.isfinite(corner).all() and 0 < scale < np.inf):
+        raise InputError(f"{name}: translate {format_point(corner)} and scale {scale:g} make no grid.")
+    n_voxels = _checked_size((size_x, size_y, size_z), name)
+    if (len(content) - start) % 2:
+        raise InputError(f"{name}: the last run is cut off: {len(content) - start} bytes do not make pairs.")
+    runs = np.frombuffer(content, np.uint8, offset=start).reshape(-1, 2)
+    covered = int(runs[:, 1].sum(dtype=np.int64))
+    if covered != n_voxels:
+        raise InputError(f"{name}: the runs cover {covered} voxels, but {size_x}×{size_y}×{size_z} are {n_voxels}.")
+    if runs[:, 0].max() > 1:
+        raise InputError(f"{name}: a voxel has the value {runs[:, 0].max()}, expected 0 or 1.")
+    occupancy = np.repeat(runs[:, 0], runs[:, 1]).reshape(size_x, size_z, size_y).transpose(0, 2, 1)
+    side = scale / max(size_x, size_y, size_z)
+    return _as_grid(occupancy, name, index_to_world(corner + side / 2, side))
+
+
+def _read_mat(content: bytes, name: str) -> Grid:
+    """3DShapeNets: a numeric array `instance` of three axes in MATLAB 5 format."""
+    return _as_grid(read_mat(content, "instance", MAX_VOXELS, name), name, np.eye(4))
+
+
+def _read_npy(content: bytes, name: str) -> Grid:
+    """A plain array of three axes; what exceeds a half is occupied."""
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with _no_warnings():
+            shape, is_fortran, dtype = read_header(stream)
+    except Exception as error:  # NumPy parses the header as Python and lets SyntaxError and TokenError through
+        raise InputError(f"{name}: not a readable .npy file: {_first_line(error)}.") from None
+    if dtype.kind not in "biuf" or len(shape) != 3:
+        raise InputError(f"{name}: holds {dtype} {'×'.join(map(str, shape))}, expected numbers on three axes.")
+    n_voxels = _checked_size(shape, name)
+    found = len(content) - stream.tell()
+    if found != n_voxels * dtype.itemsize:
+        raise InputError(f"{name}: holds {found} bytes of voxels, expected {n_voxels * dtype.itemsize}.")
+    values = np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
+    return _as_grid(values, name, np.eye(4))
+
+
+def _as_grid(values: np.ndarray, name: str, matrix: np.ndarray) -> Grid:
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{name}: holds {values.dtype} values, expected real numbers.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(f"{name}: a voxel is {values[~np.isfinite(values)][0]}, expected finite numbers.")
+    occupancy = np.ascontiguousarray(values > 0.5).view(np.uint8)
+    if not occupancy.any():
+        raise InputError(f"{name}: not one of {'×'.join(map(str, occupancy.shape))} voxels is occupied.")
+    return Grid(occupancy, matrix)
+
+
+def _checked_size(shape: tuple[int, ...], name: str) -> int:
+    """Number of voxels of a grid. Raises InputError if there are none or more than any grid needs."""
+    n_voxels = math.prod(shape)
+    if not 0 < n_voxels <= MAX_VOXELS or min(shape) < 0:
+        size = "×".join(map(str, shape))
+        raise InputError(f"{name}: a grid of {size} voxels, expected 1 to {MAX_VOXELS} in all.")
+    return n_voxels
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Python and scipy warn of oddities in a damaged file that the error, if it is one, names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+# The compiled loops of these need Numba, which takes a third of a second to import.
+
+
+def _read_ply(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    from fer_cli.data.formats.ply import read_ply
+
+    return read_ply(content, name)
+
+
+def _read_pcd(content: bytes, name: str) -> np.ndarray:
+    from fer_cli.data.formats.points import read_pcd
+
+    return read_pcd(content, name)
+
+
+def _read_xyz(content: bytes, name: str) -> np.ndarray:
+    from fer_cli.data.formats.points import read_xyz
+
+    return read_xyz(content, name)
+
+
+_Reader = Callable[[bytes, str], Mesh | PointCloud | Grid]
+
+_READERS: dict[str, _Reader] = {
+    ".off": _reads_mesh(read_off),
+    ".obj": _reads_mesh(read_obj),
+    ".stl": _reads_mesh(read_stl),
+    ".ply": _reads_mesh(_read_ply),
+    ".glb": _reads_mesh(read_glb),
+    ".pcd": _reads_points(_read_pcd),
+    ".xyz": _reads_points(_read_xyz),
+    ".binvox": _read_binvox,
+    ".mat": _read_mat,
+    ".npy": _read_npy,
+}
+SUFFIXES = tuple(_READERS)
