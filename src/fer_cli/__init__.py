@@ -5,23 +5,27 @@ layers, and k-means codebooks over the filter space of both, after Islam et al. 
 of Deep CNN Recognition with Filter Space Clustering in Feature Extraction and Reconstruction",
 CVPR Workshops 2018).
 
-`load_run` opens a finished run for Python; see `docs/api.md`. It is loaded when first asked for, since it needs torch.
+For Python `load_run` opens a finished run, `attach` explains a network in memory, and `save_volumes` writes its data;
+see `docs/api.md`. They are loaded when first asked for, since they need torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fer_cli.run import attach as attach
     from fer_cli.run import load_run as load_run
+    from fer_cli.run import save_volumes as save_volumes
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_run"]
+_API = ("attach", "load_run", "save_volumes")
+__all__ = ["__version__", *_API]
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for (PEP 562)."""
-    if name == "load_run":
-        return import_module("fer_cli.run").load_run
+    if name in _API:
+        return getattr(import_module("fer_cli.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,9 +1,13 @@
 """The artifacts of a run, opened together; each is checked to be made from the others."""
 
+from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fer_cli.calibration.confidence import Calibration, load_calibration
 from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
@@ -14,7 +18,7 @@ from fer_cli.data.dataset import Sample, VoxelSet, load_sample, open_voxels
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.network.weights import load_network
+from fer_cli.network.weights import load_network, split_as_trained, transform_of
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CALIBRATION, MODEL
@@ -24,13 +28,17 @@ class RunArtifacts:
     """The artifacts of a run, each opened when first needed.
 
     With `in_memory` all grids are read at once and held packed, for stages that read most of them, and again and again.
+    `module` is the classifier of an attached network that the caller has in memory.
 
     Every property raises ArtifactError where its file is missing or damaged, LineageError where it was not made from
     the others.
     """
 
-    def __init__(self, paths: RunPaths, *, device: torch.device, in_memory: bool = False) -> None:
+    def __init__(
+        self, paths: RunPaths, *, device: torch.device, in_memory: bool = False, module: nn.Module | None = None
+    ) -> None:
         self.paths = paths
+        self._module = module
         self._device = device
         self._in_memory = in_memory
 
@@ -42,7 +50,7 @@ class RunArtifacts:
     @cached_property
     def network(self) -> ExplainedNetwork:
         """The trained network, on the run's device."""
-        return load_network(self.model, device=self._device)
+        return load_network(self.model, device=self._device, module=self._module)
 
     @cached_property
     def _codebook(self) -> tuple[Codebook, Artifact]:
@@ -109,18 +117,27 @@ class RunArtifacts:
         """The voxel set that the model was trained on."""
         voxel_set = open_voxels(self.paths.voxels, in_memory=self._in_memory)
         self.model.require_parent("voxels", voxel_set.artifact)
-        return voxel_set
+        return split_as_trained(voxel_set, self.model)
 
-    def sample(self, sample: str, *, label: str | None = None) -> Sample:
-        """The shape that the user's SAMPLE names; see `dataset.load_sample`."""
+    def sample(self, sample: Any, *, label: str | None = None) -> Sample:
+        """The volume that the user's SAMPLE names or is; see `dataset.load_sample`."""
         return load_sample(
             sample,
             voxelization=self.model.config["voxelization"],
+            transform=self._transform,
             input=self.network.spec.input,
             classes=self.network.spec.classes,
             voxels=lambda: self.voxels,
             label=label,
         )
+
+    @property
+    def _transform(self) -> Callable[[], Callable[[Path], Any]] | None:
+        """What gives the callable that an attached network's user turns files into volumes by; None if there is none.
+
+        It imports that code, where it is allowed.
+        """
+        return transform_of(self.model)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,39 +1,85 @@
-"""The Python API: `load_run` opens a run's folder as a `Run`, which explains and probes samples.
+"""The Python API: a run, opened or made from a network in memory.
 
-`fer explain` and `fer probe` print the same objects.
+`load_run` opens a run's folder, `attach` makes a run of the user's own network and data sets. What both give explains,
+probes and evaluates, with the results of the commands of these names.
 """
 
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from fer_cli.artifacts import RunArtifacts, choose_device
+from fer_cli.calibration.calibrate import calibrated, check_calibration
+from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.dataset import Sample
-from fer_cli.data.volumes import Location
+from fer_cli.data.volume_file import save_volumes
+from fer_cli.data.volumes import Kind, Location
 from fer_cli.diagnosis import diagnosis, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
+from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
+from fer_cli.network.attach import AttachSettings, Overview, warnings
+from fer_cli.network.attach import attach as attach_network
+from fer_cli.network.attached.classifier import home
+from fer_cli.network.attached.model_file import Origin
+from fer_cli.network.attached.readout import Activation
+from fer_cli.reports.gallery import misclassified
+from fer_cli.reports.page import write_report
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.evaluate import evaluate
+
+__all__ = ["Explanation", "Run", "attach", "load_run", "save_volumes"]
+
+Say = Callable[[str], None]
+
+
+class Explanation(Diagnosis):
+    """A `Diagnosis` that can be saved as a report."""
+
+    def save(self, target: str | Path) -> Path:
+        """Write the report; answers the path of its page.
+
+        A `target` that ends in .html is that page alone, in which all pictures are; any other is a folder for the page,
+        `diagnosis.json` and the pictures.
+
+        Raises ResourceError where it cannot be written or the machine cannot draw.
+        """
+        path = Path(target)
+        if path.suffix.lower() != ".html":
+            return write_report(self, path)
+        with tempfile.TemporaryDirectory() as folder:
+            page = write_report(self, Path(folder))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(page, path)
+        return path
 
 
 class Run(RunArtifacts):
     """A run whose samples can be asked about; artifacts are opened when first needed, and stay open."""
 
-    def explain(self, sample: str | Path, *, label: str | None = None, local_layer: str | None = None) -> Diagnosis:
-        """Explain how a shape was recognised, or where the wrong class came in.
+    def explain(self, sample: Any, *, label: str | None = None, local_layer: str | None = None) -> Explanation:
+        """Explain how a sample was recognised, or where the wrong class came in.
 
-        `sample` is a file that holds a shape, or the name of a sample in the run's voxels; `label` its true class,
-        where the voxels do not tell it; `local_layer` is where the local reconstruction starts, by default
-        in the middle of the network (`NetworkSpec.local_layer`).
+        `sample` is the name of a sample in the run's voxels, a file, or an array or tensor (channel, x, y, z) as the
+        network reads it; `label` its true class, where the voxels do not tell it; `local_layer` is where the local
+        reconstruction starts, by default in the middle of the network (`NetworkSpec.local_layer`).
 
         Raises InputError for a sample that is not there or cannot be used, UsageError for an unknown class or layer,
         ArtifactError and LineageError where the run's files are missing, damaged or not of one another.
         """
         layer = local_layer or self.network.spec.local_layer
-        return diagnosis.explain(self, self._named(sample, label), local_layer=layer)
+        found = diagnosis.explain(self, self._named(sample, label), local_layer=layer)
+        return Explanation(**vars(found))
 
     def probe(
         self,
-        sample: str | Path,
+        sample: Any,
         layer: str,
         location: Location = (0, 0, 0),
         *,
@@ -55,8 +101,33 @@ class Run(RunArtifacts):
         volume = self._named(sample, None).volume
         return probe.probe(self.network, volume, layer, location, centroids_of=centroids_of, code=code)
 
-    def _named(self, sample: str | Path, label: str | None) -> Sample:
-        return self.sample(str(sample), label=label)
+    def mistakes(self, split: str | None = None) -> list[str]:
+        """Names of the misclassified samples of a split: of the test samples by default, else those that validate."""
+        return misclassified(self, split or self._evaluated)
+
+    def evaluate(
+        self,
+        split: str | None = None,
+        *,
+        votes: int | None = None,
+        sanity: bool = False,
+        repair: bool = False,
+        planted: bool = False,
+    ) -> dict[str, Any]:
+        """Evaluate a split, as `fer evaluate --json` does; its options and keys are in `docs/cli.md`.
+
+        Raises UsageError where there is no labelled sample in the split, and what opening the run raises.
+        """
+        return evaluate(
+            self, split=split or self._evaluated, votes=votes, sanity=sanity, repair=repair, planted=planted
+        )
+
+    @property
+    def _evaluated(self) -> str:
+        return "test" if "test" in self.voxels.splits else "val"
+
+    def _named(self, sample: Any, label: str | None) -> Sample:
+        return self.sample(sample, label=label)
 
 
 def load_run(
@@ -65,9 +136,12 @@ def load_run(
     voxels: str | Path | None = None,
     model: str | Path | None = None,
     codebook: str | Path | None = None,
+    network: nn.Module | None = None,
     device: str = "auto",
 ) -> Run:
     """Open the run in `folder`, with any artifact named explicitly taken from there instead.
+
+    `network` is the classifier of a run that `attach` made; it stays on its device and as it is.
 
     Raises InputError if there is no such folder and an artifact is not named, UsageError for a device that is not here.
     """
@@ -75,4 +149,112 @@ def load_run(
     if not Path(folder).is_dir() and None in named:
         raise InputError(f"{folder} is no folder of a run. Run 'fer demo --run {folder}' to make one.")
     paths = RunPaths.in_folder(Path(folder), voxels=named[0], model=named[1], codebook=named[2])
-    return Run(paths, device=choose_device(device))
+    return Run(paths, device=choose_device(device) if network is None else home(network)[0], module=network)
+
+
+def attach(
+    model: nn.Module,
+    train: Any,
+    *,
+    test: Any = None,
+    val: Any = None,
+    run: str | Path = "fer-run",
+    classes: Sequence[str] | None = None,
+    kind: Kind | None = None,
+    spacing: Sequence[float | int] | None = None,
+    levels: Sequence[str] | None = None,
+    output: str | None = None,
+    activation: Activation | None = None,
+    decision: float = 0.5,
+    cluster: bool = True,
+    k: Sequence[int] | Literal["auto"] | None = None,
+    feedback_epochs: int | None = None,
+    feedback_learning_rate: float | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    say: Say = lambda _: None,
+) -> Run:
+    """Attach to a frozen classifier in memory: a feedback network, codebooks and calibration, in the folder `run`.
+
+    `train`, `test` and `val` are data sets of (volume, label[, name]) as `save_volumes` takes them; `train` may be the
+    path of a voxels.h5. `classes` are the names of the classes, in the order of labels and of the model's outputs. The
+    other options are those of `fer attach` and `fer cluster`. `say` is told each epoch and warning in a line. With
+    `cluster=False` the run has no codebooks yet.
+
+    The model stays on its device and is not changed. With `resume` an unfinished run goes on; `force` replaces the
+    artifacts in `run` and starts from an earlier feedback network for the same levels.
+
+    Raises InputError for volumes and labels that do not fit, UsageError for a model, levels or options that do not, or
+    artifacts that exist; FerError for features that are not finite; ResourceError where memory or disk do not suffice.
+    """
+    given = Path(train) if isinstance(train, (str, Path)) else None
+    paths = RunPaths.in_folder(Path(run), voxels=given)
+    if given is None and not (resume and paths.voxels.exists()):
+        save_volumes(paths.voxels, train, test=test, val=val, classes=classes, kind=kind, spacing=spacing, force=force)
+    settings = AttachSettings(
+        levels=None if levels is None else tuple(levels),
+        output=output,
+        activation=activation,
+        decision=decision,
+        outputs=None if classes is None or given is None else tuple(classes),
+        feedback_epochs=feedback_epochs,
+        feedback_learning_rate=feedback_learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    device = home(model)[0]
+
+    def tell_overview(overview: Overview) -> None:
+        for sentence in warnings(overview, settings.fitted_on):
+            say(sentence)
+
+    def tell_epoch(progress: TrainingProgress) -> None:
+        if record := progress.record:
+            say(f"epoch {record.epoch}/{progress.epochs}: loss {record.training_loss:.4f}, {record.seconds:.0f} s")
+
+    attach_network(
+        paths.voxels,
+        paths.model,
+        model,
+        settings,
+        Origin(),
+        device=device,
+        resume=resume,
+        force=force,
+        listed=tell_overview,
+        report=tell_epoch,
+    )
+    if cluster:
+        _cluster(paths, model, device, k, seed, force, say)
+    return Run(paths, device=device, module=model)
+
+
+def _cluster(
+    paths: RunPaths,
+    model: nn.Module,
+    device: torch.device,
+    k: Sequence[int] | Literal["auto"] | None,
+    seed: int,
+    force: bool,
+    say: Say,
+) -> None:
+    check_calibration(paths, force=force)
+
+    def tell(progress: ClusteringProgress) -> None:
+        if progress.done == progress.total:
+            say(" ".join(filter(None, (progress.doing, progress.path, progress.layer))))
+
+    cluster_network(
+        paths.voxels,
+        paths.model,
+        paths.codebook,
+        k=k if k is None or isinstance(k, str) else tuple(k),
+        seed=seed,
+        device=device,
+        module=model,
+        calibrate=lambda *args: calibrated(paths.calibration, *args),
+        force=force,
+        report=tell,
+    )

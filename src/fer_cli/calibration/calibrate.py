@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import nn
 
 from fer_cli.calibration.departure import return_errors
 from fer_cli.codebooks.codebook import Codebook, open_codebook
@@ -45,10 +46,11 @@ def calibrate(
     paths: RunPaths,
     *,
     device: torch.device,
+    module: nn.Module | None = None,
     force: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> CalibrationSummary:
-    """Read a run's validation samples and write `paths.calibration`.
+    """Read a run's validation samples and write `paths.calibration`; `module` is an attached classifier in memory.
 
     Raises UsageError if that exists and `force` is off, ArtifactError or LineageError where the run's artifacts are
     missing, damaged or not of one another, ResourceError where the file cannot be written.
@@ -59,7 +61,7 @@ def calibrate(
     with open_artifact(paths.model, MODEL) as model:
         voxels = open_voxels(paths.voxels)
         model.require_parent("voxels", voxels.artifact)
-        network = load_network(model, device=device)
+        network = load_network(model, device=device, module=module)
         codebook, artifact = open_codebook(paths.codebook, model, network.spec)
         parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
         validation = model.read("validation/index")

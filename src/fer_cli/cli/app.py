@@ -11,7 +11,7 @@ import typer
 
 from fer_cli import __version__
 from fer_cli.arguments import file_name
-from fer_cli.cli import endings, readings, stages
+from fer_cli.cli import attachments, endings, readings, stages
 from fer_cli.cli.options import DEFAULT_RUN, AsJson, Device, Force, RunDir, Seed, print_json, print_rich
 from fer_cli.errors import ResourceError, UsageError
 
@@ -29,6 +29,8 @@ for _command, _example in (
     (stages.download, "fer download modelnet10 -o archives"),
     (stages.voxelize, "fer voxelize modelnet10-binvox.zip --run my-run"),
     (stages.train, "fer train --preset compact --run my-run"),
+    (attachments.attach, "fer attach nets.py:build --weights best.pt --run my-run"),
+    (attachments.allow, "fer allow my-run/model.h5"),
     (stages.cluster, "fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run"),
     (stages.calibrate, "fer calibrate --force --run my-run"),
     (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
@@ -48,6 +50,7 @@ def info(
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.fitted_layer import layer_rows
     from fer_cli.reports.artifact_report import info_table, training_history
+    from fer_cli.reports.attachment import level_rows
     from fer_cli.reports.info import describe
     from fer_cli.reports.inventory import inventory_table
     from fer_cli.storage.schema import VOXELS
@@ -57,6 +60,9 @@ def info(
         print_json(answer)
     else:
         history = answer["content"].pop("history", None)
+        if network := answer["content"].get("network"):
+            network["levels"] = level_rows(network["levels"])
+            del answer["config"]["network"]["levels"]
         if layers := answer["content"].get("layers"):
             answer["content"]["layers"] = layer_rows(layers)
         if choice := answer["content"].pop("choice", None):

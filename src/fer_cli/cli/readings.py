@@ -272,6 +272,14 @@ def _opened(
 ) -> "RunArtifacts":
     """The run in a folder, with any artifact named taken from there instead."""
     from fer_cli.artifacts import RunArtifacts, choose_device
+    from fer_cli.cli.terminal import complain
+    from fer_cli.network.weights import stale_weights
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    return RunArtifacts(paths, device=choose_device(device), in_memory=in_memory)
+    run = RunArtifacts(paths, device=choose_device(device), in_memory=in_memory)
+    if changed := stale_weights(run.model):
+        complain(
+            f"{changed} has changed since {paths.model} was attached; the run explains the former weights. Run "
+            "'fer attach' with --force for the new ones."
+        )
+    return run

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import nn
 
 from fer_cli import __version__
 from fer_cli.codebooks.choice import Candidate, choose_codes
@@ -36,7 +37,7 @@ from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_threads
 from fer_cli.network.backbone import OUTPUT, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.network.weights import load_network
+from fer_cli.network.weights import load_network, split_as_trained
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal, journal_path
@@ -86,6 +87,7 @@ def cluster_network(
     scratch: Path | None = None,
     seed: int = 0,
     device: torch.device,
+    module: nn.Module | None = None,
     calibrate: Calibrate = lambda *_: nullcontext((None, None)),
     force: bool = False,
     report: Callable[[ClusteringProgress], None] = lambda _: None,
@@ -98,6 +100,8 @@ def cluster_network(
     `memory` bounds the features held at once, in bytes; what is more goes to a file without a name in the folder
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
+
+    `module` is the classifier of an attached network that the caller has in memory.
 
     `calibrate` makes the calibration of the complete codebook, and both files get their names at one moment, the
     calibration first: whoever finds a codebook finds its calibration. A stage that was ended from outside, or for want
@@ -115,7 +119,8 @@ def cluster_network(
         with open_artifact(model, MODEL) as model_artifact:
             voxel_set = open_voxels(voxels, in_memory=True)
             model_artifact.require_parent("voxels", voxel_set.artifact)
-            network = load_network(model_artifact, device=device)
+            network = load_network(model_artifact, device=device, module=module)
+            voxel_set = split_as_trained(voxel_set, model_artifact)
             validation = model_artifact.read("validation/index")
             model_id = model_artifact.id
         samples = np.setdiff1d(voxel_set.indices("train"), validation)

@@ -7,7 +7,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
+from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec, Volumes
-from fer_cli.errors import ArtifactError, InputError, UsageError
+from fer_cli.errors import ArtifactError, FerError, InputError, UsageError, one_line
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.schema import VOXELS
 
 _BLOCK = 256
+_MOST_IN_MEMORY = 2 << 30
+"""Bytes of intensities that are held in memory where a stage reads them again and again."""
 VALIDATION_FRACTION = 0.1
 
 Indices = Sequence[int] | Int[np.ndarray, " chosen"]
@@ -32,8 +35,8 @@ Indices = Sequence[int] | Int[np.ndarray, " chosen"]
 class VolumeSet(ABC):
     """Named volumes with classes and splits, read a few at a time.
 
-    `labels` are indices into `classes`, −1 where unknown; `splits` are `train`, `test` or `unlabelled`. `input` says
-    what every volume is.
+    `labels` are indices into `classes`, −1 where unknown; `splits` are `train`, `val`, `test` or `unlabelled`. `input`
+    says what every volume is.
     """
 
     names: list[str]
@@ -89,11 +92,12 @@ class VolumeSet(ABC):
 class VoxelSet(VolumeSet):
     """The samples of a voxels.h5.
 
-    `packed` holds all grids in memory, one bit for each voxel; where it is None, grids are read from the file.
+    `packed` holds all grids in memory, one bit for each voxel, or all intensities; where it is None, volumes are read
+    from the file.
     """
 
     artifact: Artifact
-    packed: UInt8[np.ndarray, "sample byte"] | None
+    packed: UInt8[np.ndarray, "sample byte"] | Float[np.ndarray, "sample channel x y z"] | None
 
     @property
     def id(self) -> str:
@@ -107,13 +111,19 @@ class VoxelSet(VolumeSet):
 
     @property
     def voxelization(self) -> dict[str, Any]:
-        """The settings the shapes were voxelized with."""
-        settings: dict[str, Any] = self.artifact.config["voxelization"]
+        """The settings the shapes were voxelized with; empty for volumes that were stored as they are."""
+        settings: dict[str, Any] = self.artifact.config.get("voxelization", {})
         return settings
 
-    def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen 1 x y z"]:
-        """See `VolumeSet.volumes`; one channel, 1 where a voxel is occupied and 0 elsewhere."""
-        return self.grids(indices)[:, None].astype(np.float32)
+    def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:
+        """See `VolumeSet.volumes`; of grids one channel, 1 where a voxel is occupied and 0 elsewhere."""
+        if self.input.kind == "occupancy":
+            return self.grids(indices)[:, None].astype(np.float32)
+        chosen = np.asarray(indices, dtype=np.int64)
+        if self.packed is not None:
+            return self.packed[chosen]
+        distinct, back = np.unique(chosen, return_inverse=True)
+        return self.artifact.read("intensity", distinct)[back]
 
     def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
         """Whether the grid of each given sample is, voxel for voxel, that of some training sample."""
@@ -123,13 +133,27 @@ class VoxelSet(VolumeSet):
         return np.isin(first[indices], first[in_training])
 
     def grids(self, indices: Indices) -> UInt8[np.ndarray, "chosen x y z"]:
-        """Occupancy of the given samples, in their order."""
+        """Occupancy of the given samples, in their order. Raises InputError where the file holds intensities."""
+        if self.input.kind != "occupancy":
+            raise InputError(f"{self.source} holds intensities, not occupancy grids.")
         chosen = np.asarray(indices, dtype=np.int64)
         if self.packed is not None:
             bits = np.unpackbits(self.packed[chosen], axis=1, count=math.prod(self.input.shape))
             return bits.reshape(len(chosen), *self.input.shape)
         distinct, back = np.unique(chosen, return_inverse=True)  # HDF5 reads ascending indices only
         return self.artifact.read("occupancy", distinct)[back]
+
+    def as_attached(self, fitted_on: str, validation: Int[np.ndarray, " validation"]) -> "VoxelSet":
+        """The same set with the split `fitted_on` as `train`, and of it the `validation` samples as `val`.
+
+        A split `train` that is not it becomes `unlabelled`.
+        """
+        splits = [
+            "train" if split == fitted_on else "unlabelled" if split == "train" else split for split in self.splits
+        ]
+        for index in validation:
+            splits[index] = "val"
+        return replace(self, splits=splits)
 
     def index_to_world(self, index: int) -> Float[np.ndarray, "4 4"]:
         """Affine map from voxel centres of a sample to the units of its source."""
@@ -143,29 +167,45 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
     """
     artifact = open_artifact(path, VOXELS)
     with artifact.interpreted():
-        VoxelSettings.from_json(artifact.config["voxelization"])
+        if "volumes" not in artifact.config:
+            VoxelSettings.from_json(artifact.config["voxelization"])
         classes = artifact.attribute("classes")
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
             raise TypeError(f"classes are {repr(classes)[:80]}")
     labels = artifact.read("label")
-    count, *sides = artifact.shape("occupancy")
-    if not count or not all(sides):
-        raise ArtifactError(f"{path}: occupancy has shape {(count, *sides)}; grids of some samples are needed.")
+    if "intensity" in artifact:
+        with artifact.interpreted():
+            read = InputSpec.from_json(artifact.config["volumes"])
+        count, *volume = artifact.shape("intensity")
+        if tuple(volume) != read.volume:
+            raise ArtifactError(f"{path}: intensities of shape {tuple(volume)} are not the volumes of {read} it names.")
+    elif "occupancy" in artifact:
+        count, *sides = artifact.shape("occupancy")
+        read = InputSpec(1, (sides[0], sides[1], sides[2]))
+    else:
+        raise ArtifactError(f"{path} holds neither occupancy nor intensity.")
+    if not count or not all(read.volume):
+        what = "grids" if read.kind == "occupancy" else "volumes"
+        shape = (count, *(read.shape if read.kind == "occupancy" else read.volume))
+        name = "occupancy" if read.kind == "occupancy" else "intensity"
+        raise ArtifactError(f"{path}: {name} has shape {shape}; {what} of some samples are needed.")
     if labels.min() < -1 or labels.max() >= len(classes):
         raise ArtifactError(
             f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {repr(classes)[:200]}."
         )
-    packed = None
-    if in_memory:
-        packed = np.empty((count, -(-int(np.prod(sides)) // 8)), np.uint8)
+    packed: np.ndarray | None = None
+    if in_memory and read.kind == "occupancy":
+        packed = np.empty((count, -(-math.prod(read.shape) // 8)), np.uint8)
         for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
             packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
+    elif in_memory and 4 * count * math.prod(read.volume) <= _MOST_IN_MEMORY:
+        packed = np.concatenate(list(artifact.blocks("intensity", _BLOCK)))
     return VoxelSet(
         names=artifact.read_text("name"),
         labels=labels,
         splits=artifact.read_text("split"),
         classes=tuple(classes),
-        input=InputSpec(1, (sides[0], sides[1], sides[2])),
+        input=read,
         artifact=artifact,
         packed=packed,
     )
@@ -204,38 +244,81 @@ class Sample:
 
 
 def load_sample(
-    sample: str,
+    sample: Any,
     *,
     voxelization: Mapping[str, Any],
     input: InputSpec,
     classes: Sequence[str],
     voxels: Callable[[], VoxelSet],
+    transform: Callable[[], Callable[[Path], Any]] | None = None,
     label: str | None = None,
 ) -> Sample:
-    """The shape that a user's SAMPLE names: a file if there is one, else a sample of the voxel set.
+    """The volume that a user's SAMPLE names: an array, a file if there is one, else a sample of the voxel set.
 
-    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; a .npy array (x, y, z) must have
-    the shape `input`. `label` gives the class of a file,
-    or overrides that of a named sample. `voxels` is called only if no file has the name.
+    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; an array, in memory or in a .npy
+    file, must be a volume that `input` describes. `transform` gives what turns any other file into such an array.
+    `label` gives the class of an array or a file, or overrides that of a named sample. `voxels` is called only if
+    `sample` is a name.
 
     Raises InputError for what does not exist or does not fit, UsageError for an unknown class.
     """
     given = None if label is None else _class_index(label, classes)
+    if not isinstance(sample, (str, Path)):
+        return Sample("array", _fitting(as_volume(sample), input, "the array"), given)
     path = Path(sample)
     if path.is_file():
+        if transform is not None and path.suffix.lower() != ".npy":
+            made = _transformed(transform(), path)
+            return Sample(path.stem, _fitting(as_volume(made), input, f"what the transform made of {path.name}"), given)
+        if path.suffix.lower() == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
+            return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
         read = _read_grid(path, voxelization, input)
         volume = read.occupancy[None].astype(np.float32)
         return Sample(path.stem, volume, given, index_to_world=read.index_to_world)
     if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
     voxel_set = voxels()
-    index = voxel_set.index_of(sample)
+    index = voxel_set.index_of(str(sample))
     known = int(voxel_set.labels[index])
     label_index = known if given is None and known >= 0 else given
-    return Sample(sample, voxel_set.volumes([index])[0], label_index, index, voxel_set.index_to_world(index))
+    return Sample(str(sample), voxel_set.volumes([index])[0], label_index, index, voxel_set.index_to_world(index))
+
+
+def _fitting(volume: Float[np.ndarray, "channel x y z"], input: InputSpec, what: str) -> np.ndarray:
+    """The volume, if it is one that `input` describes. Raises InputError where it is not."""
+    if volume.shape != input.volume:
+        raise InputError(f"{what} has shape {volume.shape}, but the network reads {input.volume} (channel, x, y, z).")
+    if input.kind == "occupancy" and not bool(((volume == 0) | (volume == 1)).all()):
+        raise InputError(f"{what} holds other values than 0 and 1, but the network reads occupancy.")
+    return volume
+
+
+def _transformed(transform: Callable[[Path], Any], path: Path) -> Any:
+    try:
+        return transform(path)
+    except FerError:
+        raise
+    except Exception as error:
+        said = one_line(str(error))[:300]
+        raise InputError(f"the transform failed on {path.name}: {type(error).__name__}: {said}") from error
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path.name} is damaged, or no .npy array of numbers: {one_line(str(error))[:200]}"
+        ) from error
+    return array
 
 
 def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> Grid:
+    if not voxelization:
+        raise InputError(
+            f"{path.name} cannot be turned into {read}, which the run holds as it is. Give a .npy array of shape "
+            f"{read.volume}, or attach with --transform."
+        )
     try:
         shape = read_shape(path.read_bytes(), path.name)
     except OSError as error:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fer_cli.data.volumes import Volumes
 from fer_cli.network.backbone import Feature, Features, NetworkSpec
+from fer_cli.network.subpixel import SubpixelTransposedConv3d
 
 Edit = Callable[[str, Tensor], Tensor]
 _MOST_DENSE = 1 << 24
@@ -23,8 +24,8 @@ _MOST_DENSE = 1 << 24
 _MOST_RATIO = 4
 """Largest growth of an axis by a transposed convolution, whose weights grow with the cube of it."""
 _GROUPS = 8
-_HEAD_FILTERS = 16
-"""Hidden filters of the last step made from shapes, at the input's resolution."""
+_HEAD_FILTERS = 32
+"""Hidden filters of the last step made from shapes, at the lowest level's resolution."""
 
 
 @dataclass(frozen=True)
@@ -156,34 +157,66 @@ class _ShapeStep(nn.Module):
 
 
 class _Head(nn.Module):
-    """The last step: hidden filters at the input's resolution, then the channels, without a final ReLU."""
+    """The last step: a linear map of the lowest level, and what hidden filters on that level's map add to it.
+
+    A linear map cannot give back what a ReLU has cut off; hidden filters see it in the neighbourhood. They lie at the
+    map's resolution, where they cost least. The addition is nothing before training.
+    """
 
     def __init__(self, above: tuple[int, ...], volume: tuple[int, ...]) -> None:
         super().__init__()
-        self.resize = _to_shape(above, (_HEAD_FILTERS, *volume[1:]))
-        self.block = nn.Sequential(
-            _normalised((_HEAD_FILTERS, *volume[1:])), nn.ReLU(), nn.Conv3d(_HEAD_FILTERS, volume[0], 3, padding=1)
+        self.direct = _to_shape(above, volume)
+        if math.prod(above[1:]) == 1:
+            self.hidden, self.addition = None, None
+            return
+        inner = (_HEAD_FILTERS, *above[1:])
+        self.hidden = nn.Sequential(
+            nn.Conv3d(above[0], _HEAD_FILTERS, 3, padding=1, bias=False), _normalised(inner), nn.ReLU()
         )
+        self.addition = _to_shape(inner, volume)
+        for parameter in self.addition.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, feature: Tensor) -> Tensor:
-        result: Tensor = self.block(self.resize(feature))
-        return result
+        result: Tensor = self.direct(feature)
+        return result if self.hidden is None or self.addition is None else result + self.addition(self.hidden(feature))
 
 
 def _to_shape(above: tuple[int, ...], below: tuple[int, ...]) -> nn.Module:
     """A linear map from features of shape `above` to features of shape `below`, both (filter, x, y, z).
 
-    Dense from a single location; a transposed convolution where every axis grows by a whole ratio of at most 4;
-    otherwise a convolution and trilinear interpolation, the convolution at the lower resolution.
+    Dense from a single location; where every axis grows by less than 4 and a half, the transposed convolution with the
+    next smaller stride whose kernel fills the rest; otherwise a convolution and trilinear interpolation, the
+    convolution at the lower resolution.
     """
     if math.prod(above[1:]) == 1:
         return _dense(above[0], below)
-    ratios = [to / of for of, to in zip(above[1:], below[1:], strict=True)]
-    if all(ratio.is_integer() and ratio <= _MOST_RATIO for ratio in ratios):
-        x, y, z = (int(ratio) for ratio in ratios)
-        return nn.ConvTranspose3d(above[0], below[0], (x + 2, y + 2, z + 2), (x, y, z), 1)
+    axes = [_transposed_axis(of, to) for of, to in zip(above[1:], below[1:], strict=True)]
+    fitting = [axis for axis in axes if axis is not None]
+    if len(fitting) == 3:
+        kernel, stride, padding = zip(*fitting, strict=True)
+        if len(set(fitting)) == 1 and kernel[0] - 2 * padding[0] == stride[0] and below[0] == 1:
+            return SubpixelTransposedConv3d(above[0], below[0], kernel[0], stride[0], padding[0])
+        return nn.ConvTranspose3d(above[0], below[0], kernel, stride, padding)
     steps = [nn.Conv3d(above[0], below[0], 3, padding=1), nn.Upsample(below[1:], mode="trilinear")]
-    return nn.Sequential(*(steps if math.prod(ratios) >= 1 else steps[::-1]))
+    return nn.Sequential(*(steps if math.prod(below[1:]) >= math.prod(above[1:]) else steps[::-1]))
+
+
+def _transposed_axis(cells: int, of: int) -> tuple[int, int, int] | None:
+    """Kernel, stride and padding of the transposed convolution from `cells` to `of` along one axis, None if none.
+
+    The mirror of the convolution that leads from `of` to `cells`. Kernels overlap by two cells at least, so that
+    neighbouring locations share what lies between them.
+    """
+    if cells == 1:
+        return (of, 1, 0) if of <= _MOST_RATIO + 2 else None
+    for stride in (-(-of // cells), of // cells):
+        span = of - (cells - 1) * stride
+        padding = 0 if span >= stride + 2 else 1
+        kernel = span + 2 * padding
+        if 1 <= stride <= _MOST_RATIO and stride + 2 <= kernel <= 3 * stride + 2:
+            return (kernel, stride, padding)
+    return None
 
 
 def _dense(filters: int, below: tuple[int, ...]) -> nn.Module:

@@ -23,7 +23,7 @@ from fer_cli.execution.progress import EpochRecord, TrainingProgress
 from fer_cli.network.activations import FEEDBACK, PATHS
 from fer_cli.network.checkpoint import Checkpoint, Position, TrainingState, load_checkpoint, save_checkpoint
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
+from fer_cli.network.phases import ATTACHED, FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
 
 _SAVE_EVERY = 600.0
@@ -59,21 +59,25 @@ class TrainingLoop:
     interrupts: Interrupts = field(default_factory=Interrupts)
 
     def train(
-        self, network: ExplainedNetwork, classifier: nn.Module, given: GivenEncoder | None, *, resume: bool
+        self, network: ExplainedNetwork, classifier: nn.Module | None, given: GivenEncoder | None, *, resume: bool
     ) -> list[EpochRecord]:
-        """Both phases, one after the other; `classifier`, the backbone's module, is frozen before the second."""
+        """Both phases, one after the other; `classifier`, the backbone's module, is frozen before the second.
+
+        Without one, the backbone is somebody's, and the second phase is the only one.
+        """
         saved = None
         if resume and self.checkpoint.exists():
             saved = load_checkpoint(self.checkpoint, config=self.config, parents=self.parents)
         self._check_shared(saved)
         with Interrupts(patient=self.data.world.size > 1) as self.interrupts:
             self.history = list(saved.history if saved else given.history if given else [])
-            if saved and saved.position.phase == FEEDBACK:
-                saved.restore_encoder(classifier)
-            elif given is None:
-                self.run_phase(FeedforwardPhase(self.data, self.settings, classifier), saved)
-                saved = None
-            classifier.eval().requires_grad_(False)
+            if classifier is not None:
+                if saved and saved.position.phase == FEEDBACK:
+                    saved.restore_encoder(classifier)
+                elif given is None:
+                    self.run_phase(FeedforwardPhase(self.data, self.settings, classifier), saved)
+                    saved = None
+                classifier.eval().requires_grad_(False)
             self.run_phase(FeedbackPhase(self.data, self.settings, network, classifier), saved)
         network.eval()
         return self.history
@@ -222,8 +226,9 @@ class TrainingLoop:
                 raise
             smaller = min(self.settings.batch_size, len(indices)) // 2
             tried = f"--batch-size {smaller}, or " if smaller >= phase.fewest else ""
+            less = "fewer --levels" if self.settings.preset == ATTACHED else "a smaller preset"
             raise ResourceError(
-                f"out of memory with batches of {max(len(indices), phase.fewest)} shapes. Try {tried}a smaller preset."
+                f"out of memory with batches of {max(len(indices), phase.fewest)} shapes. Try {tried}{less}."
             ) from error
 
     def _save(self, phase: Phase, state: TrainingState, position: Position) -> None:

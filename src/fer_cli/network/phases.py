@@ -22,6 +22,8 @@ from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS
 
+ATTACHED = "attached"
+"""In the place of a preset, where the classifier is somebody's and has no phase of its own."""
 MOST_TIMES = 10
 """So many times the feedback epochs at most, however few the samples are; an epoch ends with a checkpoint."""
 
@@ -55,7 +57,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
+        if self.preset not in (*PRESETS, ATTACHED):
             raise UsageError(f"there is no preset {self.preset!r}; the presets are {', '.join(PRESETS)}.")
         if min(self.epochs, self.feedback_epochs) < 1 or self.batch_size < 2:
             raise UsageError("training needs at least one epoch of each phase and a batch size of 2.")

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Int
 
 from fer_cli.data.dataset import VoxelSet
-from fer_cli.errors import UsageError
+from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.attached.model_file import is_attached
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
 from fer_cli.network.weights import load_classifier
@@ -77,7 +78,15 @@ class GivenEncoder:
 
 
 def preset_of(path: Path) -> str:
-    """The preset that the model.h5 `path` was trained by. Raises ArtifactError where it is none."""
+    """The preset that the model.h5 `path` was trained by.
+
+    Raises ArtifactError where it is no model.h5, UsageError where its classifier is an attached one.
+    """
+    if path.suffix.lower() in (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pt2"):
+        raise ArtifactError(f"{path} is no model.h5. Run 'fer attach' to explain a network of your own.")
+    with open_artifact(path, MODEL) as artifact:
+        if is_attached(artifact.config):
+            raise UsageError(f"{path} is of an attached network, which fer does not train. Run 'fer attach' again.")
     with open_artifact(path, MODEL) as artifact, artifact.interpreted():
         return str(artifact.config["training"]["preset"])
 

@@ -1,6 +1,7 @@
 """Weights as plain arrays by name, and the network that a `model.h5` holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fer_cli.data.dataset import VoxelSet
+from fer_cli.errors import UsageError
+from fer_cli.network.attached.classifier import explain_attached
+from fer_cli.network.attached.model_file import is_attached, load_attached, read_origin
+from fer_cli.network.attached.model_file import read_spec as read_attached_spec
+from fer_cli.network.attached.permission import permitted
 from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
 from fer_cli.network.fer_cnn import FERCNN, NetworkConfig, explain_classifier
 from fer_cli.storage.artifact import Artifact
 
@@ -54,12 +62,61 @@ class _Uninitialised(TorchFunctionMode):
 def read_spec(artifact: Artifact) -> NetworkSpec:
     """Levels, input and classes of the network of a `model.h5`. Raises ArtifactError where it is damaged."""
     with artifact.interpreted():
+        if is_attached(artifact.config):
+            return read_attached_spec(artifact)
         return NetworkConfig.from_json(artifact.config["network"]).spec
 
 
-def load_network(artifact: Artifact, *, device: torch.device | str = "cpu") -> ExplainedNetwork:
-    """The trained network of a `model.h5`, in evaluation mode. Raises ArtifactError where it is damaged."""
-    return load_classifier(artifact)[1].to(device)
+def load_network(
+    artifact: Artifact, *, device: torch.device | str = "cpu", module: nn.Module | None = None
+) -> ExplainedNetwork:
+    """The trained network of a `model.h5`, in evaluation mode.
+
+    `module` is the classifier of an attached network, for a caller that has it in memory.
+
+    Raises ArtifactError where the file is damaged, and what `load_attached` raises.
+    """
+    if not is_attached(artifact.config):
+        if module is not None:
+            raise UsageError(f"{artifact.path} holds its own classifier; network=… is for attached ones.")
+        return load_classifier(artifact)[1].to(device)
+    with artifact.interpreted():
+        names = {name.partition("/")[2]: name for name in artifact.names("feedback/")}
+        with torch.device("meta"):
+            planned = FeedbackNetwork(steps_from_shapes(read_attached_spec(artifact)))
+        _require_shapes(planned, {key: artifact.shape(name) for key, name in names.items()})
+    network = explain_attached(load_attached(artifact, device=device, module=module))
+    with artifact.interpreted():
+        load_state_arrays(network.feedback, {key: artifact.read(name) for key, name in names.items()})
+    network.feedback.requires_grad_(False)
+    return network.eval()
+
+
+def transform_of(model: Artifact) -> Callable[[], Callable[[Path], Any]] | None:
+    """What gives the callable that an attached network's user turns files into volumes by; None if there is none.
+
+    It imports that code, where it is allowed.
+    """
+    if not is_attached(model.config):
+        return None
+    with model.interpreted():
+        wanted, path = read_origin(model).transform, model.path
+    return None if wanted is None else lambda: permitted(wanted, path).resolve()
+
+
+def stale_weights(model: Artifact) -> Path | None:
+    """The file that an attached network's weights came from, if it holds others now."""
+    if not is_attached(model.config):
+        return None
+    with model.interpreted():
+        return read_origin(model).stale_weights()
+
+
+def split_as_trained(voxels: VoxelSet, model: Artifact) -> VoxelSet:
+    """The samples with the splits that an attached model was fitted by; as they are for other models."""
+    if not is_attached(model.config):
+        return voxels
+    return voxels.as_attached(str(model.config["training"]["fitted_on"]), model.read("validation/index"))
 
 
 def load_classifier(artifact: Artifact) -> tuple[FERCNN, ExplainedNetwork]:

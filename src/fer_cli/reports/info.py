@@ -12,6 +12,7 @@ from fer_cli.codebooks.fitted_layer import DESCRIBED, summarise_layer
 from fer_cli.data.duplicates import count_duplicates
 from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import PATHS
+from fer_cli.network.attached.model_file import is_attached, read_origin, read_spec
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import calibration_path
@@ -44,8 +45,10 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     labels = artifact.read("label").tolist()
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
     splits = artifact.read_text("split")
-    samples, *sides = artifact.shape("occupancy")
+    is_grid = "occupancy" in artifact
+    samples, *sides = artifact.shape("occupancy" if is_grid else "intensity")
     voxels = math.prod(sides)
+    sides = sides if is_grid else sides[1:]
     groups: dict[tuple[str, str], list[int]] = {
         group: [] for group in sorted({*zip(names, splits, strict=True)}, key=_order)
     }
@@ -60,6 +63,7 @@ def _voxels(artifact: Artifact) -> dict[str, Any]:
     n_occupied = artifact.read("record/n_occupied")
     return {
         "samples": samples,
+        **({} if is_grid else {"volumes": artifact.config["volumes"]}),
         "resolution": sides[0] if len(set(sides)) == 1 else sides,
         "occupied_share": float(n_occupied.sum()) / max(1, samples * voxels),
         "classes": by_class,
@@ -103,7 +107,9 @@ def _records(
 
 def _model(artifact: Artifact) -> dict[str, Any]:
     parts = ("encoder", "feedback", "weights")
+    attached = {"network": _attached(artifact)} if is_attached(artifact.config) else {}
     return {
+        **attached,
         "parameters": {
             part: sum(int(np.prod(artifact.shape(name))) for name in names)
             for part in parts
@@ -111,6 +117,27 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         },
         "history": [vars(record) for record in read_history(artifact)],
     }
+
+
+def _attached(artifact: Artifact) -> dict[str, Any]:
+    """The levels of an attached network with what their central location sees, and the code that builds it."""
+    spec, origin = read_spec(artifact), read_origin(artifact)
+    levels = []
+    for level in spec.levels:
+        field = artifact.read(f"field/{level.name}")
+        levels.append(
+            {
+                "name": level.name,
+                "filters": level.filters,
+                "shape": list(level.shape),
+                "is_cut": level.is_cut,
+                "signed": level.signed,
+                "field": level.field,
+                "receptive_field": field[tuple(side // 2 for side in level.shape)].tolist(),
+            }
+        )
+    source = None if origin.recorded is None else str(origin.recorded.source)
+    return {"input": str(spec.input), "source": source, "levels": levels}
 
 
 def _codebook(artifact: Artifact) -> dict[str, Any]:

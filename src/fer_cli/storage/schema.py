@@ -76,12 +76,21 @@ VOXELS = Format(
             "occupancy",
             ("sample", "x", "y", "z"),
             "uint8",
-            "1 where the shape occupies the voxel, else 0; z is up",
+            "1 where the shape occupies the voxel, else 0; z is up; absent where there is `intensity`",
+            required=False,
+            compressed=True,
+        ),
+        DatasetSpec(
+            "intensity",
+            ("sample", "channel", "x", "y", "z"),
+            "float32",
+            "voxel values of volumes that are no occupancy grids, as the network reads them",
+            required=False,
             compressed=True,
         ),
         DatasetSpec("name", ("sample",), "text", "unique name of the sample"),
         DatasetSpec("label", ("sample",), "int64", "index into the attribute `classes`; −1 where unknown"),
-        DatasetSpec("split", ("sample",), "text", "`train`, `test` or `unlabelled`"),
+        DatasetSpec("split", ("sample",), "text", "`train`, `val`, `test` or `unlabelled`"),
         DatasetSpec(
             "index_to_world",
             ("sample", "row", "column"),
@@ -96,7 +105,7 @@ VOXELS = Format(
             "int64",
             "edges of exactly one of the mesh's distinct triangles; −1 for what is no mesh",
         ),
-        DatasetSpec("record/n_occupied", ("sample",), "int64", "occupied voxels"),
+        DatasetSpec("record/n_occupied", ("sample",), "int64", "occupied voxels; of intensities, values other than 0"),
         DatasetSpec(
             "record/enclosed",
             ("sample",),
@@ -129,7 +138,29 @@ MODEL = Format(
             "encoder/{parameter}",
             None,
             "float32",
-            "weights and batch-norm statistics of the feedforward network",
+            "weights and batch-norm statistics of the feedforward network; of an attached one all its float32 state",
+        ),
+        DatasetSpec(
+            "encoder64/{parameter}", None, "float64", "state of an attached network in double precision", required=False
+        ),
+        DatasetSpec(
+            "encoder_int/{parameter}", None, "int64", "state of an attached network in whole numbers", required=False
+        ),
+        DatasetSpec(
+            "field/{level}",
+            None,
+            "int64",
+            "receptive field of each location of an attached network's level: axes x, y, z, the input's axis, and a "
+            "half-open range of voxels",
+            required=False,
+        ),
+        DatasetSpec(
+            "check/logits",
+            ("check", "class"),
+            "float32",
+            "an attached network's logits of two volumes of seeded noise, which code that builds it again must give",
+            required=False,
+            identifying=False,
         ),
         DatasetSpec(
             "feedback/{parameter}",

@@ -71,5 +71,7 @@ def back_grafts(run: RunArtifacts, generator: np.random.Generator) -> Iterator[C
 
 def _reads_shapes(run: RunArtifacts) -> bool:
     """Whether the network reads occupancy as `fer voxelize` makes it."""
+    if not run.model.config["voxelization"]:  # volumes that were stored as they are
+        return False
     side = VoxelSettings.from_json(run.model.config["voxelization"]).resolution
     return run.network.spec.input == InputSpec(1, (side, side, side))

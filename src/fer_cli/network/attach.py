@@ -1,0 +1,366 @@
+"""`fer attach`: a feedback network for somebody's frozen classifier, trained on volumes as the classifier reads them.
+
+The stage: it looks the classifier over, checks it against the labelled samples, trains the feedback network by the
+second phase of `fer train`, and writes model.h5. The test split is not read, unless the user has it fitted on.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.dataset import VALIDATION_FRACTION, VolumeSet, VoxelSet, hold_out, open_voxels
+from fer_cli.errors import ArtifactError, InputError, UsageError
+from fer_cli.network.activations import FEEDBACK, batches, predict
+from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
+from fer_cli.network.attached.model_file import Origin, is_attached, network_config, write_attached
+from fer_cli.network.attached.nan_fields import Fields
+from fer_cli.network.attached.readout import Activation
+from fer_cli.network.attached.survey import Candidate
+from fer_cli.network.backbone import NetworkSpec
+from fer_cli.network.checkpoint import checkpoint_path, has_led_to
+from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.loop import Report, TrainingLoop
+from fer_cli.network.phases import ATTACHED, FeedbackPhase, TrainingData, TrainingSettings
+from fer_cli.network.weights import load_state_arrays, state_arrays
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.history import write_history
+from fer_cli.storage.outputs import check_output, claim_output
+from fer_cli.storage.schema import MODEL
+
+_LOOKED_AT = 16
+_CHECKED = 512
+"""Training samples whose labels the classifier's answers are held against."""
+_MISLED = 0.15
+"""Accuracy that another order of the classes has to add before it is said."""
+_TIMED_STEPS = 3
+_EPOCHS = 12
+_RATE = 6e-3
+_SAMPLES = 3592
+"""Samples for which the default epochs are meant; with fewer the feedback network has more."""
+
+
+@dataclass(frozen=True)
+class AttachSettings:
+    """What a user decides of an attachment beside the classifier; see `fer attach --help`."""
+
+    levels: tuple[str, ...] | None = None
+    output: str | None = None
+    activation: Activation | None = None
+    decision: float = 0.5
+    outputs: tuple[str, ...] | None = None
+    fitted_on: str = "train"
+    feedback_epochs: int | None = None
+    batch_size: int = 32
+    feedback_learning_rate: float | None = None
+    seed: int = 0
+
+    def training(self) -> TrainingSettings:
+        """The settings of the feedback phase. Raises UsageError for values that do not fit."""
+        given = self.feedback_epochs
+        return TrainingSettings(
+            preset=ATTACHED,
+            batch_size=self.batch_size,
+            feedback_learning_rate=_RATE if self.feedback_learning_rate is None else self.feedback_learning_rate,
+            dropout=0.0,
+            augmentation=Augmentation(),
+            seed=self.seed,
+            feedback_epochs=_EPOCHS if given is None else given,
+            feedback_shown=_EPOCHS * _SAMPLES if given is None else 0,
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a classifier answers labelled training samples.
+
+    `confusion` has axes (label, predicted). `better_order` are the classes in an order of the outputs that fits the
+    labels far better, None if there is none; `better_accuracy` the accuracy that it gives.
+    """
+
+    accuracy: float
+    confusion: Int[np.ndarray, "klass klass"]
+    better_order: tuple[str, ...] | None
+    better_accuracy: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What `fer attach` found before it trains: candidates, chosen levels, how the classifier fits the labels.
+
+    `seconds` is the expected time of training.
+    """
+
+    spec: NetworkSpec
+    fields: Mapping[str, Fields]
+    candidates: tuple[Candidate, ...]
+    readout: str
+    fit: Fit
+    training_samples: int
+    validation_samples: int
+    seconds: float
+    resumed_feedback: bool
+
+
+@dataclass(frozen=True)
+class AttachSummary:
+    """What a finished attachment has to say; accuracy and score are of the validation samples."""
+
+    path: Path
+    overview: Overview
+    parameters: int
+    accuracy: float
+    score_name: str
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    backbone: Attached
+    network: ExplainedNetwork
+    data: TrainingData
+    training: TrainingSettings
+    overview: Overview
+
+
+def look_over(
+    voxels: Path, module: nn.Module, settings: AttachSettings, *, device: torch.device, previous: Path | None = None
+) -> Overview:
+    """What `attach` would do: levels, fit and expected time; nothing is written. Raises what `attach` raises."""
+    return _prepare(open_voxels(voxels, in_memory=True), module, settings, device, previous).overview
+
+
+def attach(
+    voxels: Path,
+    output: Path,
+    module: nn.Module,
+    settings: AttachSettings,
+    origin: Origin,
+    *,
+    device: torch.device,
+    make: Callable[[], nn.Module] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    listed: Callable[[Overview], object] = lambda _: None,
+    report: Report = lambda _: None,
+    finish: Callable[[Path], object] = lambda _: None,
+) -> AttachSummary:
+    """Train a feedback network on a frozen classifier and write both to `output`.
+
+    `module` reads the volumes of `voxels` as they are; it stays where it is and as it is. `make` builds it again, for
+    the sanity checks. `listed` is called with what was found before training starts, `finish` with `output` when it is
+    written. Where `output` holds a feedback network for the same levels, `force` starts from its weights.
+
+    Samples of a split `val` validate; without one a tenth of the fitted split does. Checkpoints are as in `fer train`.
+
+    Raises InputError where there are too few samples; UsageError for a classifier, levels or settings that do not fit,
+    or an `output` that exists; FerError for features that are not finite; ResourceError where memory does not suffice.
+    """
+    started = time.monotonic()
+    check_output(output, voxels, origin.weights)
+    checkpoint = checkpoint_path(output)
+    replaces = force or (resume and has_led_to(checkpoint, output))
+    with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to):
+        if checkpoint.exists() and not (resume or force):
+            raise UsageError(
+                f"{checkpoint} holds an unfinished run. Give --resume to go on from it, or --force to start afresh."
+            )
+        voxel_set = open_voxels(voxels, in_memory=True)
+        prepared = _prepare(voxel_set, module, settings, device, output if force else None, make)
+        listed(prepared.overview)
+        data, network = prepared.data, prepared.network
+        config = {
+            "network": network_config(prepared.backbone, origin),
+            "training": {**asdict(prepared.training), "fitted_on": settings.fitted_on},
+            "voxelization": voxel_set.voxelization,
+        }
+        parents = {"voxels": voxel_set.id}
+        run = TrainingLoop(data, prepared.training, config, parents, checkpoint, report)
+        with torch.random.fork_rng(devices=[]):
+            history = run.train(network, None, None, resume=resume)
+        with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
+            write_attached(writer, prepared.backbone)
+            for name, array in state_arrays(network.feedback).items():
+                writer.write(f"feedback/{name}", array)
+            writer.write("validation/index", data.validation)
+            write_history(writer, history)
+        finish(output)
+        checkpoint.unlink(missing_ok=True)
+    last = [record for record in history if record.phase == FEEDBACK][-1]
+    right = _fit(network, voxel_set, data.validation)
+    parameters = [*prepared.backbone.module.parameters(), *network.feedback.parameters()]
+    return AttachSummary(
+        path=output,
+        overview=prepared.overview,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        accuracy=right.accuracy,
+        score_name=network.signal.score_name,
+        score=last.validation_score,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _prepare(
+    voxels: VoxelSet,
+    module: nn.Module,
+    settings: AttachSettings,
+    device: torch.device,
+    previous: Path | None,
+    make: Callable[[], nn.Module] | None = None,
+) -> _Prepared:
+    training, validation = _samples(voxels, settings.fitted_on, settings.seed)
+    looked_at = training[np.linspace(0, len(training) - 1, min(_LOOKED_AT, len(training))).astype(np.int64)]
+    backbone, candidates = attach_backbone(
+        module,
+        voxels.tensor(np.unique(looked_at)),
+        voxels.input,
+        voxels.classes,
+        levels=settings.levels,
+        output=settings.output,
+        activation=settings.activation,
+        decision=settings.decision,
+        outputs=settings.outputs,
+        make=make,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = explain_attached(backbone)
+    resumed = previous is not None and _start_from(network, previous)
+    data = TrainingData(voxels.as_attached(settings.fitted_on, validation), training, validation, device)
+    chosen = settings.training().for_samples(len(training))
+    checked = training[np.linspace(0, len(training) - 1, min(_CHECKED, len(training))).astype(np.int64)]
+    overview = Overview(
+        spec=backbone.spec,
+        fields=backbone.wiring.fields,
+        candidates=candidates,
+        readout=_described(backbone),
+        fit=_fit(network, voxels, np.unique(checked)),
+        training_samples=len(training),
+        validation_samples=len(validation),
+        seconds=_expected_seconds(network, data, chosen),
+        resumed_feedback=resumed,
+    )
+    return _Prepared(backbone, network, data, chosen, overview)
+
+
+def _samples(
+    voxels: VolumeSet, fitted_on: str, seed: int
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
+    """Samples that the feedback network and the codebooks are fitted on, and those that validate."""
+    if fitted_on not in voxels.splits:
+        found = ", ".join(sorted(set(voxels.splits)))
+        raise UsageError(
+            f"{voxels.source} has no sample in the split {fitted_on!r} (splits: {found}). Where the training samples "
+            "are not at hand, name another with --fit-on: codes then stand for samples the network never learnt from, "
+            "and that split can no longer be evaluated."
+        )
+    fitted = voxels.indices(fitted_on)
+    counts = np.bincount(voxels.labels[fitted], minlength=len(voxels.classes))
+    if counts.min() < 2:
+        poor = voxels.classes[int(counts.argmin())]
+        raise InputError(
+            f"{voxels.source}: too few samples of class {poor!r} in the split {fitted_on!r} ({counts.min()}); at least "
+            "two are needed, one to fit and one to validate."
+        )
+    if "val" in voxels.splits and fitted_on != "val":
+        return fitted, voxels.indices("val")
+    kept, held = hold_out(voxels.labels[fitted], VALIDATION_FRACTION, seed)
+    return fitted[kept], fitted[held]
+
+
+def _start_from(network: ExplainedNetwork, previous: Path) -> bool:
+    """Take the feedback network's weights from a model.h5 of the same levels; whether there was one."""
+    if not previous.is_file():
+        return False
+    try:
+        with open_artifact(previous, MODEL) as artifact:
+            if not is_attached(artifact.config):
+                return False
+            names = {name.partition("/")[2]: name for name in artifact.names("feedback/")}
+            load_state_arrays(network.feedback, {key: artifact.read(name) for key, name in names.items()})
+    except (ArtifactError, ValueError):  # damaged, or of other levels
+        return False
+    return True
+
+
+def _fit(network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, " chosen"]) -> Fit:
+    """How the classifier answers these labelled samples, and the order of its outputs that would fit them best."""
+    classes = voxels.classes
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    for part in batches(indices):
+        predicted = predict(network, voxels.tensor(part)).argmax(1)
+        np.add.at(confusion, (voxels.labels[part], predicted), 1)
+    accuracy = float(np.trace(confusion) / max(1, confusion.sum()))
+    labels, outputs = linear_sum_assignment(-confusion)
+    best = float(confusion[labels, outputs].sum() / max(1, confusion.sum()))
+    order = None
+    if best >= accuracy + _MISLED and best > 1.5 / len(classes):
+        place = dict(zip(outputs.tolist(), labels.tolist(), strict=True))
+        order = tuple(classes[place[output]] for output in range(len(classes)))
+    return Fit(accuracy, confusion, order, best)
+
+
+def _expected_seconds(network: ExplainedNetwork, data: TrainingData, settings: TrainingSettings) -> float:
+    """Time of the whole training, from a few steps that change nothing."""
+    phase = FeedbackPhase(data, settings, network, None)
+    module = network.feedback.train()
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    times = []
+    for _ in range(_TIMED_STEPS):
+        indices = np.resize(data.training, settings.batch_size)
+        started = time.monotonic()
+        torch.autograd.backward(torch.stack(list(phase.terms(module, indices, generator).values())).sum())
+        times.append(time.monotonic() - started)
+    module.zero_grad(set_to_none=True)
+    module.load_state_dict(state)
+    network.feedback.eval()
+    steps = max(1, len(data.training) // settings.batch_size) * settings.feedback_epochs
+    return min(times) * steps
+
+
+def _described(backbone: Attached) -> str:
+    readout = backbone.wiring.readout
+    element = "" if readout.output is None else f"element {readout.output!r}, "
+    decision = "" if readout.decision == 0.5 else f", decision at {readout.decision:g}"
+    return f"{element}{readout.activation}{decision}"
+
+
+def warnings(overview: Overview, fitted_on: str) -> list[str]:
+    """What a user should know before relying on what was attached, each in one sentence or two."""
+    said: list[str] = []
+    fit, classes = overview.fit, overview.spec.classes
+    if fit.better_order is not None:
+        said.append(
+            f"the network's classes agree with the labels for {fit.accuracy:.0%} of the training samples, in another "
+            f"order for {fit.better_accuracy:.0%}. If that is the order of its outputs, give --classes "
+            f"{','.join(fit.better_order)}"
+        )
+    elif fit.accuracy < 2 / len(classes) and fit.accuracy < 0.6:
+        most = int(fit.confusion.sum(0).argmax())
+        share = fit.confusion[:, most].sum() / max(1, fit.confusion.sum())
+        said.append(
+            f"the network's classes agree with the labels for only {fit.accuracy:.0%} of the training samples; it says "
+            f"{classes[most]} of {share:.0%}. Are the volumes scaled and oriented as the network was trained on?"
+        )
+    if any(not level.is_cut for level in overview.spec.levels):
+        names = ", ".join(level.name for level in overview.spec.levels if not level.is_cut)
+        said.append(f"{names}: no cut; the logits also depend on what goes around it, and a patch keeps that")
+    if any(level.field == "gradient" for level in overview.spec.levels):
+        names = ", ".join(level.name for level in overview.spec.levels if level.field == "gradient")
+        said.append(f"{names}: receptive fields are estimates from gradients; the network hides NaN")
+    if fitted_on != "train":
+        said.append(
+            f"the codebooks will be fitted on the split {fitted_on}: exemplars and evidence are of samples that the "
+            "network did not learn from, and evaluation on them would be optimistic"
+        )
+    return said

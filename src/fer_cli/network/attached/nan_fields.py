@@ -1,0 +1,129 @@
+"""Receptive fields of any network, for every location of every level at once, by NaN propagation.
+
+A plane of the input is set to NaN: exactly the locations that read a voxel of it become NaN. Convolution, pooling,
+batch norm in evaluation mode, ReLU and skip connections all carry NaN. One pass a plane of each axis gives every field.
+Squeeze-excitation, attention, group and instance norm rightly give the whole input. Operations that hide NaN
+(`nan_to_num`, `where(x > 0, …)`, `fmax`) are found by perturbing what lies outside the fields.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fer_cli.data.volumes import Volumes
+
+Fields = Int[np.ndarray, "x y z 3 2"]
+Run = Callable[[Volumes], Mapping[str, Float[Tensor, "sample filter x y z"]]]
+_PLANES = 8
+"""Planes tried in one pass, each in a sample of its own."""
+_PERTURBATIONS = 20
+_GRADIENTS = 16
+
+
+def receptive_fields(
+    run: Run, volumes: Volumes, *, seed: int = 0
+) -> dict[str, tuple[Fields, Literal["exact", "gradient", "whole"]]]:
+    """Of every level that `run` gives features of: the box of each location, and how it was found.
+
+    `volumes` are typical inputs. A box is half-open, [[x0, x1], [y0, y1], [z0, z1]]. `exact` fields were confirmed by
+    perturbations outside them; where those changed a feature, `gradient` fields join where the gradients of some
+    locations are not zero with what NaN showed, and may be too small.
+    """
+    sides = tuple(volumes.shape[2:])
+    seen = _seen_planes(run, volumes[:1])
+    found: dict[str, tuple[Fields, Literal["exact", "gradient", "whole"]]] = {}
+    fields = {level: _boxes(planes, sides) for level, planes in seen.items()}
+    hidden = _contradicted(run, volumes, fields, seed)
+    for level, field in fields.items():
+        if level in hidden:
+            field = _widened(run, volumes, level, field)
+        if bool((field[..., 0] == 0).all() and (field[..., 1] == sides).all()):
+            found[level] = (field, "whole")
+        else:
+            found[level] = (field, "gradient" if level in hidden else "exact")
+    return found
+
+
+@torch.no_grad()
+def _seen_planes(run: Run, volume: Volumes) -> dict[str, list[Tensor]]:
+    """For each level and axis whether each location reads each plane of the input: (plane, x, y, z)."""
+    seen: dict[str, list[Tensor]] = {}
+    for axis in range(3):
+        side = volume.shape[2 + axis]
+        parts: dict[str, list[Tensor]] = {}
+        for start in range(0, side, _PLANES):
+            planes = range(start, min(side, start + _PLANES))
+            batch = volume.repeat(len(planes), 1, 1, 1, 1)
+            for row, plane in enumerate(planes):
+                batch[row].select(1 + axis, plane).fill_(torch.nan)
+            for level, feature in run(batch).items():
+                parts.setdefault(level, []).append(feature.isnan().any(dim=1).cpu())
+        for level, of_level in parts.items():
+            seen.setdefault(level, []).append(torch.cat(of_level))
+    return seen
+
+
+def _boxes(planes: list[Tensor], sides: tuple[int, ...]) -> Fields:
+    """Boxes from the planes that each location reads; an empty box where it reads none."""
+    boxes = np.zeros((*planes[0].shape[1:], 3, 2), np.int64)
+    for axis, (read, side) in enumerate(zip(planes, sides, strict=True)):
+        found = read.numpy()
+        some = found.any(axis=0)
+        boxes[..., axis, 0] = np.where(some, found.argmax(axis=0), 0)
+        boxes[..., axis, 1] = np.where(some, side - found[::-1].argmax(axis=0), 0)
+    return boxes
+
+
+@torch.no_grad()
+def _contradicted(run: Run, volumes: Volumes, fields: Mapping[str, Fields], seed: int) -> set[str]:
+    """Levels at which noise outside the field of a random location changed that location's feature."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = np.random.default_rng(seed)
+    found: set[str] = set()
+    spread = float(volumes.float().std()) or 1.0
+    for level, field in fields.items():
+        if bool((field[..., 1] - field[..., 0] == volumes.shape[2:]).all()):
+            continue
+        for trial in range(_PERTURBATIONS):
+            i, j, k = (int(drawn.integers(side)) for side in field.shape[:3])
+            volume = volumes[trial % len(volumes)][None]
+            noisy = volume + spread * torch.randn(volume.shape, generator=generator).to(volume)
+            (x0, x1), (y0, y1), (z0, z1) = field[i, j, k]
+            noisy[:, :, x0:x1, y0:y1, z0:z1] = volume[:, :, x0:x1, y0:y1, z0:z1]
+            # Both in one batch, so that sums are taken in the same order.
+            one, other = run(torch.cat([volume, noisy]))[level][:, :, i, j, k]
+            if not torch.equal(one, other):
+                found.add(level)
+                break
+    return found
+
+
+def _widened(run: Run, volumes: Volumes, level: str, field: Fields) -> Fields:
+    """The fields joined with where gradients of the central location are not zero.
+
+    The growth of its box is given to all, so that a field is rather too large than too small.
+    """
+    sides = np.array(volumes.shape[2:])
+    grown = np.zeros((3, 2), np.int64)
+    i, j, k = (side // 2 for side in field.shape[:3])
+    for trial in range(_GRADIENTS):
+        volume = volumes[trial % len(volumes)][None].clone().float()
+        volume += torch.randn(volume.shape, generator=torch.Generator().manual_seed(trial)).to(volume) * volume.std()
+        volume.requires_grad_()
+        feature = run(volume)[level][0, :, i, j, k]
+        (gradient,) = torch.autograd.grad(feature.square().sum(), volume)
+        reached = (gradient[0] != 0).any(dim=0).cpu().numpy()
+        for axis in range(3):
+            hit = np.flatnonzero(reached.any(axis=tuple(a for a in range(3) if a != axis)))
+            if hit.size:
+                low, high = field[i, j, k, axis]
+                grown[axis, 0] = max(grown[axis, 0], low - hit[0])
+                grown[axis, 1] = max(grown[axis, 1], hit[-1] + 1 - high)
+    wide = field.copy()
+    wide[..., 0] = np.maximum(0, wide[..., 0] - grown[:, 0])
+    wide[..., 1] = np.minimum(sides, wide[..., 1] + grown[:, 1])
+    return wide

@@ -1,0 +1,116 @@
+"""What the user named → a module with its weights, ready to attach; and the permissions that go with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_cli.errors import UsageError, is_out_of_memory
+from fer_cli.network.attached.hooks import unwrapped
+from fer_cli.network.attached.model_file import Origin, is_attached, read_origin
+from fer_cli.network.attached.permission import Recorded, allow
+from fer_cli.network.attached.source import Source, file_digest
+from fer_cli.network.attached.weights_file import fit_state, read_state
+from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.schema import MODEL
+
+
+@dataclass(frozen=True)
+class OpenedClassifier:
+    """A classifier as the user named it; `allow` lets later commands build it again, `notes` are worth saying."""
+
+    module: nn.Module
+    origin: Origin
+    make: Callable[[], nn.Module]
+    allow: Callable[[], None]
+    notes: tuple[str, ...]
+
+
+def open_classifier(
+    network: str, *, kwargs: str | None, weights: Path | None, transform: str | None, device: torch.device
+) -> OpenedClassifier:
+    """Build the network that `network` names, with the weights of a file, on the device and in evaluation mode.
+
+    Runs the user's code. Raises UsageError and InputError for names, arguments and weights that do not fit.
+    """
+    _refuse_files(network)
+    source = Source.parse(network, kwargs)
+    prepare = None if transform is None else Source.parse(transform)
+    state = None if weights is None else read_state(weights)
+    module = unwrapped(source.build())
+    notes = []
+    if state is not None and weights is not None:
+        prefix = fit_state(module, state, weights)
+        if prefix:
+            notes.append(f"{weights}: names fit without the prefix {prefix!r}")
+    try:
+        module = module.to(device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(f"the network does not fit in the memory of {device}. Give --device cpu.") from error
+    recorded = Recorded(source, source.digest())
+    used = [(recorded, source)]
+    origin = Origin(
+        recorded, None if weights is None else weights.resolve(), "" if weights is None else file_digest(weights)
+    )
+    if prepare is not None:
+        prepare.resolve()
+        recorded_transform = Recorded(prepare, prepare.digest())
+        used.append((recorded_transform, prepare))
+        origin = replace(origin, transform=recorded_transform)
+
+    def allow_all() -> None:
+        for wanted, by in used:
+            allow(wanted, by)
+
+    return OpenedClassifier(module, origin, source.build, allow_all, tuple(notes))
+
+
+def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[dict[str, Any]]:
+    """Note that the code a model.h5 names may run as it is now; answers what was allowed.
+
+    `network` and `transform` name code that lies elsewhere than the artifact says. Runs the code, to see what it
+    imports.
+
+    Raises UsageError where the artifact is of no attached network, or names code that is not here.
+    """
+    with open_artifact(path, MODEL) as artifact, artifact.interpreted():
+        if not is_attached(artifact.config):
+            raise UsageError(f"{path} holds its own classifier and needs no code.")
+        origin = read_origin(artifact)
+    allowed = []
+    for wanted, named in ((origin.recorded, network), (origin.transform, transform)):
+        if wanted is None:
+            if named is not None:
+                raise UsageError(f"{path} records no such code; it needs none.")
+            continue
+        source = wanted.source if named is None else replace(Source.parse(named), kwargs=wanted.source.kwargs)
+        if source.is_file and not Path(source.where).is_file():
+            raise UsageError(f"{source.where} is not here. Say where it is: --network PATH.py:{source.name}.")
+        source.resolve()
+        allow(wanted, source)
+        allowed.append({"where": source.where, "name": source.name, "files": [str(file) for file in source.files()]})
+    if not allowed:
+        raise UsageError(
+            f"{path} was attached from Python to a network in memory; it names no code. Open it by fer_cli.load_run."
+        )
+    return allowed
+
+
+def _refuse_files(network: str) -> None:
+    """Raise UsageError with the way out for a file that is no code."""
+    suffix = Path(network).suffix.lower()
+    ways = {
+        ".onnx": "an ONNX graph has no modules to tap; give the PyTorch code it was exported from",
+        ".pt2": "exported programs are not read yet; give the PyTorch code it was exported from",
+        ".pt": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
+        ".pth": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
+        ".ckpt": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
+        ".safetensors": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
+    }
+    if suffix in ways:
+        raise UsageError(f"{network}: {ways[suffix]}.")

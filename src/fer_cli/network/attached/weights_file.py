@@ -1,0 +1,143 @@
+"""State dicts of a user's checkpoint: read without running code from it, and fitted to the module's names.
+
+Files of `safetensors`, and of `torch.save` read with `weights_only=True`.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_cli.errors import FerError, InputError, UsageError, one_line
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "ema")
+_PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "classifier.")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU.
+
+    Raises InputError for a file that is missing, damaged, holds other objects than tensors, or is a TorchScript or ONNX
+    model.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if path.suffix.lower() == ".onnx":
+        raise InputError(
+            f"{path} is an ONNX model, which has no modules to tap. Give the PyTorch module that it was exported from."
+        )
+    if head.startswith(b"\x89HDF"):
+        raise InputError(f"{path} is an HDF5 file; --weights takes a state dict by torch.save or safetensors.")
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    if _is_torchscript(path):
+        raise InputError(
+            f"{path} is a TorchScript archive, whose modules take no hooks. Save the state dict of the original: "
+            "torch.save(model.state_dict(), 'weights.pt')."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FerError:
+        raise
+    except Exception as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+            raise InputError(
+                f"{path} holds more than tensors, and reading that could run code: fer does not. Convert it where you "
+                "trust it: torch.save(torch.load('FILE', weights_only=False)['state_dict'], 'weights.pt')."
+            ) from error
+        raise InputError(f"{path} is damaged, or no file of torch.save: {one_line(str(error))[:200]}") from error
+    return _tensors(content, path)
+
+
+def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> str | None:
+    """Load a state dict into a module; answer the prefix that had to be dropped from its names, None if none.
+
+    Raises UsageError that counts and names the keys that are missing, unknown or of another shape.
+    """
+    wanted = module.state_dict()
+    prefix = _fitting_prefix(set(wanted), set(state))
+    fitted = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    missing = [name for name in wanted if name not in fitted and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in fitted if name not in wanted]
+    unknown += [name for name in state if not name.startswith(prefix)]
+    shapes = [n for n in wanted if n in fitted and _shape(wanted[n]) != _shape(fitted[n])]
+    if missing or unknown or shapes:
+        said = []
+        if missing:
+            said.append(f"{_count(missing)} missing ({_few(missing)})")
+        if unknown:
+            said.append(f"{_count(unknown)} unknown ({_few(unknown)})")
+        if shapes:
+            name = shapes[0]
+            said.append(
+                f"{_count(shapes)} of another shape ({name}: {_shape(fitted[name])} in the file, "
+                f"{_shape(wanted[name])} in the network)"
+            )
+        raise UsageError(
+            f"{path} does not fit the network, which has {len(wanted)} keys: {'; '.join(said)}. Give the callable, "
+            "--kwargs or weights that belong together."
+        )
+    module.load_state_dict(fitted, strict=False)
+    return prefix or None
+
+
+def _fitting_prefix(wanted: set[str], given: set[str]) -> str:
+    """The prefix without which most keys are wanted ones; an empty one where that is as good."""
+    tried = ["", *_PREFIXES, *(a + b for a in _PREFIXES for b in _PREFIXES)]
+    common = {name.partition(".")[0] + "." for name in given if "." in name}
+    tried += sorted(common - set(tried))
+    return max(tried, key=lambda prefix: len(wanted & {n.removeprefix(prefix) for n in given if n.startswith(prefix)}))
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a checkpoint holds: at its top, or under a usual key."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        for key in _NESTED:
+            if isinstance(content.get(key), Mapping):
+                return _tensors(content[key], path)
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(f"{path} holds no tensors, but {_few([str(name) for name in content])}.")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError(f"{path} needs the package safetensors. Run 'pip install safetensors'.") from error
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # its own type of error is not public
+        raise InputError(f"{path} is damaged, or no safetensors file: {one_line(str(error))[:200]}") from error
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _count(names: list[str]) -> str:
+    return f"{len(names)} key{'s' if len(names) > 1 else ''}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

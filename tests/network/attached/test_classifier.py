@@ -1,0 +1,339 @@
+"""Somebody's classifier as a backbone: exact patches, receptive fields, and nothing of the module changed."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attachables import (
+    Counting,
+    Dense,
+    HidesNan,
+    OneLogit,
+    Plain,
+    Random,
+    Residual,
+    Segmenter,
+    scaled,
+    state_of,
+)
+from fer_cli.data.volumes import InputSpec
+from fer_cli.errors import FerError, UsageError
+from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
+from fer_cli.network.attached.hooks import run_tapped
+from fer_cli.network.backbone import OUTPUT
+from networks import CLASSES, SMOKE, grids, network
+
+BOX = InputSpec(1, (12, 8, 16), "intensity")
+
+
+def volumes(count: int = 6, read: InputSpec = BOX, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, *read.volume, generator=torch.Generator().manual_seed(seed))
+
+
+def made(kind: type[nn.Module], **given: object) -> nn.Module:
+    torch.manual_seed(1)
+    return scaled(kind(**given))
+
+
+def attached(module: nn.Module, **given: object) -> Attached:
+    return attach_backbone(module, volumes(), BOX, CLASSES, **given)[0]  # type: ignore[arg-type]
+
+
+OUTPUTS = {Plain: None, Residual: "scores", Dense: "0"}
+
+
+@pytest.fixture(params=[Plain, Residual, Dense], ids=lambda kind: kind.__name__.lower())
+def foreign(request: pytest.FixtureRequest) -> Attached:
+    given = {"pooled": 2 * 1 * 3} if request.param is Plain else {}
+    return attached(made(request.param, **given), output=OUTPUTS[request.param])
+
+
+def test_patching_a_level_with_its_own_activation_changes_no_logit(foreign: Attached) -> None:
+    x = volumes(5, seed=3)
+    logits, features = foreign.logits(x), foreign.features(x)
+    assert logits.std() > 0.01
+    for level in foreign.spec.levels:
+        assert torch.equal(foreign.logits(x, patch={level.name: features[level.name]}), logits)
+    below = {name: features[name] for name in foreign.spec.layer_names[:-1]}
+    assert torch.equal(foreign.logits(x, patch=below), logits)
+    assert torch.equal(foreign.features(x)[OUTPUT].flatten(1), logits.softmax(1))
+
+
+def test_what_is_put_into_a_cut_decides_the_logits(foreign: Attached) -> None:
+    x, other = volumes(4, seed=4), volumes(4, seed=5)
+    features, logits = foreign.features(x), foreign.logits(x)
+    assert all(level.is_cut for level in foreign.spec.levels)
+    for level in foreign.spec.levels:
+        found = foreign.features(other, patch={level.name: features[level.name]})
+        assert torch.equal(found[level.name], features[level.name])
+        assert torch.equal(found[OUTPUT].flatten(1), logits.softmax(1))
+        assert not torch.equal(foreign.logits(other), logits)
+
+
+def test_no_voxel_outside_a_field_matters_and_one_on_each_face_does(foreign: Attached) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = np.random.default_rng(0)
+    for level in foreign.spec.levels:
+        fields = foreign.receptive_fields(level.name)
+        assert level.field in ("exact", "whole")
+        for _ in range(200 if level.field == "exact" else 3):
+            where = tuple(int(drawn.integers(side)) for side in level.shape)
+            (x0, x1), (y0, y1), (z0, z1) = fields[where]
+            x = volumes(1, seed=int(drawn.integers(100)))
+            noisy = x + torch.randn(x.shape, generator=generator)
+            noisy[:, :, x0:x1, y0:y1, z0:z1] = x[:, :, x0:x1, y0:y1, z0:z1]
+            one, same = foreign.features(torch.cat([x, noisy]), [level.name])[level.name][:, :, *where]
+            assert torch.equal(one, same)
+        where = tuple(side // 2 for side in level.shape)
+        box = fields[where]
+        for axis in range(3):
+            for plane in (box[axis, 0], box[axis, 1] - 1):
+                x = volumes(1)
+                changed = x.clone()
+                changed[0].select(1 + axis, int(plane)).add_(50)
+                one, other = foreign.features(torch.cat([x, changed]), [level.name])[level.name][:, :, *where]
+                assert not torch.equal(one, other), (level.name, axis, plane)
+
+
+def test_fields_by_nan_are_those_of_integer_arithmetic() -> None:
+    own = network().backbone
+    backbone, _ = attach_backbone(
+        own, grids(count=4), SMOKE.input, CLASSES, levels=[f"blocks.{n}" for n in own.blocks][:-1]
+    )
+    for name in own.spec.layer_names[:-1]:
+        np.testing.assert_array_equal(backbone.receptive_fields(f"blocks.{name}"), own.receptive_fields(name))
+    np.testing.assert_array_equal(backbone.receptive_fields(OUTPUT), own.receptive_fields(OUTPUT))
+
+
+def test_the_papers_network_through_this_door_is_the_same_function() -> None:
+    own = network().backbone
+    backbone, _ = attach_backbone(own, grids(count=4), SMOKE.input, CLASSES)
+    names = [f"blocks.{name}" for name in own.blocks][:-1]
+    assert [level.name for level in backbone.spec.levels] == [n for n in names if n != "blocks.fc6"]
+    x = grids(seed=7, count=3)
+    assert torch.equal(backbone.logits(x), own.logits(x))
+    mine, theirs = backbone.features(x), own.features(x)
+    for level in backbone.spec.levels:
+        assert torch.equal(mine[level.name], theirs[level.name.removeprefix("blocks.")])
+    assert backbone.below_dropout == "blocks.conv5"
+    for one, other in zip(backbone.linear_head() or (), own.linear_head(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_level_around_which_something_goes_is_no_cut_and_its_patch_keeps_that() -> None:
+    module = made(Residual)
+    backbone = attached(module, output="scores", levels=["conv1", "relu#2", "pool"])
+    assert {level.name: level.is_cut for level in backbone.spec.levels} == {
+        "pool": True,
+        "conv1": False,
+        "relu#2": True,
+    }
+    assert [level.call for level in backbone.spec.levels] == [0, 0, 2]
+    x, other = volumes(2, seed=1), volumes(2, seed=2)
+    feature = backbone.features(x, ["conv1"])["conv1"]
+    assert torch.equal(backbone.logits(x, patch={"conv1": feature}), backbone.logits(x))
+    mixed = backbone.logits(other, patch={"conv1": feature})
+    assert not torch.equal(mixed, backbone.logits(x))
+    assert not torch.equal(mixed, backbone.logits(other))
+    assert (feature < 0).any()
+    assert next(level for level in backbone.spec.levels if level.name == "conv1").signed
+
+
+def test_captured_features_outlive_operations_in_place() -> None:
+    backbone = attached(made(Residual), output="scores", levels=["stem", "relu"])
+    x = volumes(2)
+    features = backbone.features(x)
+    with torch.no_grad():
+        stem = backbone.module.stem(x)
+    assert torch.equal(features["stem"], stem)
+    assert torch.equal(features["relu"], stem.relu())
+
+
+def test_nothing_of_the_module_changes_also_after_an_error() -> None:
+    torch.manual_seed(0)
+    module = Counting()
+    module.train()
+    module.conv1.eval()
+    module.fc.weight.requires_grad_(False)
+    before, modes = state_of(module), [part.training for part in module.modules()]
+    backbone = attached(module, output="scores")
+    backbone.features(volumes())
+    backbone.receptive_fields("pool")
+    backbone.weights_of("pool"), backbone.linear_head(), backbone.below_dropout
+    with pytest.raises(ValueError, match="holds features of shape"):
+        backbone.logits(volumes(), patch={"pool": torch.zeros(1, 1, 1, 1, 1)})
+    with pytest.raises(RuntimeError, match="expected input"):
+        backbone.features(torch.zeros(1, 4, 12, 8, 16))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(backbone)
+    assert modes == [part.training for part in module.modules()]
+    assert all(not part._forward_hooks and not part._forward_pre_hooks for part in module.modules())
+    assert not module.fc.weight.requires_grad
+    assert module.conv2.weight.requires_grad
+    after = module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def interrupted(backbone: Attached) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = backbone.module.get_submodule("conv2").register_forward_hook(stop)
+    try:
+        backbone.logits(volumes())
+    finally:
+        hook.remove()
+
+
+def test_an_answer_that_is_random_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"answers the same volumes differently in evaluation mode .* self\.training"):
+        attached(made(Random, pooled=6))
+
+
+def test_fields_that_nan_does_not_show_are_widened_and_said_to_be_estimates() -> None:
+    plain, hiding = made(Plain, pooled=6), made(HidesNan, pooled=6)
+    hiding.load_state_dict(plain.state_dict())
+    exact, estimated = attached(plain), attached(hiding)
+    assert [level.field for level in exact.spec.levels[:1]] == ["exact"]
+    assert [level.field for level in estimated.spec.levels[:1]] == ["gradient"]
+    narrow, wide = exact.receptive_fields("c1"), estimated.receptive_fields("c1")
+    assert (wide[..., 0] <= narrow[..., 0]).all()
+    assert (wide[2, 1, 3] - narrow[2, 1, 3] == [[-2, 2], [-2, 2], [-2, 2]]).all()
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_logit_stands_for_two_classes(sigmoid: bool, flat: bool) -> None:
+    torch.manual_seed(0)
+    module = OneLogit(sigmoid, flat).eval()
+    x = volumes()
+    activation = "sigmoid" if sigmoid else "logits"
+    backbone, _ = attach_backbone(module, x, BOX, ("benign", "malignant"), activation=activation)
+    with torch.no_grad():
+        said = module(x).reshape(-1)
+    second = said if sigmoid else torch.sigmoid(said)
+    torch.testing.assert_close(backbone.features(x)[OUTPUT][:, 1, 0, 0, 0], second, atol=1e-6, rtol=0)
+    decided, _ = attach_backbone(module, x, BOX, ("benign", "malignant"), activation=activation, decision=0.3)
+    assert torch.equal(decided.logits(x).argmax(1), (second >= 0.3).long())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_wrappers_are_taken_off() -> None:
+    module = made(Plain, pooled=6)
+    expected = attached(module)
+    for wrapped in (nn.DataParallel(module), torch.compile(module)):
+        found = attached(wrapped)  # type: ignore[arg-type]
+        assert found.spec == expected.spec
+        assert found.fingerprint == expected.fingerprint
+        assert torch.equal(found.logits(volumes()), expected.logits(volumes()))
+
+
+@pytest.mark.parametrize("kind", ["channels_last", "bfloat16", "float64"])
+def test_other_layouts_and_precisions_patch_exactly(kind: str) -> None:
+    module = made(Residual)
+    if kind == "channels_last":
+        module = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    else:
+        module = module.to(getattr(torch, kind))
+    backbone = attached(module, output="scores")
+    x = volumes(3)
+    features, logits = backbone.features(x), backbone.logits(x)
+    assert all(feature.dtype == torch.float32 for feature in features.values())
+    for level in backbone.spec.levels:
+        patched = backbone.logits(x, patch={level.name: features[level.name]})
+        if kind == "float64":  # features are float32
+            torch.testing.assert_close(patched, logits, atol=1e-5, rtol=1e-5)
+        else:
+            assert torch.equal(patched, logits)
+
+
+def test_autocast_of_the_caller_changes_nothing() -> None:
+    backbone = attached(made(Plain, pooled=6))
+    x = volumes(3)
+    expected = backbone.logits(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(backbone.logits(x), expected)
+
+
+def test_gradients_pass_through_a_patch() -> None:
+    backbone = attached(made(Residual), output="scores")
+    x = volumes(2)
+    feature = backbone.features(x, ["pool"])["pool"].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(backbone.logits(x, patch={"pool": feature})[:, 0].sum(), feature)
+    assert gradient.abs().sum() > 0
+
+
+def test_outputs_in_another_order_are_put_in_that_of_the_classes() -> None:
+    module = made(Plain, pooled=6)
+    plain = attached(module)
+    turned = attached(module, outputs=(CLASSES[2], CLASSES[0], CLASSES[1]))
+    x = volumes(3)
+    assert torch.equal(turned.logits(x), plain.logits(x)[:, [1, 2, 0]])
+    pooled = attached(made(Residual), output="scores", levels=["drop"], outputs=(CLASSES[2], CLASSES[0], CLASSES[1]))
+    weight, bias = pooled.linear_head() or ()
+    last = pooled.features(x)["drop"].flatten(1)
+    torch.testing.assert_close(last @ weight.T + bias, pooled.logits(x), atol=1e-4, rtol=1e-4)
+
+
+def test_networks_that_are_no_classifiers_are_refused_in_one_line() -> None:
+    refusals = {
+        r"3 classes, the samples have 4": lambda: attach_backbone(made(Plain, pooled=6), volumes(), BOX, "abcd"),
+        r"a value for each voxel or patch": lambda: attached(made(Segmenter)),
+        r"a dict with 'scores', 'map'. Name the element": lambda: attached(made(Residual)),
+        r"a dict with 'scores', 'map', without 'score'": lambda: attached(made(Residual), output="score"),
+        r"does not read volumes of 12×8×16: mat1 and mat2 shapes": lambda: attached(made(Plain, pooled=5)),
+        r"no activation 'conv9'.*Near: conv2, conv1": lambda: attached(
+            made(Residual), output="scores", levels=["conv9"]
+        ),
+        r"no softmax": lambda: attached(made(Plain, pooled=6), activation="softmax"),
+        r"--classes names a, b": lambda: attached(made(Plain, pooled=6), outputs=("a", "b")),
+        r"--decision is for models of two classes": lambda: attached(made(Plain, pooled=6), decision=0.3),
+        r"same volume": lambda: attach_backbone(made(Plain, pooled=6), torch.ones(3, *BOX.volume), BOX, CLASSES),
+    }
+    for said, call in refusals.items():
+        with pytest.raises(UsageError, match=said) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_features_that_are_not_finite_name_the_level() -> None:
+    module = made(Plain, pooled=6)
+    with torch.no_grad():
+        module.c2.weight.mul_(1e38)
+        module.c1.weight.mul_(1e8)
+    with pytest.raises(FerError, match="features of c2 are not finite"):
+        attached(module, levels=["c1", "c2"])
+
+
+def test_an_untrained_copy_has_other_weights_and_the_same_levels() -> None:
+    backbone = attached(made(Residual), output="scores")
+    fresh = explain_attached(backbone).untrained().backbone
+    assert isinstance(fresh, Attached)
+    assert fresh.spec == backbone.spec
+    assert fresh.fingerprint != backbone.fingerprint
+    assert not torch.equal(fresh.logits(volumes()), backbone.logits(volumes()))
+
+
+def test_weights_are_told_apart_by_the_levels_between_which_they_lie() -> None:
+    backbone = attached(made(Residual), output="scores")
+    names = {id(parameter): name for name, parameter in backbone.module.named_parameters()}
+    found = {level: [names[id(weight)] for weight in backbone.weights_of(level)] for level in backbone.spec.layer_names}
+    every = [name for of in found.values() for name in of]
+    assert sorted(every) == sorted(names.values())
+    assert found["stem"] == ["stem.0.weight", "stem.1.weight", "stem.1.bias"]
+    assert found["output"] == ["fc.weight", "fc.bias"]
+
+
+def test_a_copy_of_a_run_can_be_made() -> None:
+    backbone = attached(made(Plain, pooled=6))
+    other = copy.deepcopy(explain_attached(backbone)).backbone
+    weight = next(iter(other.weights_of("c1")))
+    with torch.no_grad():
+        weight.add_(1)
+    assert not torch.equal(other.logits(volumes()), backbone.logits(volumes()))
+    run = run_tapped(backbone.module, volumes(), frozenset())
+    assert torch.equal(run.returned, backbone.logits(volumes()))
