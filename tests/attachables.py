@@ -121,6 +121,10 @@ def needs(width: int, depth: int = 2) -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, width, depth), nn.Flatten(), nn.LazyLinear(3))
 
 
+def lazy() -> nn.Module:
+    return needs(2)
+
+
 def text() -> str:
     return "no module"
 

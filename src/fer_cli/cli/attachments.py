@@ -53,6 +53,9 @@ def attach(
     feedback_learning_rate: Annotated[
         float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
     ] = None,
+    feature_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of matching the network's features, beside reconstruction.")
+    ] = 0.5,
     batch_size: Annotated[int, typer.Option(min=2, help="Volumes in each step.")] = 32,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List levels and costs, and stop.")] = False,
@@ -85,6 +88,7 @@ def attach(
         fitted_on=fit_on,
         feedback_epochs=feedback_epochs,
         feedback_learning_rate=feedback_learning_rate,
+        feature_weight=feature_weight,
         batch_size=batch_size,
         seed=seed,
     )

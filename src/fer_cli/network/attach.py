@@ -17,6 +17,7 @@ from torch import nn
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VALIDATION_FRACTION, VolumeSet, VoxelSet, hold_out, open_voxels
+from fer_cli.data.volumes import Kind
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.activations import FEEDBACK, batches, predict
 from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
@@ -61,20 +62,28 @@ class AttachSettings:
     feedback_epochs: int | None = None
     batch_size: int = 32
     feedback_learning_rate: float | None = None
+    feature_weight: float = 0.5
     seed: int = 0
 
-    def training(self) -> TrainingSettings:
-        """The settings of the feedback phase. Raises UsageError for values that do not fit."""
+    def training(self, kind: Kind) -> TrainingSettings:
+        """The settings of the feedback phase, and how `fer evaluate` varies samples; how they were varied is not known.
+
+        Occupancy is varied as in `fer train`, intensities are moved and mirrored.
+
+        Raises UsageError for values that do not fit.
+        """
+        usual = TrainingSettings().augmentation
         given = self.feedback_epochs
         return TrainingSettings(
             preset=ATTACHED,
             batch_size=self.batch_size,
             feedback_learning_rate=_RATE if self.feedback_learning_rate is None else self.feedback_learning_rate,
             dropout=0.0,
-            augmentation=Augmentation(),
+            feature_weight=self.feature_weight,
             seed=self.seed,
             feedback_epochs=_EPOCHS if given is None else given,
             feedback_shown=_EPOCHS * _SAMPLES if given is None else 0,
+            augmentation=usual if kind == "occupancy" else Augmentation(shift=2, mirror=True),
         )
 
 
@@ -236,7 +245,7 @@ def _prepare(
         network = explain_attached(backbone)
     resumed = previous is not None and _start_from(network, previous)
     data = TrainingData(voxels.as_attached(settings.fitted_on, validation), training, validation, device)
-    chosen = settings.training().for_samples(len(training))
+    chosen = settings.training(voxels.input.kind).for_samples(len(training))
     checked = training[np.linspace(0, len(training) - 1, min(_CHECKED, len(training))).astype(np.int64)]
     overview = Overview(
         spec=backbone.spec,

@@ -47,6 +47,7 @@ def test_what_is_no_such_callable_is_refused_in_the_users_terms(tmp_path: Path) 
     refusals = {
         f"{NETS}:Plian": r"has no 'Plian'\. Near: Plain",
         f"{NETS}:needs": r"needs\(width: int, depth: int = 2\).* missing a required argument: 'width'\. Give --kwargs",
+        f"{NETS}:lazy": r"2\.weight has no shape yet\. Run the network once",
         f"{NETS}:text": r"text returned a str, not a torch\.nn\.Module",
         f"{NETS}:CLASSES_OF_NOBODY": "has no 'CLASSES_OF_NOBODY'",
         "nets.py": "names no callable. Give PATH.py:callable",

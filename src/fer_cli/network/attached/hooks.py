@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from fer_cli.errors import UsageError
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +61,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile.
 
     Hooks on a compiled module never fire after its first call, and DataParallel copies modules without them.
+
+    Raises UsageError for lazy parameters without a shape.
     """
+    lazy = [name for name, each in module.named_parameters() if isinstance(each, UninitializedParameter)]
+    if lazy:
+        raise UsageError(f"{lazy[0]} has no shape yet. Run the network once on a volume before you give it.")
     while True:
         inside = getattr(module, "_orig_mod", None)  # torch.compile
         if inside is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
