@@ -9,7 +9,7 @@ from fer_cli.calibration.departure import Departure
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, PathReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 
 CLASSES = ("bed", "chair", "night_stand", "table")
@@ -40,19 +40,27 @@ def reading(name, locations, index):
     return LayerReading(
         name=name,
         locations=locations,
-        feedforward_class=max(feedforward, key=lambda label: feedforward[label]),
-        feedback_class="table",
-        feedforward_evidence={label: value * locations for label, value in feedforward.items()},
-        feedback_evidence={label: value * locations for label, value in feedback.items()},
-        feedforward_temperature=float(locations),
-        feedback_temperature=float(locations),
-        feedforward_exemplar="chair_0007",
-        feedback_exemplar="table_0042",
-        feedforward_representative=volume(),
-        feedback_representative=volume(back=False),
-        feedforward_exemplar_volume=volume(),
-        feedback_exemplar_volume=volume(back=False),
+        paths={
+            path: PathReading(
+                speaks_for=max(evidence, key=lambda label: evidence[label]),
+                evidence={label: value * locations for label, value in evidence.items()},
+                temperature=float(locations),
+                exemplar=exemplar,
+                exemplar_volume=volume(back=back),
+                representative=volume(back=back),
+            )
+            for path, evidence, exemplar, back in (
+                ("feedforward", feedforward, "chair_0007", True),
+                ("feedback", feedback, "table_0042", False),
+            )
+        },
     )
+
+
+def changed(layer, **by_path):
+    """The layer with other values in its paths: `changed(layer, feedback={"speaks_for": "bed"})`."""
+    paths = {path: replace(said, **by_path.get(path, {})) for path, said in layer.paths.items()}
+    return replace(layer, paths=paths)
 
 
 def reference_errors():

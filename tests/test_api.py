@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fer_cli
-from diagnoses import diagnosis_of
+from diagnoses import changed, diagnosis_of
 from fer_cli import load_run
 from fer_cli.diagnosis import diagnosis
 from fer_cli.diagnosis.categories import Category
@@ -44,7 +44,9 @@ def test_run_explains_as_the_command_does(opened: Run, run: Run) -> None:
     expected = diagnosis.explain(run, run.sample("plate_test_00"))
     for field in fields(said):
         if field.name == "layers":
-            assert [layer.feedback_evidence for layer in said.layers] == [e.feedback_evidence for e in expected.layers]
+            assert [[p.evidence for p in layer.paths.values()] for layer in said.layers] == [
+                [p.evidence for p in layer.paths.values()] for layer in expected.layers
+            ]
         elif field.name == "reference_errors":
             np.testing.assert_equal(vars(said.reference_errors), vars(expected.reference_errors))
         elif field.name.endswith("_volume"):
@@ -127,7 +129,7 @@ class Texts(HTMLParser):
 def test_a_notebook_shows_verdict_category_and_layers_and_nothing_of_a_name_is_markup() -> None:
     evil = '<script>alert("x")</script> & 😀'
     said = diagnosis_of(sample=evil, category=Category("atypical input", "p = 0.01 ≤ 0.05 <b>"))
-    said = replace(said, layers=tuple(replace(layer, feedforward_class=evil) for layer in said.layers))
+    said = replace(said, layers=tuple(changed(layer, feedforward={"speaks_for": evil}) for layer in said.layers))
     page = said._repr_html_()
     assert len(page) < 10_000
     shown = Texts(page)

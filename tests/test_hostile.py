@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import hostile
-from diagnoses import diagnosis_of
+from diagnoses import changed, diagnosis_of
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.formats.registry import read_shape
 from fer_cli.data.source import close_archives, list_entries
@@ -454,14 +454,16 @@ def report_of(names: list[str]) -> str:
 
     whole = diagnosis_of()
     layers = tuple(
-        replace(
+        changed(
             layer,
-            feedforward_class=known.get(layer.feedforward_class, layer.feedforward_class),
-            feedback_class=predicted,
-            feedforward_exemplar=nearest,
-            feedback_exemplar=nearest,
-            feedforward_evidence=renamed(layer.feedforward_evidence),
-            feedback_evidence=renamed(layer.feedback_evidence),
+            **{
+                path: {
+                    "speaks_for": known.get(said.speaks_for, said.speaks_for),
+                    "exemplar": nearest,
+                    "evidence": renamed(said.evidence),
+                }
+                for path, said in layer.paths.items()
+            },
         )
         for layer in whole.layers
     )

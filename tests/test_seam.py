@@ -203,7 +203,7 @@ def test_samples_of_a_foreign_network_are_explained(grey: Run) -> None:
             assert volume.shape == BOX.volume
             assert np.isfinite(volume).all()
         for layer in found.layers:
-            assert layer.feedforward_representative.shape == layer.feedback_exemplar_volume.shape == BOX.volume
+            assert all(p.representative.shape == p.exemplar_volume.shape == BOX.volume for p in layer.paths.values())
         assert found.departure is not None
         assert all(np.isfinite(value) for value in found.errors.values())
         if found.correct is False:

@@ -45,15 +45,15 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
     assert [layer.name for layer in diagnosis.layers] == list(run.network.spec.layer_names)
     for layer in diagnosis.layers:
         for path in PATHS:
-            evidence = getattr(layer, f"{path}_evidence")
+            evidence = layer.paths[path].evidence
             assert list(evidence.values()) == pytest.approx(reading.evidence[path][layer.name][0].tolist())
-            assert getattr(layer, f"{path}_class") == max(evidence, key=evidence.__getitem__)
-            exemplar = run.voxels.names.index(getattr(layer, f"{path}_exemplar"))
-            grid = getattr(layer, f"{path}_exemplar_volume")
+            assert layer.paths[path].speaks_for == max(evidence, key=evidence.__getitem__)
+            exemplar = run.voxels.names.index(layer.paths[path].exemplar)
+            grid = layer.paths[path].exemplar_volume
             np.testing.assert_array_equal(grid, run.voxels.volumes([exemplar])[0])
             assert grid.dtype == np.float32
             worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
-            assert getattr(layer, f"{path}_temperature") == worth
+            assert layer.paths[path].temperature == worth
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
@@ -117,7 +117,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     share = percentage(unlabelled.suspicion.p_value)
     rarity = f"{share} of correctly classified validation samples look at least as suspicious."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
-    agreeing = sum(layer.feedforward_class == predicted for layer in unlabelled.layers[:-1])
+    agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
     clusters = f"The feedforward clusters of {agreeing} of 4 layers speak for {predicted}"
     assert (unlabelled.label, unlabelled.correct, unlabelled.blame.layer) == (None, None, None)
     kind = unlabelled.category.name
@@ -208,5 +208,5 @@ def test_a_notebook_shows_every_layer_below_the_heads_it_belongs_to() -> None:
     names = [f"{name} (blamed)" if name == "conv3" else name for name in LOCATIONS]
     assert cells[5::5] == names
     for first, layer in zip(range(5, len(cells), 5), said.layers, strict=True):
-        classes = [layer.feedforward_class, layer.feedback_class]
+        classes = [said.speaks_for for said in layer.paths.values()]
         assert cells[first + 1 : first + 5] == [*classes, "chair_0007", "table_0042"]

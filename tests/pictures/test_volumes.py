@@ -57,7 +57,7 @@ def test_representatives_are_there_too(tmp_path: Path) -> None:
     for layer in diagnosis.layers:
         for path in ("feedforward", "feedback"):
             stored = image.cell_data[f"{layer.name}_{path}"].reshape((32, 32, 32), order="F")
-            np.testing.assert_array_equal(stored, getattr(layer, f"{path}_representative")[0])
+            np.testing.assert_array_equal(stored, layer.paths[path].representative[0])
 
 
 def test_folder_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:

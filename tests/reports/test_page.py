@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, diagnosis_of
+from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, changed, diagnosis_of
 from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError
@@ -177,13 +177,12 @@ def test_everything_from_files_is_escaped(tmp_path):
         return {evil if name == "table" else name: value for name, value in evidence.items()}
 
     layers = tuple(
-        replace(
+        changed(
             layer,
-            feedforward_class=evil,
-            feedforward_exemplar=evil,
-            feedback_exemplar=evil,
-            feedforward_evidence=renamed(layer.feedforward_evidence),
-            feedback_evidence=renamed(layer.feedback_evidence),
+            **{
+                path: {"speaks_for": evil, "exemplar": evil, "evidence": renamed(said.evidence)}
+                for path, said in layer.paths.items()
+            },
         )
         for layer in diagnosis_of().layers
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diagnoses import CLASSES, CORRECT, DEPARTURE, LOCATIONS, UNKNOWN, VERDICT, diagnosis_of
+from diagnoses import CLASSES, CORRECT, DEPARTURE, LOCATIONS, UNKNOWN, VERDICT, changed, diagnosis_of
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.diagnosis import Suspicion
 from fer_cli.network.activations import PATHS
@@ -58,7 +58,7 @@ def test_terminal_report_tells_of_departures_that_are_significant_and_of_those_n
 def test_terminal_report_fits_long_class_names():
     long = diagnosis_of(predicted="night_stand", probabilities={"night_stand": 1.0})
     layers = tuple(
-        replace(layer, feedback_class="night_stand", feedforward_class="night_stand") for layer in long.layers
+        changed(layer, **{path: {"speaks_for": "night_stand"} for path in layer.paths}) for layer in long.layers
     )
     text = printed(report.terminal_report(replace(long, layers=layers)))
     assert max(map(len, text.split("\n"))) <= 80

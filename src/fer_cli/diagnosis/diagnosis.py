@@ -1,7 +1,6 @@
 """One sample read through the network's clusters: what they stand for, and where a wrong class comes in."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,29 +32,30 @@ from fer_cli.network.backbone import OUTPUT
 
 
 @dataclass(frozen=True)
-class LayerReading:
-    """What the clusters of one layer say of a sample, in both paths.
+class PathReading:
+    """What the clusters of one layer say of a sample in one path.
 
-    Evidence is in nats, summed over the layer's locations; divided by its path's temperature it is what it proved to be
-    worth on validation samples, and can be compared between layers. An exemplar is the name of the training sample that
-    most of the layer's chosen centroids name. A representative is the feature map made of the chosen centroids, decoded
-    to voxel values (channel, x, y, z).
+    Evidence is in nats, summed over the layer's locations; divided by `temperature` it is what it proved to be worth on
+    validation samples, and can be compared between layers. `speaks_for` is the class with the most evidence. The
+    exemplar is the training sample that most of the layer's chosen centroids name. The representative is the feature
+    map made of the chosen centroids, decoded to voxel values.
     """
+
+    speaks_for: str
+    evidence: dict[str, float]
+    temperature: float
+    exemplar: str
+    exemplar_volume: Float[np.ndarray, "channel x y z"]
+    representative: Float[np.ndarray, "channel x y z"]
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """What the clusters of one layer say of a sample; `paths` holds a reading of each path by its name."""
 
     name: str
     locations: int
-    feedforward_class: str
-    feedback_class: str
-    feedforward_evidence: dict[str, float]
-    feedback_evidence: dict[str, float]
-    feedforward_temperature: float
-    feedback_temperature: float
-    feedforward_exemplar: str
-    feedback_exemplar: str
-    feedforward_representative: Float[np.ndarray, "channel x y z"]
-    feedback_representative: Float[np.ndarray, "channel x y z"]
-    feedforward_exemplar_volume: Float[np.ndarray, "channel x y z"]
-    feedback_exemplar_volume: Float[np.ndarray, "channel x y z"]
+    paths: dict[str, PathReading]
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,8 @@ class Diagnosis:
         rows = [
             (
                 f"{layer.name} (blamed)" if layer.name == self.blame.layer else layer.name,
-                layer.feedforward_class,
-                layer.feedback_class,
-                layer.feedforward_exemplar,
-                layer.feedback_exemplar,
+                *(layer.paths[path].speaks_for for path in PATHS),
+                *(layer.paths[path].exemplar for path in PATHS),
             )
             for layer in self.layers
         ]
@@ -244,20 +242,19 @@ def _read_layer(
     run: RunArtifacts, reading: Reading, layer: str, decoded: dict[str, dict[str, np.ndarray]]
 ) -> LayerReading:
     classes = run.network.spec.classes
-    parts: dict[str, dict[str, Any]] = {}
+    paths = {}
     for path in PATHS:
         evidence = reading.evidence[path][layer][0]
         exemplar = int(layer_exemplar(run.codebook, reading, path, layer)[0])
-        parts[path] = {
-            "class": classes[int(evidence.argmax())],
-            "evidence": _by_class(classes, evidence),
-            "temperature": run.temperatures.evidence[path].get(layer, 1.0),  # the output's evidence is its prediction
-            "exemplar": run.voxels.names[exemplar],
-            "representative": decoded[path][layer][0],
-            "exemplar_volume": run.voxels.volumes([exemplar])[0],
-        }
-    fields = {f"{path}_{part}": value for path, values in parts.items() for part, value in values.items()}
-    return LayerReading(name=layer, locations=len(reading.codes[FEEDFORWARD][layer][0]), **fields)
+        paths[path] = PathReading(
+            speaks_for=classes[int(evidence.argmax())],
+            evidence=_by_class(classes, evidence),
+            temperature=run.temperatures.evidence[path].get(layer, 1.0),  # the output's evidence is its prediction
+            exemplar=run.voxels.names[exemplar],
+            exemplar_volume=run.voxels.volumes([exemplar])[0],
+            representative=decoded[path][layer][0],
+        )
+    return LayerReading(layer, len(reading.codes[FEEDFORWARD][layer][0]), paths)
 
 
 def _verdict(
@@ -278,7 +275,7 @@ def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], 
     """What the layers say, as the beginning of a sentence."""
     *below, _ = layers
     if label is None or label == predicted:
-        agreeing = sum(layer.feedforward_class == predicted for layer in below)
+        agreeing = sum(layer.paths[FEEDFORWARD].speaks_for == predicted for layer in below)
         return f"The feedforward clusters of {agreeing} of {len(below)} layers speak for {predicted}"
     if blame.layer == OUTPUT:
         return f"Up to {below[-1].name} the feedforward clusters favour {label}, so the mistake is made in the output"

@@ -168,8 +168,8 @@ def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, whole: bool)
 
 
 def _read(layer: LayerReading, path: str) -> tuple[np.ndarray, str, str]:
-    speaks_for: str = getattr(layer, f"{path}_class")
-    return getattr(layer, f"{path}_representative"), layer.name, f"speaks for {speaks_for}"
+    said = layer.paths[path]
+    return said.representative, layer.name, f"speaks for {said.speaks_for}"
 
 
 def _reconstructions(title: str, diagnoses: Sequence[Diagnosis]) -> Image:

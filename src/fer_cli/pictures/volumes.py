@@ -59,7 +59,7 @@ def _arrays(diagnosis: Diagnosis) -> dict[str, Grid]:
     }
     for layer in diagnosis.layers:
         for path in PATHS:
-            arrays[f"{layer.name}_{path}"] = getattr(layer, f"{path}_representative")
+            arrays[f"{layer.name}_{path}"] = layer.paths[path].representative
     grids = {
         name if len(volume) == 1 else f"{name}_{channel}": grid
         for name, volume in arrays.items()

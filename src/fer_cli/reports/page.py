@@ -165,14 +165,9 @@ def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
         )
     for layer in pictured_layers(diagnosis):
         for path in PATHS:
-            name, exemplar = f"{layer.name}-{path}", getattr(layer, f"{path}_exemplar")
-            words = f"{layer.name}, {path} exemplar {exemplar}"
-            shape(name, getattr(layer, f"{path}_representative"), f"{layer.name}, {path} representative")
-            shape(
-                f"{name}-exemplar",
-                getattr(layer, f"{path}_exemplar_volume"),
-                f"{layer.name}, {path} exemplar {exemplar}",
-            )
+            name, read = f"{layer.name}-{path}", layer.paths[path]
+            shape(name, read.representative, f"{layer.name}, {path} representative")
+            shape(f"{name}-exemplar", read.exemplar_volume, f"{layer.name}, {path} exemplar {read.exemplar}")
     return pictures
 
 

@@ -100,12 +100,9 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any
         "layers": [
             {
                 "name": layer.name,
-                "feedforward_class": layer.feedforward_class,
-                "feedback_class": layer.feedback_class,
-                "feedforward_evidence": _finite(layer.feedforward_evidence),
-                "feedback_evidence": _finite(layer.feedback_evidence),
-                "feedforward_exemplar": layer.feedforward_exemplar,
-                "feedback_exemplar": layer.feedback_exemplar,
+                **{f"{path}_class": said.speaks_for for path, said in layer.paths.items()},
+                **{f"{path}_evidence": _finite(said.evidence) for path, said in layer.paths.items()},
+                **{f"{path}_exemplar": said.exemplar for path, said in layer.paths.items()},
             }
             for layer in diagnosis.layers
         ],
@@ -179,9 +176,8 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str,
 
     The rival is the true class of a misclassified sample, and else the best of the other classes.
     """
-    evidence: Mapping[str, float] = getattr(layer, f"{path}_evidence")
-    temperature: float = getattr(layer, f"{path}_temperature")
-    speaks_for: str = getattr(layer, f"{path}_class")
+    said = layer.paths[path]
+    evidence, speaks_for = said.evidence, said.speaks_for
     others = [name for name in evidence if name != diagnosis.predicted]
     rival = max(others, key=lambda name: evidence[name])
     if diagnosis.correct is False and diagnosis.label is not None:
@@ -191,9 +187,9 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str,
         "speaks_for": speaks_for,
         "mark": "" if diagnosis.label is None else "✓" if speaks_for == diagnosis.label else "✗",
         "rival_name": rival,
-        "predicted": float(evidence[diagnosis.predicted]) / temperature,
-        "rival": float(evidence[rival]) / temperature,
-        "exemplar": getattr(layer, f"{path}_exemplar"),
+        "predicted": float(evidence[diagnosis.predicted]) / said.temperature,
+        "rival": float(evidence[rival]) / said.temperature,
+        "exemplar": said.exemplar,
     }
 
 
