@@ -8,7 +8,7 @@ Replaces what stands between `<!-- options: COMMAND -->` and `<!-- end -->`; the
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -67,7 +67,9 @@ def row(parameter: Any) -> str:
     """One line of an option table."""
     names = ", ".join(f"`{name}`" for name in shown_names(parameter))
     annotation = parameter.type_descriptor.annotation
-    kind = "flag" if is_option(parameter) and parameter.is_flag else _TYPES[annotation]
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    kind = "flag" if is_option(parameter) and parameter.is_flag else _TYPES.get(annotation, "")
+    kind = kind or ", ".join(f"`{choice}`" for choice in choices)
     if parameter.min is not None:
         kind += f" ≥ {parameter.min}"
     if parameter.required:

@@ -158,7 +158,7 @@ REFUSALS = (
     Refusal("missing argument", "explain", 2, r"Missing argument 'SAMPLE', or --errors"),
     Refusal("errors of a sample", f"explain {SAMPLE} --errors", 2, r"--errors finds the samples .* give no SAMPLE"),
     Refusal(
-        "errors of no split", "explain --errors --split new --no-images", 2, r"no labelled sample in the split 'new'"
+        "errors of no split", "explain --errors --split new --no-images", 2, r"is not one of 'train', 'val', 'test'"
     ),
     Refusal("missing option", f"probe {SAMPLE}", 2, r"Missing option '--layer'\. Try 'fer probe --help'"),
     Refusal("value out of range", "train -o new.h5 --epochs 0", 2, r"'--epochs'.* greater than or equal to 1"),
@@ -172,7 +172,7 @@ REFUSALS = (
     Refusal("location below zero", f"probe {SAMPLE} --layer conv3 --location=0,0,-1", 2, r"0,0,-1 lies outside conv3"),
     Refusal("unknown layer", f"probe {SAMPLE} --layer conv9", 2, r"no layer 'conv9'; .*conv1, conv2, .*fc7"),
     Refusal(
-        "unknown filling", f"probe {SAMPLE} --layer conv3 --by shape", 2, r"--by takes feature or centroid.*'shape'"
+        "unknown filling", f"probe {SAMPLE} --layer conv3 --by shape", 2, r"'shape' is not one of 'feature', 'centroid'"
     ),
     Refusal(
         "code without centroid", f"probe {SAMPLE} --layer conv3 --code 1", 2, r"--code names a centroid: .*--by cent"
@@ -208,7 +208,7 @@ REFUSALS = (
     ),
     Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
-    Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"no preset 'huge'; .*paper, compact, smoke"),
+    Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"'huge' is not one of 'paper', 'compact', 'smoke'"),
     Refusal("no learning rate", "train -o new.h5 --learning-rate 0", 2, r"a learning rate is a number above 0, not 0"),
     Refusal(
         "learning rate of a classifier that is kept",
@@ -228,7 +228,7 @@ REFUSALS = (
         2,
         r"--seed.: Input should be less than or equal to 4294967295",
     ),
-    Refusal("unknown split", "evaluate --split validation", 2, r"'validation' \(splits: test, train\)"),
+    Refusal("unknown split", "evaluate --split validation", 2, r"'validation' is not one of 'train', 'val', 'test'"),
     Refusal(
         "pooled runs of other shapes",
         "evaluate run other",

@@ -151,7 +151,7 @@ def _invoke() -> object:
     try:
         return app(standalone_mode=False)
     except typer.TyperException as error:  # unknown command or option, value that does not parse
-        message = getattr(error, "format_message", error.__str__)()
+        message = getattr(error, "format_message", error.__str__)().replace(": Value error, ", ": ")
         if not message:  # `fer` alone, which has shown the help
             return UsageError.exit_code
         end = "" if message.endswith((".", "?")) else "."

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from fer_cli.cli import endings
-from fer_cli.cli.options import DEFAULT_RUN, AsJson, Device, Force, RunDir, Seed, Voxels, print_json, print_rich
+from fer_cli.cli.options import (
+    DEFAULT_RUN,
+    AsJson,
+    Device,
+    Force,
+    OutputKind,
+    RunDir,
+    Seed,
+    Split,
+    Voxels,
+    print_json,
+    print_rich,
+)
 
 ModelName = Annotated[
     str,
@@ -35,7 +47,7 @@ def attach(
         str | None, typer.Option("--output", help="Key or index of the classes in what the network returns.")
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="What the output is: logits, softmax, log_softmax or sigmoid. Default: found.")
+        OutputKind | None, typer.Option(help="What the output is. Default: found on the values.")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes in the order of the network's outputs. Default: that of the voxels.")
@@ -47,7 +59,7 @@ def attach(
         str | None, typer.Option(help="PATH.py:callable that turns a file into the volume the network reads.")
     ] = None,
     fit_on: Annotated[
-        str, typer.Option("--fit-on", help="Split to fit on, where training samples are not at hand.")
+        Split, typer.Option("--fit-on", help="Split to fit on, where training samples are not at hand.")
     ] = "train",
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
     feedback_learning_rate: Annotated[
@@ -82,7 +94,7 @@ def attach(
     settings = AttachSettings(
         levels=None if levels is None else tuple(levels.split(",")),
         output=element,
-        activation=activation,  # type: ignore[arg-type]
+        activation=activation,
         decision=decision,
         outputs=None if classes is None else tuple(name.strip() for name in classes.split(",")),
         fitted_on=fit_on,

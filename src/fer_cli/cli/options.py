@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,12 @@ SampleName = Annotated[
     typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
 ]
 DEFAULT_RUN = Path("fer-run")
+# Values of options; help and completion show them.
+Preset = Literal["paper", "compact", "smoke"]
+Fill = Literal["surface", "solid"]
+Filling = Literal["feature", "centroid"]
+Split = Literal["train", "val", "test"]
+OutputKind = Literal["logits", "softmax", "log_softmax", "sigmoid"]
 
 
 def print_json(answer: Any) -> None:

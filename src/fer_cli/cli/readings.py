@@ -13,9 +13,11 @@ from fer_cli.cli.options import (
     AsJson,
     CodebookFile,
     Device,
+    Filling,
     Model,
     RunDir,
     SampleName,
+    Split,
     Voxels,
     print_json,
     print_rich,
@@ -34,7 +36,7 @@ def probe(
         str | None, typer.Option(help="x,y,z in the layer's feature map, counted from 0. Default: 0,0,0.")
     ] = None,
     by: Annotated[
-        str, typer.Option(help="What to decode: the sample's own feature, or the nearest centroid.")
+        Filling, typer.Option(help="What to decode: the sample's own feature, or the nearest centroid.")
     ] = "feature",
     code: Annotated[
         int | None, typer.Option(help="With --by centroid: number of the cluster. Default: the nearest.")
@@ -112,7 +114,7 @@ def explain(
         typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
-    split: Annotated[str, typer.Option(help="With --errors: the split to search, test or train.")] = "test",
+    split: Annotated[Split, typer.Option(help="With --errors: the split to search.")] = "test",
     label: Annotated[
         str | None, typer.Option(help="True class of the shape, if the run's voxels do not contain it.")
     ] = None,
@@ -182,7 +184,7 @@ def evaluate(
         list[Path] | None,
         typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to pool. Default: --run."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate: test or train.")] = "test",
+    split: Annotated[Split, typer.Option(help="Split to evaluate.")] = "test",
     votes: Annotated[
         int | None, typer.Option(help="Number of turned views of each shape that vote too, such as 12.")
     ] = None,
@@ -230,7 +232,7 @@ def evaluate(
 
 
 def figures(
-    split: Annotated[str, typer.Option(help="Split to take samples from: test or train.")] = "test",
+    split: Annotated[Split, typer.Option(help="Split to take samples from.")] = "test",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/figures.")] = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,

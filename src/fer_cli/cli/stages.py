@@ -13,8 +13,10 @@ from fer_cli.cli.options import (
     AsJson,
     CodebookFile,
     Device,
+    Fill,
     Force,
     Model,
+    Preset,
     RunDir,
     Scheduler,
     Seed,
@@ -57,7 +59,7 @@ def voxelize(
     run: RunDir = DEFAULT_RUN,
     resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
     padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
-    fill: Annotated[str, typer.Option(help="What of a mesh is occupied: surface or solid.")] = "surface",
+    fill: Annotated[Fill, typer.Option(help="What of a mesh is occupied.")] = "surface",
     per_class: Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")] = None,
     test_fraction: Annotated[
         float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
@@ -81,7 +83,7 @@ def voxelize(
     from fer_cli.data.voxelize import voxelize_source
     from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
 
-    settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)  # type: ignore[arg-type]
+    settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)
     endings.goes_on()
     with progress_bar() as bar:
         summary = voxelize_source(
@@ -135,8 +137,8 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")] = None,
     run: RunDir = DEFAULT_RUN,
     preset: Annotated[
-        str | None,
-        typer.Option(help="Network size: paper, compact or smoke; by default that of --encoder, or compact."),
+        Preset | None,
+        typer.Option(help="Size of the network. Default: that of --encoder, or compact."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")] = None,
     feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
