@@ -22,6 +22,7 @@ from fer_cli import attach, load_run, save_volumes
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
+from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.network.activations import batches, predict
 from fer_cli.network.attach import AttachSettings, warnings
 from fer_cli.network.attach import attach as attach_network
@@ -133,7 +134,9 @@ def test_a_model_in_memory_is_explained_from_every_kind_of_sample(
     assert [layer.name for layer in by_name.layers] == list(run.network.spec.layer_names)
     probed = run.probe(volume, run.network.spec.layer_names[0], (1, 1, 1))
     assert probed.reconstruction.shape == (1, *SIDES)
-    assert run.evaluate()["n_errors"] == len(wrong)
+    evaluation = run.evaluate()
+    assert evaluation["n_errors"] == len(wrong)
+    assert evaluation["not_applicable"] == []  # it has dropout above `pool`, and `drop` feeds its last Linear
 
 
 def test_a_diagnosis_is_saved_as_a_folder_or_as_one_page(run: Run, tmp_path: Path) -> None:
@@ -539,6 +542,7 @@ def test_a_voxnet_of_somebody_else_has_its_accuracy_to_the_digit(shared_data: Pa
     ).argmax(1)
     assert (predicted != opened.voxels.labels[indices]).sum() == len(opened.mistakes()) == 129
     assert [level.name for level in opened.network.spec.levels] == ["c1", "c2", "c3"]
+    assert [why.partition(":")[0] for why in not_applicable(opened.network)] == ["mc_dropout", "vim"]
     x, other = opened.voxels.tensor(indices[:4]), opened.voxels.tensor(indices[4:8])
     backbone = opened.network.backbone
     for level, feature in backbone.features(x, ["c1", "c2", "c3"]).items():

@@ -60,6 +60,16 @@ def logit_baselines(validation: Encoded, tested: Encoded) -> Pair:
     return tuple({name: score(part.logits) for name, score in scores.items()} for part in (validation, tested))  # type: ignore[return-value]
 
 
+def not_applicable(network: ExplainedNetwork) -> list[str]:
+    """Baselines that need what the network lacks, each with what that is."""
+    backbone, lacking = network.backbone, []
+    if backbone.below_dropout is None:
+        lacking.append("mc_dropout: no dropout above a level")
+    if backbone.linear_head() is None:
+        lacking.append("vim: logits are no linear map of the last level")
+    return lacking
+
+
 def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: Encoded, tested: Encoded) -> Pair:
     """Scores of features among the training samples' features."""
     layers = list(training.features)

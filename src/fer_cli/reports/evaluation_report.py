@@ -45,6 +45,8 @@ def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
             parts += [_title(f"detectors of misclassification, {head}, the best first"), _score_table(rows)]
     if layers:
         parts += [_title("clusters of each layer as such a score: AUROC"), _layer_table(detection, layers)]
+    if lacking := evaluation.get("not_applicable"):
+        parts.append(Text(f"not applicable: {'; '.join(lacking)}"))
     if evaluation["undefined"]:
         parts.append(Text(f"\n{evaluation['undefined']}"))
     for name, found in {"": evaluation, "without shapes that training has: ": evaluation["without_duplicates"]}.items():

@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import mean_errors
+from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.evaluation.pooled import Pool, require_same_data
@@ -107,6 +108,7 @@ def evaluate(
             "misclassified": mean_errors(pool.errors, wrong),
         },
         **found,
+        "not_applicable": not_applicable(runs[0].network),
         "curves": curves(pool, drawn),
         "claims": judge_claims(pool.measured, weights),
         "shares": pool.measured.shares(),
