@@ -245,7 +245,8 @@ def attach_backbone(
     names = spec.layer_names[:-1]
     with torch.no_grad():
         features = backbone.features(volumes, names)
-    measured = receptive_fields(lambda batch: backbone.features(batch, names), volumes[:4].float())
+    with torch.backends.cudnn.flags(enabled=False):  # its Winograd and FFT kernels would spread NaN
+        measured = receptive_fields(lambda batch: backbone.features(batch, names), volumes[:4].float())
     levels_found = tuple(
         replace(level, signed=bool((features[level.name] < 0).any()), field=measured[level.name][1])
         for level in spec.levels
