@@ -7,6 +7,7 @@ probes and evaluates, with the results of the commands of these names.
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from fer_cli.diagnosis import diagnosis, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
 from fer_cli.network.attach import AttachSettings, Overview, warnings
 from fer_cli.network.attach import attach as attach_network
@@ -113,7 +115,7 @@ class Run(RunArtifacts):
         sanity: bool = False,
         repair: bool = False,
         planted: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Evaluation:
         """Evaluate a split, as `fer evaluate --json` does; its options and keys are in `docs/cli.md`.
 
         Raises UsageError where there is no labelled sample in the split, and what opening the run raises.
@@ -206,14 +208,6 @@ def attach(
     )
     device = home(model)[0]
 
-    def tell_overview(overview: Overview) -> None:
-        for sentence in warnings(overview, settings.fitted_on):
-            say(sentence)
-
-    def tell_epoch(progress: TrainingProgress) -> None:
-        if record := progress.record:
-            say(f"epoch {record.epoch}/{progress.epochs}: loss {record.training_loss:.4f}, {record.seconds:.0f} s")
-
     attach_network(
         paths.voxels,
         paths.model,
@@ -223,12 +217,22 @@ def attach(
         device=device,
         resume=resume,
         force=force,
-        listed=tell_overview,
-        report=tell_epoch,
+        listed=partial(_tell_overview, fitted_on=settings.fitted_on, say=say),
+        report=partial(_tell_epoch, say=say),
     )
     if cluster:
         _cluster(paths, model, device, k, seed, force, say)
     return Run(paths, device=device, module=model)
+
+
+def _tell_overview(overview: Overview, *, fitted_on: str, say: Say) -> None:
+    for sentence in warnings(overview, fitted_on):
+        say(sentence)
+
+
+def _tell_epoch(progress: TrainingProgress, *, say: Say) -> None:
+    if record := progress.record:
+        say(f"epoch {record.epoch}/{progress.epochs}: loss {record.training_loss:.4f}, {record.seconds:.0f} s")
 
 
 def _cluster(

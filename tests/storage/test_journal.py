@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_cli.errors import ResourceError
+from fer_cli.errors import ResourceError, UsageError
 from fer_cli.storage.journal import Journal
 
 
@@ -63,12 +63,22 @@ def test_a_flipped_bit_ends_the_records_before_it(tmp_path: Path) -> None:
     assert records(tmp_path / "v.h5") == [b"first"]
 
 
-def test_removed_journal_is_read_until_the_block_ends(tmp_path: Path) -> None:
+def test_a_used_journal_goes_and_is_read_until_the_block_ends(tmp_path: Path) -> None:
     with Journal(tmp_path / "v.h5", "one") as journal:
-        journal.append(b"first")
-        journal.remove()
+        with journal.used():
+            journal.append(b"first")
         assert journal[0] == b"first"
-    assert not list(tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(UsageError("no"), False), (ResourceError("full"), True), (KeyboardInterrupt(), True)]
+)
+def test_a_journal_is_kept_where_the_run_can_go_on(tmp_path: Path, error: BaseException, kept: bool) -> None:
+    with pytest.raises(type(error)), Journal(tmp_path / "v.h5", "one") as journal, journal.used():
+        journal.append(b"first")
+        raise error
+    assert bool(list(tmp_path.iterdir())) is kept
 
 
 def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path) -> None:

@@ -226,4 +226,4 @@ def test_split_without_samples_is_refused(run: Run) -> None:
 def test_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match=r"cannot write .*file/test\.json: (File exists|Not a directory)\."):
-        write_evaluation({"split": "test"}, tmp_path / "file")
+        write_evaluation({"split": "test", "runs": []}, tmp_path / "file")

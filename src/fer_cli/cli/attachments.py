@@ -1,8 +1,8 @@
 """`fer attach` and `fer allow`: a network of the user's own, and the code that fer may run for it."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,11 @@ from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
     Device,
+    FeedbackEpochs,
+    FeedbackLearningRate,
     Force,
     OutputKind,
+    Resume,
     RunDir,
     Seed,
     Split,
@@ -20,6 +23,12 @@ from fer_cli.cli.options import (
     print_json,
     print_rich,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from fer_cli.network.attach import AttachSettings, AttachSummary, Overview
+    from fer_cli.network.attached.opening import OpenedClassifier
 
 ModelName = Annotated[
     str,
@@ -29,49 +38,54 @@ ModelName = Annotated[
 ]
 
 
+Weights = Annotated[
+    Path | None, typer.Option(help="State dict: torch.save or safetensors. Default: what the callable gives.")
+]
+Kwargs = Annotated[str | None, typer.Option(help="Arguments of the callable, a JSON object.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output-file", help="File to write. Default: RUN/model.h5.")]
+Levels = Annotated[
+    str | None, typer.Option(help="Activations to tap, as --dry-run lists them. Default: at most eight cuts.")
+]
+Element = Annotated[
+    str | None, typer.Option("--output", help="Key or index of the classes in what the network returns.")
+]
+Activation = Annotated[OutputKind | None, typer.Option(help="What the output is. Default: found on the values.")]
+Classes = Annotated[
+    str | None, typer.Option(help="Classes in the order of the network's outputs. Default: that of the voxels.")
+]
+Decision = Annotated[float, typer.Option(help="Probability from which a network of two classes predicts the second.")]
+Transform = Annotated[
+    str | None, typer.Option(help="PATH.py:callable that turns a file into the volume the network reads.")
+]
+FitOn = Annotated[Split, typer.Option("--fit-on", help="Split to fit on, where training samples are not at hand.")]
+FeatureWeight = Annotated[
+    float, typer.Option(min=0, help="Weight of matching the network's features, beside reconstruction.")
+]
+BatchSize = Annotated[int, typer.Option(min=2, help="Volumes in each step.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List levels and costs, and stop.")]
+
+
 def attach(
     network: ModelName,
-    weights: Annotated[
-        Path | None, typer.Option(help="State dict: torch.save or safetensors. Default: what the callable gives.")
-    ] = None,
-    kwargs: Annotated[str | None, typer.Option(help="Arguments of the callable, a JSON object.")] = None,
+    weights: Weights = None,
+    kwargs: Kwargs = None,
     voxels: Voxels = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output-file", help="File to write. Default: RUN/model.h5.")
-    ] = None,
+    output: Output = None,
     run: RunDir = DEFAULT_RUN,
-    levels: Annotated[
-        str | None, typer.Option(help="Activations to tap, as --dry-run lists them. Default: at most eight cuts.")
-    ] = None,
-    element: Annotated[
-        str | None, typer.Option("--output", help="Key or index of the classes in what the network returns.")
-    ] = None,
-    activation: Annotated[
-        OutputKind | None, typer.Option(help="What the output is. Default: found on the values.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Classes in the order of the network's outputs. Default: that of the voxels.")
-    ] = None,
-    decision: Annotated[
-        float, typer.Option(help="Probability from which a network of two classes predicts the second.")
-    ] = 0.5,
-    transform: Annotated[
-        str | None, typer.Option(help="PATH.py:callable that turns a file into the volume the network reads.")
-    ] = None,
-    fit_on: Annotated[
-        Split, typer.Option("--fit-on", help="Split to fit on, where training samples are not at hand.")
-    ] = "train",
-    feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
-    feedback_learning_rate: Annotated[
-        float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
-    ] = None,
-    feature_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of matching the network's features, beside reconstruction.")
-    ] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=2, help="Volumes in each step.")] = 32,
+    levels: Levels = None,
+    element: Element = None,
+    activation: Activation = None,
+    classes: Classes = None,
+    decision: Decision = 0.5,
+    transform: Transform = None,
+    fit_on: FitOn = "train",
+    feedback_epochs: FeedbackEpochs = None,
+    feedback_learning_rate: FeedbackLearningRate = None,
+    feature_weight: FeatureWeight = 0.5,
+    batch_size: BatchSize = 32,
     seed: Seed = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List levels and costs, and stop.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    dry_run: DryRun = False,
+    resume: Resume = False,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
@@ -81,16 +95,9 @@ def attach(
     Runs the code of MODEL, and lets later commands on this run do so (see fer allow).
     """
     from fer_cli.artifacts import choose_device
-    from fer_cli.cli.terminal import TrainingView, training_bar
-    from fer_cli.network.attach import AttachSettings, Overview, look_over, warnings
-    from fer_cli.network.attach import attach as attach_network
+    from fer_cli.network.attach import AttachSettings
     from fer_cli.network.attached.opening import open_classifier
-    from fer_cli.network.checkpoint import checkpoint_path
-    from fer_cli.pictures.curves import curve_path, write_learning_curve
-    from fer_cli.reports.attachment import overview_json, overview_table
 
-    chosen = choose_device(device)
-    model = output or run / "model.h5"
     settings = AttachSettings(
         levels=None if levels is None else tuple(levels.split(",")),
         output=element,
@@ -104,41 +111,95 @@ def attach(
         batch_size=batch_size,
         seed=seed,
     )
+    chosen = choose_device(device)
     opened = open_classifier(network, kwargs=kwargs, weights=weights, transform=transform, device=chosen)
     for note in opened.notes:
         typer.echo(note, err=True)
-
-    def show(overview: Overview) -> None:
-        if not as_json:
-            print_rich(overview_table(overview, settings))
-        for sentence in warnings(overview, fit_on):
-            typer.echo(f"fer: {sentence}", err=True)
-
-    source = voxels or run / "voxels.h5"
+    source, model = voxels or run / "voxels.h5", output or run / "model.h5"
     if dry_run:
-        overview = look_over(source, opened.module, settings, device=chosen, previous=model)
-        show(overview)
-        if as_json:
-            print_json(overview_json(overview, settings))
+        _look_over(source, model, opened, settings, chosen, as_json=as_json)
         return
+    summary = _attached(source, model, opened, settings, chosen, resume=resume, force=force, listed=not as_json)
+    _tell(summary, settings, run, as_json=as_json)
+
+
+def _look_over(
+    source: Path,
+    model: Path,
+    opened: "OpenedClassifier",
+    settings: "AttachSettings",
+    device: "torch.device",
+    *,
+    as_json: bool,
+) -> None:
+    """Print what would be attached."""
+    from fer_cli.network.attach import look_over
+    from fer_cli.reports.attachment import overview_json
+
+    overview = look_over(source, opened.module, settings, device=device, previous=model)
+    _show(overview, settings, listed=not as_json)
+    if as_json:
+        print_json(overview_json(overview, settings))
+
+
+def _attached(
+    source: Path,
+    model: Path,
+    opened: "OpenedClassifier",
+    settings: "AttachSettings",
+    device: "torch.device",
+    *,
+    resume: bool,
+    force: bool,
+    listed: bool,
+) -> "AttachSummary":
+    """Attach, and show how it goes; the code of the network is allowed once model.h5 is written."""
+    from fer_cli.cli.terminal import TrainingView, training_bar
+    from fer_cli.network.attach import attach as attach_network
+    from fer_cli.network.checkpoint import checkpoint_path
+    from fer_cli.pictures.curves import write_learning_curve
+
     endings.goes_on(
         "what was done is kept: run the same command with --resume to go on from there.", where=checkpoint_path(model)
     )
+
+    def finish(written: Path) -> None:
+        opened.allow()
+        write_learning_curve(written)
+
     with training_bar() as bar:
-        summary = attach_network(
+        return attach_network(
             source,
             model,
             opened.module,
             settings,
             opened.origin,
-            device=chosen,
+            device=device,
             make=opened.make,
             resume=resume,
             force=force,
-            listed=show,
-            report=TrainingView(bar, chosen),
-            finish=_then(opened.allow, write_learning_curve),
+            listed=partial(_show, settings=settings, listed=listed),
+            report=TrainingView(bar, device),
+            finish=finish,
         )
+
+
+def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> None:
+    """Print what was found in the network, and what a user should know of it."""
+    from fer_cli.network.attach import warnings
+    from fer_cli.reports.attachment import overview_table
+
+    if listed:
+        print_rich(overview_table(overview, settings))
+    for sentence in warnings(overview, settings.fitted_on):
+        typer.echo(f"fer: {sentence}", err=True)
+
+
+def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as_json: bool) -> None:
+    """Print what a finished attachment has to say."""
+    from fer_cli.pictures.curves import curve_path
+    from fer_cli.reports.attachment import overview_json
+
     if as_json:
         print_json(
             {
@@ -161,22 +222,19 @@ def attach(
     typer.echo(f"Next: fer cluster{'' if run == DEFAULT_RUN else f' --run {run}'}")
 
 
-def _then(first: Callable[[], object], second: Callable[[Path], object]) -> Callable[[Path], object]:
-    def both(path: Path) -> None:
-        first()
-        second(path)
-
-    return both
+Model = Annotated[Path, typer.Argument(help="The model.h5 of an attached network.")]
+Network = Annotated[
+    str | None, typer.Option("--network", help="PATH.py:callable, where it lies elsewhere than recorded.")
+]
+AllowTransform = Annotated[
+    str | None, typer.Option("--transform", help="PATH.py:callable of the transform, where it lies elsewhere.")
+]
 
 
 def allow(
-    model: Annotated[Path, typer.Argument(help="The model.h5 of an attached network.")],
-    network: Annotated[
-        str | None, typer.Option("--network", help="PATH.py:callable, where it lies elsewhere than recorded.")
-    ] = None,
-    transform: Annotated[
-        str | None, typer.Option("--transform", help="PATH.py:callable of the transform, where it lies elsewhere.")
-    ] = None,
+    model: Model,
+    network: Network = None,
+    transform: AllowTransform = None,
     as_json: AsJson = False,
 ) -> None:
     """Let fer run the code that a model.h5 names, as it is now on this machine.
@@ -185,7 +243,7 @@ def allow(
     """
     from fer_cli.network.attached.opening import allow_artifact
 
-    allowed: list[dict[str, Any]] = allow_artifact(model, network=network, transform=transform)
+    allowed = allow_artifact(model, network=network, transform=transform)
     if as_json:
         print_json({"model": str(model), "allowed": allowed})
         return

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from fer_cli.data.synthetic import write_collection
 from fer_cli.data.voxelize import voxelize_source
 from fer_cli.diagnosis.diagnosis import Diagnosis, explain
 from fer_cli.errors import FerError
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.training import preset_settings, train
 from fer_cli.pictures.curves import write_learning_curve
@@ -33,7 +33,7 @@ DEMO_K = (24, 24, 20, 20, 20, 16, 16)
 class DemoResult:
     """The evaluation, and the diagnosis of the most confidently misclassified test sample."""
 
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     diagnosis: Diagnosis
 
 

@@ -19,6 +19,11 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel wor
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
 ]
+FeedbackEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")]
+FeedbackLearningRate = Annotated[
+    float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
 SampleName = Annotated[
     str,
     typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,32 +24,37 @@ from fer_cli.cli.options import (
 )
 from fer_cli.errors import UsageError
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.storage.schema import Json
 
 if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
+    from fer_cli.diagnosis.probe import Probe
+
+
+Layer = Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")]
+Location = Annotated[str | None, typer.Option(help="x,y,z in the layer's feature map, counted from 0. Default: 0,0,0.")]
+By = Annotated[Filling, typer.Option(help="What to decode: the sample's own feature, or the nearest centroid.")]
+Code = Annotated[int | None, typer.Option(help="With --by centroid: number of the cluster. Default: the nearest.")]
+AllLocations = Annotated[
+    bool, typer.Option("--all-locations", help="Draw every location of the layer, one picture for each slice.")
+]
+Slices = Annotated[
+    str | None, typer.Option(help="With --all-locations: only these horizontal slices (z), such as 7,8.")
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder for the pictures. Default: a new one in RUN/probe.")
+]
 
 
 def probe(
     sample: SampleName,
-    layer: Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")],
-    location: Annotated[
-        str | None, typer.Option(help="x,y,z in the layer's feature map, counted from 0. Default: 0,0,0.")
-    ] = None,
-    by: Annotated[
-        Filling, typer.Option(help="What to decode: the sample's own feature, or the nearest centroid.")
-    ] = "feature",
-    code: Annotated[
-        int | None, typer.Option(help="With --by centroid: number of the cluster. Default: the nearest.")
-    ] = None,
-    all_locations: Annotated[
-        bool, typer.Option("--all-locations", help="Draw every location of the layer, one picture for each slice.")
-    ] = False,
-    slices: Annotated[
-        str | None, typer.Option(help="With --all-locations: only these horizontal slices (z), such as 7,8.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the pictures. Default: a new one in RUN/probe.")
-    ] = None,
+    layer: Layer,
+    location: Location = None,
+    by: By = "feature",
+    code: Code = None,
+    all_locations: AllLocations = False,
+    slices: Slices = None,
+    output: Output = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
@@ -69,7 +74,7 @@ def probe(
     opened = _opened(run, voxels, model, codebook, device)
     chosen = opened.sample(sample)
     centroids_of = opened.codebook if by == "centroid" else None
-    answer: dict[str, Any] = {"sample": chosen.name, "layer": layer, "by": by}
+    answer: Json = {"sample": chosen.name, "layer": layer, "by": by}
     filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
     if all_locations:
         places = layer_locations(opened.network.spec, layer, chosen_slices)
@@ -99,40 +104,51 @@ def probe(
     if as_json:
         print_json(answer)
         return
+    _tell_location(result, written.picture)
+
+
+def _tell_location(result: "Probe", picture: Path) -> None:
+    """Print what a location sees, and where its picture is."""
+    x, y, z = result.location
     box = " × ".join(f"[{low}, {high})" for low, high in result.receptive_field)
     count = len(result.response_field)
     sharing = "no other location shares any" if count == 1 else f"{count - 1} other locations share some"
-    typer.echo(f"{layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
+    typer.echo(f"{result.layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
     if result.code is not None:
         typer.echo(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
-    typer.echo(f"picture: {written.picture}")
+    typer.echo(f"picture: {picture}")
+
+
+Samples = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
+]
+Errors = Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")]
+ExplainSplit = Annotated[Split, typer.Option(help="With --errors: the split to search.")]
+Label = Annotated[str | None, typer.Option(help="True class of the shape, if the run's voxels do not contain it.")]
+LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")]
+Images = Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")]
+Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")]
+ExplainOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Default: RUN/explain/SAMPLE, or RUN/explain for several.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")]
 
 
 def explain(
-    samples: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
-    ] = None,
-    errors: Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")] = False,
-    split: Annotated[Split, typer.Option(help="With --errors: the split to search.")] = "test",
-    label: Annotated[
-        str | None, typer.Option(help="True class of the shape, if the run's voxels do not contain it.")
-    ] = None,
-    local_layer: Annotated[
-        str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")
-    ] = None,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")] = True,
-    vtk: Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: RUN/explain/SAMPLE, or RUN/explain for several.")
-    ] = None,
+    samples: Samples = None,
+    errors: Errors = False,
+    split: ExplainSplit = "test",
+    label: Label = None,
+    local_layer: LocalLayer = None,
+    images: Images = True,
+    vtk: Vtk = False,
+    output: ExplainOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
     codebook: CodebookFile = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")
-    ] = None,
+    workers: Workers = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -179,27 +195,32 @@ def explain(
         raise typer.Exit(several.failed[0].error.exit_code)
 
 
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to pool. Default: --run."),
+]
+EvaluateSplit = Annotated[Split, typer.Option(help="Split to evaluate.")]
+Votes = Annotated[int | None, typer.Option(help="Number of turned views of each shape that vote too, such as 12.")]
+Sanity = Annotated[bool, typer.Option("--sanity", help="Compare trained with randomised networks; takes longer.")]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
+]
+Planted = Annotated[
+    bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
+]
+EvaluateOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/evaluate of the first run.")
+]
+
+
 def evaluate(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to pool. Default: --run."),
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Split to evaluate.")] = "test",
-    votes: Annotated[
-        int | None, typer.Option(help="Number of turned views of each shape that vote too, such as 12.")
-    ] = None,
-    sanity: Annotated[
-        bool, typer.Option("--sanity", help="Compare trained with randomised networks; takes longer.")
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
-    ] = False,
-    planted: Annotated[
-        bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/evaluate of the first run.")
-    ] = None,
+    runs: Runs = None,
+    split: EvaluateSplit = "test",
+    votes: Votes = None,
+    sanity: Sanity = False,
+    repair: Repair = False,
+    planted: Planted = False,
+    output: EvaluateOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,
@@ -231,9 +252,13 @@ def evaluate(
     typer.echo(f"written to {path} and {page.name}")
 
 
+FiguresSplit = Annotated[Split, typer.Option(help="Split to take samples from.")]
+FiguresOutput = Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/figures.")]
+
+
 def figures(
-    split: Annotated[Split, typer.Option(help="Split to take samples from.")] = "test",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/figures.")] = None,
+    split: FiguresSplit = "test",
+    output: FiguresOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
     model: Model = None,

@@ -1,8 +1,9 @@
 """The commands that make a run's artifacts: download, voxelize, train, cluster, calibrate."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +14,13 @@ from fer_cli.cli.options import (
     AsJson,
     CodebookFile,
     Device,
+    FeedbackEpochs,
+    FeedbackLearningRate,
     Fill,
     Force,
     Model,
     Preset,
+    Resume,
     RunDir,
     Scheduler,
     Seed,
@@ -28,11 +32,20 @@ from fer_cli.cli.options import (
 from fer_cli.errors import UsageError
 from fer_cli.storage.run_paths import RunPaths
 
+if TYPE_CHECKING:
+    from fer_cli.codebooks.clustering import ClusteringSummary
+    from fer_cli.data.voxelize import VoxelizeSummary
+    from fer_cli.network.training import TrainingSummary
+
+Dataset = Annotated[str, typer.Argument(help="modelnet10 or modelnet40.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to download into.")]
+Url = Annotated[str | None, typer.Option(help="Where to download from instead of the authors' server.")]
+
 
 def download(
-    dataset: Annotated[str, typer.Argument(help="modelnet10 or modelnet40.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to download into.")] = Path(),
-    url: Annotated[str | None, typer.Option(help="Where to download from instead of the authors' server.")] = None,
+    dataset: Dataset,
+    output: Output = Path(),
+    url: Url = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,29 +64,37 @@ def download(
     typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
 
 
+Source = Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")]
+VoxelizeOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/voxels.h5.")]
+Resolution = Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")]
+Padding = Annotated[int, typer.Option(help="Empty voxels around a mesh.")]
+VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
+PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
+TestFraction = Annotated[
+    float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
+]
+VoxelizeSeed = Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")]
+DropDuplicates = Annotated[
+    bool,
+    typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")]
+
+
 def voxelize(
-    source: Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/voxels.h5.")
-    ] = None,
+    source: Source,
+    output: VoxelizeOutput = None,
     run: RunDir = DEFAULT_RUN,
-    resolution: Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")] = 32,
-    padding: Annotated[int, typer.Option(help="Empty voxels around a mesh.")] = 1,
-    fill: Annotated[Fill, typer.Option(help="What of a mesh is occupied.")] = "surface",
-    per_class: Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")] = 0,
-    drop_duplicates: Annotated[
-        bool,
-        typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
-    ] = False,
+    resolution: Resolution = 32,
+    padding: Padding = 1,
+    fill: VoxelizeFill = "surface",
+    per_class: PerClass = None,
+    test_fraction: TestFraction = None,
+    seed: VoxelizeSeed = 0,
+    drop_duplicates: DropDuplicates = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")
-    ] = False,
+    strict: Strict = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +102,6 @@ def voxelize(
     from fer_cli.cli.terminal import CountView, progress_bar
     from fer_cli.data.occupancy import VoxelSettings
     from fer_cli.data.voxelize import voxelize_source
-    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
 
     settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)
     endings.goes_on()
@@ -100,6 +120,13 @@ def voxelize(
             force=force,
             progress=CountView(bar, "voxelizing"),
         )
+    _tell_voxelized(summary, fill, as_json=as_json)
+
+
+def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
+    """Print what became of the shapes."""
+    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
+
     skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
     duplicates = vars(summary.duplicates)
     if as_json:
@@ -132,31 +159,38 @@ def voxelize(
     )
 
 
+TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")]
+TrainPreset = Annotated[
+    Preset | None,
+    typer.Option(help="Size of the network. Default: that of --encoder, or compact."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")]
+BatchSize = Annotated[int | None, typer.Option(min=2, help="Shapes in each step. Default: the preset's.")]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
+]
+Encoder = Annotated[
+    Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
+]
+Pretrained = Annotated[
+    Path | None, typer.Option(help="Model whose classifier's layers to start from; its classes may differ.")
+]
+
+
 def train(
     voxels: Voxels = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")] = None,
+    output: TrainOutput = None,
     run: RunDir = DEFAULT_RUN,
-    preset: Annotated[
-        Preset | None,
-        typer.Option(help="Size of the network. Default: that of --encoder, or compact."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")] = None,
-    feedback_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Shapes in each step. Default: the preset's.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
-    ] = None,
-    feedback_learning_rate: Annotated[
-        float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
-    ] = None,
+    preset: TrainPreset = None,
+    epochs: Epochs = None,
+    feedback_epochs: FeedbackEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    feedback_learning_rate: FeedbackLearningRate = None,
     seed: Seed = 0,
-    encoder: Annotated[
-        Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
-    ] = None,
-    pretrained: Annotated[
-        Path | None, typer.Option(help="Model whose classifier's layers to start from; its classes may differ.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    encoder: Encoder = None,
+    pretrained: Pretrained = None,
+    resume: Resume = False,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
@@ -171,17 +205,10 @@ def train(
     from fer_cli.network.checkpoint import checkpoint_path
     from fer_cli.network.training import preset_settings
     from fer_cli.network.training import train as train_networks
-    from fer_cli.network.transfer import preset_of
-    from fer_cli.pictures.curves import curve_path, write_learning_curve
+    from fer_cli.pictures.curves import write_learning_curve
 
-    if encoder and (epochs or learning_rate):
-        option = "--epochs" if epochs else "--learning-rate"
-        raise UsageError(f"{option} trains a classifier, but --encoder brings one. Give one of the two.")
-    kept = preset_of(encoder) if encoder else None
-    if kept and preset not in (None, kept):
-        raise UsageError(f"the classifier of {encoder} is of preset {kept}, not {preset}. Leave --preset out.")
     settings = preset_settings(
-        kept or preset or "compact",
+        _preset(preset, encoder, classifier_options={"--epochs": epochs, "--learning-rate": learning_rate}),
         epochs=epochs,
         feedback_epochs=feedback_epochs,
         batch_size=batch_size,
@@ -210,6 +237,13 @@ def train(
             )
         if not world.leads:
             return
+    _tell_trained(summary, as_json=as_json)
+
+
+def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
+    """Print what training led to."""
+    from fer_cli.pictures.curves import curve_path
+
     if as_json:
         print_json({**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))})
         return
@@ -220,21 +254,39 @@ def train(
     typer.echo(f"learning curve: {curve_path(summary.path)}")
 
 
+def _preset(given: Preset | None, encoder: Path | None, *, classifier_options: Mapping[str, object]) -> str:
+    """The preset to train by: the encoder's where one is given. Raises UsageError for what does not go with it."""
+    from fer_cli.network.transfer import preset_of
+
+    if encoder is None:
+        return given or "compact"
+    if option := next((option for option, value in classifier_options.items() if value), None):
+        raise UsageError(f"{option} trains a classifier, but --encoder brings one. Give one of the two.")
+    kept = preset_of(encoder)
+    if given not in (None, kept):
+        raise UsageError(f"the classifier of {encoder} is of preset {kept}, not {given}. Leave --preset out.")
+    return kept
+
+
+ClusterOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/codebook.h5.")]
+K = Annotated[
+    str | None,
+    typer.Option(help="Clusters of each layer, lowest first, or auto. Default: the paper's."),
+]
+Memory = Annotated[str, typer.Option(help="Most memory for features, such as 500MB or 2GB.")]
+Scratch = Annotated[
+    Path | None, typer.Option(help="Folder for features that exceed --memory. Default: that of the output.")
+]
+
+
 def cluster(
     voxels: Voxels = None,
     model: Model = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/codebook.h5.")
-    ] = None,
+    output: ClusterOutput = None,
     run: RunDir = DEFAULT_RUN,
-    k: Annotated[
-        str | None,
-        typer.Option(help="Clusters of each layer, lowest first, or auto. Default: the paper's."),
-    ] = None,
-    memory: Annotated[str, typer.Option(help="Most memory for features, such as 500MB or 2GB.")] = "2GB",
-    scratch: Annotated[
-        Path | None, typer.Option(help="Folder for features that exceed --memory. Default: that of the output.")
-    ] = None,
+    k: K = None,
+    memory: Memory = "2GB",
+    scratch: Scratch = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     seed: Seed = 0,
@@ -246,9 +298,7 @@ def cluster(
     from fer_cli.artifacts import choose_device
     from fer_cli.calibration.calibrate import calibrated, check_calibration
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
-    from fer_cli.codebooks.choice import choice_rows
     from fer_cli.codebooks.clustering import cluster_network
-    from fer_cli.reports.artifact_report import info_table
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
@@ -270,6 +320,14 @@ def cluster(
             report=ClusteringView(bar),
             calibrate=partial(calibrated, paths.calibration, report=CountView(bar, "calibrating")),
         )
+    _tell_clustered(summary, as_json=as_json)
+
+
+def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
+    """Print what was clustered."""
+    from fer_cli.codebooks.choice import choice_rows
+    from fer_cli.reports.artifact_report import info_table
+
     calibration = summary.calibration
     layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:

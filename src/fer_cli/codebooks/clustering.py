@@ -27,9 +27,9 @@ from fer_cli import __version__
 from fer_cli.codebooks.choice import Candidate, choose_codes
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
-from fer_cli.codebooks.layer_fitting import LayerFitting
+from fer_cli.codebooks.layer_fitting import LayerFitting, Precision
 from fer_cli.data.dataset import VoxelSet, open_voxels
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor
 from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import CHOOSING, ClusteringProgress
@@ -116,40 +116,19 @@ def cluster_network(
     check_output(output, voxels, model)
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
-        with open_artifact(model, MODEL) as model_artifact:
-            voxel_set = open_voxels(voxels, in_memory=True)
-            model_artifact.require_parent("voxels", voxel_set.artifact)
-            network = load_network(model_artifact, device=device, module=module)
-            voxel_set = split_as_trained(voxel_set, model_artifact)
-            validation = model_artifact.read("validation/index")
-            model_id = model_artifact.id
-        samples = np.setdiff1d(voxel_set.indices("train"), validation)
-        codes = None if k == "auto" else _codes_per_layer(network.spec, k, len(samples))
-        parents = {"voxels": voxel_set.id, "model": model_id}
-        journal = at_end.enter_context(Journal(output, _run_key([codes or "auto", seed, parents])))
-        try:
-            opened: AbstractContextManager[WorkExecutor] = (
-                open_threads(workers or os.cpu_count() or 1)
-                if scheduler is None
-                else open_scheduler(scheduler, reads=None)
-            )
-            executor = at_end.enter_context(opened)
-            choice: list[Candidate] = []
+        inputs = _Inputs.read(voxels, model, device, module)
+        codes = None if k == "auto" else _codes_per_layer(inputs.network.spec, k, len(inputs.samples))
+        key = _run_key([codes or "auto", seed, inputs.parents])
+        journal = at_end.enter_context(Journal(output, key))
+        with journal.used(), _executor(workers, scheduler) as executor:
+            choice = () if codes is not None else _choice(inputs, executor, seed, report)
             if codes is None:
-                choice = choose_codes(
-                    network,
-                    voxel_set,
-                    samples,
-                    executor,
-                    seed=seed,
-                    report=lambda done, total: report(ClusteringProgress(CHOOSING, done, total)),
-                )
                 chosen = tuple(candidate.k for candidate in choice if candidate.chosen)
-                codes = _codes_per_layer(network.spec, chosen, len(samples))
+                codes = _codes_per_layer(inputs.network.spec, chosen, len(inputs.samples))
             fitting = LayerFitting(
-                network,
-                voxel_set,
-                samples,
+                inputs.network,
+                inputs.voxels,
+                inputs.samples,
                 codes,
                 memory,
                 scratch or output.parent,
@@ -161,26 +140,66 @@ def cluster_network(
             resumed = len(journal)
             precision = fitting.fit()
             config = {"k": codes, "seed": seed}
-            with ArtifactWriter(output, CODEBOOK, config=config, parents=parents, seed=seed) as writer:
+            with ArtifactWriter(output, CODEBOOK, config=config, parents=inputs.parents, seed=seed) as writer:
                 writer.set_attribute("precision", precision)
                 writer.set_attribute("choice", [vars(candidate) for candidate in choice])
-                summaries = [layer.write(writer) for layer in fitting.finished(precision)]
-                writer.complete()
-                of = {**parents, "codebook": writer.id}
-                with (
-                    calibrate(network, fitting.codebook(precision), voxel_set, validation, of) as (of_it, calibration),
-                    Interrupts(patient=True),
-                ):
-                    if of_it is not None:
-                        of_it.rename()
-                    writer.rename()
-        except Exception as error:
-            if not isinstance(error, ResourceError):
-                journal.remove()
-            raise
-        journal.remove()
+                summaries, calibration = _write(writer, fitting, precision, inputs, calibrate)
     seconds = time.monotonic() - started
-    return ClusteringSummary(output, len(samples), tuple(summaries), resumed, seconds, calibration, tuple(choice))
+    return ClusteringSummary(output, len(inputs.samples), tuple(summaries), resumed, seconds, calibration, choice)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A trained network, what it was trained on, its clustered and its validation samples."""
+
+    network: ExplainedNetwork
+    voxels: VoxelSet
+    samples: Int[np.ndarray, " sample"]
+    validation: Int[np.ndarray, " validation"]
+    parents: dict[str, str]
+
+    @staticmethod
+    def read(voxels: Path, model: Path, device: torch.device, module: nn.Module | None) -> "_Inputs":
+        with open_artifact(model, MODEL) as artifact:
+            voxel_set = open_voxels(voxels, in_memory=True)
+            artifact.require_parent("voxels", voxel_set.artifact)
+            network = load_network(artifact, device=device, module=module)
+            validation = artifact.read("validation/index")
+            parents = {"voxels": voxel_set.id, "model": artifact.id}
+            as_trained = split_as_trained(voxel_set, artifact)
+        samples = np.setdiff1d(as_trained.indices("train"), validation)
+        return _Inputs(network, as_trained, samples, validation, parents)
+
+
+def _choice(
+    inputs: _Inputs, executor: WorkExecutor, seed: int, report: Callable[[ClusteringProgress], None]
+) -> tuple[Candidate, ...]:
+    def tell(done: int, total: int) -> None:
+        report(ClusteringProgress(CHOOSING, done, total))
+
+    return tuple(choose_codes(inputs.network, inputs.voxels, inputs.samples, executor, seed=seed, report=tell))
+
+
+def _executor(workers: int | None, scheduler: str | None) -> AbstractContextManager[WorkExecutor]:
+    return open_threads(workers or os.cpu_count() or 1) if scheduler is None else open_scheduler(scheduler, reads=None)
+
+
+def _write(
+    writer: ArtifactWriter, fitting: LayerFitting, precision: Precision, inputs: _Inputs, calibrate: Calibrate
+) -> tuple[list[LayerSummary], Any]:
+    """Write the codebook, calibrate it, and give both files their names."""
+    summaries = [layer.write(writer) for layer in fitting.finished(precision)]
+    writer.complete()
+    parents = {**inputs.parents, "codebook": writer.id}
+    codebook = fitting.codebook(precision)
+    with (
+        calibrate(inputs.network, codebook, inputs.voxels, inputs.validation, parents) as (artifact, calibration),
+        Interrupts(patient=True),
+    ):
+        if artifact is not None:
+            artifact.rename()
+        writer.rename()
+    return summaries, calibration
 
 
 def default_codes(levels: int) -> tuple[int, ...]:

@@ -36,6 +36,7 @@ from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, e
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
+from fer_cli.storage.schema import Json
 
 ENOUGH = 256
 """Samples for each code of the layer with most; more change centroids little. FAISS has the same number."""
@@ -52,7 +53,7 @@ _PILOT = 256
 _PIECE = 8 * 10**6
 """Bytes of features that a worker gets at once."""
 
-Precision = dict[str, dict[str, dict[str, Any]]]
+Precision = dict[str, dict[str, Json]]
 """By path and layer: `bits`, and `half_agreement`, the share of look-ups that half precision leaves unchanged."""
 
 

@@ -6,7 +6,6 @@ would be one reconstruction a class. Figs 5 and 7, Table I.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +104,9 @@ def read_errors(
     )
 
 
-def mean_errors(errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]) -> Any:
+def mean_errors(
+    errors: Mapping[str, Float[np.ndarray, " sample"]], chosen: Bool[np.ndarray, " sample"]
+) -> dict[str, float] | None:
     """Means of Table I's errors over the chosen samples, and the ratio of the means; None if there are none."""
     if not chosen.any():
         return None

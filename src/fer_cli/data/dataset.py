@@ -21,7 +21,7 @@ from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import ArtifactError, FerError, InputError, UsageError, one_line
 from fer_cli.storage.artifact import Artifact, open_artifact
-from fer_cli.storage.schema import VOXELS
+from fer_cli.storage.schema import VOXELS, Json
 
 _BLOCK = 256
 _MOST_IN_MEMORY = 2 << 30
@@ -110,9 +110,9 @@ class VoxelSet(VolumeSet):
         return self.artifact.path
 
     @property
-    def voxelization(self) -> dict[str, Any]:
+    def voxelization(self) -> Json:
         """The settings the shapes were voxelized with; empty for volumes that were stored as they are."""
-        settings: dict[str, Any] = self.artifact.config.get("voxelization", {})
+        settings: Json = self.artifact.config.get("voxelization", {})
         return settings
 
     def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:

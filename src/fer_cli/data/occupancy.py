@@ -7,12 +7,13 @@ face on the border between shape and padding belongs to the shape's side alone. 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fer_cli.data.formats.registry import Grid, Mesh, PointCloud, index_to_world
 from fer_cli.errors import ArtifactError, InputError, UsageError
+from fer_cli.storage.schema import Json
 
 Fill = Literal["surface", "solid"]
 
@@ -37,12 +38,12 @@ class VoxelSettings:
         if self.fill not in ("surface", "solid"):
             raise UsageError(f"there is no fill {self.fill!r}; known are surface, solid.")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As recorded in artifacts."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, recorded: dict[str, Any]) -> "VoxelSettings":
+    def from_json(cls, recorded: Json) -> "VoxelSettings":
         """Settings recorded in an artifact. Raises ArtifactError if they are none."""
         try:
             return cls(resolution=int(recorded["resolution"]), padding=int(recorded["padding"]), fill=recorded["fill"])

@@ -20,7 +20,7 @@ from fer_cli.data.duplicates import DuplicateCounts
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.samples import collect_samples, write_samples
 from fer_cli.data.source import Entry, Listing, Skipped, close_archives, list_entries
-from fer_cli.errors import InputError, ResourceError, UsageError
+from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_executor
@@ -113,7 +113,7 @@ def voxelize_source(
         place = source.absolute()  # workers of a cluster have a working folder of their own
         key = _run_key(place, listing, settings)
         journal = at_end.enter_context(Journal(output, key))
-        try:
+        with journal.used():
             batches = _Batches(listing, journal, strict=strict)
             n_resumed = batches.n_done
             batches.voxelize(place, settings, key, workers=workers, scheduler=scheduler, progress=progress)
@@ -121,11 +121,6 @@ def voxelize_source(
             recorded_seed = None if test_fraction is None else seed
             with ArtifactWriter(output, VOXELS, config=config, parents={}, seed=recorded_seed) as writer:
                 write_samples(writer, samples, batches, settings.resolution)
-        except Exception as error:
-            if not isinstance(error, ResourceError):
-                journal.remove()
-            raise
-        journal.remove()
     return VoxelizeSummary(
         path=output,
         classes=samples.classes,

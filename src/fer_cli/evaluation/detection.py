@@ -11,12 +11,13 @@ draws.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.evaluation.resampling import draw_weights, interval
+from fer_cli.evaluation.results import Differences, Metrics
 
 METRICS = ("auroc", "aurc", "augrc", "fpr95", "coverage_at_5")
 """What is measured; the first and the last are better when high, the others when low."""
@@ -29,22 +30,23 @@ Errors = Bool[np.ndarray, " sample"]
 Weights = Int[np.ndarray, "draw sample"]
 
 
-def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = None) -> dict[str, Any]:
+def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = None) -> Metrics:
     """All metrics of one score, each `<metric>` with `<metric>_ci`, its 95 % percentile interval over the draws.
 
     Without `weights` the draws are those of `draw_weights` of samples that each stand alone.
     """
     if errors.all() or not errors.any():
-        return {key: None for metric in METRICS for key in (metric, f"{metric}_ci")}
+        return cast(Metrics, {key: None for metric in METRICS for key in (metric, f"{metric}_ci")})
     if weights is None:
         weights = draw_weights(np.arange(len(score)))
     point = weighted_metrics(score, errors, np.ones((1, len(score)), np.int64))
     drawn = weighted_metrics(score, errors, weights)
-    return {
+    figures = {
         key: value
         for metric in METRICS
         for key, value in ((metric, float(point[metric][0])), (f"{metric}_ci", interval(drawn[metric])))
     }
+    return cast(Metrics, figures)
 
 
 def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[str, Float[np.ndarray, " draw"]]:
@@ -110,18 +112,19 @@ def _metrics(
     return {metric: np.where(defined, values, np.nan) for metric, values in metrics.items()}
 
 
-def compare(scores: Mapping[str, Scores], errors: Errors, weights: Weights, *, ours: str, theirs: str) -> Any:
+def compare(scores: Mapping[str, Scores], errors: Errors, weights: Weights, *, ours: str, theirs: str) -> Differences:
     """Paired differences of every metric, `ours` less `theirs`, each with the interval over common draws."""
     ones = np.ones((1, len(errors)), np.int64)
     point = [weighted_metrics(scores[name], errors, ones) for name in (ours, theirs)]
     drawn = [weighted_metrics(scores[name], errors, weights) for name in (ours, theirs)]
-    return {
+    differences = {
         metric: {
             "difference": float(point[0][metric][0] - point[1][metric][0]),
             "ci": interval(drawn[0][metric] - drawn[1][metric]),
         }
         for metric in METRICS
     }
+    return cast(Differences, differences)
 
 
 def roc(score: Scores, errors: Errors, points: int) -> dict[str, list[float]]:

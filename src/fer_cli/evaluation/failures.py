@@ -1,7 +1,6 @@
 """Failure detection of pooled samples: every score's metrics, what is gained over baselines, curves to draw."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.detection import compare, detection_metrics, risk_coverage, roc
 from fer_cli.evaluation.pooled import Pool
+from fer_cli.evaluation.results import Added, Comparison, Curves, Detection, Detector
 from fer_cli.evaluation.scored import COMBINED, OURS, WITHOUT_CLUSTERS
 
 SOFTMAX = "max_softmax"
@@ -30,14 +30,12 @@ _POINTS = 201
 Scores = Mapping[str, Float[np.ndarray, " sample"]]
 
 
-def detect_failures(
-    pool: Pool, weights: Int[np.ndarray, "draw sample"], *, repeated: bool, seed: int = 0
-) -> dict[str, Any]:
+def detect_failures(pool: Pool, weights: Int[np.ndarray, "draw sample"], *, repeated: bool, seed: int = 0) -> Detection:
     """Metrics of every score, comparisons, and value added; with or without samples that repeat a training grid."""
     chosen = np.ones_like(pool.repeated) if repeated else ~pool.repeated
     scores = {name: values[chosen] for name, values in pool.scores.items()}
     wrong, drawn = pool.wrong[chosen], weights[:, chosen]
-    detection = {
+    detection: dict[str, Detector] = {
         name: {"kind": pool.kinds[name], **detection_metrics(values, wrong, drawn)} for name, values in scores.items()
     }
     defined = bool(wrong.any() and not wrong.all())
@@ -64,14 +62,14 @@ def added_to_softmax(
     weights: Int[np.ndarray, "draw sample"],
     *,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[Added]:
     """What each of `STACKED` adds to maximum softmax: a logistic stack of both, against softmax in the same manner.
 
     Stacks are fitted on nine tenths of the shapes of the very split and asked about the last, in turn.
     """
     fold = _folds(shape, seed)
     alone = _stacked([_log_odds(scores[SOFTMAX])], wrong, fold)
-    added = []
+    added: list[Added] = []
     for name in STACKED:
         if name not in scores:
             continue
@@ -81,7 +79,7 @@ def added_to_softmax(
     return added
 
 
-def curves(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
+def curves(pool: Pool, names: Sequence[str]) -> dict[str, Curves]:
     """ROC and risk-coverage curves of some scores, at evenly spaced places; empty where they are not defined."""
     wrong = pool.wrong
     if wrong.all() or not wrong.any():
@@ -95,19 +93,19 @@ def curves(pool: Pool, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def best_baseline(detection: Mapping[str, Mapping[str, Any]]) -> str:
+def best_baseline(detection: Mapping[str, Detector]) -> str:
     """The score that is not ours with the highest AUROC on the split itself."""
     theirs = {name: row for name, row in detection.items() if row["kind"] != OURS}
-    return max(theirs, key=lambda name: theirs[name]["auroc"])
+    return max(theirs, key=lambda name: theirs[name]["auroc"] or 0.0)
 
 
 def _comparisons(
     pool: Pool,
     scores: Scores,
-    detection: Mapping[str, Mapping[str, Any]],
+    detection: Mapping[str, Detector],
     wrong: Bool[np.ndarray, " sample"],
     weights: Int[np.ndarray, "draw sample"],
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     pairs = [
         (COMBINED, SOFTMAX, "maximum softmax"),
         (COMBINED, pool.best_baseline_on_validation(), "best baseline, chosen on the validation samples"),

@@ -73,18 +73,7 @@ def score_run(
     training = encode_samples(network, voxels, clustered, report=count)
     validation = encode_samples(network, voxels, held_out, report=count)
     tested = reading.encoded
-    settings = run.model.config["training"]
-    varied = [
-        varied_probabilities(
-            network,
-            voxels,
-            part,
-            dropout=settings["dropout"],
-            augmentation=Augmentation(**settings["augmentation"]),
-            report=count,
-        )
-        for part in (validation, tested)
-    ]
+    varied = [_varied(run, part, count) for part in (validation, tested)]
     pairs = {
         NETWORK: [
             logit_baselines(validation, tested),
@@ -120,6 +109,15 @@ def score_run(
         {name: values for of_kind in pairs.values() for scores, _ in of_kind for name, values in scores.items()},
         validation.wrong,
         posteriors[COMBINED],
+    )
+
+
+def _varied(run: RunArtifacts, samples: Encoded, count: Callable[[int], None]) -> dict[str, np.ndarray]:
+    """Probabilities of the samples when they, or the network, are varied as in training."""
+    settings = run.model.config["training"]
+    augmentation = Augmentation(**settings["augmentation"])
+    return varied_probabilities(
+        run.network, run.voxels, samples, dropout=settings["dropout"], augmentation=augmentation, report=count
     )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fer_cli.evaluation.results import Shares
 from fer_cli.network.activations import PATHS
 
 
@@ -29,7 +29,7 @@ class Measured:
         """Whether each sample is misclassified."""
         return self.labels != self.predicted
 
-    def shares(self) -> dict[str, Any]:
+    def shares(self) -> dict[str, Shares]:
         """What layers and nearest training samples speak for; see the key `shares` of `fer figures --json`."""
         groups = {"correct": ~self.wrong, "misclassified": self.wrong}
         return {

@@ -1,8 +1,7 @@
 """All samples of a split read once, through the network, its clusters and its reconstructions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +11,7 @@ from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
 from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
+from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.backbone import OUTPUT
@@ -40,7 +40,7 @@ class SplitReading:
     evidence: ByPath
     repeated: Bool[np.ndarray, " sample"]
     voted: Int[np.ndarray, " sample"] | None
-    reconstruction: dict[str, Any] | None
+    reconstruction: FidelityMeans | None
 
     @property
     def labels(self) -> Int[np.ndarray, " sample"]:
@@ -118,7 +118,7 @@ def read_split(
     )
 
 
-def _prefixed(kind: str, columns: Any) -> dict[str, np.ndarray]:
+def _prefixed(kind: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{kind}/{name}": values for name, values in columns.items()}
 
 

@@ -5,13 +5,13 @@ What the paper shows on chosen samples is counted here over all of them; samples
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import mean_errors
+from fer_cli.evaluation.results import Errors, Shares
 from fer_cli.evaluation.shares import Measured
 from fer_cli.evaluation.split_reading import read_split
 
@@ -53,11 +53,11 @@ class Survey:
         """The sample in the middle of all correctly classified ones; None if there is none."""
         return self._middle(self.correct)
 
-    def shares(self) -> dict[str, Any]:
+    def shares(self) -> dict[str, Shares]:
         """What the figures are to show, counted over the split; see the keys of `fer figures --json`."""
         return Measured(self.labels, self.predicted, self.nearest, self.errors, self.speaks_for).shares()
 
-    def table1(self) -> dict[str, Any]:
+    def table1(self) -> dict[str, Errors | None]:
         """Table I's errors, means over all, correct and misclassified samples, as `fer evaluate` has them."""
         groups = {"all": np.ones_like(self.correct), "correct": self.correct, "misclassified": ~self.correct}
         return {name: mean_errors(self.errors, chosen) for name, chosen in groups.items()}

@@ -26,7 +26,7 @@ from fer_cli.network.attached.nan_fields import Fields
 from fer_cli.network.attached.readout import Activation
 from fer_cli.network.attached.survey import Candidate
 from fer_cli.network.backbone import NetworkSpec
-from fer_cli.network.checkpoint import checkpoint_path, has_led_to
+from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import ATTACHED, FeedbackPhase, TrainingData, TrainingSettings
@@ -34,7 +34,6 @@ from fer_cli.network.weights import load_state_arrays, state_arrays
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
-from fer_cli.storage.outputs import check_output, claim_output
 from fer_cli.storage.schema import MODEL
 
 _LOOKED_AT = 16
@@ -175,14 +174,7 @@ def attach(
     or an `output` that exists; FerError for features that are not finite; ResourceError where memory does not suffice.
     """
     started = time.monotonic()
-    check_output(output, voxels, origin.weights)
-    checkpoint = checkpoint_path(output)
-    replaces = force or (resume and has_led_to(checkpoint, output))
-    with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to):
-        if checkpoint.exists() and not (resume or force):
-            raise UsageError(
-                f"{checkpoint} holds an unfinished run. Give --resume to go on from it, or --force to start afresh."
-            )
+    with claim_training(output, voxels, origin.weights, resume=resume, force=force) as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
         prepared = _prepare(voxel_set, module, settings, device, output if force else None, make)
         listed(prepared.overview)

@@ -5,7 +5,8 @@ generators' states are kept too. With weights, averages and AdamW's moments that
 bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from fer_cli.network.weights import load_state_arrays, state_arrays
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history, write_history
-from fer_cli.storage.schema import CHECKPOINT, MODEL
+from fer_cli.storage.outputs import check_output, claim_output
+from fer_cli.storage.schema import CHECKPOINT, MODEL, Json
 
 
 @dataclass
@@ -56,7 +58,7 @@ def save_checkpoint(
     state: TrainingState,
     position: Position,
     *,
-    config: dict[str, Any],
+    config: Json,
     parents: Mapping[str, str],
     encoder: nn.Module | None,
     history: list[EpochRecord],
@@ -116,15 +118,15 @@ class Checkpoint:
             raise ArtifactError(f"{self.path} is damaged: {error}. Delete it to train afresh.") from error
 
 
-def _named(config: Mapping[str, Any]) -> dict[str, Any]:
+def _named(config: Mapping[str, Any]) -> Json:
     """The values of a configuration by name, those of its parts as `part.name`."""
-    named: dict[str, Any] = {}
+    named: Json = {}
     for key, value in config.items():
         named |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return named
 
 
-def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str, str]) -> Checkpoint:
+def load_checkpoint(path: Path, *, config: Json, parents: Mapping[str, str]) -> Checkpoint:
     """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
     try:
         opened = open_artifact(path, CHECKPOINT)
@@ -147,6 +149,23 @@ def load_checkpoint(path: Path, *, config: dict[str, Any], parents: Mapping[str,
             if key:
                 parts.setdefault(part, {})[key] = artifact.read(name)
         return Checkpoint(path, _with_generators(position, parts.pop("generator", {})), read_history(artifact), parts)
+
+
+@contextmanager
+def claim_training(output: Path, *inputs: Path | None, resume: bool, force: bool, leads: bool = True) -> Iterator[Path]:
+    """Take `output` for a training within the block, as `claim_output` does; gives the path of its checkpoint.
+
+    Raises UsageError too where `output` is one of the `inputs`, or an unfinished run is neither resumed nor replaced.
+    """
+    check_output(output, *inputs)
+    checkpoint = checkpoint_path(output)
+    replaces = force or (resume and has_led_to(checkpoint, output))
+    with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to, leads=leads):
+        if checkpoint.exists() and not (resume or force):
+            raise UsageError(
+                f"{checkpoint} holds an unfinished run. Give --resume to go on from it, or --force to start afresh."
+            )
+        yield checkpoint
 
 
 def has_led_to(path: Path, model: Path) -> bool:

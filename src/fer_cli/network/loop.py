@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from fer_cli.network.checkpoint import Checkpoint, Position, TrainingState, load
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.phases import ATTACHED, FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
+from fer_cli.storage.schema import Json
 
 _SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is due within an epoch; at the end of one it always is."""
@@ -51,7 +51,7 @@ class TrainingLoop:
 
     data: TrainingData
     settings: TrainingSettings
-    config: dict[str, Any]
+    config: Json
     parents: Mapping[str, str]
     checkpoint: Path
     report: Report

@@ -5,20 +5,22 @@ split is never read.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
 from fer_cli.errors import InputError, UsageError
+from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
-from fer_cli.network.checkpoint import checkpoint_path, has_led_to
+from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
@@ -26,13 +28,12 @@ from fer_cli.network.transfer import GivenEncoder
 from fer_cli.network.weights import state_arrays
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
-from fer_cli.storage.outputs import check_output, claim_output
-from fer_cli.storage.schema import MODEL
+from fer_cli.storage.schema import MODEL, Json
 
 _MODELNET10 = 3592
 """Shapes of ModelNet10 to train on. With fewer the feedback network has more epochs, so that as many are shown."""
 # What differs between presets. Four times the width wants a third or a quarter of the learning rate: `docs/results.md`.
-_PRESET_SETTINGS: dict[str, dict[str, Any]] = {
+_PRESET_SETTINGS: dict[str, Json] = {
     "paper": {
         "epochs": 15,
         "learning_rate": 7e-4,
@@ -109,26 +110,15 @@ def train(
     ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
-    check_output(output, voxels, encoder, pretrained)
-    checkpoint = checkpoint_path(output)
-    replaces = force or (resume and has_led_to(checkpoint, output))
-    with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to, leads=world.leads):
-        if checkpoint.exists() and not (resume or force):
-            raise UsageError(
-                f"{checkpoint} holds an unfinished run. Give --resume to go on from it, or --force to start afresh."
-            )
+    claim = claim_training(output, voxels, encoder, pretrained, resume=resume, force=force, leads=world.leads)
+    with claim as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
         _check_learnable(voxel_set, voxels)
         given = _given_encoder(encoder, pretrained, voxel_set, settings.preset)
         kept = given if given and given.is_kept else None
         if kept:
             settings = replace(settings, preset=kept.preset)
-        training_split = voxel_set.indices("train")
-        _, held = hold_out(voxel_set.labels[training_split], VALIDATION_FRACTION, settings.seed)
-        validation = training_split[held]
-        if given and given.validation is not None:
-            validation = given.validation
-        data = TrainingData(voxel_set, np.setdiff1d(training_split, validation), validation, device, world)
+        data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
         settings = settings.for_samples(len(data.training))
         layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
         network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
@@ -157,20 +147,31 @@ def train(
                 write_history(writer, history)
             finish(output)
             checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to `finish`
-        last = {record.phase: record for record in history}
-        if FEEDFORWARD in last:
-            accuracy = last[FEEDFORWARD].validation_score
-        else:  # the classifier was trained on other samples
-            accuracy = FeedforwardPhase(data, settings, classifier).validate(classifier)[1]
         return TrainingSummary(
             path=output,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             training_samples=len(data.training),
             validation_samples=len(data.validation),
-            accuracy=accuracy,
-            voxel_iou=last[FEEDBACK].validation_score,
+            accuracy=_accuracy(history, FeedforwardPhase(data, settings, classifier)),
+            voxel_iou=history[-1].validation_score,
             seconds=time.monotonic() - started,
         )
+
+
+def _accuracy(history: Sequence[EpochRecord], phase: FeedforwardPhase) -> float:
+    """Validation accuracy of the classifier; measured where it was trained on other samples."""
+    trained = [record for record in history if record.phase == FEEDFORWARD]
+    return trained[-1].validation_score if trained else phase.validate(phase.module)[1]
+
+
+def _samples(
+    voxel_set: VoxelSet, given: GivenEncoder | None, seed: int
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
+    """Samples to train on, and those held out: the ones that a given classifier was not trained on either."""
+    split = voxel_set.indices("train")
+    _, held = hold_out(voxel_set.labels[split], VALIDATION_FRACTION, seed)
+    validation = split[held] if given is None or given.validation is None else given.validation
+    return np.setdiff1d(split, validation), validation
 
 
 def _given_encoder(

@@ -26,6 +26,8 @@ LINES = (
 )
 """Colours and strokes of several lines; apart in either."""
 _FONT = {"family": 'system-ui, "Segoe UI", Roboto, sans-serif', "size": 12}
+Figure = dict[str, Any]
+"""A plotly figure, or a part of one, as plain JSON values."""
 AXIS = {"fixedrange": True, "zeroline": False, "automargin": True}
 
 
@@ -37,7 +39,7 @@ def depth_chart(
     names: tuple[str, str],
     span: tuple[float, float],
     blamed: str | None,
-) -> dict[str, Any]:
+) -> Figure:
     """Calibrated evidence for the predicted class and its rival, layer by layer; `blamed` is marked.
 
     `span` are the least and the most of both paths, so that their charts have one scale.
@@ -59,7 +61,7 @@ def depth_chart(
         )
     ]
     margin = 0.08 * (span[1] - span[0] or 1.0)
-    layout: dict[str, Any] = {
+    layout: Figure = {
         "height": 290,
         "margin": {"l": 44, "r": 8, "t": 22, "b": 30},
         "legend": {"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
@@ -90,7 +92,7 @@ def depth_chart(
 
 def error_chart(
     error: float, correct: Float[np.ndarray, " correct"], misclassified: Float[np.ndarray, " misclassified"]
-) -> dict[str, Any]:
+) -> Figure:
     """One error of this sample as a line among those of the validation samples, by outcome."""
     boxes = [
         {
@@ -142,7 +144,7 @@ def plain_text(name: str) -> str:
     return name
 
 
-def shared_layout(layout: dict[str, Any]) -> dict[str, Any]:
+def shared_layout(layout: Figure) -> Figure:
     """`layout` with what all charts of a page have: no ground of their own, no dragging."""
     clear = "rgba(0,0,0,0)"
     return {

@@ -4,15 +4,15 @@ Colours of text and grid are the page's own, by its style sheet, so that they fo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from fer_cli.pictures.charts import AXIS, LINES, plain_text, shared_layout
+from fer_cli.evaluation.results import Curves, Detector
+from fer_cli.pictures.charts import AXIS, LINES, Figure, plain_text, shared_layout
 
 _LEGEND = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
 _KINDS = {"ours": (LINES[0][0], "circle"), "baseline": (LINES[1][0], "square"), "trivial": ("#8a8f96", "diamond")}
 
 
-def roc_chart(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def roc_chart(curves: Mapping[str, Curves]) -> Figure:
     """Share of correct samples accepted over share of wrong ones accepted, of each score; the diagonal is chance."""
     lines = _curves({name: curve["roc"] for name, curve in curves.items()}, "false_positive_rate", "true_positive_rate")
     diagonal = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}
@@ -20,21 +20,21 @@ def roc_chart(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"data": lines, "layout": shared_layout({**layout, "shapes": [diagonal]})}
 
 
-def risk_chart(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def risk_chart(curves: Mapping[str, Curves]) -> Figure:
     """Error rate among the accepted samples over the share of samples accepted, of each score."""
     lines = _curves({name: curve["risk_coverage"] for name, curve in curves.items()}, "coverage", "risk")
     layout = _line_layout("samples accepted (coverage)", "error rate among them (risk)", {"rangemode": "tozero"})
     return {"data": lines, "layout": shared_layout(layout)}
 
 
-def auroc_chart(detection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def auroc_chart(detection: Mapping[str, Detector]) -> Figure:
     """AUROC of each score with its interval, the best at the top; by kind."""
-    ordered = sorted(detection, key=lambda name: detection[name]["auroc"])
+    ordered = sorted(detection, key=lambda name: detection[name]["auroc"] or 0.0)
     dots = []
     for kind, (colour, symbol) in _KINDS.items():
         rows = {name: detection[name] for name in ordered if detection[name]["kind"] == kind}
-        values = [row["auroc"] for row in rows.values()]
-        ends = [row["auroc_ci"] or (row["auroc"], row["auroc"]) for row in rows.values()]
+        values = [row["auroc"] or 0.0 for row in rows.values()]
+        ends = [row["auroc_ci"] or (value, value) for row, value in zip(rows.values(), values, strict=True)]
         dots.append(
             {
                 "type": "scatter",
@@ -73,7 +73,7 @@ def auroc_chart(detection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"data": dots, "layout": shared_layout(layout)}
 
 
-def _line_layout(across: str, up: str, span: dict[str, Any]) -> dict[str, Any]:
+def _line_layout(across: str, up: str, span: Figure) -> Figure:
     """A chart over shares from 0 to 1; `span` is that of the other axis."""
     return {
         "height": 400,
@@ -84,7 +84,7 @@ def _line_layout(across: str, up: str, span: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curves(curves: Mapping[str, Mapping[str, Sequence[float]]], along: str, up: str) -> list[dict[str, Any]]:
+def _curves(curves: Mapping[str, Mapping[str, Sequence[float]]], along: str, up: str) -> list[Figure]:
     return [
         {
             "type": "scatter",

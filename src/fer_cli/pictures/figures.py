@@ -37,6 +37,7 @@ from fer_cli.pictures.scene import (
 )
 from fer_cli.pictures.sheet import Image, Panel, Row, mount
 from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.schema import Json
 
 PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
 """The paper's Table I, on misclassified samples, in a unit that it does not name."""
@@ -53,7 +54,7 @@ def write_figures(
     *,
     split: str = "test",
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Json:
     """Draw Figs 2 to 7 into `folder`, with `table1.md` and `figures.json`; the content of the latter.
 
     Raises UsageError if the split has no labelled sample, ResourceError where the folder cannot be written.

@@ -6,7 +6,6 @@ field, laid over the input. Where both are empty nothing is drawn.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from fer_cli.errors import ResourceError, UsageError
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
 from fer_cli.pictures.sheet import Panel, Row, mount
+from fer_cli.storage.schema import Json
 
 MOST_LOCATIONS = 1024
 """Most locations that one command draws."""
@@ -34,12 +34,12 @@ def check_size(layer: str, locations: int, slices: int) -> None:
 
 def write_sweep(
     probes: Iterable[Probe], volume: Float[np.ndarray, "channel x y z"], folder: Path, *, sample: str, by: str
-) -> tuple[list[Path], list[dict[str, Any]]]:
+) -> tuple[list[Path], list[Json]]:
     """Draw probes of one layer of the input `volume` into `folder`; the pictures' paths, and what each location gave.
 
     Raises ResourceError where that cannot be written or drawn.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     scenes: dict[tuple[int, int, int], Scene | None] = {}
     layer, shape = "", (0, 0, 0)
     for probed in probes:

@@ -11,12 +11,13 @@ from rich.table import Table
 from fer_cli.codebooks.clustering import default_codes
 from fer_cli.network.attach import AttachSettings, Overview
 from fer_cli.network.backbone import Level
+from fer_cli.storage.schema import Json
 
 _PATHS = 2
 _HALF, _SINGLE, _COUNT = 2, 4, 4
 
 
-def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes: int) -> dict[str, Any]:
+def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes: int) -> Json:
     """One level: what it is, what its central location sees, and what its codebooks cost, in bytes."""
     centre = tuple(side // 2 for side in level.shape)
     per_code = _SINGLE * level.filters + _COUNT * (classes + 1)
@@ -33,7 +34,7 @@ def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes:
     }
 
 
-def overview_json(overview: Overview, settings: AttachSettings) -> dict[str, Any]:
+def overview_json(overview: Overview, settings: AttachSettings) -> Json:
     """The levels chosen and left out, and how the network fits the labels."""
     spec, codes = overview.spec, default_codes(len(overview.spec.levels))
     chosen = {level.name for level in spec.levels}
@@ -77,7 +78,7 @@ def overview_table(overview: Overview, settings: AttachSettings) -> Group:
     return Group(table, *filter(None, lines))
 
 
-def level_rows(levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def level_rows(levels: Sequence[Mapping[str, Any]]) -> list[Json]:
     """Levels as rows of a table: name, filters, map, receptive field of the central location, whether it is a cut."""
     rows = []
     for level in levels:

@@ -4,10 +4,9 @@ Nothing is computed here; every figure is in the JSON beside the page. Without s
 show.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from fer_cli.evaluation.results import Claim, Evaluation
 from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.pictures.viewer import embedded_json, packed_library
 from fer_cli.reports.page import POLICY, environment
@@ -17,10 +16,10 @@ from fer_cli.storage.disk import write_whole, writing
 _MOST_ROWS = 40
 
 
-def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
+def write_evaluation_page(evaluation: Evaluation, page: Path) -> Path:
     """Write the page of an evaluation, as `evaluate` gives it. Raises ResourceError where it cannot be written."""
     detection = {name: row for name, row in evaluation["detection"].items() if row["auroc"] is not None}
-    ranked = sorted(detection, key=lambda name: -detection[name]["auroc"])
+    ranked = sorted(detection, key=lambda name: -(detection[name]["auroc"] or 0.0))
     charts = {}
     if detection:
         drawn = {name: detection[name] for name in ranked[:_MOST_ROWS]}
@@ -29,7 +28,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
             "chart-roc": roc_chart(evaluation["curves"]),
             "chart-risk": risk_chart(evaluation["curves"]),
         }
-    claims: dict[str, list[Mapping[str, Any]]] = {}
+    claims: dict[str, list[Claim]] = {}
     for row in evaluation["claims"]:
         claims.setdefault(row["claim"], []).append(row)
     template = environment().get_template("evaluation.html.j2")
@@ -52,7 +51,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], page: Path) -> Path:
     return page
 
 
-def _title(evaluation: Mapping[str, Any]) -> str:
+def _title(evaluation: Evaluation) -> str:
     runs = len(evaluation["runs"])
     several = f" of {runs} runs" if runs > 1 else ""
     return f"{evaluation['split']}: {evaluation['n_errors']} of {evaluation['n']} samples{several} misclassified"

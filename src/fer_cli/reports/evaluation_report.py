@@ -1,12 +1,23 @@
 """What `fer evaluate` shows on a terminal: accuracy, Table I, failure detection, the paper's claims, sanity checks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fer_cli.evaluation.results import (
+    Accuracy,
+    Added,
+    Claim,
+    Comparison,
+    Detector,
+    Evaluation,
+    Fidelity,
+    Planted,
+    Repair,
+    Sanity,
+)
 from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
@@ -27,9 +38,9 @@ _CHANGES = {
 }
 
 
-def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
+def evaluation_report(evaluation: Evaluation) -> RenderableType:
     """An evaluation, part by part; what could not be computed is said."""
-    detection: Mapping[str, Mapping[str, Any]] = evaluation["detection"]
+    detection = evaluation["detection"]
     layers = [name.removeprefix("evidence_feedforward_") for name in detection if "evidence_feedforward_" in name]
     of_layers = {name for name in detection if any(name.endswith(f"_{layer}") for layer in layers)}
     kept = {name for name in of_layers if name.startswith("trust_score_")}
@@ -45,13 +56,16 @@ def evaluation_report(evaluation: Mapping[str, Any]) -> RenderableType:
             parts += [_title(f"detectors of misclassification, {head}, the best first"), _score_table(rows)]
     if layers:
         parts += [_title("clusters of each layer as such a score: AUROC"), _layer_table(detection, layers)]
-    if lacking := evaluation.get("not_applicable"):
+    if lacking := evaluation["not_applicable"]:
         parts.append(Text(f"not applicable: {'; '.join(lacking)}"))
     if evaluation["undefined"]:
         parts.append(Text(f"\n{evaluation['undefined']}"))
-    for name, found in {"": evaluation, "without shapes that training has: ": evaluation["without_duplicates"]}.items():
-        if found["comparisons"] and found["n"] and (found is evaluation or found["n"] < evaluation["n"]):
-            parts += [_title(f"{name}differences, with 95 % intervals"), _comparison_table(found["comparisons"])]
+    if evaluation["comparisons"]:
+        parts += [_title("differences, with 95 % intervals"), _comparison_table(evaluation["comparisons"])]
+    distinct = evaluation["without_duplicates"]
+    if distinct["comparisons"] and 0 < distinct["n"] < evaluation["n"]:
+        title = _title("without shapes that training has: differences, with 95 % intervals")
+        parts += [title, _comparison_table(distinct["comparisons"])]
     if evaluation["added_to_softmax"]:
         parts += [
             _title("added to maximum softmax: a logistic stack of both, cross-fitted on this split"),
@@ -71,15 +85,14 @@ def _title(text: str) -> Text:
     return Text(f"\n{text}", style="italic")
 
 
-def _accuracy(evaluation: Mapping[str, Any]) -> Text:
+def _accuracy(evaluation: Evaluation) -> Text:
     known = {name: value for name, value in evaluation["per_class_accuracy"].items() if value is not None}
     lowest = sorted(known, key=lambda name: known[name])[:2]
     runs = f" in {len(evaluation['runs'])} runs" if len(evaluation["runs"]) > 1 else ""
-    others = {
-        f"without the {evaluation['n'] - evaluation['without_duplicates']['n']} shapes that training has": evaluation[
-            "without_duplicates"
-        ]
-    }
+    distinct = evaluation["without_duplicates"]
+    others: dict[str, Accuracy] = {}
+    if distinct["n"] < evaluation["n"]:
+        others[f"without the {evaluation['n'] - distinct['n']} shapes that training has"] = distinct
     if votes := evaluation["votes"]:
         others[f"by a vote of {votes['views']} views"] = votes
     return Text.assemble(
@@ -93,12 +106,11 @@ def _accuracy(evaluation: Mapping[str, Any]) -> Text:
             f"\n{how}: accuracy {number_or_dash(row['accuracy'], 4)}; "
             f"mean of classes {number_or_dash(row['class_accuracy'], 4)}"
             for how, row in others.items()
-            if row["n"] < evaluation["n"] or "views" in row
         ),
     )
 
 
-def _fidelity(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[RenderableType]:
+def _fidelity(reconstruction: Fidelity) -> Iterator[RenderableType]:
     """A table for each score, a column a layer."""
     for key in fidelity_scores(reconstruction):
         yield _title(f"{FIDELITY[key]} of the reconstruction from each level")
@@ -108,26 +120,27 @@ def _fidelity(reconstruction: Mapping[str, Mapping[str, Mapping[str, float]]]) -
         yield table
 
 
-def _score_table(detection: Mapping[str, Mapping[str, Any]]) -> Table:
+def _score_table(detection: Mapping[str, Detector]) -> Table:
     table = open_table("score", "AUROC", "95 % interval", "AUGRC", "FPR95", "cov5")
     for name in sorted(detection, key=lambda name: -(detection[name]["auroc"] or 0.0)):
         row = detection[name]
         figures = [
-            number_or_dash(row[key], digits) for key, digits in (("augrc", 4), ("fpr95", 2), ("coverage_at_5", 2))
+            number_or_dash(value, digits)
+            for value, digits in ((row["augrc"], 4), (row["fpr95"], 2), (row["coverage_at_5"], 2))
         ]
         table.add_row(Text(printable(name)), number_or_dash(row["auroc"], 3), _interval(row["auroc_ci"], 3), *figures)
     return table
 
 
-def _layer_table(detection: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> Table:
+def _layer_table(detection: Mapping[str, Detector], layers: Sequence[str]) -> Table:
     table = open_table("layer", *_BY_LAYER.values())
     for layer in layers:
-        rows = (detection.get(f"{score}_{layer}", {}) for score in _BY_LAYER)
-        table.add_row(Text(printable(layer)), *(number_or_dash(row.get("auroc"), 3) for row in rows))
+        rows = (detection.get(f"{score}_{layer}") for score in _BY_LAYER)
+        table.add_row(Text(printable(layer)), *(number_or_dash(row and row["auroc"], 3) for row in rows))
     return table
 
 
-def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     table = open_table("score", "less", "AUROC", "95 % interval", "AUGRC × 1000")
     for column in table.columns[:2]:  # two names and their figures can be wider than a terminal
         column.no_wrap, column.overflow = False, "fold"
@@ -146,7 +159,7 @@ def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _added_table(added: Sequence[Mapping[str, Any]]) -> Table:
+def _added_table(added: Sequence[Added]) -> Table:
     table = open_table("score", "AUROC", "95 % interval", "AUGRC × 1000")
     for row in added:
         auroc = row["auroc"]
@@ -159,7 +172,7 @@ def _added_table(added: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _claims(claims: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+def _claims(claims: Sequence[Claim]) -> list[RenderableType]:
     """Each claim, and under it what it was measured by."""
     parts: list[RenderableType] = []
     for claim in dict.fromkeys(row["claim"] for row in claims):
@@ -173,9 +186,9 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     return parts
 
 
-def _repair(repair: Mapping[str, Any]) -> list[RenderableType]:
+def _repair(repair: Repair) -> list[RenderableType]:
     """Each ranking's normalised score by layer, with the donor of the true class; the rest is in the JSON."""
-    layers: Mapping[str, Mapping[str, Any]] = repair["layers"]
+    layers = repair["layers"]
     rankings = next(iter(layers.values()))["donors"]["label"]
     table = open_table("blame by", *(printable(layer) for layer in layers), "ours ahead at")
     for name, row in rankings.items():
@@ -193,14 +206,14 @@ def _repair(repair: Mapping[str, Any]) -> list[RenderableType]:
     ]
 
 
-def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
+def _planted(planted: Planted) -> list[RenderableType]:
     table = open_table("fault", "at", "n", "departure", "95 % interval", "blame", "95 % interval")
     for kind, layers in planted["layer"].items():
         for layer, row in layers.items():
             figures = (
                 part
-                for key in ("departure_hit", "hit")
-                for part in (number_or_dash(row[key], 2), _interval(row[f"{key}_ci"], 2))
+                for share, ends in ((row["departure_hit"], row["departure_hit_ci"]), (row["hit"], row["hit_ci"]))
+                for part in (number_or_dash(share, 2), _interval(ends, 2))
             )
             table.add_row(kind, printable(layer), str(row["n"]), *figures)
     parts: list[RenderableType] = [
@@ -209,16 +222,16 @@ def _planted(planted: Mapping[str, Any]) -> list[RenderableType]:
     ]
     chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
     parts += [Text(f"a guess finds {share:.2f}") for share in chance]
-    for kind, row in planted["unplanted"].items():
-        share = f"{row['significant']:.2f} ({_interval(row['significant_ci'], 2)})"
-        parts.append(Text(f"departures at 5 % of {row['n']} {kind} samples, nothing planted: {share}"))
+    for kind, usual in planted["unplanted"].items():
+        share = f"{number_or_dash(usual['significant'], 2)} ({_interval(usual['significant_ci'], 2)})"
+        parts.append(Text(f"departures at 5 % of {usual['n']} {kind} samples, nothing planted: {share}"))
     for kind, grafts in planted["grafts"].items():
-        turned, tried = (sum(graft[key] for graft in grafts.values()) for key in ("turned", "tried"))
+        turned, tried = sum(g["turned"] for g in grafts.values()), sum(g["tried"] for g in grafts.values())
         parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))
     return parts
 
 
-def _sanity(check: Mapping[str, Any]) -> list[RenderableType]:
+def _sanity(check: Sanity) -> list[RenderableType]:
     table = open_table("", "layer", *_CHANGES.values())
     for name, layers in check["checks"].items():
         for layer, row in layers.items():
@@ -228,5 +241,7 @@ def _sanity(check: Mapping[str, Any]) -> list[RenderableType]:
     return [heads, table, *(Text(finding) for finding in check["findings"])]
 
 
-def _interval(ends: Sequence[float] | None, digits: int) -> str:
-    return "–" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+def _interval(ends: Sequence[float | None] | None, digits: int) -> str:
+    if ends is None or None in ends:
+        return "–"
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"

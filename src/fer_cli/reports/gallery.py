@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -25,6 +24,7 @@ from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.page import POLICY, begin_report, environment
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.storage.disk import make_folder, write_whole, writing
+from fer_cli.storage.schema import Json
 
 _AHEAD = 4
 """So many diagnoses may wait for their pictures; each holds a few megabytes."""
@@ -49,7 +49,7 @@ class Wanted:
 class Explained:
     """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
 
-    json: dict[str, Any]
+    json: Json
     blame: Blame
     suspicion: Suspicion
     files: dict[str, Path]
@@ -72,7 +72,7 @@ class Several:
     gallery: Path | None
 
     @property
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Json:
         """What `fer explain --json` prints of several samples."""
         return {
             "samples": [each.json for each in self.explained],

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,10 +15,10 @@ from fer_cli.network.attached.model_file import is_attached, read_origin, read_s
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import calibration_path
-from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, MODEL, VOXELS
+from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, MODEL, VOXELS, Json
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> Json:
     """Provenance and a summary of the content of any artifact. Raises ArtifactError if it is none or damaged."""
     summaries = {
         VOXELS: _voxels,
@@ -40,7 +39,7 @@ def describe(path: Path) -> dict[str, Any]:
         }
 
 
-def _voxels(artifact: Artifact) -> dict[str, Any]:
+def _voxels(artifact: Artifact) -> Json:
     classes = artifact.attribute("classes")
     labels = artifact.read("label").tolist()
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
@@ -82,7 +81,7 @@ def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:
 
 def _records(
     artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"]
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """What the samples of each class and split are like; null where it is not known of any of them."""
     n_faces, n_open_edges = artifact.read("record/n_faces"), artifact.read("record/n_open_edges")
     enclosed, warnings = artifact.read("record/enclosed"), artifact.read_text("record/warnings")
@@ -105,7 +104,7 @@ def _records(
     return records
 
 
-def _model(artifact: Artifact) -> dict[str, Any]:
+def _model(artifact: Artifact) -> Json:
     parts = ("encoder", "feedback", "weights")
     attached = {"network": _attached(artifact)} if is_attached(artifact.config) else {}
     return {
@@ -119,7 +118,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _attached(artifact: Artifact) -> dict[str, Any]:
+def _attached(artifact: Artifact) -> Json:
     """The levels of an attached network with what their central location sees, and the code that builds it."""
     spec, origin = read_spec(artifact), read_origin(artifact)
     levels = []
@@ -140,7 +139,7 @@ def _attached(artifact: Artifact) -> dict[str, Any]:
     return {"input": str(spec.input), "source": source, "levels": levels}
 
 
-def _codebook(artifact: Artifact) -> dict[str, Any]:
+def _codebook(artifact: Artifact) -> Json:
     layers = [name.split("/")[1] for name in artifact.names(f"{PATHS[0]}/") if name.endswith("/centroid")]
     precision = artifact.attribute("precision")
     summaries = []
@@ -169,7 +168,7 @@ def _validation_samples(codebook: Artifact) -> int | None:
         return None
 
 
-def _calibration(artifact: Artifact) -> dict[str, Any]:
+def _calibration(artifact: Artifact) -> Json:
     labels, predicted = artifact.read("calibration/label"), artifact.read("calibration/predicted")
     return {
         "validation_samples": len(labels),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fer_cli.reports.artifact_report import info_table
 from fer_cli.reports.tables import open_table, printable
+from fer_cli.storage.schema import Json
 
 _SPLITS = ("train", "test", "unlabelled")
 _LISTED = 10
@@ -56,9 +57,9 @@ def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
         yield f"skipped {sum(group['shapes'] for group in rest)} more for {len(rest)} other reasons"
 
 
-def group_reasons(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
+def group_reasons(skipped: Sequence[Skipped]) -> list[Json]:
     """Reasons that differ in nothing but figures and quotations: how many shapes, and the first of them."""
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, Json] = {}
     for item in skipped:
         key = re.sub(r"'[^']*'|\"[^\"]*\"|-?\d[\d.,e+×-]*", "…", item["reason"])
         group = groups.setdefault(key, {"shapes": 0, "reason": item["reason"], "example": item["source"]})

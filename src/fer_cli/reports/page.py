@@ -26,7 +26,7 @@ from fer_cli.diagnosis.probe import Probe
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.network.backbone import middle_layer
 from fer_cli.pictures import render, scene
-from fer_cli.pictures.charts import depth_chart, error_chart, rank_sentence
+from fer_cli.pictures.charts import Figure, depth_chart, error_chart, rank_sentence
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import (
@@ -180,14 +180,7 @@ def pictured_layers(diagnosis: Diagnosis) -> list[LayerReading]:
 
 def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
     errors, voxels = diagnosis.errors, diagnosis.input_volume.size
-    images = {
-        name: {
-            "name": name,
-            "uri": "data:image/png;base64," + base64.b64encode(pngs[name]).decode(),
-            "words": picture.words,
-        }
-        for name, picture in pictures.items()
-    }
+    images = {name: _image(name, picture.words, pngs[name]) for name, picture in pictures.items()}
     pictured = [layer.name for layer in pictured_layers(diagnosis)]
     layers = [
         {
@@ -214,14 +207,7 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
             ],
             controls=CONTROLS,
             policy=POLICY,
-            differences={
-                name: scene.count_differences(scene.flat(volume), scene.flat(diagnosis.input_volume))
-                for name, volume in (
-                    ("local", diagnosis.local_volume),
-                    ("nearest", diagnosis.nearest_volume),
-                    ("class-code", diagnosis.class_code_volume),
-                )
-            },
+            differences=_differences(diagnosis),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
             errors=[
                 {
@@ -245,6 +231,21 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
             library=packed_library(),
         )
     )
+
+
+def _image(name: str, words: str, png: bytes) -> dict[str, str]:
+    return {"name": name, "uri": "data:image/png;base64," + base64.b64encode(png).decode(), "words": words}
+
+
+def _differences(diagnosis: Diagnosis) -> dict[str, dict[str, int]]:
+    """By shape, how many of its voxels the input has too, lacks, or has alone."""
+    inputs = scene.flat(diagnosis.input_volume)
+    shapes = {
+        "local": diagnosis.local_volume,
+        "nearest": diagnosis.nearest_volume,
+        "class-code": diagnosis.class_code_volume,
+    }
+    return {name: scene.count_differences(scene.flat(volume), inputs) for name, volume in shapes.items()}
 
 
 def environment() -> Environment:
@@ -271,7 +272,7 @@ def _references(diagnosis: Diagnosis, error: str) -> dict[str, np.ndarray]:
     }
 
 
-def _error_charts(diagnosis: Diagnosis) -> dict[str, Any]:
+def _error_charts(diagnosis: Diagnosis) -> dict[str, Figure]:
     groups = {name: _references(diagnosis, name) for name in ERRORS}
     return {
         f"chart-{name}": error_chart(diagnosis.errors[name], by["correct"], by["misclassified"])
@@ -280,7 +281,7 @@ def _error_charts(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     wrong = diagnosis.correct is False
     names = (f"{diagnosis.predicted} (predicted)", f"{diagnosis.label} (true)" if wrong else "best other class")
     values = [path[kind] for layer in layers for path in layer["paths"] for kind in ("predicted", "rival")]

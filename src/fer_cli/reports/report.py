@@ -21,6 +21,7 @@ from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import PATHS
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
+from fer_cli.storage.schema import Json
 
 ERRORS = {
     "input_vs_local": (
@@ -84,7 +85,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
 
 
-def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, Any]:
+def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> Json:
     """The contract's JSON object for `fer explain`, in plain Python types; `report` is the page's path.
 
     Raises ValueError if a number is not finite.
@@ -171,7 +172,7 @@ def figures_table(answer: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> dict[str, Any]:
+def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> Json:
     """What one path's clusters say at `layer`; calibrated evidence for the predicted class and its rival.
 
     The rival is the true class of a misclassified sample, and else the best of the other classes.

@@ -25,10 +25,8 @@ import numpy as np
 from fer_cli.errors import ArtifactError, FerError, LineageError
 from fer_cli.storage.identity import artifact_id, content_bytes
 from fer_cli.storage.layout import check_datasets, chunk_objection, datasets_of
-from fer_cli.storage.schema import FORMATS, DatasetSpec, Format
+from fer_cli.storage.schema import FORMATS, DatasetSpec, Format, Json
 from fer_cli.storage.vetting import vet, vet_ahead
-
-Json = dict[str, Any]
 
 ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed", "created_by")
 DIGEST = "sha256"

@@ -21,9 +21,7 @@ from fer_cli.storage.artifact import DIGEST, NO_SEED, ROOT_ATTRIBUTES
 from fer_cli.storage.disk import writing
 from fer_cli.storage.identity import artifact_id, canonical_json, content_bytes
 from fer_cli.storage.lock import partial_name
-from fer_cli.storage.schema import DatasetSpec, Format
-
-Json = dict[str, Any]
+from fer_cli.storage.schema import DatasetSpec, Format, Json
 
 _CHUNK_BYTES = 1 << 20
 
@@ -53,7 +51,7 @@ class ArtifactWriter:
         self._parents = dict(parents)
         self._seed = seed
         self._attributes = dict(attributes or {})
-        self._digests: dict[str, Any] = {}
+        self._digests: Json = {}
         self._partial = partial_name(path)
         self._target: _Target | None = None
         self._file: Any = None

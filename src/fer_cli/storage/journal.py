@@ -7,10 +7,13 @@ records hold is the stage's business.
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from fer_cli.errors import ResourceError
 from fer_cli.storage.disk import writing
 
 _HEAD = struct.Struct("<QI")
@@ -61,8 +64,18 @@ class Journal:
         self._spans.append((self._end + _HEAD.size, len(content)))
         self._end += _HEAD.size + len(content)
 
-    def remove(self) -> None:
-        """Remove the file; the records stay readable until the end of the block."""
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Remove the file once the block has run, or failed in a way that would come again.
+
+        It stays where the block was ended from outside, or for want of resources. The records stay readable.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, ResourceError):
+                self.path.unlink(missing_ok=True)
+            raise
         self.path.unlink(missing_ok=True)
 
     def __exit__(

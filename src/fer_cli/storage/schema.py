@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+Json = dict[str, Any]
+"""A JSON object: the configuration of an artifact, an answer of a command, a row of a table."""
 LAYERS_AXIS_NOTE = "locations are flattened in C order of (x, y, z), z fastest"
 
 

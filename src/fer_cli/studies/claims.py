@@ -5,13 +5,11 @@ other, and undecided where it holds the bound. What is claimed is in sections 4.
 ours.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fer_cli.evaluation.resampling import interval
+from fer_cli.evaluation.results import Claim
 from fer_cli.evaluation.shares import Measured
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 
@@ -21,21 +19,8 @@ LITTLE = 0.25
 """A change of an error by less than this share is taken for none."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim, what it is measured by, its value with a 95 % interval, and the verdict; None where undefined."""
-
-    claim: str
-    measure: str
-    layer: str | None
-    value: float | None
-    ci: list[float] | None
-    bound: str
-    verdict: str | None
-
-
-def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) -> list[dict[str, Any]]:
-    """All claims, as plain values; the draws of the bootstrap are `weights`."""
+def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) -> list[Claim]:
+    """All claims; the draws of the bootstrap are `weights`."""
     wrong, errors = measured.wrong, measured.errors
     mean = _Means(weights)
     local, code = errors["input_vs_local"], errors["input_vs_code"]
@@ -83,7 +68,7 @@ def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) ->
                     layer=layer,
                 )
             )
-    return [asdict(claim) for claim in claims]
+    return claims
 
 
 class _Means:
@@ -114,8 +99,9 @@ def _judged(
     bound = f"above {above:g}" if above is not None else f"below {below:g}"
     ci = interval(values[1:])
     if np.isnan(values[0]) or ci is None:
-        return Claim(claim, measure, layer, None, None, bound, None)
-    return Claim(claim, measure, layer, float(values[0]), ci, bound, verdict(ci, above=above, below=below))
+        return Claim(claim=claim, measure=measure, layer=layer, value=None, ci=None, bound=bound, verdict=None)
+    judged = verdict(ci, above=above, below=below)
+    return Claim(claim=claim, measure=measure, layer=layer, value=float(values[0]), ci=ci, bound=bound, verdict=judged)
 
 
 def verdict(ci: list[float], *, above: float | None = None, below: float | None = None) -> str:

@@ -5,9 +5,10 @@ that is evaluated, but where the result says so.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -20,18 +21,22 @@ from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.scored import COMBINED, score_run
+from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, RunResult, Sanity
+from fer_cli.evaluation.scored import COMBINED, Scored, score_run
 from fer_cli.evaluation.split_reading import read_split
 from fer_cli.storage.disk import write_whole, writing
 from fer_cli.studies.claims import judge_claims
-from fer_cli.studies.findings import summarise_planted
+from fer_cli.studies.findings import Planting, summarise_planted
 from fer_cli.studies.planted import plant_faults
-from fer_cli.studies.repair_study import study_repairs, summarise_repairs
+from fer_cli.studies.repair_study import Repairs, study_repairs, summarise_repairs
 from fer_cli.studies.sanity import check_sanity
 
 READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
 REPAIRING, PLANTING = "repairing", "planting faults"
 _MOST_LOCATIONS = 512
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
 
 
 def evaluate(
@@ -41,8 +46,8 @@ def evaluate(
     sanity: bool = False,
     repair: bool = False,
     planted: bool = False,
-    report: Callable[[str, int, int], None] = lambda doing, done, total: None,
-) -> dict[str, Any]:
+    report: Report = lambda doing, done, total: None,
+) -> Evaluation:
     """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
 
     With `votes` the accuracy of a vote over so many turns about the vertical is told beside that of one view; with
@@ -56,51 +61,35 @@ def evaluate(
     for run in runs:
         run.codebook  # noqa: B018 - what is missing is said before anything is computed
     require_same_data(runs, split)
-    parts, checks, repairs, plantings = [], [], [], []
-    for number, run in enumerate(runs):
-        named = f" {number + 1} of {len(runs)}" if len(runs) > 1 else ""
-        reading = read_split(run, split, votes=votes, fidelity=True, report=_told(report, READING + named))
-        parts.append(score_run(run, reading, report=_told(report, SCORING + named)))
-        if sanity:
-            told = _told(report, CHECKING + named)
-            checks.append(check_sanity(run, split, predicted=reading.predicted, report=told))
-        if repair and reading.wrong.any():
-            told = _told(report, REPAIRING + named)
-            repairs.append(study_repairs(run, split=split, layers=_repaired(run), report=told))
-        if planted:
-            report(PLANTING + named, 0, 1)
-            plantings.append(plant_faults(run, split=split))
-            report(PLANTING + named, 1, 1)
+    asked = _Asked(split, votes, sanity, repair, planted)
+    named = [f" {number + 1} of {len(runs)}" if len(runs) > 1 else "" for number in range(len(runs))]
+    of_runs = [_study(run, asked, which, report) for run, which in zip(runs, named, strict=True)]
+    parts = [of_run.scored for of_run in of_runs]
     pool = Pool(tuple(parts))
     weights = draw_weights(pool.shape)
     classes = runs[0].voxels.classes
     wrong, labels = pool.wrong, pool.labels
     found = detect_failures(pool, weights, repeated=True)
-    distinct = detect_failures(pool, weights, repeated=False)
     drawn = [COMBINED, "suspicion", SOFTMAX, "input_vs_code", RATIO]
     if found["undefined"] is None:
         drawn.append(best_baseline(found["detection"]))
+    distinct = ~pool.repeated
+    repairs = [of_run.repairs for of_run in of_runs if of_run.repairs]
+    plantings = [of_run.planting for of_run in of_runs if of_run.planting]
     return {
         "split": split,
-        "runs": [
-            {
-                "run": str(run.paths.model.parent),
-                "model": run.model.id,
-                "seed": run.model.seed,
-                **accuracy_of(part.reading.wrong, part.reading.labels),
-                "weights": part.posterior.weights,
-                "ridge": part.posterior.ridge,
-            }
-            for run, part in zip(runs, parts, strict=True)
-        ],
+        "runs": [_run_result(run, part) for run, part in zip(runs, parts, strict=True)],
         **accuracy_of(wrong, labels),
         "per_class_accuracy": {
             name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
             for label, name in enumerate(classes)
         },
         "confusion": confusion_matrix(labels, pool.predicted, labels=np.arange(len(classes))).tolist(),
-        "without_duplicates": {**accuracy_of(wrong[~pool.repeated], labels[~pool.repeated]), **distinct},
-        "votes": None if pool.voted is None else {"views": votes, **accuracy_of(pool.voted != labels, labels)},
+        "without_duplicates": {
+            **accuracy_of(wrong[distinct], labels[distinct]),
+            **detect_failures(pool, weights, repeated=False),
+        },
+        "votes": None if pool.voted is None else {"views": votes or 0, **accuracy_of(pool.voted != labels, labels)},
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": {
             "all": mean_errors(pool.errors, np.ones_like(wrong)),
@@ -112,10 +101,59 @@ def evaluate(
         "curves": curves(pool, drawn),
         "claims": judge_claims(pool.measured, weights),
         "shares": pool.measured.shares(),
-        "sanity": checks or None,
+        "sanity": [of_run.sanity for of_run in of_runs if of_run.sanity] or None,
         "repair": summarise_repairs(repairs) if repairs else None,
         "planted": summarise_planted(plantings, layers=runs[0].network.spec.layer_names) if planted else None,
         "misclassified": _misclassified(runs, pool, classes),
+    }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What of each run is wanted."""
+
+    split: str
+    votes: int | None
+    sanity: bool
+    repair: bool
+    planted: bool
+
+
+@dataclass(frozen=True)
+class _OfRun:
+    """What was found of one run."""
+
+    scored: Scored
+    sanity: Sanity | None
+    repairs: Repairs | None
+    planting: Planting | None
+
+
+def _study(run: RunArtifacts, asked: _Asked, named: str, report: Report) -> _OfRun:
+    split, sanity, repairs, planting = asked.split, None, None, None
+    reading = read_split(run, split, votes=asked.votes, fidelity=True, report=partial(report, READING + named))
+    scored = score_run(run, reading, report=partial(report, SCORING + named))
+    if asked.sanity:
+        told = partial(report, CHECKING + named)
+        sanity = check_sanity(run, split, predicted=reading.predicted, report=told)
+    if asked.repair and reading.wrong.any():
+        told = partial(report, REPAIRING + named)
+        repairs = study_repairs(run, split=split, layers=_repaired(run), report=told)
+    if asked.planted:
+        report(PLANTING + named, 0, 1)
+        planting = plant_faults(run, split=split)
+        report(PLANTING + named, 1, 1)
+    return _OfRun(scored, sanity, repairs, planting)
+
+
+def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
+    return {
+        "run": str(run.paths.model.parent),
+        "model": run.model.id,
+        "seed": run.model.seed,
+        **accuracy_of(part.reading.wrong, part.reading.labels),
+        "weights": part.posterior.weights,
+        "ridge": part.posterior.ridge,
     }
 
 
@@ -125,9 +163,9 @@ def _repaired(run: RunArtifacts) -> list[str]:
     return [layer for layer in spec.map_layers if spec.locations(layer) <= _MOST_LOCATIONS]
 
 
-def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
+def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write an evaluation as JSON into `folder`. Raises ResourceError where that cannot be written."""
-    pooled = "-pooled" if len(evaluation.get("runs", ())) > 1 else ""
+    pooled = "-pooled" if len(evaluation["runs"]) > 1 else ""
     path = folder / f"{evaluation['split']}{pooled}.json"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +173,7 @@ def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> dict[str, Any]:
+def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sample"]) -> Accuracy:
     """Samples, errors, accuracy, and the mean over classes of the accuracy within each; None without samples."""
     if not len(wrong):
         return {"n": 0, "n_errors": 0, "accuracy": None, "class_accuracy": None}
@@ -147,7 +185,7 @@ def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sa
     }
 
 
-def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...]) -> list[Mistake]:
     names = runs[0].voxels.names
     return [
         {
@@ -162,7 +200,7 @@ def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[st
     ]
 
 
-def mean_reconstruction(of_runs: list[dict[str, Any]]) -> dict[str, Any]:
+def mean_reconstruction(of_runs: Sequence[Fidelity]) -> Fidelity:
     """What `Fidelity` found of several runs, averaged level by level where all have the level."""
     return {
         layer: {
@@ -172,7 +210,3 @@ def mean_reconstruction(of_runs: list[dict[str, Any]]) -> dict[str, Any]:
         for layer, rows in of_runs[0].items()
         if all(layer in run for run in of_runs)
     }
-
-
-def _told(report: Callable[[str, int, int], None], doing: str) -> Callable[[int, int], None]:
-    return lambda done, total: report(doing, done, total)

@@ -1,14 +1,14 @@
 """What planted faults were found to be, and how often they were found: records of single faults, and their figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from fer_cli.calibration.departure import SIGNIFICANT
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights
+from fer_cli.evaluation.results import Departures, LayerHits, Located, Overlap, Planted
 
 GRAFT, SYNTHETIC, FEATURE, WEIGHT = "graft", "synthetic", "feature", "weight"
 CORRECT, MISCLASSIFIED = "correct", "misclassified"
@@ -55,7 +55,7 @@ class Planting:
     attempts: tuple[Attempt, ...] = ()
 
 
-def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], seed: int = 0) -> Planted:
     """Figures of the faults of one run or of several pooled, with 95 % intervals over shapes.
 
     `hit` is the share of faults whose layer was blamed, `near` counts the layers beside it too; `departure_hit` and
@@ -63,11 +63,10 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
     a guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
     """
     findings = [found for planting in plantings for found in planting.findings]
-    answer: dict[str, Any] = {"layer": {}, "location": {}, "unplanted": {}, "grafts": {}}
+    answer: Planted = {"layer": {}, "location": {}, "unplanted": {}, "grafts": {}}
     for kind in (CORRECT, MISCLASSIFIED):
-        some = [found for found in findings if found.kind == kind]
-        if some:
-            answer["unplanted"][kind] = {"n": len(some), **_significant(some, seed)}
+        if some := [found for found in findings if found.kind == kind]:
+            answer["unplanted"][kind] = _departures(some, seed)
     for attempt in (attempt for planting in plantings for attempt in planting.attempts):
         counts = answer["grafts"].setdefault(attempt.kind, {})
         count = counts.setdefault(f"{attempt.giver} on {attempt.receiver}", {"tried": 0, "turned": 0})
@@ -76,8 +75,7 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
     for kind in (FEATURE, WEIGHT):
         rows = [found for found in findings if found.kind == kind]
         for name in ("all", *layers):
-            some = [found for found in rows if name in ("all", found.layer)]
-            if some:
+            if some := [found for found in rows if name in ("all", found.layer)]:
                 answer["layer"].setdefault(kind, {})[name] = _layer_hits(some, len(layers), seed)
     for kind in (GRAFT, SYNTHETIC, FEATURE):
         for layer in layers:
@@ -87,40 +85,44 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
     return answer
 
 
-def _layer_hits(rows: Sequence[Finding], layers: int, seed: int) -> dict[str, Any]:
-    weights = shape_weights([found.shape for found in rows], seed=seed)
-    result: dict[str, Any] = {"n": len(rows), "chance": 1 / layers}
-    planted = np.array([found.planted or 0 for found in rows])
-    for prefix, named in (("", [found.blamed for found in rows]), ("departure_", [found.departed for found in rows])):
-        away = np.abs(np.array([layer or 0 for layer in named]) - planted)
-        for name, hit in (("hit", away == 0), ("near", away <= 1)):
-            result[prefix + name], result[f"{prefix}{name}_ci"] = mean_with_interval(hit.astype(np.float64), weights)
-    return {**result, **_significant(rows, seed)}
-
-
-def _significant(rows: Sequence[Finding], seed: int) -> dict[str, Any]:
+def _departures(rows: Sequence[Finding], seed: int) -> Departures:
     values = np.array([found.p_value <= SIGNIFICANT for found in rows], dtype=np.float64)
-    share, interval = mean_with_interval(values, shape_weights([found.shape for found in rows], seed=seed))
-    return {"significant": share, "significant_ci": interval}
+    share, ends = mean_with_interval(values, shape_weights([found.shape for found in rows], seed=seed))
+    return Departures(n=len(rows), significant=share, significant_ci=ends)
 
 
-def _location_scores(rows: Sequence[Finding], seed: int) -> dict[str, Any]:
+def _layer_hits(rows: Sequence[Finding], layers: int, seed: int) -> LayerHits:
+    weights = shape_weights([found.shape for found in rows], seed=seed)
+    planted = np.array([found.planted or 0 for found in rows])
+    blamed, departed = (
+        np.abs(np.array([layer or 0 for layer in named]) - planted)
+        for named in ([found.blamed for found in rows], [found.departed for found in rows])
+    )
+    hit, near, departure_hit, departure_near = (
+        mean_with_interval((away <= most).astype(np.float64), weights) for away in (blamed, departed) for most in (0, 1)
+    )
+    return LayerHits(
+        chance=1 / layers,
+        hit=hit[0],
+        hit_ci=hit[1],
+        near=near[0],
+        near_ci=near[1],
+        departure_hit=departure_hit[0],
+        departure_hit_ci=departure_hit[1],
+        departure_near=departure_near[0],
+        departure_near_ci=departure_near[1],
+        **_departures(rows, seed),
+    )
+
+
+def _location_scores(rows: Sequence[Finding], seed: int) -> Located:
     weights = shape_weights([found.shape for found in rows], seed=seed)
     share = np.array([found.share for found in rows])
-    result: dict[str, Any] = {
-        "n": len(rows),
-        # Of n locations with a share s true, n·s drawn at random meet n·s² of them.
-        "chance_iou": float((share / (2 - share)).mean()),
-        "chance_rank": 0.5,
-        "rankings": {},
-    }
+    rankings: dict[str, Overlap] = {}
     for name in rows[0].overlap:
-        scores: Mapping[str, np.ndarray] = {
-            "iou": np.array([found.overlap[name] for found in rows]),
-            "rank": np.array([found.rank[name] for found in rows]),
-        }
-        row: dict[str, Any] = {}
-        for key, values in scores.items():
-            row[key], row[f"{key}_ci"] = mean_with_interval(values, weights)
-        result["rankings"][name] = row
-    return result
+        iou = mean_with_interval(np.array([found.overlap[name] for found in rows]), weights)
+        rank = mean_with_interval(np.array([found.rank[name] for found in rows]), weights)
+        rankings[name] = Overlap(iou=iou[0], iou_ci=iou[1], rank=rank[0], rank_ci=rank[1])
+    # Of n locations with a share s true, n·s drawn at random meet n·s² of them.
+    chance = float((share / (2 - share)).mean())
+    return Located(n=len(rows), chance_iou=chance, chance_rank=0.5, rankings=rankings)

@@ -12,7 +12,6 @@ not repair.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,13 @@ from torch import Tensor
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.temperature import implied_class
-from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.volumes import Volumes
-from fer_cli.diagnosis.donor_path import donor_path
+from fer_cli.diagnosis.donor_path import Score, donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
+from fer_cli.evaluation.results import LayerRepair, Ranking, Rates, Repair, Specificity
 from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
@@ -94,90 +93,127 @@ def study_repairs(
         raise UsageError("no sample is misclassified, so there is nothing to repair.")
     generator = np.random.default_rng(seed)
     right = np.sort(generator.permutation(np.flatnonzero(predicted == labels))[:CORRECT_SAMPLES])
-    layers = tuple(layers or network.spec.map_layers)
-    donors = Donors(network, codebook, voxels, layers)
-    mistaken, correct = voxels.tensor(indices[wrong]), voxels.tensor(indices[right])
-    features = _encode(network, mistaken)
-    evidence = {
-        layer: codebook.evidence(FEEDFORWARD, layer, codebook.layer(FEEDFORWARD, layer).assign(features[layer])).sum(1)
-        for layer in network.spec.layer_names[:-1]
-    }
-    implied = implied_class(evidence, run.temperatures, predicted[wrong])
+    mistaken, correct = (
+        _Samples.read(run, indices[rows], predicted[rows], probabilities[rows]) for rows in (wrong, right)
+    )
+    implied = _implied(run, mistaken)
     strangers = np.array(
         [
             generator.choice([c for c in np.unique(voxels.labels[voxels.labels >= 0]) if c not in (a, b)] or [a])
-            for a, b in zip(labels[wrong], predicted[wrong], strict=True)
+            for a, b in zip(mistaken.labels, mistaken.predicted, strict=True)
         ]
     )
-    runner_up = np.argsort(-probabilities[right], axis=1, kind="stable")[:, 1]
-    correct_features = _encode(network, correct)
+    layers = tuple(layers or network.spec.map_layers)
+    donors = Donors(network, codebook, voxels, layers)
     empty = encode(network, torch.zeros(1, *network.spec.input.volume))
     results = {}
     for done, layer in enumerate(layers):
-
-        def edit(
-            volumes: Volumes, among: Features, wanted: np.ndarray, given: np.ndarray, layer: str = layer
-        ) -> Replacement:
-            donation = donors.find(layer, among[layer], wanted)
-            return Replacement(
-                network.backbone,
-                layer,
-                volumes.to(among[layer].device),
-                among[layer],
-                donation.feature,
-                torch.from_numpy(wanted).to(among[layer].device),
-                torch.from_numpy(given).to(among[layer].device),
-            )
-
-        true = torch.from_numpy(labels[wrong])
-        by_donor = {
-            "label": edit(mistaken, features, labels[wrong], predicted[wrong]),
-            "evidence": edit(mistaken, features, implied, predicted[wrong]),
-        }
-        counts = repair_counts(by_donor["label"].locations)
-        repaired = {"label": _repaired(by_donor["label"], true, codebook, empty[layer], counts, generator)}
-        repaired["evidence"] = {name: rates.copy() for name, rates in repaired["label"].items()}
-        # The donor is the same where evidence implies the true class.
-        if len(apart := torch.from_numpy(np.flatnonzero(implied != labels[wrong]))):
-            rest = by_donor["evidence"].rows(apart)
-            found = _repaired(rest, true[apart], codebook, empty[layer], counts, generator)
-            for name, rates in found.items():
-                repaired["evidence"][name][apart.numpy()] = rates
-        stranger = edit(mistaken, features, strangers, predicted[wrong])
-        broken = {
-            "runner_up": edit(correct, correct_features, runner_up, predicted[right]),
-            "own": edit(correct, correct_features, labels[right], runner_up),
-        }
-        results[layer] = LayerRepairs(
-            by_donor["label"].locations,
-            counts,
-            repaired,
-            {
-                name: _says(stranger, score(stranger), counts, true)
-                for name, score in ((OURS, donor_path), ("donor_gradient", donor_gradient))
-            },
-            {
-                name: 1 - _says(replacement, donor_path(replacement), counts, torch.from_numpy(labels[right]))
-                for name, replacement in broken.items()
-            },
+        ranked = rankings(codebook, empty[layer])
+        results[layer] = _repair_layer(
+            partial(_edit, network, donors, layer), ranked, mistaken, correct, implied, strangers, generator
         )
         report(done + 1, len(layers))
     return Repairs(
-        tuple(voxels.names[i] for i in indices[wrong]),
-        tuple(voxels.names[i] for i in indices[right]),
-        implied == labels[wrong],
+        tuple(voxels.names[i] for i in mistaken.indices),
+        tuple(voxels.names[i] for i in correct.indices),
+        implied == mistaken.labels,
         results,
+    )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Some samples with their features; `runner_up` is the class of the second highest probability."""
+
+    indices: Int[np.ndarray, " sample"]
+    labels: Int[np.ndarray, " sample"]
+    predicted: Int[np.ndarray, " sample"]
+    runner_up: Int[np.ndarray, " sample"]
+    volumes: Volumes
+    features: Features
+
+    @staticmethod
+    def read(
+        run: RunArtifacts,
+        indices: Int[np.ndarray, " sample"],
+        predicted: Int[np.ndarray, " sample"],
+        probabilities: Float[np.ndarray, "sample klass"],
+    ) -> "_Samples":
+        volumes = run.voxels.tensor(indices)
+        parts = [encode(run.network, part) for part in volumes.split(BATCH)]
+        features = {name: torch.cat([part[name] for part in parts]) for name in run.network.spec.layer_names}
+        runner_up = np.argsort(-probabilities, axis=1, kind="stable")[:, 1]
+        return _Samples(indices, run.voxels.labels[indices], predicted, runner_up, volumes, features)
+
+
+def _implied(run: RunArtifacts, samples: _Samples) -> Int[np.ndarray, " sample"]:
+    """The class that the feedforward evidence of each sample implies."""
+    codebook, evidence = run.codebook, {}
+    for layer in run.network.spec.layer_names[:-1]:
+        codes = codebook.layer(FEEDFORWARD, layer).assign(samples.features[layer])
+        evidence[layer] = codebook.evidence(FEEDFORWARD, layer, codes).sum(1)
+    return implied_class(evidence, run.temperatures, samples.predicted)
+
+
+def _edit(
+    network: ExplainedNetwork, donors: Donors, layer: str, samples: _Samples, wanted: np.ndarray, given: np.ndarray
+) -> Replacement:
+    """The samples with donors of the `wanted` classes at a layer; the `given` ones are to be left."""
+    features = samples.features[layer]
+    return Replacement(
+        network.backbone,
+        layer,
+        samples.volumes.to(features.device),
+        features,
+        donors.find(layer, features, wanted).feature,
+        torch.from_numpy(wanted).to(features.device),
+        torch.from_numpy(given).to(features.device),
+    )
+
+
+def _repair_layer(
+    edit: Callable[[_Samples, np.ndarray, np.ndarray], Replacement],
+    ranked: Mapping[str, Callable[[Replacement], Score]],
+    mistaken: _Samples,
+    correct: _Samples,
+    implied: Int[np.ndarray, " error"],
+    strangers: Int[np.ndarray, " error"],
+    generator: np.random.Generator,
+) -> LayerRepairs:
+    """Every kind of repair at the layer that `edit` edits; `strangers` are classes that nobody speaks for."""
+    true = torch.from_numpy(mistaken.labels)
+    by_label = edit(mistaken, mistaken.labels, mistaken.predicted)
+    counts = repair_counts(by_label.locations)
+    repaired = {"label": _repaired(by_label, true, ranked, counts, generator)}
+    repaired["evidence"] = {name: rates.copy() for name, rates in repaired["label"].items()}
+    # The donor is the same where evidence implies the true class.
+    if len(apart := torch.from_numpy(np.flatnonzero(implied != mistaken.labels))):
+        by_evidence = edit(mistaken, implied, mistaken.predicted).rows(apart)
+        for name, rates in _repaired(by_evidence, true[apart], ranked, counts, generator).items():
+            repaired["evidence"][name][apart.numpy()] = rates
+    stranger = edit(mistaken, strangers, mistaken.predicted)
+    broken = {
+        "runner_up": edit(correct, correct.runner_up, correct.predicted),
+        "own": edit(correct, correct.labels, correct.runner_up),
+    }
+    return LayerRepairs(
+        by_label.locations,
+        counts,
+        repaired,
+        {
+            name: _says(stranger, score(stranger), counts, true)
+            for name, score in ((OURS, donor_path), ("donor_gradient", donor_gradient))
+        },
+        {
+            name: 1 - _says(replacement, donor_path(replacement), counts, torch.from_numpy(correct.labels))
+            for name, replacement in broken.items()
+        },
     )
 
 
 def repair_counts(locations: int) -> tuple[int, ...]:
     """The m of a layer: `SHARES` of its locations, at least one."""
     return tuple(sorted({max(1, round(locations * share)) for share in SHARES}))
-
-
-def _encode(network: ExplainedNetwork, volumes: Volumes) -> Features:
-    parts = [encode(network, part) for part in volumes.split(BATCH)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _says(
@@ -196,8 +232,7 @@ def _says(
 def _repaired(
     edit: Replacement,
     true: Int[Tensor, " sample"],
-    codebook: Codebook,
-    empty: Float[Tensor, "1 filter x y z"],
+    ranked: Mapping[str, Callable[[Replacement], Score]],
     counts: tuple[int, ...],
     generator: np.random.Generator,
 ) -> dict[str, Float[np.ndarray, "sample m"]]:
@@ -210,7 +245,7 @@ def _repaired(
             axis=0,
         )
     }
-    for name, score in rankings(codebook, empty).items():
+    for name, score in ranked.items():
         results[name] = _says(edit, score(edit), counts, true)
     # What some ranking finds with m locations can be found, even where taking the best each time fails.
     found = np.max([_greedy(edit, true, counts), *(results[name] for name in results if name != RANDOM)], axis=0)
@@ -250,8 +285,8 @@ def _greedy(edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, 
     return result
 
 
-def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, Any]:
-    """Figures of one run or of several pooled, with 95 % intervals over shapes; the keys are those of the docs.
+def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> Repair:
+    """Figures of one run or of several pooled, with 95 % intervals over shapes.
 
     A ranking's area is its repair rate's mean over the m; its normalised score is (area − random's) / (oracle's −
     random's).
@@ -260,40 +295,53 @@ def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> dict[str, An
     weights = shape_weights(names, seed=seed)
     correct_weights = shape_weights([name for run in runs for name in run.correct], seed=seed)
     implied = np.concatenate([run.implied_is_true for run in runs]).astype(np.float64)
-    share, interval = mean_with_interval(implied, weights)
-    answer: dict[str, Any] = {
-        "n_errors": len(names),
-        "runs": len(runs),
-        "implied_class_is_true": share,
-        "implied_class_is_true_ci": interval,
-        "layers": {},
-    }
-    for layer, first in runs[0].layers.items():
-        parts = [run.layers[layer] for run in runs]
-        row: dict[str, Any] = {"locations": first.locations, "m": list(first.counts), "donors": {}}
-        for donor in first.repaired:
-            rates = {
-                name: np.concatenate([part.repaired[donor][name] for part in parts]) for name in first.repaired[donor]
-            }
-            row["donors"][donor] = _scores(rates, weights)
-        wrong = {name: np.concatenate([part.wrong_class[name] for part in parts]) for name in first.wrong_class}
-        broken = {name: np.concatenate([part.broken[name] for part in parts]) for name in first.broken}
-        row["specificity"] = {
-            "wrong_class_repairs": {name: _rates(values, weights) for name, values in wrong.items()},
-            "correct_broken": {name: _rates(values, correct_weights) for name, values in broken.items()},
-        }
-        answer["layers"][layer] = row
-    return answer
+    share, ends = mean_with_interval(implied, weights)
+    return Repair(
+        n_errors=len(names),
+        runs=len(runs),
+        implied_class_is_true=share,
+        implied_class_is_true_ci=ends,
+        layers={
+            layer: _summarised([run.layers[layer] for run in runs], weights, correct_weights)
+            for layer in runs[0].layers
+        },
+    )
 
 
-def _rates(values: Float[np.ndarray, "row m"], weights: Float[np.ndarray, "draw row"]) -> dict[str, Any]:
+def _summarised(
+    parts: Sequence[LayerRepairs],
+    weights: Float[np.ndarray, "draw error"],
+    correct_weights: Float[np.ndarray, "draw correct"],
+) -> LayerRepair:
+    first = parts[0]
+    return LayerRepair(
+        locations=first.locations,
+        m=list(first.counts),
+        donors={donor: _scores(_joined([part.repaired[donor] for part in parts]), weights) for donor in first.repaired},
+        specificity=Specificity(
+            wrong_class_repairs={
+                name: _rates(values, weights) for name, values in _joined([part.wrong_class for part in parts]).items()
+            },
+            correct_broken={
+                name: _rates(values, correct_weights)
+                for name, values in _joined([part.broken for part in parts]).items()
+            },
+        ),
+    )
+
+
+def _joined(parts: Sequence[Mapping[str, Float[np.ndarray, "_ m"]]]) -> dict[str, Float[np.ndarray, "row m"]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rates(values: Float[np.ndarray, "row m"], weights: Float[np.ndarray, "draw row"]) -> Rates:
     each = [mean_with_interval(column, weights) for column in values.T]
-    return {"rate": [rate for rate, _ in each], "rate_ci": [interval for _, interval in each]}
+    return Rates(rate=[rate for rate, _ in each], rate_ci=[ends for _, ends in each])
 
 
 def _scores(
     rates: Mapping[str, Float[np.ndarray, "error m"]], weights: Float[np.ndarray, "draw row"]
-) -> dict[str, Any]:
+) -> dict[str, Ranking]:
     areas = {name: values.mean(axis=1) for name, values in rates.items()}
 
     def normalised(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
@@ -303,10 +351,11 @@ def _scores(
     def ahead(name: str, w: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, " draw"]:
         return normalised(OURS, w) - normalised(name, w)
 
-    result = {}
+    result: dict[str, Ranking] = {}
     for name, values in rates.items():
         area, area_ci = mean_with_interval(areas[name], weights)
-        row = {**_rates(values, weights), "area": area, "area_ci": area_ci}
+        rated = _rates(values, weights)
+        row = Ranking(area=area, area_ci=area_ci, rate=rated["rate"], rate_ci=rated["rate_ci"])
         if name not in (RANDOM, ORACLE):
             row["normalised"], row["normalised_ci"] = with_interval(partial(normalised, name), weights)
             if name != OURS:

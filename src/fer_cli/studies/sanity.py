@@ -9,7 +9,6 @@ histograms say, and not whether a network that had learned other labels would be
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from fer_cli.codebooks.reading import margin, read_samples
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
 from fer_cli.evaluation.detection import weighted_metrics
+from fer_cli.evaluation.results import Sanity
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -52,7 +52,7 @@ def check_sanity(
     predicted: Int[np.ndarray, " sample"],
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Sanity:
     """Compare the trained network's evidence with that of randomised ones; `predicted` are the classes of the split.
 
     Blame is the order of locations, and of layers, by the feedforward evidence for the predicted class less that for
@@ -85,13 +85,14 @@ def check_sanity(
             reads[LABELS] = _read(network, relabelled, voxels, samples, given, labels)
     report(total, total)
     trained = reads[TRAINED]
-    answer: dict[str, Any] = {
-        "n": len(samples),
-        "n_errors": int(wrong.sum()),
-        "clustered": len(clustered),
-        "checks": {name: _compared(trained, found, wrong) for name, found in reads.items()},
-    }
-    return {**answer, "findings": _findings(answer["checks"])}
+    checks = {name: _compared(trained, found, wrong) for name, found in reads.items()}
+    return Sanity(
+        n=len(samples),
+        n_errors=int(wrong.sum()),
+        clustered=len(clustered),
+        checks=checks,
+        findings=_findings(checks),
+    )
 
 
 @torch.inference_mode()
@@ -188,10 +189,10 @@ def _read(
     )
 
 
-def _compared(trained: _Read, found: _Read, wrong: Bool[np.ndarray, " sample"]) -> dict[str, Any]:
+def _compared(trained: _Read, found: _Read, wrong: Bool[np.ndarray, " sample"]) -> dict[str, dict[str, float | None]]:
     """How alike blame and scores are to those of the trained network, and how well the scores detect failures."""
     ones = np.ones((1, len(wrong)), np.int64)
-    layers: dict[str, Any] = {}
+    layers: dict[str, dict[str, float | None]] = {}
     for layer, values in found.locations.items():
         pairs = zip(trained.locations[layer][wrong], values[wrong], strict=True)
         correlations = [_rank_correlation(a, b) for a, b in pairs] if values.shape[1] > 1 else []
@@ -204,7 +205,7 @@ def _compared(trained: _Read, found: _Read, wrong: Bool[np.ndarray, " sample"]) 
     return layers
 
 
-def _findings(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _findings(checks: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[str]:
     """What the comparisons say, in words."""
     found = []
     for name, path, what in (

@@ -23,6 +23,7 @@ from fer_cli.network.attached.source import file_digest
 from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.schema import Json
 
 KIND = "attached"
 _FAMILIES = {"encoder": np.float32, "encoder64": np.float64, "encoder_int": np.int64}
@@ -42,7 +43,7 @@ class Origin:
     weights_digest: str = ""
     transform: Recorded | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain JSON values."""
         return {
             "source": None if self.recorded is None else self.recorded.to_json(),
@@ -75,7 +76,7 @@ def is_attached(config: Mapping[str, Any]) -> bool:
     return isinstance(network, Mapping) and network.get("kind") == KIND
 
 
-def network_config(backbone: Attached, origin: Origin) -> dict[str, Any]:
+def network_config(backbone: Attached, origin: Origin) -> Json:
     """The part `network` of a model.h5's configuration."""
     spec = backbone.spec
     return {

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from fer_cli.network.attached.permission import Recorded, allow
 from fer_cli.network.attached.source import Source, file_digest
 from fer_cli.network.attached.weights_file import fit_state, read_state
 from fer_cli.storage.artifact import open_artifact
-from fer_cli.storage.schema import MODEL
+from fer_cli.storage.schema import MODEL, Json
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def open_classifier(
     return OpenedClassifier(module, origin, source.build, allow_all, tuple(notes))
 
 
-def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[dict[str, Any]]:
+def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[Json]:
     """Note that the code a model.h5 names may run as it is now; answers what was allowed.
 
     `network` and `transform` name code that lies elsewhere than the artifact says. Runs the code, to see what it

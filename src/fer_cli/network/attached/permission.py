@@ -15,6 +15,7 @@ from typing import Any
 
 from fer_cli.errors import InputError, UsageError
 from fer_cli.network.attached.source import Source, file_digest
+from fer_cli.storage.schema import Json
 
 _MOST_ENTRIES = 1000
 
@@ -26,7 +27,7 @@ class Recorded:
     source: Source
     digest: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain JSON values."""
         return {
             "where": self.source.where,
@@ -103,7 +104,7 @@ def _key(wanted: Recorded) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path) -> list[Json]:
     """The entries of the record; a file that is missing or damaged allows nothing."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

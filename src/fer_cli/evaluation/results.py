@@ -1,0 +1,275 @@
+"""What an evaluation holds: the types of `fer evaluate --json`, key by key; `docs/cli.md` says what each means.
+
+Results are plain dicts of these shapes from where they are computed to where they are written or shown, so that the
+JSON file, the page and the terminal hold the same. An interval is [low, high] at 95 %; None stands for what is not
+defined.
+"""
+
+from typing import NotRequired, TypedDict
+
+Interval = list[float]
+Ends = list[float | None]
+Errors = dict[str, float]
+"""Table I's errors by name, means over samples, and their `ratio`."""
+Fidelity = dict[str, dict[str, dict[str, float]]]
+"""Scores of reconstructions, by level, gates (`shut`, `open`) and score."""
+
+
+class Accuracy(TypedDict):
+    """Of some samples; `class_accuracy` is the mean over classes of the accuracy within each."""
+
+    n: int
+    n_errors: int
+    accuracy: float | None
+    class_accuracy: float | None
+
+
+class RunResult(Accuracy):
+    """One run of those that are pooled, with the weights of its combined score's experts."""
+
+    run: str
+    model: str
+    seed: int | None
+    weights: dict[str, float]
+    ridge: float
+
+
+class Votes(Accuracy):
+    """Accuracy by a vote of turned views."""
+
+    views: int
+
+
+class Metrics(TypedDict):
+    """How well a score tells misclassified from correct samples."""
+
+    auroc: float | None
+    auroc_ci: Interval | None
+    aurc: float | None
+    aurc_ci: Interval | None
+    augrc: float | None
+    augrc_ci: Interval | None
+    fpr95: float | None
+    fpr95_ci: Interval | None
+    coverage_at_5: float | None
+    coverage_at_5_ci: Interval | None
+
+
+class Detector(Metrics):
+    """A score, which is `ours`, a `baseline` or `trivial`."""
+
+    kind: str
+
+
+class Difference(TypedDict):
+    """A paired difference of a metric."""
+
+    difference: float
+    ci: Interval | None
+
+
+class Differences(TypedDict):
+    """Paired differences of every metric."""
+
+    auroc: Difference
+    aurc: Difference
+    augrc: Difference
+    fpr95: Difference
+    coverage_at_5: Difference
+
+
+class Comparison(Differences):
+    """One of our scores less another, and why these two."""
+
+    ours: str
+    theirs: str
+    why: str
+
+
+class Added(Differences):
+    """What a score adds to maximum softmax."""
+
+    score: str
+
+
+class Detection(TypedDict):
+    """Failure detection; `undefined` says why there is none."""
+
+    detection: dict[str, Detector]
+    comparisons: list[Comparison]
+    added_to_softmax: list[Added]
+    undefined: str | None
+
+
+class Distinct(Accuracy, Detection):
+    """Of the samples whose grid is not that of a training sample."""
+
+
+class Curves(TypedDict):
+    """Curves of a score, by the name of their axis."""
+
+    roc: dict[str, list[float]]
+    risk_coverage: dict[str, list[float]]
+
+
+class Claim(TypedDict):
+    """A claim of the paper, what it is measured by, and the verdict."""
+
+    claim: str
+    measure: str
+    layer: str | None
+    value: float | None
+    ci: Interval | None
+    bound: str
+    verdict: str | None
+
+
+class Shares(TypedDict):
+    """What clusters and nearest training samples of some samples speak for; of layers by path and class."""
+
+    n: int
+    nearest_of_true_class: float | None
+    nearest_of_predicted_class: float | None
+    layers: list[dict[str, str | float | None]]
+
+
+class Sanity(TypedDict):
+    """How alike explanations of randomised networks are; `checks[network][layer]` holds correlations and AUROCs."""
+
+    n: int
+    n_errors: int
+    clustered: int
+    checks: dict[str, dict[str, dict[str, float | None]]]
+    findings: list[str]
+
+
+class Rates(TypedDict):
+    """Shares of samples, for each number of replaced locations."""
+
+    rate: list[float | None]
+    rate_ci: list[Ends]
+
+
+class Ranking(Rates):
+    """How well a ranking of locations repairs; `normalised` is 0 for random places and 1 for the best found."""
+
+    area: float | None
+    area_ci: Ends
+    normalised: NotRequired[float | None]
+    normalised_ci: NotRequired[Ends]
+    ours_less: NotRequired[float | None]
+    ours_less_ci: NotRequired[Ends]
+
+
+class Specificity(TypedDict):
+    """What a donor of a wrong class repairs, and what repairing breaks."""
+
+    wrong_class_repairs: dict[str, Rates]
+    correct_broken: dict[str, Rates]
+
+
+class LayerRepair(TypedDict):
+    """Repairs at one layer, of `m` locations; rankings by donor and name."""
+
+    locations: int
+    m: list[int]
+    donors: dict[str, dict[str, Ranking]]
+    specificity: Specificity
+
+
+class Repair(TypedDict):
+    """Repairs of the misclassified samples of all runs."""
+
+    n_errors: int
+    runs: int
+    implied_class_is_true: float | None
+    implied_class_is_true_ci: Ends
+    layers: dict[str, LayerRepair]
+
+
+class Departures(TypedDict):
+    """Of some samples, the share whose computation departs at 5 %."""
+
+    n: int
+    significant: float | None
+    significant_ci: Ends
+
+
+class LayerHits(Departures):
+    """How often the layer at fault is named, or one beside it."""
+
+    chance: float
+    hit: float | None
+    hit_ci: Ends
+    near: float | None
+    near_ci: Ends
+    departure_hit: float | None
+    departure_hit_ci: Ends
+    departure_near: float | None
+    departure_near_ci: Ends
+
+
+class Overlap(TypedDict):
+    """How well a ranking finds the locations at fault."""
+
+    iou: float | None
+    iou_ci: Ends
+    rank: float | None
+    rank_ci: Ends
+
+
+class Located(TypedDict):
+    """The same of all rankings at one layer."""
+
+    n: int
+    chance_iou: float
+    chance_rank: float
+    rankings: dict[str, Overlap]
+
+
+class Tried(TypedDict):
+    """Grafts of one class on another."""
+
+    tried: int
+    turned: int
+
+
+class Planted(TypedDict):
+    """Planted faults, by kind and then by layer; `unplanted` by outcome, `grafts` by kind and pair of classes."""
+
+    layer: dict[str, dict[str, LayerHits]]
+    location: dict[str, dict[str, Located]]
+    unplanted: dict[str, Departures]
+    grafts: dict[str, dict[str, Tried]]
+
+
+class Mistake(TypedDict):
+    """A misclassified sample; `run` counts from 0."""
+
+    sample: str
+    run: int
+    label: str
+    predicted: str
+    max_softmax: float
+    suspicion: float
+
+
+class Evaluation(Accuracy, Detection):
+    """A split, evaluated; what was not asked for is None."""
+
+    split: str
+    runs: list[RunResult]
+    per_class_accuracy: dict[str, float | None]
+    confusion: list[list[int]]
+    without_duplicates: Distinct
+    votes: Votes | None
+    reconstruction: Fidelity
+    table1: dict[str, Errors | None]
+    not_applicable: list[str]
+    curves: dict[str, Curves]
+    claims: list[Claim]
+    shares: dict[str, Shares]
+    sanity: list[Sanity] | None
+    repair: Repair | None
+    planted: Planted | None
+    misclassified: list[Mistake]
