@@ -76,7 +76,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         print(
             f"epoch {epoch + 1}: loss {total / steps:.3f}, validation {accuracy(network, voxels, held):.4f}, "
             f"{time.monotonic() - started:.0f} s",

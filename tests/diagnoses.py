@@ -88,7 +88,7 @@ def diagnosis_of(**changes):
         repair=(REPAIR,),
         departure=DEPARTURE,
         suspicion=Suspicion(0.87, 0.031),
-        category=Category("wrong from the representation", "calibrated evidence turns from chair to table at conv3"),
+        category=Category("representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,
         local_layer="conv3",
         input_volume=volume(),

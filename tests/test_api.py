@@ -128,7 +128,7 @@ class Texts(HTMLParser):
 
 def test_a_notebook_shows_verdict_category_and_layers_and_nothing_of_a_name_is_markup() -> None:
     evil = '<script>alert("x")</script> & 😀'
-    said = diagnosis_of(sample=evil, category=Category("atypical input", "p = 0.01 ≤ 0.05 <b>"))
+    said = diagnosis_of(sample=evil, category=Category("atypical", "p = 0.01 ≤ 0.05 <b>"))
     said = replace(said, layers=tuple(changed(layer, feedforward={"speaks_for": evil}) for layer in said.layers))
     page = said._repr_html_()
     assert len(page) < 10_000

@@ -331,17 +331,6 @@ def test_configuration_is_documented(run_folder, file, marker):
 # Terms, links, README
 
 
-def test_every_term_of_the_glossary_is_used():
-    glossary = DOCS / "glossary.md"
-    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", read(glossary), re.MULTILINE)
-    assert terms == sorted(terms, key=lambda term: term.lower().replace("-", " ")), "the glossary is not in order"
-    texts = [read(page) for page in PAGES if page != glossary and page.name != "CHANGELOG.md"]
-    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "fer_cli").rglob("*.py")]
-    everything = " ".join(" ".join(texts).lower().split())
-    unused = [term for term in terms if term.lower() not in everything]
-    assert not unused, f"docs/glossary.md explains {unused}, which nothing else says"
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_resolve(page):
     prose = re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE)

@@ -78,7 +78,18 @@ def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
-        *("layers", "blame", "departure", "repair", "suspicion", "category", "criterion", "verdict", "report"),
+        *(
+            "layers",
+            "blame",
+            "departure",
+            "repair",
+            "suspicion",
+            "category",
+            "category_name",
+            "criterion",
+            "verdict",
+            "report",
+        ),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax
@@ -98,7 +109,7 @@ def check_explanation(said: dict[str, Any]) -> None:
             assert re.fullmatch(r"[a-z_]+_\d{4}", layer[f"{path}_exemplar"])
     assert set(said["blame"]) == {"layer", "locations", "margin"}
     assert (said["blame"]["margin"] is None) == (said["blame"]["layer"] is None)
-    assert said["category"] in CATEGORIES
+    assert said["category_name"] == CATEGORIES[said["category"]]
     assert said["criterion"]
     assert set(said["suspicion"]) == {"score", "p_value"}
     assert 0 <= said["suspicion"]["score"] <= 1
@@ -149,7 +160,8 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
     assert set(said) == {
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
-        *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted", "not_applicable"),
+        *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
+        "not_applicable",
     }
     assert list(said["reconstruction"]) == [*LAYERS, "output"]
     assert all(set(by_gates) == {"shut", "open"} for by_gates in said["reconstruction"].values())

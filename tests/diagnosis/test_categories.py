@@ -44,19 +44,19 @@ def category(
         (category(CLOSE, None), "ambiguous between two classes", "sofa to bed"),
         (
             category(label="bed", blame=Blame("conv4", (), (), 2.5)),
-            "wrong from the representation",
+            "features look like another class",
             r"^calibrated evidence turns from bed to sofa at conv4, 2\.5 nats ahead of the next best layer$",
         ),
         (
             category(label="bed", blame=Blame("output", (), (), 0.25)),
-            "wrong in the head",
+            "features right, final layer wrong",
             r"^at no layer does calibrated evidence turn from bed to sofa, 0\.2 nats ahead",
         ),
     ],
 )
 def test_each_rule_has_its_category_and_tells_its_numbers(found: Category, name: str, criterion: str) -> None:
     assert found.name == name
-    assert found.name in CATEGORIES
+    assert CATEGORIES[found.id] == name
     assert re.search(criterion, found.criterion), found.criterion
 
 
@@ -65,7 +65,7 @@ def test_rules_are_tried_in_order() -> None:
     blamed = Blame("conv4", (), (), 2.5)
     assert category(CLOSE, "desk", atypicality=far, suspicion=0.01, blame=blamed).name == "atypical input"
     # Neither of the two close classes is the true one: what is ambiguous does not explain the mistake.
-    assert category(CLOSE, "desk", suspicion=0.01, blame=blamed).name == "wrong from the representation"
+    assert category(CLOSE, "desk", suspicion=0.01, blame=blamed).name == "features look like another class"
     assert category(CLOSE, suspicion=0.01).name == "ambiguous between two classes"
 
 

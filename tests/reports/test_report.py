@@ -75,7 +75,7 @@ def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample", "layers",
-        "blame", "departure", "repair", "suspicion", "category", "criterion", "verdict", "report",
+        "blame", "departure", "repair", "suspicion", "category", "category_name", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert [layer["name"] for layer in summary["layers"]] == list(LOCATIONS)

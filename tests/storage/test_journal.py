@@ -75,9 +75,13 @@ def test_a_used_journal_goes_and_is_read_until_the_block_ends(tmp_path: Path) ->
     ("error", "kept"), [(UsageError("no"), False), (ResourceError("full"), True), (KeyboardInterrupt(), True)]
 )
 def test_a_journal_is_kept_where_the_run_can_go_on(tmp_path: Path, error: BaseException, kept: bool) -> None:
-    with pytest.raises(type(error)), Journal(tmp_path / "v.h5", "one") as journal, journal.used():
-        journal.append(b"first")
-        raise error
+    def run() -> None:
+        with Journal(tmp_path / "v.h5", "one") as journal, journal.used():
+            journal.append(b"first")
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
     assert bool(list(tmp_path.iterdir())) is kept
 
 

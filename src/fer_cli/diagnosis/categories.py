@@ -15,25 +15,32 @@ LEVEL = 0.05
 CLOSE_ODDS = 9.0
 """Calibrated odds of the two most probable classes below which a sample is ambiguous: one chance in ten."""
 
-ATYPICAL = "atypical input"
-AMBIGUOUS = "ambiguous between two classes"
-SUSPICIOUS_CORRECT = "correct but suspicious"
-CORRECT = "consistent and correct"
-HEAD = "wrong in the head"
-REPRESENTATION = "wrong from the representation"
-SUSPICIOUS = "suspicious"
-CONSISTENT = "consistent"
-
-CATEGORIES = (ATYPICAL, AMBIGUOUS, SUSPICIOUS_CORRECT, CORRECT, HEAD, REPRESENTATION, SUSPICIOUS, CONSISTENT)
-"""In the order in which their rules are tried; the last two are for samples whose class is not known."""
+ATYPICAL, AMBIGUOUS, SUSPICIOUS_CORRECT, CORRECT = "atypical", "ambiguous", "correct_but_suspicious", "correct"
+HEAD, REPRESENTATION, SUSPICIOUS, CONSISTENT = "head", "representation", "suspicious", "consistent"
+CATEGORIES = {
+    ATYPICAL: "atypical input",
+    AMBIGUOUS: "ambiguous between two classes",
+    SUSPICIOUS_CORRECT: "correct but suspicious",
+    CORRECT: "consistent and correct",
+    HEAD: "features right, final layer wrong",
+    REPRESENTATION: "features look like another class",
+    SUSPICIOUS: "suspicious",
+    CONSISTENT: "consistent",
+}
+"""What each is called, in the order in which the rules are tried; the last two are for samples of unknown class."""
 
 
 @dataclass(frozen=True)
 class Category:
     """One of `CATEGORIES`, and the rule that put the sample there with the numbers that met it."""
 
-    name: str
+    id: str
     criterion: str
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return CATEGORIES[self.id]
 
 
 def categorise(

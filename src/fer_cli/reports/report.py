@@ -134,7 +134,8 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> Json:
             for test in diagnosis.repair
         ],
         "suspicion": _finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
-        "category": diagnosis.category.name,
+        "category": diagnosis.category.id,
+        "category_name": diagnosis.category.name,
         "criterion": diagnosis.category.criterion,
         "verdict": diagnosis.verdict,
         "report": report,
