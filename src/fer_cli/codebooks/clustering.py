@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ from fer_cli import __version__
 from fer_cli.codebooks.choice import Candidate, choose_codes
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
-from fer_cli.codebooks.layer_fitting import LayerFitting, Precision
+from fer_cli.codebooks.fitting import fit_locations
+from fer_cli.codebooks.layer_fitting import ENOUGH, LayerFitting, Precision
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor
@@ -35,6 +37,7 @@ from fer_cli.execution.interrupts import Interrupts
 from fer_cli.execution.progress import CHOOSING, ClusteringProgress
 from fer_cli.execution.scheduler import open_scheduler
 from fer_cli.execution.workers import open_threads
+from fer_cli.network.activations import PATHS
 from fer_cli.network.backbone import OUTPUT, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.weights import load_network, split_as_trained
@@ -206,6 +209,16 @@ def default_codes(levels: int) -> tuple[int, ...]:
     """Number of codes of each of so many levels, from the lowest up: the paper's list, interpolated over the depth."""
     depth = np.linspace(0, len(PAPER_K) - 1, levels) if levels > 1 else [len(PAPER_K) // 2]
     return tuple(round(float(k)) for k in np.interp(depth, range(len(PAPER_K)), PAPER_K))
+
+
+@cache
+def expected_seconds(filters: int, locations: int, k: int, samples: int) -> float:
+    """Time of k-means at one level in both paths, with a worker for each core; from one location of random features."""
+    fitted_on = min(samples, ENOUGH * max(PAPER_K))
+    features = np.random.default_rng(0).standard_normal((1, fitted_on, filters)).clip(min=0).astype(np.float16)
+    started = time.monotonic()
+    fit_locations(features, min(k, fitted_on), [0], None)
+    return (time.monotonic() - started) * locations * len(PATHS) / (os.cpu_count() or 1)
 
 
 def _codes_per_layer(spec: NetworkSpec, k: tuple[int, ...] | None, samples: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from fer_cli.codebooks.clustering import default_codes
+from fer_cli.codebooks.clustering import default_codes, expected_seconds
 from fer_cli.network.attach import AttachSettings, Overview
 from fer_cli.network.backbone import Level
 from fer_cli.storage.schema import Json
@@ -40,7 +40,10 @@ def overview_json(overview: Overview, settings: AttachSettings) -> Json:
     chosen = {level.name for level in spec.levels}
     return {
         "levels": [
-            level_json(level, overview.fields[level.name], k, overview.training_samples, len(spec.classes))
+            {
+                **level_json(level, overview.fields[level.name], k, overview.training_samples, len(spec.classes)),
+                "cluster_seconds": expected_seconds(level.filters, level.locations, k, overview.training_samples),
+            }
             for level, k in zip(spec.levels, codes, strict=True)
         ],
         "other_levels": [
@@ -63,16 +66,17 @@ def overview_table(overview: Overview, settings: AttachSettings) -> Group:
     answer = overview_json(overview, settings)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("level", overflow="fold", max_width=28)
-    for heading in ("filters", "map", "sees", "cut", "codes", "features"):
+    for heading in ("filters", "map", "sees", "cut", "codes", "features", "cluster"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row, level in zip(level_rows(answer["levels"]), answer["levels"], strict=True):
-        table.add_row(*map(str, row.values()), _size(level["codebook_bytes"]), _size(level["feature_bytes"]))
+        costs = (_size(level["codebook_bytes"]), _size(level["feature_bytes"]), _minutes(level["cluster_seconds"]))
+        table.add_row(*map(str, row.values()), *costs)
     others = len(answer["other_levels"])
     lines = [
         f"{overview.spec.input}, {len(overview.spec.classes)} classes, output: {answer['readout']}; "
         f"{answer['training_accuracy']:.1%} of checked training samples right",
         f"{others} more activations can be named with --levels (--dry-run --json lists them)" if others else "",
-        f"training: about {max(1, math.ceil(overview.seconds / 60))} min on {overview.training_samples} samples"
+        f"training: about {_minutes(overview.seconds)} on {overview.training_samples} samples"
         + (", from the feedback network of the former model.h5" if overview.resumed_feedback else ""),
     ]
     return Group(table, *filter(None, lines))
@@ -94,6 +98,10 @@ def _sides(shape: list[int]) -> str:
     if max(shape) == 1:
         return "–"
     return f"{shape[0]}³" if len(set(shape)) == 1 else "×".join(map(str, shape))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, math.ceil(seconds / 60))} min" if seconds > 30 else "<1 min"
 
 
 def _size(count: int) -> str:
