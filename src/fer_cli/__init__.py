@@ -23,7 +23,7 @@ __all__ = ["__version__", *_API]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for (PEP 562)."""
+    """Import names on first use (PEP 562)."""
     if name in _API:
         return getattr(import_module("fer_cli.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

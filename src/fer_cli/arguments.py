@@ -1,4 +1,4 @@
-"""Values of options that are more than a word or a number, and names that become paths."""
+"""Parse structured option values; make file names safe."""
 
 import re
 
@@ -44,7 +44,7 @@ def probe_choices(
 
 
 def size_in_bytes(text: str) -> int:
-    """Bytes that `--memory` means, with decimal units. Raises UsageError for what is no size."""
+    """Parse `--memory` into bytes, with decimal units. Raises UsageError for anything else."""
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
     unit = match and (match[2] if match[2].endswith("B") or not match[2] else f"{match[2]}B")

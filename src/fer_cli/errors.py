@@ -13,7 +13,7 @@ def one_line(text: str) -> str:
 
 
 def reasons(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what it was raised for or amid, the latest first."""
+    """The error, then its causes and contexts, latest first."""
     reason: BaseException | None = error
     while reason is not None:
         yield reason

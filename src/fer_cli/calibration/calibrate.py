@@ -100,7 +100,7 @@ def calibrated(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
-    """Read the validation samples through network and codebook, and write what they say under a temporary name.
+    """Read the validation samples through network and codebook, and write the calibration under a temporary name.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 

@@ -46,7 +46,7 @@ def run_demo(
     announce: Callable[[str], None],
     training_report: Callable[[TrainingProgress], None],
 ) -> DemoResult:
-    """Make the shapes and run every stage into `folder`; `announce` is told of each stage as it starts.
+    """Make the shapes and run every stage into `folder`; call `announce` at the start of each stage.
 
     Raises FerError if the network makes no mistake on the test shapes, ResourceError if another process has the
     folder's meshes in work, and what the stages raise.

@@ -35,7 +35,7 @@ _DRAWN_WITH = ("pyvista", "vtk")
 
 @dataclass(frozen=True)
 class Library:
-    """A package that fer uses: what is asked for, what is there, and why it does not serve (None if it does)."""
+    """A package that fer uses: required and installed version, and the problem (None if there is none)."""
 
     name: str
     needs: str
@@ -45,7 +45,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Extra:
-    """An optional part of fer: what of it is missing, and the command that installs it."""
+    """An optional part of fer: its missing packages, and the command that installs them."""
 
     name: str
     missing: tuple[str, ...]
@@ -97,7 +97,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Examination:
-    """All that was found; `problems` are what keeps fer from working, `remarks` what is only worth knowing."""
+    """All findings; `problems` keep fer from working, `remarks` do not."""
 
     fer: str
     python: str
@@ -182,7 +182,7 @@ def examination_lines(examination: Examination) -> Iterator[str]:
 
 
 def import_libraries(modules: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Import each module; its problem, if any, and of PyTorch what it can compute with."""
+    """Import each module; report its problem, if any, and PyTorch's devices."""
     for module in modules:
         try:
             imported = import_module(module)
@@ -288,7 +288,7 @@ def _version(name: str) -> str | None:
 
 
 def _unfit(requirement: Requirement) -> str | None:
-    """Why the installed version, if any, is not what is asked for."""
+    """The reason why the installed version does not satisfy the requirement, or None."""
     version = _version(requirement.name)
     if version is None:
         return "is not installed"

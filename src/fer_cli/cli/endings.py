@@ -74,7 +74,7 @@ def run(command: Callable[[], object]) -> NoReturn:
 def goes_on(
     how: str = "what was done is kept, and the same command goes on from there.", *, where: Path | None = None
 ) -> None:
-    """Say what a user is told of a command that is ended from outside and keeps what it has done, in the file `where`.
+    """Set the message for an interrupted command that keeps finished work in the file `where`.
 
     Where that file does not exist by then, nothing was kept.
     """

@@ -379,4 +379,4 @@ def calibrate(
 
 
 def _say_nothing(_: object) -> None:
-    """Take what a stage reports, for a process that is not to show it."""
+    """Ignore a stage's reports, for processes that show no progress."""

@@ -78,7 +78,7 @@ class CountView:
 
 
 class StageView:
-    """A bar for what is being done, one after the other, for stages that tell (doing, done, total)."""
+    """A progress bar for each phase of a stage that reports (doing, done, total)."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -96,7 +96,7 @@ class StageView:
 class TrainingView:
     """A line for the phase in work: epoch, loss and its terms, last score, rate; one for each finished epoch stays.
 
-    Once it is under way on `device`, other programs that slow it down are told of.
+    Warns of CPU contention once training on `device` has started.
     """
 
     _scores: ClassVar = {"feedforward": "accuracy", "feedback": "IoU"}
@@ -152,7 +152,7 @@ def _say_if_crowded(device: "torch.device") -> None:
 
 
 class ClusteringView:
-    """A bar for what is being done: samples read by the network, or locations of a layer clustered."""
+    """A progress bar: samples encoded, or locations of a layer clustered."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -4,7 +4,7 @@ The codebooks are fitted on the training samples that the network was trained on
 out: `calibration` reads them, so that a new sample can be compared with samples that took no part in training or
 clustering.
 
-The stage: what it checks, who does the work, and what it writes. How the layers are fitted is in `layer_fitting`.
+The stage: its checks, its workers and its output. `layer_fitting` fits the layers.
 Layers that are done are kept in a journal, so that a stage that was ended goes on with the others.
 """
 
@@ -63,7 +63,7 @@ Gives the complete calibration, which waits for its name, and what is to be repo
 
 @dataclass(frozen=True)
 class ClusteringSummary:
-    """What a finished stage has to say.
+    """Summary of a finished stage.
 
     `resumed` counts the layers that an earlier run had done; `calibration` is what `calibrate` reports; `choice` is
     what k was chosen from, if it was.
@@ -95,20 +95,20 @@ def cluster_network(
     force: bool = False,
     report: Callable[[ClusteringProgress], None] = lambda _: None,
 ) -> ClusteringSummary:
-    """Fit both codebooks of a trained network and write them to `output`, the same whoever does the work.
+    """Fit both codebooks of a trained network and write them to `output`; the result does not depend on the workers.
 
     `k` is the number of codes of each layer below the output: the paper's, spread over the network's depth, if None
     (`default_codes`); chosen by the stability of clusterings if `auto` (see `choice`).
 
-    `memory` bounds the features held at once, in bytes; what is more goes to a file without a name in the folder
+    `memory` bounds the features held at once, in bytes; the rest goes to an unnamed file in the folder
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
 
     `module` is the classifier of an attached network that the caller has in memory.
 
     `calibrate` makes the calibration of the complete codebook, and both files get their names at one moment, the
-    calibration first: whoever finds a codebook finds its calibration. A stage that was ended from outside, or for want
-    of resources, goes on where it stopped when it is started again.
+    calibration first, so that a codebook always has its calibration. A stage that was interrupted or ran out of
+    resources continues when it is started again.
 
     Raises UsageError where k and the layers or the samples do not fit, LineageError if `model` is not of `voxels`,
     ResourceError if a file cannot be written, a worker dies, or the scheduler does not answer.
@@ -206,7 +206,7 @@ def _write(
 
 
 def default_codes(levels: int) -> tuple[int, ...]:
-    """Number of codes of each of so many levels, from the lowest up: the paper's list, interpolated over the depth."""
+    """Number of codes of each level, lowest first: the paper's list, interpolated over the network's depth."""
     depth = np.linspace(0, len(PAPER_K) - 1, levels) if levels > 1 else [len(PAPER_K) // 2]
     return tuple(round(float(k)) for k in np.interp(depth, range(len(PAPER_K)), PAPER_K))
 

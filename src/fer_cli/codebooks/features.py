@@ -1,8 +1,8 @@
 """Features of a network over many samples, location by location, in bounded memory.
 
-k-means wants all samples at one location; the network gives all locations of one batch. `plan_passes` groups slabs of
-locations so that a group fits what may be held, `Extraction` runs a path of the network over the samples once a group,
-and a `FeatureStore` turns batches into locations: in memory as far as that goes, and in a scratch file beyond.
+k-means reads all samples at one location; the network returns all locations of one batch. `plan_passes` groups slabs of
+locations by size, `Extraction` runs one path of the network over the samples for each group, and a `FeatureStore`
+transposes batches into locations: in memory, or in a scratch file if they do not fit.
 Locations are flattened in C order of (x, y, z).
 """
 
@@ -32,7 +32,7 @@ _DTYPES = {16: torch.float16, 32: torch.float32}
 
 @dataclass(frozen=True)
 class Slab:
-    """Locations `start` to `stop` (exclusive) of a layer in a path, of so many samples, at `bits` a number."""
+    """Features of `samples` at the locations `start` to `stop` (exclusive) of a layer in a path, `bits` a number."""
 
     path: str
     layer: str

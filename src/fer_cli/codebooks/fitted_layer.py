@@ -95,7 +95,7 @@ class FittedLayer:
 
 
 class FittedLayers:
-    """The layers that are done, as the journal keeps them; what is added last of a layer counts."""
+    """Finished layers, stored in the journal; the last record of a layer counts."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -109,7 +109,7 @@ class FittedLayers:
         return (path, layer, bits) in self._places
 
     def is_counted(self, path: str, layer: str, bits: int) -> bool:
-        """Whether it is known what a layer's codes hold."""
+        """Whether the statistics of a layer's codes are known."""
         return (path, layer, bits) in self._counted
 
     def load(self, path: str, layer: str, bits: int) -> FittedLayer:

@@ -1,7 +1,6 @@
-"""The codes of some locations of a layer, from their features: the work of `fer cluster` that is shared out.
+"""k-means at some locations of a layer: the unit of work that `fer cluster` distributes.
 
-A call is plain arrays in and out, so that it can run in a thread here or in a process elsewhere; its result hangs on
-nothing else.
+`fit_locations` is a pure function of arrays, so it can run in a thread or in another process.
 """
 
 from collections.abc import Sequence
@@ -50,7 +49,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Counted:
-    """The samples whose features a call gets, to be counted at once: their indices, their classes, of so many."""
+    """The samples behind the features of a call, to count at once: indices, labels, number of classes."""
 
     samples: Int[np.ndarray, " sample"]
     labels: Int[np.ndarray, " sample"]

@@ -42,7 +42,7 @@ class DistinctRows:
 
 
 def in_half(vectors: Float32[np.ndarray, "*axes"]) -> Float16[np.ndarray, "*axes"]:
-    """Finite numbers in half precision, what is beyond its range at its end."""
+    """Finite numbers in half precision, clipped to its range."""
     with np.errstate(over="ignore"):
         halves = vectors.astype(np.float16)
     if ((halves.view(np.uint16) & _HALF_SIZE) >= _HALF_INFINITY).any():
@@ -51,7 +51,7 @@ def in_half(vectors: Float32[np.ndarray, "*axes"]) -> Float16[np.ndarray, "*axes
 
 
 def in_single(halves: Float16[np.ndarray, "*axes"]) -> Float32[np.ndarray, "*axes"]:
-    """Finite half-precision numbers as what they are in single precision: a tenth of the time of NumPy's cast."""
+    """Finite half-precision numbers in single precision, ten times faster than NumPy's cast."""
     bits = halves.view(np.int16).astype(np.int32)  # a sign in all of the upper half
     bits <<= 13  # exponent and fraction where single precision has them
     bits &= _SINGLE_FROM_HALF

@@ -1,8 +1,8 @@
-"""Fitting the codes of every layer: how many samples, in how many passes, in which precision.
+"""Fit the codes of every layer: choose samples, passes and precision.
 
-The feedforward path is fitted on features in half precision; a layer in which that changes a code too often is fitted
-again in single precision. A set larger than k-means needs is fitted on a sample of it, and then counted in one more
-pass.
+The feedforward path is fitted on features in half precision. A layer where half precision changes too many codes is
+fitted again in single precision. Of a large training set, k-means reads a random subset; one more pass counts all
+samples.
 """
 
 import shutil
@@ -98,7 +98,7 @@ class LayerFitting:
                 yield self.done.load(path, layer, chosen["bits"])
 
     def codebook(self, precision: Precision) -> Codebook:
-        """The codebook of what is fitted."""
+        """The codebook of the fitted layers."""
         counts = np.bincount(self.voxels.labels[self.samples], minlength=len(self.voxels.classes))
         if empty := [name for name, count in zip(self.voxels.classes, counts, strict=True) if not count]:
             raise UsageError(
@@ -125,7 +125,7 @@ class LayerFitting:
         return Extraction(self.network, self.voxels, self._fitted_on)
 
     def _fit(self, bits: Mapping[tuple[str, str], int]) -> None:
-        """Fit the layers that are not fitted yet, each on features of so many bits a number."""
+        """Fit the layers that are not fitted yet, each on features with the given number of bits."""
         wanted = [
             whole_layer(self.network.spec, path, layer, samples=len(self._fitted_on), bits=of_layer)
             for (path, layer), of_layer in bits.items()

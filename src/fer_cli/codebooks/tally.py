@@ -1,4 +1,4 @@
-"""What the codes of a layer hold: counts by class, exemplars, inertia, scatter; added to sample by sample."""
+"""Running statistics of a layer's codes: class histograms, exemplars, inertia, total sum of squares."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ _NUMBERS = 1 << 21
 
 @dataclass
 class Tally:
-    """Of some locations: what of the samples seen so far each code holds.
+    """Statistics of the codes at some locations, over the samples seen so far.
 
-    `exemplar` is the sample nearest to the centroid among those that the code holds, the first of equally near ones,
-    −1 for none; `distance` its squared distance. `inertia` sums squared distances to centroids. `total` and `square`
+    `exemplar` is the sample of a code nearest to the centroid (the first of ties, −1 for none), `distance` its squared
+    distance. `inertia` sums squared distances to centroids. `total` and `square`
     sum the vectors' offsets from the first centroid and their squared lengths.
     """
 
@@ -46,7 +46,7 @@ class Tally:
         samples: Int[np.ndarray, " sample"],
         labels: Int[np.ndarray, " sample"],
     ) -> None:
-        """Add samples, ascending over all calls: their vectors, the codes that hold them, their classes."""
+        """Add samples, in ascending order over all calls: vectors, codes, classes."""
         np.add.at(self.histogram, (np.arange(len(codes))[:, None], codes, labels), 1)
         self.add_weighted(vectors, codes, centroids, samples=samples, count=np.ones(len(samples), np.int64))
 
@@ -59,7 +59,7 @@ class Tally:
         samples: Int[np.ndarray, " sample"],
         count: Int[np.ndarray, " sample"],
     ) -> None:
-        """Add all but the classes of samples that each stand for so many; the caller adds to the histogram."""
+        """Accumulate samples with weights `count`, without the class histogram."""
         step = max(1, _NUMBERS // max(1, vectors.shape[1] * vectors.shape[2]))
         for start in range(0, len(vectors), step):
             part = slice(start, start + step)

@@ -1,4 +1,4 @@
-"""A batch of shapes → their voxels and what is worth knowing of each: one call of a worker, and its result as bytes.
+"""A batch of shapes → voxels and facts: one call of a worker, with the result as bytes.
 
 A result is the same bytes wherever it is made, crosses between processes and machines, and is what the journal
 keeps: compressed, a length, a JSON list with one object a shape, and the grids of all shapes, one bit a voxel.

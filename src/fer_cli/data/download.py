@@ -204,7 +204,7 @@ def _read_record(sidecar: Path) -> DownloadRecord | None:
 
 
 def _require_whole(path: Path, record: DownloadRecord) -> None:
-    """Raise InputError unless the file is what its record says."""
+    """Raise InputError unless the file matches its record."""
     import pooch
 
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Finished batches → the samples of voxels.h5: what can be used, what is the same as what, and what is left out.
+"""Finished batches → the samples of voxels.h5: usable shapes, duplicates, skipped shapes.
 
 Facts of all samples are held in memory; their grids are not, but read from the batches again when they are written.
 """

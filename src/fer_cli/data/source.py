@@ -1,4 +1,4 @@
-"""A SOURCE, be it a folder, a .zip read in place, or one file → its shapes, with class and split from the layout.
+"""A SOURCE (folder, .zip read in place, or one file) → its shapes, with class and split from the folder names.
 
 Layouts: `<class>/<train|test>/<file>`, 3DShapeNets' `<class>/30/<train|test>/<file>`, and
 `<train|test>/<class>/<file>`, at any depth. The class is always the folder's name, since some files of ModelNet40 are
@@ -53,7 +53,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Listing:
-    """The shapes of a source, in order of class, split (train first) and name; classes, sorted; what is left out."""
+    """Shapes of a source in order of class, split (train first) and name; sorted classes; skipped files."""
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
@@ -68,7 +68,7 @@ def list_entries(
     Shapes of one file name get names that tell them apart. With `test_fraction`, shapes that no folder `train` or
     `test` places take the folder they lie in as class, and that share of each class is for testing, though at least
     one shape, and one left for training; which ones depends on `seed` and on the names of the shapes and of their
-    class alone. `per_class` keeps at most so many shapes of each class in each split, evenly spaced over the sorted
+    class alone. `per_class` keeps at most this number of shapes of each class and split, evenly spaced over the sorted
     names.
 
     Raises InputError if the source does not exist, cannot be read, is a broken archive, or holds no shape;

@@ -125,7 +125,7 @@ def _write(
 def as_volume(value: Any) -> Float32[np.ndarray, "channel x y z"]:
     """An array or tensor as one volume, with an axis for its one channel where it has none.
 
-    Raises InputError for what is no array of 3 or 4 axes, or holds NaN or infinity.
+    Raises InputError unless it is an array of 3 or 4 axes with finite values.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu().float().numpy()

@@ -36,7 +36,7 @@ _FEW = 64
 
 @dataclass(frozen=True)
 class VoxelizeSummary:
-    """What a run made: its classes, samples per class (or `unlabelled`) and split; what it left out, and why.
+    """Summary of a run: classes, samples per class (or `unlabelled`) and split, skipped shapes with reasons.
 
     `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
     earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were.
@@ -78,15 +78,14 @@ def voxelize_source(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> VoxelizeSummary:
-    """Voxelize the shapes of a folder, .zip or file into the artifact `output`, the same whoever does the work.
+    """Voxelize the shapes of a folder, .zip or file into the artifact `output`, whatever the workers.
 
-    A shape that cannot be used is left out and recorded with the reason, unless `strict`. `per_class` keeps at
-    most so many of each class and split; `test_fraction` draws a test split by `seed` where the source has none.
+    A shape that cannot be used is left out and recorded with the reason, unless `strict`. `per_class` limits
+    the shapes of each class and split; `test_fraction` draws a test split by `seed` where the source has none.
     `drop_duplicates` leaves out training samples identical to a test sample or to an earlier training sample.
     `workers` processes (one per core if None) share the work where there is enough of it, or those of a Dask
-    `scheduler` do. `progress` is told (shapes done, shapes in all). A run that was ended from outside,
-    or for want of resources, goes on where it stopped when it is started again; one that fails otherwise leaves
-    nothing behind.
+    `scheduler` do. `progress` is told (shapes done, shapes in all). A run that was interrupted
+    or ran out of resources continues when it is started again; a run that fails otherwise leaves nothing behind.
 
     Raises InputError if the source, or with `strict` one of its shapes, cannot be used, or none of them can;
     UsageError if `output` exists and `force` is off; ResourceError if it cannot be written, a worker dies, or the
@@ -185,7 +184,7 @@ class _Batches:
         scheduler: str | None,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Do what is not done yet."""
+        """Voxelize the batches that are not in the journal."""
         todo = self._batches[len(self._journal) :]
         if not todo:
             return

@@ -1,4 +1,4 @@
-"""One sample read through the network's clusters: what they stand for, and where a wrong class comes in."""
+"""Diagnosis of one sample: evidence of its codes in both paths, and the layer where a wrong class comes in."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Training samples that lend their features: what a layer would hold, had the sample been of another class.
+"""Donors: training samples of a class whose features replace those of a sample.
 
 A donor is a training sample of the wanted class that the network classifies correctly, the one whose feature at the
 layer is nearest to the sample's. It is found through the codebook: at every location the nearest centroid whose
@@ -49,7 +49,7 @@ class Donors:
     ) -> Donations:
         """For each sample the donor of the class wanted, given what the samples have at `layer`.
 
-        Where the network takes none of the candidates for what it is, the nearest of them all has to do.
+        If no candidate is classified correctly, use the nearest one.
         """
         if not len(wanted):
             return Donations(np.zeros(0, np.int64), feature)

@@ -80,7 +80,7 @@ class Repairer:
         return self._made[key]
 
     def relevance(self, layer: str, wanted: int) -> Float[np.ndarray, " location"]:
-        """How much each location of a layer makes the prediction what it is rather than `wanted`, in nats."""
+        """Effect of each location of a layer on the log odds of the prediction against `wanted`, in nats."""
         return self.replacement(layer, wanted)[2][0].cpu().numpy().astype(np.float64)
 
 

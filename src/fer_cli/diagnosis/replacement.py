@@ -102,5 +102,5 @@ def highest(score: Float[Tensor, "sample location"], count: int) -> Bool[Tensor,
 
 
 def random_scores(rows: int, locations: int, generator: np.random.Generator) -> Float[Tensor, "sample location"]:
-    """A score for each location that means nothing."""
+    """Uniform random ranking (null)."""
     return torch.from_numpy(generator.random((rows, locations), dtype=np.float32))

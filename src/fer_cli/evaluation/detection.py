@@ -128,7 +128,7 @@ def compare(scores: Mapping[str, Scores], errors: Errors, weights: Weights, *, o
 
 
 def roc(score: Scores, errors: Errors, points: int) -> dict[str, list[float]]:
-    """The ROC curve at so many even false positive rates: accepted among the wrong, and among the correct samples."""
+    """ROC curve at `points` evenly spaced false positive rates (share of wrong samples accepted)."""
     accepted, failed = _thresholds(score, errors)
     rate = np.linspace(0, 1, points)
     found = np.interp(rate, failed / failed[-1], (accepted - failed) / (accepted - failed)[-1])
@@ -136,7 +136,7 @@ def roc(score: Scores, errors: Errors, points: int) -> dict[str, list[float]]:
 
 
 def risk_coverage(score: Scores, errors: Errors, points: int) -> dict[str, list[float]]:
-    """Error rate among the accepted, and accepted errors among all samples, at so many even coverages above zero."""
+    """Risk and generalised risk at `points` evenly spaced coverages above 0."""
     accepted, failed = _thresholds(score, errors)
     coverage = np.arange(1, points + 1) / points
     errors_then = np.interp(coverage * len(score), accepted, failed)

@@ -41,7 +41,7 @@ def encode_samples(
     *,
     report: Callable[[int], None] = lambda count: None,
 ) -> Encoded:
-    """Encode the given samples; `report` is told of every batch how many it holds."""
+    """Encode samples; call `report` with the size of every batch."""
     parts = []
     for part in batches(indices):
         volumes = voxels.tensor(part)

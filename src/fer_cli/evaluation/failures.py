@@ -1,4 +1,4 @@
-"""Failure detection of pooled samples: every score's metrics, what is gained over baselines, curves to draw."""
+"""Failure detection on pooled samples: metrics of every score, paired differences, ROC and risk-coverage curves."""
 
 from collections.abc import Mapping, Sequence
 

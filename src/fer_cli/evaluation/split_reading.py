@@ -71,7 +71,7 @@ def read_split(
 ) -> SplitReading:
     """Read every labelled sample of a split.
 
-    With `votes` also by a vote over so many turns, with `fidelity` also the reconstruction from every level.
+    `votes` adds a vote over this number of turns, `fidelity` the reconstruction from every level.
 
     Raises UsageError if there is no sample or the votes cannot be taken, and what opening the run raises.
     """

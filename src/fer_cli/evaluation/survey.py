@@ -26,7 +26,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Survey:
-    """The labelled samples of a split: what they are, what they were taken for, and what their clusters say.
+    """Labelled samples of a split with labels, predictions and the classes that their codes speak for.
 
     `speaks_for[path][layer]` is the class with the most evidence; `nearest` the nearest training sample's class.
     """

@@ -1,4 +1,4 @@
-"""One shape seen from several sides: class probabilities averaged over turns about the vertical."""
+"""Test-time augmentation: class probabilities averaged over turns about the vertical."""
 
 import math
 
@@ -16,9 +16,9 @@ MAX_VOTES = 360
 
 
 def voted_probabilities(network: ExplainedNetwork, volumes: Volumes, votes: int) -> Float[Tensor, "sample klass"]:
-    """Mean class probabilities over `votes` turns, evenly spaced over the full circle, the first by nothing.
+    """Mean class probabilities over `votes` turns, evenly spaced over the full circle, the first by 0°.
 
-    A network votes well only as far as it knows shapes in all these poses. Source: Maturana and Scherer, "VoxNet",
+    This helps only a network that was trained on all these poses. Source: Maturana and Scherer, "VoxNet",
     IROS 2015, which uses 12.
 
     Raises UsageError unless there are 1 to 360 votes.

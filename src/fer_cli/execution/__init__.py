@@ -1,1 +1,1 @@
-"""Who does the work, and what it tells: worker processes, a Dask cluster, processes that train together, signals."""
+"""Execution: worker processes, Dask clusters, distributed training, signals, progress."""

@@ -1,4 +1,4 @@
-"""Other programs on the same cores, for which threads that go in step wait at every step."""
+"""CPU contention: other programs on the same cores slow down OpenMP barriers."""
 
 import os
 
@@ -16,7 +16,7 @@ def usable_cores() -> list[int]:
 
 
 def busy_cores(seconds: float = 0.2) -> float:
-    """How many of the usable cores are at work, over so many seconds in which this process does nothing."""
+    """Mean number of busy usable cores over `seconds`, while this process sleeps."""
     percent = psutil.cpu_percent(seconds, percpu=True)
     return sum(percent[core] for core in usable_cores() if core < len(percent)) / 100
 

@@ -1,4 +1,4 @@
-"""What a stage asks of whoever does its work: calls run elsewhere, their results in order, few under way at a time."""
+"""The interface of executors: submit calls, receive results in order, limit the number of pending calls."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,12 @@ _AHEAD = 4
 
 
 class WorkExecutor(Executor):
-    """An executor that knows how many calls it runs at once, and what it means when one gets lost."""
+    """An executor with a known number of slots and an error for lost workers."""
 
     slots: int = 1
 
     def wait(self, future: Future[Result]) -> Result:
-        """The result of a call. Raises what the call raised, or ResourceError if whoever ran it died."""
+        """The result of a call. Raises what the call raised, or ResourceError if its worker died."""
         return future.result()
 
 

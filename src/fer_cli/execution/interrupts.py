@@ -37,7 +37,7 @@ class Interrupts:
             signal.raise_signal(self._number)
 
     def deliver(self) -> None:
-        """Hand the noted signal on to whoever handled it before the block; without one, raise KeyboardInterrupt."""
+        """Pass the pending signal to the handler from before the block; without one, raise KeyboardInterrupt."""
         self._restore()
         if self.pending:
             self.pending = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of a training history; see `docs/schema.md` for units. None is what a phase does not have."""
+    """One line of a training history; see `docs/schema.md` for units. None if a phase has no such value."""
 
     phase: str
     epoch: int

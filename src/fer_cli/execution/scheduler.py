@@ -30,9 +30,9 @@ _GO_ON = "Start the same command again to go on."
 
 @contextmanager
 def open_scheduler(address: str, *, reads: Path | None) -> Iterator[WorkExecutor]:
-    """Run calls on the workers of the Dask scheduler at `address`; what is not done at the end is cancelled.
+    """Run calls on the workers of the Dask scheduler at `address`; the end cancels pending calls.
 
-    `reads` is what the calls read, which every worker must find under this path; None if they read nothing.
+    `reads` is a path that every worker must be able to read; None if the calls read no files.
 
     Raises UsageError if `address` is none or the extra `distributed` is not installed, ResourceError if the scheduler
     does not answer, or has no worker that can do the work.
@@ -86,8 +86,7 @@ class _DaskExecutor(WorkExecutor):
                 if type(error).__name__ != "KilledWorker":
                     raise
                 raise ResourceError(
-                    f"workers of {self._address} died over and over of the same work, most likely for want of memory. "
-                    f"{_GO_ON}"
+                    f"workers of {self._address} died repeatedly on the same work, most likely out of memory. {_GO_ON}"
                 ) from error
             if (
                 self._client.status == "closed"
@@ -106,7 +105,7 @@ class _DaskExecutor(WorkExecutor):
         return ResourceError(f"the scheduler at {self._address} has gone. {_GO_ON}")
 
     def _n_workers(self) -> int:
-        """Workers that the scheduler last told of; it tells every few seconds."""
+        """Workers known from the scheduler's last report, a few seconds old."""
         return len(self._client.scheduler_info(n_workers=-1).get("workers", ()))
 
 

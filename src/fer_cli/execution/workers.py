@@ -21,7 +21,7 @@ _stopping: Event | None = None
 
 @contextmanager
 def open_executor(workers: int, *, preload: str | Sequence[str], apart: bool = False) -> Iterator[WorkExecutor]:
-    """Run calls in so many processes, or in this one if `workers` is 1; what is not begun at the end is cancelled.
+    """Run calls in `workers` processes, or in this process if there is one worker; the end cancels pending calls.
 
     `preload` are the modules that the calls need, imported once for all processes where the platform can. With `apart`
     even a single worker is a process of its own, so that it works beside this one. `scheduler.open_scheduler` does the
@@ -37,10 +37,7 @@ def open_executor(workers: int, *, preload: str | Sequence[str], apart: bool = F
 
 @contextmanager
 def open_threads(workers: int) -> Iterator[WorkExecutor]:
-    """Run calls in so many threads, for work that lets go of the interpreter's lock.
-
-    What is not begun at the end is dropped.
-    """
+    """Run calls in `workers` threads, for work that releases the GIL. The end drops calls that have not started."""
     executor = _Threads(workers)
     try:
         yield executor
@@ -59,7 +56,7 @@ def is_stopping() -> bool:
 
 
 class _InThisProcess(WorkExecutor):
-    """Runs what is submitted at once, where starting processes would take longer than the work."""
+    """Runs calls in this process, if starting others would take longer than the work."""
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -99,7 +96,7 @@ class _ProcessPool(ProcessPoolExecutor, WorkExecutor):
             raise self._died() from error
 
     def _died(self) -> ResourceError:
-        return ResourceError(f"a worker process died, most likely for want of memory; try fewer than {self.slots}.")
+        return ResourceError(f"a worker process died, most likely out of memory; try fewer than {self.slots}.")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if cancel_futures:
@@ -129,7 +126,7 @@ def _start_worker(stopping: Event) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when whoever started it is killed; it would wait for work for ever."""
+    """End this process if its parent is killed."""
     parent = parent_process()
     if parent is not None:
         parent.join()

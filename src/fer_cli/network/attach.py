@@ -120,7 +120,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class AttachSummary:
-    """What a finished attachment has to say; accuracy and score are of the validation samples."""
+    """Summary of an attachment; accuracy and score of the validation samples."""
 
     path: Path
     overview: Overview

@@ -169,7 +169,7 @@ def claim_training(output: Path, *inputs: Path | None, resume: bool, force: bool
 
 
 def has_led_to(path: Path, model: Path) -> bool:
-    """Whether the model is what the run of the checkpoint at `path` ended in, killed before it removed that."""
+    """Whether the run of the checkpoint at `path` wrote this model, and was killed before it removed the checkpoint."""
     try:
         with open_artifact(path, CHECKPOINT) as saved, open_artifact(model, MODEL) as written:
             same = (saved.config, saved.parents) == (written.config, written.parents)
@@ -179,9 +179,9 @@ def has_led_to(path: Path, model: Path) -> bool:
 
 
 def _position(phase: Any, epoch: Any, step: Any, sums: Any) -> Position:
-    """Where the run stood, of what the attribute holds. Raises TypeError, ValueError or AttributeError."""
+    """The resume position that the attribute holds. Raises TypeError, ValueError or AttributeError."""
     if not isinstance(phase, str) or type(epoch) is not int or type(step) is not int or min(epoch, step) < 0:
-        raise TypeError("its position is none")
+        raise TypeError("invalid resume position")
     return Position(phase, epoch, step, {str(term): float(value) for term, value in sums.items()})
 
 

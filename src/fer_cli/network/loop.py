@@ -1,7 +1,7 @@
 """The loop of training: both phases, step by step, saved so that it can go on from any step.
 
-AdamW, a one-cycle learning rate, an exponential moving average of the weights, which is what validation measures and
-what is kept. Several processes may share every batch; see `world`.
+AdamW, a one-cycle learning rate, an exponential moving average of the weights, which validation measures and
+the model keeps. Several processes may share every batch; see `world`.
 """
 
 import copy
@@ -197,7 +197,7 @@ class TrainingLoop:
                     self.interrupts.deliver()
 
     def _ended(self) -> bool:
-        """Whether any process of the world was told to end."""
+        """Whether any process of the world received a signal."""
         return float(self.data.world.sum(torch.tensor(float(self.interrupts.pending)))) > 0
 
     def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -218,7 +218,7 @@ class TrainingLoop:
 
     @contextmanager
     def _explained(self, phase: Phase, indices: Int[np.ndarray, " batch"]) -> Iterator[None]:
-        """Turn what want of memory does to a step into an error that says what to do."""
+        """Convert out-of-memory errors into ResourceError with the batch size to try."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:

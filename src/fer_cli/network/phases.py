@@ -68,14 +68,14 @@ class TrainingSettings:
                 raise UsageError(f"a learning rate is a number above 0, not {rate:g}.")
 
     def for_samples(self, samples: int) -> "TrainingSettings":
-        """These settings with as many feedback epochs as so many training samples want."""
+        """Scale the feedback epochs to the size of the training set."""
         epochs = min(-(-self.feedback_shown // samples), MOST_TIMES * self.feedback_epochs)
         return replace(self, feedback_epochs=max(self.feedback_epochs, epochs))
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The samples of a run, by index into the voxel set, the device they are wanted on, and who shares a batch."""
+    """Indices of training and validation samples, the device, and the processes that share a batch."""
 
     voxels: VolumeSet
     training: Int[np.ndarray, " train"]

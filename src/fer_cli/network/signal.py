@@ -85,7 +85,7 @@ class Occupancy(Signal):
 
 
 class Intensity(Signal):
-    """Voxels hold numbers: the network gives them as they are, and errors are measured in their spread."""
+    """Intensities: the raw output is the value; errors are in units of the voxels' standard deviation."""
 
     score_name = "PSNR"
 

@@ -1,6 +1,6 @@
 """`fer train`: the feedforward classifier, then the feedback network on the frozen classifier.
 
-The stage: its settings, what it checks and what it writes. What is minimised is in `phases`, how in `loop`. The test
+The stage: settings, checks and output. `phases` defines the losses, `loop` the optimisation. The test
 split is never read.
 """
 
@@ -55,7 +55,7 @@ _PRESET_SETTINGS: dict[str, Json] = {
 def preset_settings(preset: str, **given: Any) -> TrainingSettings:
     """The settings of a preset, with those given in their place; a value of None counts as not given.
 
-    Feedback epochs that are given are as many as that, however few the samples are.
+    Explicit `feedback_epochs` are not scaled to the size of the training set.
 
     Raises UsageError for an unknown preset or settings that do not fit.
     """
@@ -67,7 +67,7 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run has to say; accuracies are of the validation samples."""
+    """Summary of a training; accuracy and IoU of the validation samples."""
 
     path: Path
     parameters: int

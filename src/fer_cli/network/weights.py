@@ -32,7 +32,7 @@ def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
 
 
 def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put arrays made by `state_arrays` back. Raises ValueError naming what is missing, extra or misshapen."""
+    """Load arrays of `state_arrays`. Raises ValueError that names missing, extra or misshapen ones."""
     _require_shapes(network, {name: array.shape for name, array in arrays.items()})
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
 

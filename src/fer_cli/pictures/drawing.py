@@ -19,7 +19,7 @@ _NEEDS = ("pyvista.plotting", "fer_cli.pictures.render")
 
 
 class Drawing:
-    """Draws scenes by processes of its own; `begin` returns at once, and what it returns waits for the pictures.
+    """Draws scenes in other processes; `begin` returns a function that waits for the pictures.
 
     The processes start when there is something to draw, and end with the `stack`.
     """
@@ -38,7 +38,7 @@ class Drawing:
             self.begin({"nothing": Scene((1, 1, 1))})
 
     def begin(self, scenes: Mapping[str, Scene], *, parts: int = 1) -> Callable[[], Pngs]:
-        """Begin to draw scenes, shared among at most so many processes.
+        """Begin to draw scenes in at most `parts` processes.
 
         What is returned gives each picture as a PNG; it raises ResourceError if the machine cannot draw or a process
         died.
@@ -63,7 +63,7 @@ class Drawing:
 
 @contextmanager
 def open_drawing(processes: int | None = None) -> Iterator[Drawing]:
-    """Processes that draw, one a core unless told otherwise; what they need is imported from now on."""
+    """Start processes that draw, by default one for each core; they import libraries in the background."""
     preload_for_workers(*_NEEDS)
     with ExitStack() as stack:
         yield Drawing(processes or os.cpu_count() or 1, stack)

@@ -75,7 +75,7 @@ def occupied(grid: Grid) -> Bool[np.ndarray, "x y z"]:
 
 
 def flat(volume: Shaped[np.ndarray, "channel x y z"]) -> Grid:
-    """The largest value over channels: what is drawn of a volume."""
+    """Maximum over channels: the grid to draw of a volume."""
     return np.asarray(volume.max(axis=0))
 
 

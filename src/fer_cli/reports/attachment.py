@@ -18,7 +18,7 @@ _HALF, _SINGLE, _COUNT = 2, 4, 4
 
 
 def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes: int) -> Json:
-    """One level: what it is, what its central location sees, and what its codebooks cost, in bytes."""
+    """One level: name, shape, receptive field of the central location, size of features and codebooks in bytes."""
     centre = tuple(side // 2 for side in level.shape)
     per_code = _SINGLE * level.filters + _COUNT * (classes + 1)
     return {

@@ -92,7 +92,7 @@ def misclassified(run: RunArtifacts, split: str) -> list[str]:
 def explain_one(
     run: RunArtifacts, name: str, folder: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
-    """Explain one sample and write what is wanted into `folder`, or into one named after it in `parent`.
+    """Explain one sample and write its report into `folder`, or into a folder named after it in `parent`.
 
     Raises what opening the run, reading the sample and writing raise; whether the folder can be written is seen first.
     """
@@ -164,7 +164,7 @@ def _check(run: RunArtifacts, wanted: Wanted) -> None:
 def _begin(
     diagnosis: Diagnosis, sample: Sample, folder: Path, wanted: Wanted, *, parts: int = 1
 ) -> Callable[[], Explained]:
-    """Begin to write what is wanted of a diagnosis; what is returned waits until it is written."""
+    """Begin to write the report of a diagnosis; returns a function that waits for the files."""
     write = None if wanted.drawing is None else begin_report(diagnosis, folder, wanted.drawing, parts=parts)
 
     def finish() -> Explained:

@@ -74,7 +74,7 @@ def write_report(diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = N
 def begin_report(
     diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None, *, parts: int = 1
 ) -> Callable[[], Path]:
-    """Begin a report as `write_report` writes it; what is returned waits for the pictures and writes all."""
+    """Begin a report as `write_report` writes it; returns a function that draws and writes all files."""
     pictures = _pictures(diagnosis)
     scenes = {name: picture.scene for name, picture in pictures.items()}
     finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
@@ -249,7 +249,7 @@ def _differences(diagnosis: Diagnosis) -> dict[str, dict[str, int]]:
 
 
 def environment() -> Environment:
-    """Where templates come from; what they show is escaped."""
+    """The environment of the templates, with automatic escaping."""
     found = Environment(
         loader=PackageLoader("fer_cli.reports"),
         autoescape=True,

@@ -17,7 +17,7 @@ def open_table(*heads: str) -> Table:
 
 
 def number_or_dash(value: float | None, digits: int) -> str:
-    """A figure to so many digits, a dash where there is none."""
+    """A number with `digits` decimals, or a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 

@@ -101,7 +101,7 @@ class Artifact:
         return content
 
     def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
-        """Content of a dataset, so many rows at a time; behind the last the whole is held to its digest.
+        """Content of a dataset, `rows` at a time. After the last block, verify the dataset's SHA-256.
 
         Raises ArtifactError as `read` does.
         """
@@ -222,7 +222,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
 
 
 def examine(path: Path) -> None:
-    """Call what libhdf5 does with the structure of a file wherever something of it is read.
+    """Make the libhdf5 calls that reading makes, on every part of the file.
 
     That is: all checks, the index of every dataset's chunks, every root attribute and every text.
     """

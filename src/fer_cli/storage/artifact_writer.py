@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class ArtifactWriter:
-    """Writes one artifact to a temporary sibling, and gives it its real name when the block ends well.
+    """Writes one artifact to a temporary file beside `path`, and renames it when the block succeeds.
 
     Used as a context manager; a block that raises leaves nothing behind and an older file untouched. A block may call
     `complete`, and then `rename`, itself, so that several artifacts get their names at one moment.

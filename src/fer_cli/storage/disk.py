@@ -22,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Replace the file `path`, in a folder that exists, by `content`; whoever reads it finds the old or the new one.
+    """Atomically replace the file `path`, in an existing folder, by `content`.
 
     Text is written as UTF-8; names of files need not be that, so what does not fit is replaced. What a killed process
     left of the file is removed. Raises ResourceError if it cannot be written.

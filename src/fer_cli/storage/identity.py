@@ -21,7 +21,7 @@ def artifact_id(
     attributes: Mapping[str, Any],
     content: Mapping[str, tuple[tuple[int, ...], str]],
 ) -> str:
-    """SHA-256, cut to 128 bits, over all that makes an artifact what it is.
+    """SHA-256, cut to 128 bits, over the identifying content of an artifact.
 
     `attributes` are those that the stage added, decoded; `content` has the shape and the digest of every dataset.
 

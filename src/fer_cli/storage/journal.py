@@ -1,8 +1,7 @@
-"""The journal of a run: what is finished is kept beside the output, so that the same run started again goes on.
+"""The resume log of a run: finished work beside the output, so that the same command continues after an interruption.
 
-One file: a line with the run's key, then records, each a length, a checksum and the content. However the run ended, a
-record that is not whole is the last, and is cut away; a journal with another key is begun afresh. What the
-records hold is the stage's business.
+One file: a line with the run's key, then records of length, checksum and content. Opening truncates an incomplete last
+record, and starts afresh if the key differs. The stage defines the content of records.
 """
 
 import struct
@@ -57,7 +56,7 @@ class Journal:
         return self._file.read(length)
 
     def append(self, content: bytes) -> None:
-        """Add a record; what is added survives the death of this process."""
+        """Add a record; it survives the death of this process."""
         with writing(self.path):
             self._file.write(_HEAD.pack(len(content), zlib.crc32(content)) + content)
             self._file.flush()
@@ -68,7 +67,7 @@ class Journal:
     def used(self) -> Iterator[None]:
         """Remove the file once the block has run, or failed in a way that would come again.
 
-        It stays where the block was ended from outside, or for want of resources. The records stay readable.
+        It stays if the block was interrupted or ran out of resources. Records can be read until the journal is closed.
         """
         try:
             yield

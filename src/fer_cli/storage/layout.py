@@ -47,7 +47,7 @@ def check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset
 
 
 def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
-    """Why the way in which a dataset is stored is none that fer writes, or None."""
+    """The reason why this storage layout is not supported, or None."""
     if dataset.shape is None:
         return "has no shape"
     plan = dataset.id.get_create_plist()

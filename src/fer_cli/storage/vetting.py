@@ -1,9 +1,8 @@
-"""Files that C code reads, tried out in a process apart, where an endless loop or a crash harms nobody.
+"""Open files that C code reads in a separate process first, with limits on CPU time and memory.
 
-libhdf5 takes what a damaged file says at its word, and may loop for ever or end the process that opens it; nothing in
-Python can stop either. So one process beside this one opens every file first, under limits of processor time and
-memory. It is started when it is first needed, serves all files, and ends with this process. What it gets through, this
-process will get through too. See `docs/adr/0017`.
+libhdf5 trusts the file: a damaged one can make it loop for ever or crash the process. Python cannot stop either. The
+separate process starts with the first file, serves all files, and ends with this process. If it can read a file, this
+process can too. See `docs/adr/0017`.
 """
 
 import atexit
@@ -32,10 +31,10 @@ _known: set[tuple[int, ...]] = set()
 
 
 def vet(path: Path, examiner: str) -> None:
-    """Let the process apart call `examiner`, a function `module:name` of a path, and see that it comes back.
+    """Call `examiner`, a function `module:name` of a path, in the separate process, and wait for its return.
 
-    What the examiner raises is of no interest: it will be raised here too. A file that has been through is not
-    tried again until it changes.
+    Exceptions of the examiner are ignored here, because this process will raise them too. An unchanged file is examined
+    only once.
 
     Raises ArtifactError if the examiner takes too much time or memory, or crashes, ResourceError if there is no process
     for it, OSError if there is no file.
@@ -157,7 +156,7 @@ def _limit_seconds(seconds: int) -> None:
 
 
 def _limit_memory() -> None:
-    """Give this process so much memory beyond what it has."""
+    """Limit this process to `MEMORY` bytes beyond its present size."""
     if sys.platform == "linux":
         import resource
 

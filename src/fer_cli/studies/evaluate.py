@@ -50,10 +50,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
 
-    With `votes` the accuracy of a vote over so many turns about the vertical is told beside that of one view; with
-    `sanity` randomised networks are held against the trained ones, with `repair` mistakes are repaired by donors, with
-    `planted` faults are planted and looked for. `report` is told what is being done, and how much
-    of it is.
+    `votes` adds the accuracy of a vote over this number of turns about the vertical, `sanity` the model-randomisation
+    sanity check, `repair` counterfactual patching tests of the misclassified samples, `planted` the detection of
+    planted faults.
 
     Raises UsageError if the split has no labelled sample, the votes cannot be taken, or the runs are of different data
     sets, and what opening the runs' artifacts raises.
@@ -158,7 +157,7 @@ def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
 
 
 def _repaired(run: RunArtifacts) -> list[str]:
-    """The layers at which mistakes are repaired: with several locations, but not so many that it takes minutes."""
+    """Layers to run the repair tests at: with several, but at most `_MOST_LOCATIONS`, locations."""
     spec = run.network.spec
     return [layer for layer in spec.map_layers if spec.locations(layer) <= _MOST_LOCATIONS]
 

@@ -1,4 +1,4 @@
-"""What planted faults were found to be, and how often they were found: records of single faults, and their figures."""
+"""Results of planted faults: records of single faults, and hit rates with intervals."""
 
 import math
 from collections.abc import Sequence

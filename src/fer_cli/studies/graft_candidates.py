@@ -19,7 +19,7 @@ GRAFTS = (
 )  # fmt: skip
 """Classes of receiver and giver; chosen on validation shapes as those that often turn, `docs/adr/0018`."""
 GIVERS = 3
-"""So many givers are tried on a receiver until one turns the prediction."""
+"""Most givers to try on a receiver; the first that changes the prediction is kept."""
 _MOST_SYNTHETIC = 100
 
 

@@ -49,7 +49,7 @@ _WEIGHT_SAMPLES = 64
 def plant_faults(
     run: RunArtifacts, *, per_layer: int = 20, grafts: int = 28, synthetic: int = 14, split: str = "test", seed: int = 0
 ) -> Planting:
-    """Plant `per_layer` feature faults at every layer, weight faults at every layer, and so many grafts, and look."""
+    """Plant `per_layer` feature faults and weight faults at every layer, and up to `grafts` and `synthetic` grafts."""
     generator = np.random.default_rng(seed)
     indices = run.model.read("validation/index") if split == "validation" else run.voxels.indices(split)
     course = run.measured_course()

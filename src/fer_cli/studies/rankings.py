@@ -1,4 +1,4 @@
-"""Which locations of a layer made the network say what it said: rankings, a score for each location.
+"""Attribution at one layer: rankings of locations, one score each.
 
 All explain the same quantity, the log odds of the class given against the one wanted. So rankings without a donor
 know as much about the classes as those with one. Gradients are integrated as Riemann sums, at the middle of every step.
@@ -23,7 +23,7 @@ from fer_cli.network.activations import FEEDFORWARD
 
 STEPS = 16
 _BLOCKS = 64
-"""A layer of more locations is occluded in so many cubes."""
+"""Number of cubes to occlude where a layer has more locations."""
 
 
 def donor_gradient(edit: Replacement) -> Score:

@@ -3,8 +3,8 @@
 Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018), re-initialise a network's weights, or train it on
 permuted labels, and ask that the explanation changes. Here the trained network and each randomised one are clustered
 alike, on the same few training samples, so that only what was randomised differs. Labels are permuted where the codes'
-class histograms are counted; the network is not trained again, so that this checks whether evidence hangs on what the
-histograms say, and not whether a network that had learned other labels would be explained otherwise.
+class histograms are counted; the network is not trained again, so this checks whether evidence depends on the
+histograms, and not whether a network that had learned other labels would be explained otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from fer_cli.network.explained import ExplainedNetwork
 CLUSTERED = 400
 """Training samples, drawn at random, that every network is clustered on."""
 TESTED = 300
-"""Most samples of the split that are read, half of them misclassified where there are so many."""
+"""Maximum number of samples to read; half of them misclassified if enough are."""
 CODES = 20
 TRAINED, ENCODER, DECODER, LABELS = "trained", "random_encoder", "random_decoder", "permuted_labels"
 

@@ -21,7 +21,7 @@ def numbers_by_line(
 
     The second array is closed by the count of numbers. A `#` begins a comment. Errors name `name`.
 
-    Raises InputError if what is not white space or a comment is not a number.
+    Raises InputError for a token that is neither a number nor part of a comment.
     """
     from fer_cli.data.formats.scanning import POWERS_OF_TEN, scan_numbers
 

@@ -29,7 +29,7 @@ _Order = Literal["little", "big"]
 
 
 def read_mat(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
-    """The variable `wanted`, real numbers on three axes, of at most so many numbers. Errors name `name`.
+    """The variable `wanted`, a real array with three axes; refuse more than `most` numbers. Errors name `name`.
 
     Raises InputError if there is no such variable, or the content is no MATLAB 5 file, truncated or damaged.
     """

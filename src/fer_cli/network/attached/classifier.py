@@ -292,7 +292,7 @@ def _undisturbed(module: nn.Module, volatile: Mapping[str, Tensor]) -> Iterator[
 
 @contextmanager
 def _explained_refusal(input: InputSpec) -> Iterator[None]:
-    """Say which volumes a model refused, in its own words, and turn want of memory into a ResourceError."""
+    """Report which volumes the model refused and why; convert out-of-memory errors into ResourceError."""
     try:
         yield
     except FerError:

@@ -64,7 +64,7 @@ class Origin:
         )
 
     def stale_weights(self) -> Path | None:
-        """The file of the weights, if it is there and is not what it was when the network was attached."""
+        """The weights file, if it exists and has changed since the network was attached."""
         if self.weights is None or not self.weights.is_file():
             return None
         return self.weights if file_digest(self.weights) != self.weights_digest else None

@@ -70,7 +70,7 @@ def open_classifier(
 
 
 def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[Json]:
-    """Note that the code a model.h5 names may run as it is now; answers what was allowed.
+    """Allow the code that a model.h5 names to run in its present version; returns what was allowed.
 
     `network` and `transform` name code that lies elsewhere than the artifact says. Runs the code, to see what it
     imports.

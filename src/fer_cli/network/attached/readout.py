@@ -1,4 +1,4 @@
-"""From what a classifier returns to class logits: which element it is, and which activation it has.
+"""From a classifier's output to class logits: the element of the output, and its activation.
 
 A model may return logits, probabilities or log probabilities, for each class or for the second of two, alone or among
 other outputs. Everything above works on logits (sample, class).

@@ -96,7 +96,7 @@ def _fitting_prefix(wanted: set[str], given: set[str]) -> str:
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a checkpoint holds: at its top, or under a usual key."""
+    """The state dict of a checkpoint: the checkpoint itself, or under a usual key."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
