@@ -3,6 +3,7 @@ import pytest
 
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.survey import Survey, survey
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
@@ -12,7 +13,9 @@ from fer_cli.studies.evaluate import evaluate
 def made(labels: list[int], predicted: list[int], suspicion: list[float], names: str) -> Survey:
     values = np.array(predicted)
     speaks_for = {path: {"conv1": values, "output": np.array(labels)} for path in PATHS}
-    return Survey(list(names), np.array(labels), values, np.array(suspicion), {}, values, speaks_for)
+    nothing = np.zeros(len(names), int)
+    outcomes = Outcomes(nothing, np.array(labels), values, values, {}, speaks_for, nothing > 0)
+    return Survey(list(names), outcomes, np.array(suspicion))
 
 
 def test_samples_are_picked_by_the_rule() -> None:
@@ -45,7 +48,7 @@ def test_order_of_samples_does_not_change_what_is_picked() -> None:
 
 
 def test_shares_are_counted_over_the_samples_of_each_kind() -> None:
-    shares = made([1, 1, 0, 2], [1, 0, 0, 0], [0.1] * 4, "abcd").shares()
+    shares = made([1, 1, 0, 2], [1, 0, 0, 0], [0.1] * 4, "abcd").outcomes.shares()
     correct, wrong = shares["correct"], shares["misclassified"]
     assert (correct["n"], wrong["n"]) == (2, 2)
     assert correct["layers"][0] == {
@@ -54,7 +57,7 @@ def test_shares_are_counted_over_the_samples_of_each_kind() -> None:
     }
     assert [wrong["layers"][0][f"feedback_{what}"] for what in ("true", "predicted")] == [0.0, 1.0]
     assert [wrong["layers"][1][f"feedback_{what}"] for what in ("true", "predicted")] == [1.0, 0.0]
-    assert made([1], [1], [0.1], "a").shares()["misclassified"]["nearest_of_true_class"] is None
+    assert made([1], [1], [0.1], "a").outcomes.shares()["misclassified"]["nearest_of_true_class"] is None
 
 
 def test_survey_of_a_run_is_what_its_samples_read_alone_say(run: Run) -> None:
@@ -63,18 +66,18 @@ def test_survey_of_a_run_is_what_its_samples_read_alone_say(run: Run) -> None:
     assert told == [(18, 18)]
     indices = run.voxels.indices("test")
     assert found.names == [run.voxels.names[i] for i in indices]
-    np.testing.assert_array_equal(found.labels, run.voxels.labels[indices])
+    np.testing.assert_array_equal(found.outcomes.labels, run.voxels.labels[indices])
     for position in (0, 7, 17):
         reading = read_samples(run.network, run.codebook, run.voxels.tensor([int(indices[position])]))
-        assert found.predicted[position] == reading.predicted[0]
+        assert found.outcomes.predicted[position] == reading.predicted[0]
         assert found.suspicion[position] == pytest.approx(run.calibration.suspicion(reading.confidence_scores())[0])
-        assert found.nearest[position] == run.voxels.labels[nearest_training_sample(run.codebook, reading)[0]]
+        assert found.outcomes.nearest[position] == run.voxels.labels[nearest_training_sample(run.codebook, reading)[0]]
         for path in PATHS:
-            for layer, classes in found.speaks_for[path].items():
+            for layer, classes in found.outcomes.speaks_for[path].items():
                 assert classes[position] == reading.evidence[path][layer][0].argmax()
 
 
 def test_table1_of_a_survey_is_that_of_the_evaluation(run: Run) -> None:
-    found, evaluated = survey(run).table1(), evaluate(run)["table1"]
+    found, evaluated = survey(run).outcomes.table1(), evaluate(run)["table1"]
     for group, row in evaluated.items():
         assert found[group] == pytest.approx(row, rel=1e-9)

@@ -41,8 +41,8 @@ def test_every_figure_is_drawn_of_the_samples_that_the_rule_picks(run: Run, writ
         with Image.open(path) as picture:
             assert picture.width >= 560
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    assert answer["table1"] == found.table1()
-    assert answer["shares"] == found.shares()
+    assert answer["table1"] == found.outcomes.table1()
+    assert answer["shares"] == found.outcomes.shares()
     assert answer["rule"]
 
 

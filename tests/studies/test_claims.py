@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.shares import Measured
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 from fer_cli.studies.claims import BORNE_OUT, NOT_BORNE_OUT, UNDECIDED, judge_claims, verdict
 
@@ -12,17 +14,18 @@ WRONG = np.arange(COUNT) % 4 == 0
 PREDICTED = np.where(WRONG, (LABELS + 1) % 3, LABELS)
 
 
-def measured(*, local: float, code: float, spoken: np.ndarray, painted: np.ndarray) -> Measured:
+def measured(*, local: float, code: float, spoken: np.ndarray, painted: np.ndarray) -> Outcomes:
     """Errors of misclassified samples are so many times those of correct ones, which are about 10 and 20."""
     noise = np.random.default_rng(0).normal(1, 0.1, COUNT)
     errors = {
         "input_vs_local": 10 * noise * np.where(WRONG, local, 1),
         "input_vs_code": 20 * noise * np.where(WRONG, code, 1),
     }
-    return Measured(LABELS, PREDICTED, LABELS, errors, {FEEDFORWARD: {"conv1": spoken}, FEEDBACK: {"conv1": painted}})
+    speaks_for = {FEEDFORWARD: {"conv1": spoken}, FEEDBACK: {"conv1": painted}}
+    return Outcomes(np.arange(COUNT), LABELS, PREDICTED, LABELS, errors, speaks_for, np.zeros(COUNT, bool))
 
 
-def judged(found: Measured) -> list[str | None]:
+def judged(found: Outcomes) -> list[str | None]:
     return [claim["verdict"] for claim in judge_claims(found, draw_weights(np.arange(COUNT), draws=300))]
 
 
@@ -54,8 +57,6 @@ def test_a_value_is_counted_over_misclassified_samples() -> None:
 
 
 def test_without_mistakes_there_is_no_verdict() -> None:
-    right = Measured(LABELS, LABELS, LABELS, measured(local=1, code=1, spoken=LABELS, painted=LABELS).errors, {
-        path: {"conv1": LABELS} for path in (FEEDFORWARD, FEEDBACK)
-    })  # fmt: skip
+    right = replace(measured(local=1, code=1, spoken=LABELS, painted=LABELS), predicted=LABELS)
     claims = judge_claims(right, draw_weights(np.arange(COUNT), draws=20))
     assert {(claim["value"], claim["verdict"]) for claim in claims} == {(None, None)}

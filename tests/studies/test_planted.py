@@ -47,7 +47,7 @@ def test_planted_faults_name_layers_and_places(run: Run) -> None:
         assert all(0 <= value <= 1 for value in (*each.overlap.values(), *each.rank.values()))
         assert bool(each.overlap) == (each.kind == FEATURE and each.layer in ("conv1", "conv2"))
         assert not each.overlap or CODE_DISTANCE in each.overlap
-    # A random order of locations has a mean rank of 0.5; five faults or more leave that a chance of a few in a thousand.
+    # A random order of locations has a mean rank of 0.5; five faults leave it a chance of a few in a thousand.
     located = [each for each in found if each.overlap]
     assert len(located) >= 5
     for ranking in ("donor_path", "donor_distance", CODE_DISTANCE):

@@ -32,17 +32,19 @@ Scores = Mapping[str, Float[np.ndarray, " sample"]]
 
 def detect_failures(pool: Pool, weights: Int[np.ndarray, "draw sample"], *, repeated: bool, seed: int = 0) -> Detection:
     """Metrics of every score, comparisons, and value added; with or without samples that repeat a training grid."""
-    chosen = np.ones_like(pool.repeated) if repeated else ~pool.repeated
+    outcomes = pool.outcomes
+    chosen = np.ones_like(outcomes.repeated) if repeated else ~outcomes.repeated
     scores = {name: values[chosen] for name, values in pool.scores.items()}
-    wrong, drawn = pool.wrong[chosen], weights[:, chosen]
+    wrong, drawn = outcomes.wrong[chosen], weights[:, chosen]
     detection: dict[str, Detector] = {
         name: {"kind": pool.kinds[name], **detection_metrics(values, wrong, drawn)} for name, values in scores.items()
     }
+    shape = outcomes.index[chosen]
     defined = bool(wrong.any() and not wrong.all())
     return {
         "detection": detection,
         "comparisons": _comparisons(pool, scores, detection, wrong, drawn) if defined else [],
-        "added_to_softmax": added_to_softmax(scores, wrong, pool.shape[chosen], drawn, seed=seed) if defined else [],
+        "added_to_softmax": added_to_softmax(scores, wrong, shape, drawn, seed=seed) if defined else [],
         "undefined": None if defined else why_undefined(wrong),
     }
 
@@ -81,7 +83,7 @@ def added_to_softmax(
 
 def curves(pool: Pool, names: Sequence[str]) -> dict[str, Curves]:
     """ROC and risk-coverage curves of some scores, at evenly spaced places; empty where they are not defined."""
-    wrong = pool.wrong
+    wrong = pool.outcomes.wrong
     if wrong.all() or not wrong.any():
         return {}
     return {

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.baselines import best_on_validation
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.scored import OURS, Scored
-from fer_cli.evaluation.shares import Measured
 
 _NAMED = 3
 """Classes that an error names, of those that differ."""
@@ -67,40 +67,14 @@ class Pool:
         return np.concatenate(list(arrays))
 
     @cached_property
-    def shape(self) -> Int[np.ndarray, " sample"]:
-        """Which shape each sample is, as an index into the voxel set."""
-        return self._joined([part.reading.encoded.indices for part in self.parts])
+    def outcomes(self) -> Outcomes:
+        """What the networks and their codes make of the samples."""
+        return Outcomes.joined([part.reading.outcomes for part in self.parts])
 
     @cached_property
     def run(self) -> Int[np.ndarray, " sample"]:
         """Which run each sample is of."""
         return np.repeat(np.arange(len(self.parts)), [len(part.reading.names) for part in self.parts])
-
-    @cached_property
-    def labels(self) -> Int[np.ndarray, " sample"]:
-        """The true classes."""
-        return self._joined([part.reading.labels for part in self.parts])
-
-    @cached_property
-    def predicted(self) -> Int[np.ndarray, " sample"]:
-        """The classes that the networks give."""
-        return self._joined([part.reading.predicted for part in self.parts])
-
-    @property
-    def wrong(self) -> Bool[np.ndarray, " sample"]:
-        """Whether each sample is misclassified."""
-        return self.labels != self.predicted
-
-    @cached_property
-    def repeated(self) -> Bool[np.ndarray, " sample"]:
-        """Whether a training sample has the same grid."""
-        return self._joined([part.reading.repeated for part in self.parts])
-
-    @cached_property
-    def voted(self) -> Int[np.ndarray, " sample"] | None:
-        """The classes by a vote, if there was one."""
-        voted = [part.reading.voted for part in self.parts if part.reading.voted is not None]
-        return self._joined(voted) if voted else None
 
     @cached_property
     def scores(self) -> dict[str, Float[np.ndarray, " sample"]]:
@@ -115,33 +89,6 @@ class Pool:
     def kinds(self) -> dict[str, str]:
         """Whether a score is ours, a baseline or trivial."""
         return {name: self.parts[0].kinds[name] for name in self.scores}
-
-    @cached_property
-    def errors(self) -> dict[str, Float[np.ndarray, " sample"]]:
-        """Table I's errors."""
-        return {
-            name: self._joined([part.reading.errors[name] for part in self.parts])
-            for name in self.parts[0].reading.errors
-        }
-
-    @cached_property
-    def measured(self) -> Measured:
-        """What the paper's claims are about."""
-        spoken = [part.reading.speaks_for for part in self.parts]
-        return Measured(
-            self.labels,
-            self.predicted,
-            self._joined([part.reading.nearest for part in self.parts]),
-            self.errors,
-            {
-                path: {
-                    layer: self._joined([of_run[path][layer] for of_run in spoken])
-                    for layer in layers
-                    if all(layer in of_run[path] for of_run in spoken)
-                }
-                for path, layers in spoken[0].items()
-            },
-        )
 
     def best_baseline_on_validation(self) -> str:
         """The baseline that detects best on the validation samples of all runs together."""

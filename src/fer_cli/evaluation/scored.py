@@ -126,9 +126,9 @@ def own_scores(run: RunArtifacts, reading: SplitReading) -> Scores:
     prior = run.codebook.prior
     return {
         "suspicion": 1 - run.calibration.suspicion(reading.confidence),
-        **error_scores(reading.errors),
+        **error_scores(reading.outcomes.errors),
         **{name: values for name, values in reading.confidence.items() if name.startswith("evidence_")},
-        **calibrated_scores(reading.evidence, run.temperatures, prior, reading.predicted),
+        **calibrated_scores(reading.evidence, run.temperatures, prior, reading.outcomes.predicted),
         **agreement_scores(reading.evidence, run.temperatures, prior),
         **typicality_scores(reading.distances, run.typicality),
     }

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
 from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
@@ -21,44 +22,20 @@ ByPath = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class SplitReading:
-    """What is known of each sample of a split.
+    """The samples of a split as one run reads them.
 
     `confidence` are the scores of `Reading.confidence_scores`, `distances` those of `code_distances`, by layer;
-    `errors` Table I's; `nearest` the class of the nearest training sample; `evidence[path][layer]` has axes (sample,
-    class). `repeated` is true where a training sample has the same grid. `voted` is the class by a vote of turned
-    views, if there was one.
+    `evidence[path][layer]` has axes (sample, class).
     """
 
     names: list[str]
     encoded: Encoded
+    outcomes: Outcomes
     probabilities: Float[np.ndarray, "sample klass"]
-    predicted: Int[np.ndarray, " sample"]
     confidence: dict[str, Float[np.ndarray, " sample"]]
     distances: dict[str, Float[np.ndarray, " sample"]]
-    errors: dict[str, Float[np.ndarray, " sample"]]
-    nearest: Int[np.ndarray, " sample"]
     evidence: ByPath
-    repeated: Bool[np.ndarray, " sample"]
-    voted: Int[np.ndarray, " sample"] | None
     reconstruction: FidelityMeans | None
-
-    @property
-    def labels(self) -> Int[np.ndarray, " sample"]:
-        """The true classes."""
-        return self.encoded.labels
-
-    @property
-    def wrong(self) -> Bool[np.ndarray, " sample"]:
-        """Whether each sample is misclassified."""
-        return self.predicted != self.labels
-
-    @property
-    def speaks_for(self) -> ByPath:
-        """The class with the most evidence, by path and layer."""
-        return {
-            path: {layer: evidence.argmax(axis=1) for layer, evidence in layers.items()}
-            for path, layers in self.evidence.items()
-        }
 
 
 def read_split(
@@ -101,19 +78,26 @@ def read_split(
         report(sum(map(len, columns["predicted"])), len(indices))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     features = _of(joined, "feature")
-    return SplitReading(
-        names=[voxels.names[i] for i in indices],
-        encoded=Encoded(indices, voxels.labels[indices], features.pop(OUTPUT), features),
-        probabilities=joined["probabilities"],
+    evidence = {path: _of(joined, path) for path in PATHS}
+    outcomes = Outcomes(
+        index=indices,
+        labels=voxels.labels[indices],
         predicted=joined["predicted"],
-        confidence=_of(joined, "confidence"),
-        distances=_of(joined, "distance"),
-        errors=_of(joined, "error"),
         nearest=joined["nearest"],
-        evidence={path: _of(joined, path) for path in PATHS},
+        errors=_of(joined, "error"),
+        speaks_for={path: {layer: of.argmax(axis=1) for layer, of in evidence[path].items()} for path in PATHS},
         # Nothing but the training split repeats itself.
         repeated=voxels.repeats_training(indices) if split != "train" else np.zeros(len(indices), dtype=bool),
         voted=joined.get("voted"),
+    )
+    return SplitReading(
+        names=[voxels.names[i] for i in indices],
+        encoded=Encoded(indices, outcomes.labels, features.pop(OUTPUT), features),
+        outcomes=outcomes,
+        probabilities=joined["probabilities"],
+        confidence=_of(joined, "confidence"),
+        distances=_of(joined, "distance"),
+        evidence=evidence,
         reconstruction=None if measured is None else measured.means(),
     )
 

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.codebooks.reconstruction import mean_errors
-from fer_cli.evaluation.results import Errors, Shares
-from fer_cli.evaluation.shares import Measured
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.split_reading import read_split
 
 RULE = (
@@ -26,41 +24,21 @@ RULE = (
 
 @dataclass(frozen=True)
 class Survey:
-    """Labelled samples of a split with labels, predictions and the classes that their codes speak for.
-
-    `speaks_for[path][layer]` is the class with the most evidence; `nearest` the nearest training sample's class.
-    """
+    """The labelled samples of a split, with names and suspicion, to pick samples from."""
 
     names: list[str]
-    labels: Int[np.ndarray, " sample"]
-    predicted: Int[np.ndarray, " sample"]
+    outcomes: Outcomes
     suspicion: Float[np.ndarray, " sample"]
-    errors: dict[str, Float[np.ndarray, " sample"]]
-    nearest: Int[np.ndarray, " sample"]
-    speaks_for: dict[str, dict[str, Int[np.ndarray, " sample"]]]
-
-    @property
-    def correct(self) -> Bool[np.ndarray, " sample"]:
-        """Whether each sample is classified correctly."""
-        return self.labels == self.predicted
 
     def typical(self, *, correct: bool) -> list[str]:
         """The sample of each class that `RULE` picks, in label order; classes without such a sample are left out."""
-        picked = (self._middle((self.correct == correct) & (self.labels == label)) for label in np.unique(self.labels))
+        labels, wrong = self.outcomes.labels, self.outcomes.wrong
+        picked = (self._middle((wrong != correct) & (labels == label)) for label in np.unique(labels))
         return [name for name in picked if name is not None]
 
     def most_typical(self) -> str | None:
         """The sample in the middle of all correctly classified ones; None if there is none."""
-        return self._middle(self.correct)
-
-    def shares(self) -> dict[str, Shares]:
-        """What the figures are to show, counted over the split; see the keys of `fer figures --json`."""
-        return Measured(self.labels, self.predicted, self.nearest, self.errors, self.speaks_for).shares()
-
-    def table1(self) -> dict[str, Errors | None]:
-        """Table I's errors, means over all, correct and misclassified samples, as `fer evaluate` has them."""
-        groups = {"all": np.ones_like(self.correct), "correct": self.correct, "misclassified": ~self.correct}
-        return {name: mean_errors(self.errors, chosen) for name, chosen in groups.items()}
+        return self._middle(~self.outcomes.wrong)
 
     def _middle(self, among: Bool[np.ndarray, " sample"]) -> str | None:
         ordered = sorted(np.flatnonzero(among), key=lambda i: (self.suspicion[i], self.names[i]))
@@ -72,12 +50,4 @@ def survey(
 ) -> Survey:
     """Read every labelled sample of a split. Raises UsageError if there is none, and what opening the run raises."""
     found = read_split(run, split, report=report)
-    return Survey(
-        names=found.names,
-        labels=found.labels,
-        predicted=found.predicted,
-        suspicion=run.calibration.suspicion(found.confidence),
-        errors=found.errors,
-        nearest=found.nearest,
-        speaks_for=found.speaks_for,
-    )
+    return Survey(found.names, found.outcomes, run.calibration.suspicion(found.confidence))

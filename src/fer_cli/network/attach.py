@@ -30,7 +30,7 @@ from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import ATTACHED, FeedbackPhase, TrainingData, TrainingSettings
-from fer_cli.network.weights import load_state_arrays, state_arrays
+from fer_cli.network.weights import load_state_arrays, write_state
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
@@ -190,8 +190,7 @@ def attach(
             history = run.train(network, None, None, resume=resume)
         with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
             write_attached(writer, prepared.backbone)
-            for name, array in state_arrays(network.feedback).items():
-                writer.write(f"feedback/{name}", array)
+            write_state(writer, "feedback", network.feedback)
             writer.write("validation/index", data.validation)
             write_history(writer, history)
         finish(output)

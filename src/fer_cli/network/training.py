@@ -25,7 +25,7 @@ from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_clas
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
-from fer_cli.network.weights import state_arrays
+from fer_cli.network.weights import write_state
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
 from fer_cli.storage.schema import MODEL, Json
@@ -140,9 +140,8 @@ def train(
             history = run.train(network, classifier, kept, resume=resume)
         if world.leads:
             with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
-                for part, module in (("encoder", classifier), ("feedback", network.feedback)):
-                    for name, array in state_arrays(module).items():
-                        writer.write(f"{part}/{name}", array)
+                write_state(writer, "encoder", classifier)
+                write_state(writer, "feedback", network.feedback)
                 writer.write("validation/index", data.validation)
                 write_history(writer, history)
             finish(output)

@@ -20,6 +20,7 @@ from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
 from fer_cli.network.fer_cnn import FERCNN, NetworkConfig, explain_classifier
 from fer_cli.storage.artifact import Artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
 
 
 def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
@@ -29,6 +30,12 @@ def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def write_state(writer: ArtifactWriter, part: str, module: nn.Module) -> None:
+    """Write a network's parameters and buffers as datasets `part/name`."""
+    for name, array in state_arrays(module).items():
+        writer.write(f"{part}/{name}", array)
 
 
 def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:

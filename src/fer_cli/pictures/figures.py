@@ -88,8 +88,8 @@ def write_figures(
             name: None if name not in sheets else {"path": str(folder / f"{name}.png"), "samples": sheets[name][0]}
             for name in ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7")
         },
-        "table1": found.table1(),
-        "shares": found.shares(),
+        "table1": found.outcomes.table1(),
+        "shares": found.outcomes.shares(),
     }
     for name, (_, picture) in sheets.items():
         write_whole(folder / f"{name}.png", render.encode_png(picture))
@@ -104,7 +104,7 @@ def table1_text(found: Survey) -> str:
         f"| samples | {' | '.join(ERRORS)} | input_vs_code / input_vs_local |",
         "|---|" + "---|" * (len(ERRORS) + 1),
     ]
-    for name, row in found.table1().items():
+    for name, row in found.outcomes.table1().items():
         if row is not None:
             figures = " | ".join(f"{row[error]:.0f}" for error in ERRORS)
             lines.append(f"| {name}, this run | {figures} | {row['ratio']:.2f} |")

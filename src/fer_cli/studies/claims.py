@@ -8,9 +8,9 @@ ours.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.resampling import interval
 from fer_cli.evaluation.results import Claim
-from fer_cli.evaluation.shares import Measured
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD
 
 BORNE_OUT, NOT_BORNE_OUT, UNDECIDED = "borne out", "not borne out", "undecided"
@@ -19,9 +19,9 @@ LITTLE = 0.25
 """A change of an error by less than this share is taken for none."""
 
 
-def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) -> list[Claim]:
+def judge_claims(outcomes: Outcomes, weights: Int[np.ndarray, "draw sample"]) -> list[Claim]:
     """All claims; the draws of the bootstrap are `weights`."""
-    wrong, errors = measured.wrong, measured.errors
+    wrong, errors = outcomes.wrong, outcomes.errors
     mean = _Means(weights)
     local, code = errors["input_vs_local"], errors["input_vs_code"]
     local_change = mean.of(local, wrong) / mean.of(local, ~wrong)
@@ -54,10 +54,10 @@ def judge_claims(measured: Measured, weights: Int[np.ndarray, "draw sample"]) ->
         ),
     ]
     for path, spoken, other, said in (
-        (FEEDFORWARD, measured.labels, measured.predicted, ("true", "predicted")),
-        (FEEDBACK, measured.predicted, measured.labels, ("predicted", "true")),
+        (FEEDFORWARD, outcomes.labels, outcomes.predicted, ("true", "predicted")),
+        (FEEDBACK, outcomes.predicted, outcomes.labels, ("predicted", "true")),
     ):
-        for layer, found in measured.speaks_for[path].items():
+        for layer, found in outcomes.speaks_for[path].items():
             share = mean.of((found == spoken).astype(float), wrong) - mean.of((found == other).astype(float), wrong)
             claims.append(
                 _judged(

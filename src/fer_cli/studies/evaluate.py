@@ -15,7 +15,6 @@ from jaxtyping import Bool, Int
 from sklearn.metrics import confusion_matrix
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.codebooks.reconstruction import mean_errors
 from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
@@ -65,14 +64,15 @@ def evaluate(
     of_runs = [_study(run, asked, which, report) for run, which in zip(runs, named, strict=True)]
     parts = [of_run.scored for of_run in of_runs]
     pool = Pool(tuple(parts))
-    weights = draw_weights(pool.shape)
+    outcomes = pool.outcomes
+    weights = draw_weights(outcomes.index)
     classes = runs[0].voxels.classes
-    wrong, labels = pool.wrong, pool.labels
+    wrong, labels = outcomes.wrong, outcomes.labels
     found = detect_failures(pool, weights, repeated=True)
     drawn = [COMBINED, "suspicion", SOFTMAX, "input_vs_code", RATIO]
     if found["undefined"] is None:
         drawn.append(best_baseline(found["detection"]))
-    distinct = ~pool.repeated
+    distinct, voted = ~outcomes.repeated, outcomes.voted
     repairs = [of_run.repairs for of_run in of_runs if of_run.repairs]
     plantings = [of_run.planting for of_run in of_runs if of_run.planting]
     return {
@@ -83,23 +83,19 @@ def evaluate(
             name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
             for label, name in enumerate(classes)
         },
-        "confusion": confusion_matrix(labels, pool.predicted, labels=np.arange(len(classes))).tolist(),
+        "confusion": confusion_matrix(labels, outcomes.predicted, labels=np.arange(len(classes))).tolist(),
         "without_duplicates": {
             **accuracy_of(wrong[distinct], labels[distinct]),
             **detect_failures(pool, weights, repeated=False),
         },
-        "votes": None if pool.voted is None else {"views": votes or 0, **accuracy_of(pool.voted != labels, labels)},
+        "votes": None if voted is None else {"views": votes or 0, **accuracy_of(voted != labels, labels)},
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
-        "table1": {
-            "all": mean_errors(pool.errors, np.ones_like(wrong)),
-            "correct": mean_errors(pool.errors, ~wrong),
-            "misclassified": mean_errors(pool.errors, wrong),
-        },
+        "table1": outcomes.table1(),
         **found,
         "not_applicable": not_applicable(runs[0].network),
         "curves": curves(pool, drawn),
-        "claims": judge_claims(pool.measured, weights),
-        "shares": pool.measured.shares(),
+        "claims": judge_claims(outcomes, weights),
+        "shares": outcomes.shares(),
         "sanity": [of_run.sanity for of_run in of_runs if of_run.sanity] or None,
         "repair": summarise_repairs(repairs) if repairs else None,
         "planted": summarise_planted(plantings, layers=runs[0].network.spec.layer_names) if planted else None,
@@ -134,8 +130,8 @@ def _study(run: RunArtifacts, asked: _Asked, named: str, report: Report) -> _OfR
     scored = score_run(run, reading, report=partial(report, SCORING + named))
     if asked.sanity:
         told = partial(report, CHECKING + named)
-        sanity = check_sanity(run, split, predicted=reading.predicted, report=told)
-    if asked.repair and reading.wrong.any():
+        sanity = check_sanity(run, split, predicted=reading.outcomes.predicted, report=told)
+    if asked.repair and reading.outcomes.wrong.any():
         told = partial(report, REPAIRING + named)
         repairs = study_repairs(run, split=split, layers=_repaired(run), report=told)
     if asked.planted:
@@ -150,7 +146,7 @@ def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
         "run": str(run.paths.model.parent),
         "model": run.model.id,
         "seed": run.model.seed,
-        **accuracy_of(part.reading.wrong, part.reading.labels),
+        **accuracy_of(part.reading.outcomes.wrong, part.reading.outcomes.labels),
         "weights": part.posterior.weights,
         "ridge": part.posterior.ridge,
     }
@@ -185,17 +181,17 @@ def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sa
 
 
 def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...]) -> list[Mistake]:
-    names = runs[0].voxels.names
+    names, outcomes = runs[0].voxels.names, pool.outcomes
     return [
         {
-            "sample": names[pool.shape[i]],
+            "sample": names[outcomes.index[i]],
             "run": int(pool.run[i]),
-            "label": classes[pool.labels[i]],
-            "predicted": classes[pool.predicted[i]],
+            "label": classes[outcomes.labels[i]],
+            "predicted": classes[outcomes.predicted[i]],
             "max_softmax": float(pool.scores[SOFTMAX][i]),
             "suspicion": float(1 - pool.scores["suspicion"][i]),
         }
-        for i in np.flatnonzero(pool.wrong)
+        for i in np.flatnonzero(outcomes.wrong)
     ]
 
 
