@@ -47,6 +47,13 @@ def accuracy(network: nn.Module, voxels: VoxelSet, indices: np.ndarray) -> float
     return right / len(indices)
 
 
+def training_samples(voxels: VoxelSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples to train on, and the tenth of each class that validates, as `fer attach` draws them."""
+    split = voxels.indices("train")
+    kept, held = hold_out(voxels.labels[split], VALIDATION_FRACTION, seed)
+    return split[kept], split[held]
+
+
 def main() -> None:
     """Train, and write the state dict of the last epoch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -56,8 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     voxels = open_voxels(options.voxels, in_memory=True)
-    split = voxels.indices("train")
-    kept, held = (split[part] for part in hold_out(voxels.labels[split], VALIDATION_FRACTION, options.seed))
+    kept, held = training_samples(voxels, options.seed)
     torch.manual_seed(options.seed)
     network = build(len(voxels.classes))
     steps = len(kept) // 32

@@ -100,7 +100,7 @@ def cluster_network(
     `k` is the number of codes of each layer below the output: the paper's, spread over the network's depth, if None
     (`default_codes`); chosen by the stability of clusterings if `auto` (see `choice`).
 
-    `memory` bounds the features held at once, in bytes; the rest goes to an unnamed file in the folder
+    `memory` is the maximum size of features in memory, in bytes; others go to an unnamed file in the folder
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
 

@@ -49,7 +49,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Counted:
-    """The samples behind the features of a call, to count at once: indices, labels, number of classes."""
+    """Samples whose features a call receives and counts: indices, labels, number of classes."""
 
     samples: Int[np.ndarray, " sample"]
     labels: Int[np.ndarray, " sample"]

@@ -56,7 +56,7 @@ def is_stopping() -> bool:
 
 
 class _InThisProcess(WorkExecutor):
-    """Runs calls in this process, if starting others would take longer than the work."""
+    """Runs calls in this process; for work that takes less time than starting worker processes."""
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()

@@ -57,7 +57,7 @@ def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
 
 
 def _numbers(text: bytes, n_lines: int, kind: str, least: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of `n_lines` lines, and the index of each line's first number; each needs at least `least`."""
+    """All numbers, and the index of each line's first; InputError unless every line has at least `least`."""
     numbers, starts = numbers_by_line(text, 0, name)
     if len(starts) - 1 < n_lines:
         bad = next(i for i, line in enumerate(text.split(b"\n")) if not line.strip())
