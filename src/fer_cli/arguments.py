@@ -1,6 +1,7 @@
 """Parse structured option values; make file names safe."""
 
 import re
+from typing import Literal, get_args
 
 from fer_cli.errors import UsageError
 
@@ -16,6 +17,35 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} takes whole numbers with commas between them, got {text!r}.") from None
+
+
+def three_numbers(text: str, option: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them, or one for all. Raises UsageError that names the option."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) == 1:
+        found *= 3
+    if len(found) != 3:
+        raise UsageError(f"{option} takes X,Y,Z or one number for all three, got {text!r}.")
+    return (found[0], found[1], found[2])
+
+
+Scaling = Literal["none", "zscore", "minmax", "window"]
+
+
+def scaling(text: str) -> tuple[Scaling, tuple[float, float] | None]:
+    """The name and the window of `--normalise`. Raises UsageError for anything else."""
+    name, _, ends = text.partition(":")
+    try:
+        window = [float(end) for end in ends.split(",")] if ends else []
+    except ValueError:
+        window = [0.0]
+    for known in get_args(Scaling):
+        if name == known and len(window) == (2 if known == "window" else 0):
+            return known, (window[0], window[1]) if window else None
+    raise UsageError(f"--normalise takes none, zscore, minmax or window:LO,HI, got {text!r}.")
 
 
 def location(text: str) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import typer
 
 from fer_cli import __version__
 from fer_cli.arguments import file_name
-from fer_cli.cli import attachments, endings, readings, stages
+from fer_cli.cli import attachments, endings, readings, stages, voxelizing
 from fer_cli.cli.options import DEFAULT_RUN, AsJson, Device, Force, RunDir, Seed, print_json, print_rich
 from fer_cli.errors import ResourceError, UsageError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 for _command, _example in (
     (stages.download, "fer download modelnet10 -o archives"),
-    (stages.voxelize, "fer voxelize modelnet10-binvox.zip --run my-run"),
+    (voxelizing.voxelize, "fer voxelize modelnet10-binvox.zip --run my-run"),
     (stages.train, "fer train --preset compact --run my-run"),
     (attachments.attach, "fer attach nets.py:build --weights best.pt --run my-run"),
     (attachments.allow, "fer allow my-run/model.h5"),

@@ -32,6 +32,7 @@ DEFAULT_RUN = Path("fer-run")
 # Values of options; help and completion show them.
 Preset = Literal["paper", "compact", "smoke"]
 Fill = Literal["surface", "solid"]
+VolumeKind = Literal["occupancy", "intensity"]
 Filling = Literal["feature", "centroid"]
 Split = Literal["train", "val", "test"]
 OutputKind = Literal["logits", "softmax", "log_softmax", "sigmoid"]

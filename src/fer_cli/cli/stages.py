@@ -1,4 +1,4 @@
-"""The commands that make a run's artifacts: download, voxelize, train, cluster, calibrate."""
+"""The commands that make a run's artifacts beside `voxelize`: download, train, cluster, calibrate."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +16,6 @@ from fer_cli.cli.options import (
     Device,
     FeedbackEpochs,
     FeedbackLearningRate,
-    Fill,
     Force,
     Model,
     Preset,
@@ -34,7 +33,6 @@ from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from fer_cli.codebooks.clustering import ClusteringSummary
-    from fer_cli.data.voxelize import VoxelizeSummary
     from fer_cli.network.training import TrainingSummary
 
 Dataset = Annotated[str, typer.Argument(help="modelnet10 or modelnet40.")]
@@ -62,101 +60,6 @@ def download(
         return
     said = "downloaded" if result.fetched else "was there already"
     typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
-
-
-Source = Annotated[Path, typer.Argument(help="Folder, .zip or single file of meshes, point clouds or voxel grids.")]
-VoxelizeOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/voxels.h5.")]
-Resolution = Annotated[int, typer.Option(help="Voxels along each side, 8 to 128.")]
-Padding = Annotated[int, typer.Option(help="Empty voxels around a mesh.")]
-VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
-PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
-TestFraction = Annotated[
-    float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
-]
-VoxelizeSeed = Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")]
-DropDuplicates = Annotated[
-    bool,
-    typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")]
-
-
-def voxelize(
-    source: Source,
-    output: VoxelizeOutput = None,
-    run: RunDir = DEFAULT_RUN,
-    resolution: Resolution = 32,
-    padding: Padding = 1,
-    fill: VoxelizeFill = "surface",
-    per_class: PerClass = None,
-    test_fraction: TestFraction = None,
-    seed: VoxelizeSeed = 0,
-    drop_duplicates: DropDuplicates = False,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    strict: Strict = False,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn shapes into occupancy grids: SOURCE → voxels.h5."""
-    from fer_cli.cli.terminal import CountView, progress_bar
-    from fer_cli.data.occupancy import VoxelSettings
-    from fer_cli.data.voxelize import voxelize_source
-
-    settings = VoxelSettings(resolution=resolution, padding=padding, fill=fill)
-    endings.goes_on()
-    with progress_bar() as bar:
-        summary = voxelize_source(
-            source,
-            output or run / "voxels.h5",
-            settings,
-            per_class=per_class,
-            test_fraction=test_fraction,
-            seed=seed,
-            drop_duplicates=drop_duplicates,
-            workers=workers,
-            scheduler=scheduler,
-            strict=strict,
-            force=force,
-            progress=CountView(bar, "voxelizing"),
-        )
-    _tell_voxelized(summary, fill, as_json=as_json)
-
-
-def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
-    """Print what became of the shapes."""
-    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
-
-    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
-    duplicates = vars(summary.duplicates)
-    if as_json:
-        print_json(
-            {
-                "output": str(summary.path),
-                "samples": summary.n_samples,
-                "classes": summary.counts,
-                "skipped": skipped,
-                "duplicates": duplicates,
-                "dropped": summary.n_dropped,
-                "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
-                "resumed": summary.n_resumed,
-                "seconds": summary.seconds,
-            }
-        )
-        return
-    print_rich(counts_table(summary.counts))
-    for line in skipped_lines(skipped):
-        typer.echo(line)
-    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
-        typer.echo(identical)
-    if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
-        typer.echo(left_alone)
-    if summary.n_resumed:
-        typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
-    typer.echo(
-        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(skipped)} skipped, "
-        f"{summary.seconds:.1f} s"
-    )
 
 
 TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")]

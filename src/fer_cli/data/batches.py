@@ -18,7 +18,7 @@ from jaxtyping import Float64, UInt8
 from fer_cli.data import triangles  # noqa: F401, slow to import: once for all workers
 from fer_cli.data.facts import MeshFacts, describe_mesh
 from fer_cli.data.formats import ply, points, scanning  # noqa: F401, slow to import: once for all workers
-from fer_cli.data.formats.registry import Mesh, read_shape
+from fer_cli.data.formats.registry import GreyError, Mesh, read_shape
 from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
 from fer_cli.data.source import Entry, close_archives, read_entry
 from fer_cli.errors import InputError, one_line
@@ -72,6 +72,8 @@ def voxelize_batch(source: Path, entries: Sequence[Entry], settings: VoxelSettin
             break
         try:
             outcomes.append(_voxelized(read_shape(read_entry(source, entry), entry.path), settings))
+        except GreyError:
+            raise  # what becomes of such grids, the user has to say
         except InputError as error:
             outcomes.append(str(error).removeprefix(one_line(f"{entry.path}: ")))
         except MemoryError:

@@ -6,6 +6,7 @@ Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³
 import difflib
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
+from fer_cli.data.formats.scans import SCAN_SUFFIXES, Scan, file_suffix, read_scan
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
+from fer_cli.data.preparation import PreparationSettings, prepare
+from fer_cli.data.source import stem_of
 from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import ArtifactError, FerError, InputError, UsageError, one_line
@@ -36,7 +40,7 @@ class VolumeSet(ABC):
     """Named volumes with classes and splits, read a few at a time.
 
     `labels` are indices into `classes`, −1 where unknown; `splits` are `train`, `val`, `test` or `unlabelled`. `input`
-    says what every volume is.
+    says what every volume is. `groups` are what samples belong to, empty where nothing; None if there are none.
     """
 
     names: list[str]
@@ -44,6 +48,7 @@ class VolumeSet(ABC):
     splits: list[str]
     classes: tuple[str, ...]
     input: InputSpec
+    groups: list[str] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,7 +102,7 @@ class VoxelSet(VolumeSet):
     """
 
     artifact: Artifact
-    packed: UInt8[np.ndarray, "sample byte"] | Float[np.ndarray, "sample channel x y z"] | None
+    packed: UInt8[np.ndarray, "sample byte"] | Shaped[np.ndarray, "sample channel x y z"] | None
 
     @property
     def id(self) -> str:
@@ -111,8 +116,9 @@ class VoxelSet(VolumeSet):
 
     @property
     def voxelization(self) -> Json:
-        """The settings the shapes were voxelized with; empty for volumes that were stored as they are."""
-        settings: Json = self.artifact.config.get("voxelization", {})
+        """How shapes were voxelized, or volumes prepared; empty for volumes that were stored as they are."""
+        config = self.artifact.config
+        settings: Json = config.get("voxelization") or config.get("preparation") or {}
         return settings
 
     def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:
@@ -121,9 +127,9 @@ class VoxelSet(VolumeSet):
             return self.grids(indices)[:, None].astype(np.float32)
         chosen = np.asarray(indices, dtype=np.int64)
         if self.packed is not None:
-            return self.packed[chosen]
+            return self.packed[chosen].astype(np.float32)
         distinct, back = np.unique(chosen, return_inverse=True)
-        return self.artifact.read("intensity", distinct)[back]
+        return self.artifact.read("intensity", distinct)[back].astype(np.float32)
 
     def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
         """Whether the grid of each given sample is, voxel for voxel, that of some training sample."""
@@ -198,12 +204,13 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
         packed = np.empty((count, -(-math.prod(read.shape) // 8)), np.uint8)
         for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
             packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
-    elif in_memory and 4 * count * math.prod(read.volume) <= _MOST_IN_MEMORY:
+    elif in_memory and artifact.size("intensity") <= _MOST_IN_MEMORY:
         packed = np.concatenate(list(artifact.blocks("intensity", _BLOCK)))
     return VoxelSet(
         names=artifact.read_text("name"),
         labels=labels,
         splits=artifact.read_text("split"),
+        groups=artifact.read_text("group") if "group" in artifact else None,
         classes=tuple(classes),
         input=read,
         artifact=artifact,
@@ -212,21 +219,48 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
 
 
 def hold_out(
-    labels: Int[np.ndarray, " sample"], fraction: float, seed: int
+    labels: Int[np.ndarray, " sample"], fraction: float, seed: int, groups: Sequence[str] | None = None
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
     """Positions of a stratified random share of the samples and of the rest: (kept, held out), ascending.
 
-    Each class with two samples or more gives at least one and keeps at least one.
+    Each class with two samples or more gives at least one and keeps at least one. Samples of one group, other than the
+    empty one, go together; then the share is as near as whole groups come to it.
     """
     generator = np.random.default_rng(seed)
-    held: list[int] = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        held.extend(members[:count])
     mask = np.zeros(len(labels), dtype=bool)
-    mask[held] = True
+    wanted: dict[int, int] = {}
+    for label in np.unique(labels).tolist():
+        members = generator.permutation(np.flatnonzero(labels == label))
+        wanted[label] = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        if groups is None:
+            mask[members[: wanted[label]]] = True
+    if groups is not None:
+        units = [group or f"\0{sample}" for sample, group in enumerate(groups)]
+        by_unit: dict[str, list[int]] = {}
+        for sample, unit in enumerate(units):
+            by_unit.setdefault(unit, []).append(sample)
+        for unit in generator.permutation(sorted(by_unit)).tolist():
+            counts = Counter(labels[by_unit[unit]].tolist())
+            # A group goes where it brings the classes nearer to their shares.
+            if sum(min(count, wanted[k]) - max(0, count - wanted[k]) for k, count in counts.items()) > 0:
+                wanted = {label: left - counts[label] for label, left in wanted.items()}
+                mask[by_unit[unit]] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def validation_split(voxels: VolumeSet, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples to train on, of `split`, and to validate on: those of the split `val`, else a tenth of `split` held out.
+
+    Indices, ascending. A group is on one side.
+    """
+    fitted = voxels.indices(split)
+    if split != "val" and any(
+        of == "val" and label >= 0 for of, label in zip(voxels.splits, voxels.labels, strict=True)
+    ):
+        return fitted, voxels.indices("val")
+    groups = None if voxels.groups is None else [voxels.groups[index] for index in fitted]
+    kept, held = hold_out(voxels.labels[fitted], VALIDATION_FRACTION, seed, groups)
+    return fitted[kept], fitted[held]
 
 
 @dataclass(frozen=True)
@@ -266,16 +300,24 @@ def load_sample(
     if not isinstance(sample, (str, Path)):
         return Sample("array", _fitting(as_volume(sample), input, "the array"), given)
     path = Path(sample)
+    suffix = file_suffix(path.name)
     if path.is_file():
-        if transform is not None and path.suffix.lower() != ".npy":
+        if transform is not None and suffix != ".npy":
             made = _transformed(transform(), path)
-            return Sample(path.stem, _fitting(as_volume(made), input, f"what the transform made of {path.name}"), given)
-        if path.suffix.lower() == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
+            return Sample(
+                stem_of(path.name), _fitting(as_volume(made), input, f"what the transform made of {path.name}"), given
+            )
+        prepared = "scaling" in voxelization
+        if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization) and not prepared:
             return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
+        if prepared:
+            scan = _prepared(path, voxelization)
+            volume = _fitting(scan.values.astype(np.float32), input, path.name)
+            return Sample(stem_of(path.name), volume, given, index_to_world=scan.index_to_world)
         read = _read_grid(path, voxelization, input)
         volume = read.occupancy[None].astype(np.float32)
         return Sample(path.stem, volume, given, index_to_world=read.index_to_world)
-    if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
+    if suffix in (*SUFFIXES, *SCAN_SUFFIXES) or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
     voxel_set = voxels()
     index = voxel_set.index_of(str(sample))
@@ -311,6 +353,15 @@ def _read_array(path: Path) -> np.ndarray:
             f"{path.name} is damaged, or no .npy array of numbers: {one_line(str(error))[:200]}"
         ) from error
     return array
+
+
+def _prepared(path: Path, preparation: Mapping[str, Any]) -> Scan:
+    """The volume of a file, prepared as those of the run were."""
+    settings = PreparationSettings.from_json(dict(preparation))
+    try:
+        return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> Grid:

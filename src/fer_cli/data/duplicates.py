@@ -55,7 +55,7 @@ def count_duplicates(
         for split, count in counts.items():
             within[split] += max(0, count - 1)
         across += counts["test"] if counts["train"] else 0
-        of_unlabelled += sum(splits[sample] not in within for sample in group[1:])
+        of_unlabelled += sum(splits[sample] == "unlabelled" for sample in group[1:])
         across_classes += len({classes[sample] for sample in group if splits[sample] in within}) > 1
     return DuplicateCounts(within["train"], within["test"], across, of_unlabelled, across_classes)
 

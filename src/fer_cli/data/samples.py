@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from fer_cli.data.batches import Outcome, VoxelizedShape
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates, redundant_samples
-from fer_cli.data.source import Entry, Listing, Skipped
+from fer_cli.data.source import Entry, Listing, Skipped, described
 from fer_cli.errors import InputError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 
@@ -126,6 +126,7 @@ def write_samples(writer: ArtifactWriter, samples: Samples, batches: Batches, re
         "skipped/source": [item.path for item in samples.skipped],
         "skipped/reason": [item.reason for item in samples.skipped],
     }
+    texts |= described([(sample.entry.group, sample.entry.columns) for sample in kept])
     for name, numbers in integers.items():
         writer.write(name, np.array(numbers, dtype=np.int64))
     for name, words in texts.items():

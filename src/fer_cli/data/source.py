@@ -1,9 +1,9 @@
-"""A SOURCE (folder, .zip read in place, or one file) → its shapes, with class and split from the folder names.
+"""A SOURCE (folder, .zip read in place, or one file) → its shapes and volumes, with class and split.
 
-Layouts: `<class>/<train|test>/<file>`, 3DShapeNets' `<class>/30/<train|test>/<file>`, and
-`<train|test>/<class>/<file>`, at any depth. The class is always the folder's name, since some files of ModelNet40 are
-named after another class. A shape that lies elsewhere is unlabelled, unless a test fraction is given: then
-`<class>/<file>` is split by chance.
+They come from the folder names: `<class>/<train|val|test>/<file>`, 3DShapeNets' `<class>/30/<train|test>/<file>`, and
+`<train|val|test>/<class>/<file>`, at any depth. The class is always the folder's name, since some files of ModelNet40
+are named after another class. A shape that lies elsewhere is unlabelled, unless a test fraction is given: then
+`<class>/<file>` is split by chance. Or they come from a table, see `tables`.
 Members of archives are never unpacked to disk; what looks hostile is refused by name.
 """
 
@@ -19,10 +19,21 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fer_cli.data.formats.registry import SUFFIXES
+from fer_cli.data.formats.scans import SCAN_SUFFIXES, file_suffix
 from fer_cli.errors import InputError, UsageError
 
-Split = Literal["train", "test", "unlabelled"]
-SPLITS: tuple[Split, ...] = ("train", "test", "unlabelled")
+Split = Literal["train", "val", "test", "unlabelled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabelled")
+SPLIT_WORDS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and tables call the splits, in small letters."""
 
 MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
@@ -30,17 +41,24 @@ _BOMB_BYTES = 24 << 20
 _BOMB_RATIO = 200
 
 # Shapes that others store: skipped by name. Whatever else lies in a folder (licences, lists) is no loss.
-_OTHER_SHAPES = re.compile(r"\.(gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pts|las|laz|vox|vtk|vtp|usdz?)")
+_OTHER_SHAPES = re.compile(
+    r"\.(gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pts|las|laz|vox|vtk|vtp|usdz?|nrrd|nhdr|mha|mhd|dcm|mgz|tiff?)"
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One shape of a source: unique `name`, `path` inside the source, class (None if unknown) and split."""
+    """One shape of a source: unique `name`, `path` inside the source, class (None if unknown) and split.
+
+    `group` is what it belongs to, such as its patient, empty if nothing; `columns` are further ones of a table.
+    """
 
     name: str
     path: str
     class_name: str | None
     split: Split
+    group: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,10 +92,7 @@ def list_entries(
     Raises InputError if the source does not exist, cannot be read, is a broken archive, or holds no shape;
     UsageError if `per_class` is not positive, or `test_fraction` not between 0 and 1 or of no use for the source.
     """
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise UsageError(f"a test fraction of {test_fraction:g} leaves nothing to train or test; give 0.2, say.")
-    if per_class is not None and per_class < 1:
-        raise UsageError(f"{per_class} shapes per class leave none; give at least 1.")
+    check_limits(per_class, test_fraction)
     try:
         size = source.stat().st_size
     except (OSError, ValueError) as error:
@@ -90,7 +105,7 @@ def list_entries(
         paths, skipped = _folder_paths(source)
     elif _is_zip(source):
         paths, skipped = _zip_paths(source)
-    elif source.suffix.lower() in SUFFIXES:
+    elif file_suffix(source.name) in _READ:
         if size > MAX_FILE_BYTES:
             raise InputError(f"{source}: {size} bytes, more than {MAX_FILE_BYTES}.")
         single = [_placed(source.name, "")]
@@ -104,11 +119,54 @@ def list_entries(
     placed = [_placed(path, root) for path in sorted(paths)]
     if test_fraction is not None:
         placed = _split(placed, test_fraction, seed, source)
+    return listing_of(placed, skipped, per_class)
+
+
+def listing_of(placed: Sequence[Entry], skipped: Sequence[Skipped], per_class: int | None) -> Listing:
+    """Entries under unique names and in order, at most `per_class` of each class and split."""
     entries = sorted(_named(placed), key=_order)
     if per_class is not None:
-        entries = list(_evenly(entries, per_class))
+        entries = list(evenly(entries, per_class))
     classes = sorted({entry.class_name for entry in entries if entry.class_name is not None})
     return Listing(tuple(entries), tuple(classes), tuple(sorted(skipped, key=lambda item: item.path)))
+
+
+def check_limits(per_class: int | None, test_fraction: float | None) -> None:
+    """Raise UsageError for a number of shapes, or a test fraction, that leaves nothing."""
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise UsageError(f"a test fraction of {test_fraction:g} leaves nothing to train or test; give 0.2, say.")
+    if per_class is not None and per_class < 1:
+        raise UsageError(f"{per_class} shapes per class leave none; give at least 1.")
+
+
+def objections(source: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Why files of a folder or .zip cannot be read, for each of these paths that cannot.
+
+    Raises InputError where the source is neither.
+    """
+    found: dict[str, str] = {}
+    if _is_zip(source):
+        members, skipped = _zip_paths(source)
+        known, reasons = set(members), {item.path: item.reason for item in skipped}
+        found = {path: reasons.get(path, "is not in the archive") for path in paths if path not in known}
+    elif source.is_dir():
+        for path in paths:
+            file = source / path
+            try:
+                size = file.stat().st_size if file.is_file() else None
+            except (OSError, ValueError):
+                size = None
+            if size is None:
+                found[path] = "does not exist, or is not a regular file"
+            elif size > MAX_FILE_BYTES:
+                found[path] = f"{size} bytes, more than {MAX_FILE_BYTES}"
+    else:
+        raise InputError(f"{source} is neither a folder nor a .zip; a table names files of one.")
+    return {
+        path: found.get(path, f"fer does not read it; known are {_KNOWN}")
+        for path in paths
+        if path in found or file_suffix(path) not in _READ
+    }
 
 
 def read_entry(source: Path, entry: Entry) -> bytes:
@@ -130,12 +188,22 @@ def read_entry(source: Path, entry: Entry) -> bytes:
         raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {str(error)[:200]}.") from error
 
 
+def described(samples: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> dict[str, Sequence[str]]:
+    """The datasets of what a table says of samples, given the group and the further columns of each; of both if any."""
+    groups, columns = [group for group, _ in samples], [dict(columns) for _, columns in samples]
+    texts: dict[str, Sequence[str]] = {"group": groups} if any(groups) else {}
+    for column in dict.fromkeys(name for of_sample in columns for name in of_sample):
+        texts[f"column/{column}"] = [of_sample.get(column, "") for of_sample in columns]
+    return texts
+
+
 def close_archives() -> None:
     """Close the archive that `read_entry` keeps open in this process."""
     _open_zip.cache_clear()
 
 
-_KNOWN = ", ".join(SUFFIXES)
+_READ = frozenset((*SUFFIXES, *SCAN_SUFFIXES))
+_KNOWN = ", ".join((*SUFFIXES, *SCAN_SUFFIXES))
 
 
 def _is_zip(source: Path) -> bool:
@@ -175,7 +243,7 @@ def _folder_paths(source: Path) -> tuple[list[str], list[Skipped]]:
         skipped += [
             Skipped(_relative(Path(folder, name), source), "is a folder")
             for name in subfolders
-            if PurePosixPath(name).suffix.lower() in SUFFIXES
+            if file_suffix(name) in _READ
         ]
     return paths, skipped
 
@@ -195,7 +263,7 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
         if not member.filename:
             continue
         if member.is_dir():
-            if PurePosixPath(member.filename).suffix.lower() in SUFFIXES:
+            if file_suffix(member.filename.rstrip("/")) in _READ:
                 skipped.append(Skipped(member.filename.rstrip("/"), "is a folder"))
             continue
         if not _is_shape(member.filename, skipped):
@@ -228,10 +296,10 @@ def _is_hidden(part: str) -> bool:
 
 def _is_shape(path: str, skipped: list[Skipped]) -> bool:
     """Whether the suffix is one that fer reads; a shape of another format is noted as skipped."""
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = file_suffix(path)
     if _OTHER_SHAPES.fullmatch(suffix):
         skipped.append(Skipped(path, f"fer does not read {suffix} files; known are {_KNOWN}"))
-    return suffix in SUFFIXES
+    return suffix in _READ
 
 
 def _relative(path: str | Path, source: Path) -> str:
@@ -243,15 +311,20 @@ def _placed(path: str, root: str) -> Entry:
     # A file name need not be UTF-8, but a sample's name is.
     readable = path.encode(errors="replace").decode()
     *folders, file = [root, *readable.replace("\\", "/").split("/")]
-    stem = PurePosixPath(file).stem
-    last = folders[-1].lower()
-    if last in ("train", "test"):
+    stem = stem_of(file)
+    if split := SPLIT_WORDS.get(folders[-1].lower()):
         above = [folder for folder in folders[:-1][-2:] if not folder.isdecimal()]
         if above:
-            return Entry(stem, path, above[-1], "train" if last == "train" else "test")
-    elif len(folders) > 1 and (split := folders[-2].lower()) in ("train", "test"):
-        return Entry(stem, path, folders[-1], "train" if split == "train" else "test")
+            return Entry(stem, path, above[-1], split)
+    elif len(folders) > 1 and (split := SPLIT_WORDS.get(folders[-2].lower())):
+        return Entry(stem, path, folders[-1], split)
     return Entry(stem, path, None, "unlabelled")
+
+
+def stem_of(file: str) -> str:
+    """A file's name without its suffix, `.nii.gz` as one."""
+    suffix = file_suffix(file)
+    return file[: -len(suffix)] if suffix in _READ and len(suffix) < len(file) else PurePosixPath(file).stem
 
 
 def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Path) -> list[Entry]:
@@ -265,13 +338,39 @@ def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Pa
         raise UsageError(
             f"{source}: a test fraction is for <class>/<file>, but no shape lies so, {example!r} for one; leave it out."
         )
-    split: dict[str, Entry] = {}
-    for class_name, members in groups.items():
-        ranked = sorted(members, key=lambda entry: (_lot(seed, class_name, entry.name), entry.path))
-        n_test = min(max(1, round(test_fraction * len(ranked))), len(ranked) - 1)
-        for rank, entry in enumerate(ranked):
-            split[entry.path] = replace(entry, class_name=class_name, split="test" if rank < n_test else "train")
-    return [split.get(entry.path, entry) for entry in entries]
+    classed = {entry.path: replace(entry, class_name=name) for name, members in groups.items() for entry in members}
+    return draw_test([classed.get(entry.path, entry) for entry in entries], test_fraction, seed)
+
+
+def draw_test(entries: Sequence[Entry], fraction: float, seed: int) -> list[Entry]:
+    """The same entries, those with a class and no split having one by chance; no split divides a group.
+
+    Of each class that share is for testing, though at least one shape, and one left for training. With groups the
+    share is as near as whole groups come to it.
+    """
+    units: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    by_class: Counter[str] = Counter()
+    for entry in entries:
+        if entry.split == "unlabelled" and entry.class_name is not None:
+            units[("group", entry.group) if entry.group else (entry.class_name, entry.path)].append(entry)
+            by_class[entry.class_name] += 1
+    wanted = {name: min(max(1, round(fraction * count)), count - 1) for name, count in by_class.items()}
+    lots = {
+        unit: _lot(seed, "group", unit[1]) if unit[0] == "group" else _lot(seed, unit[0], members[0].name)
+        for unit, members in units.items()
+    }
+    testing: set[str] = set()
+    for unit in sorted(units, key=lambda unit: (lots[unit], unit[1])):
+        counts = Counter(str(entry.class_name) for entry in units[unit])
+        # A group goes where it brings the classes nearer to their shares.
+        if sum(min(count, wanted[name]) - max(0, count - wanted[name]) for name, count in counts.items()) > 0:
+            wanted = {name: left - counts[name] for name, left in wanted.items()}
+            testing |= {entry.path for entry in units[unit]}
+    placed = {entry.path for members in units.values() for entry in members}
+    return [
+        replace(entry, split="test" if entry.path in testing else "train") if entry.path in placed else entry
+        for entry in entries
+    ]
 
 
 def _class_folder(path: str) -> str | None:
@@ -312,7 +411,8 @@ def _order(entry: Entry) -> tuple[str, int, str]:
     return entry.class_name or "", SPLITS.index(entry.split), entry.name
 
 
-def _evenly(entries: Sequence[Entry], count: int) -> Iterator[Entry]:
+def evenly(entries: Sequence[Entry], count: int) -> Iterator[Entry]:
+    """At most `count` entries of each class and split, evenly spaced."""
     groups: dict[tuple[str | None, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[entry.class_name, entry.split].append(entry)

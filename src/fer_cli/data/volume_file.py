@@ -5,16 +5,18 @@ occupancy grids; others are intensities.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Shaped
 
-from fer_cli.data.duplicates import find_duplicates
+from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates
+from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.source import Skipped, described
 from fer_cli.data.volumes import InputSpec, Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -59,67 +61,150 @@ def save_volumes(
     check_output(output)
     parts = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given is not None}
     names_of_classes = _classes(parts, classes)
+    steps = None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     with claim_output(output, force=force):
-        return _write(output, parts, names_of_classes, kind, spacing)
+        volumes = _volumes(parts, names_of_classes, np.diag([*(steps or (1.0, 1.0, 1.0)), 1.0]))
+        return write_volumes(output, volumes, names_of_classes, kind=kind, spacing=steps).input
 
 
-def _write(
+@dataclass(frozen=True)
+class Volume:
+    """A volume to be stored, and what is recorded of it; `label` is −1 where it has no class."""
+
+    values: Shaped[np.ndarray, "channel x y z"]
+    name: str
+    label: int
+    split: str
+    index_to_world: Float64[np.ndarray, "4 4"]
+    source: str
+    group: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
+    is_placed: bool = False
+
+
+@dataclass(frozen=True)
+class WrittenVolumes:
+    """What was written: what every volume is, the type it is stored in, and samples by class and split."""
+
+    input: InputSpec
+    stored: str
+    counts: dict[str, dict[str, int]]
+    duplicates: DuplicateCounts
+
+
+def write_volumes(
     output: Path,
-    parts: Mapping[str, Any],
+    volumes: Iterator[Volume],
     classes: tuple[str, ...],
+    *,
     kind: Kind | None,
-    spacing: Sequence[float | int] | None,
-) -> InputSpec:
+    spacing: tuple[float, float, float] | None = None,
+    recorded: Json | None = None,
+    seed: int | None = None,
+    skipped: Sequence[Skipped] = (),
+) -> WrittenVolumes:
+    """Write a voxels.h5 of volumes as they come, without holding more than a few.
+
+    Without `spacing`, that of the volumes is recorded where all know their place and have the same. `kind` is found on
+    the values of the first block if None; `recorded` is added to the configuration; `skipped` is looked at when all
+    volumes have come. Raises InputError for volumes that differ in shape, or if there are none.
+    """
     read: InputSpec | None = None
-    names: dict[str, None] = {}
-    labels: list[int] = []
-    splits: list[str] = []
+    records: list[Volume] = []
+    names: set[str] = set()
     digests: list[bytes] = []
     occupied: list[int] = []
-    steps = None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-    config: Json = {}
-    writer = ArtifactWriter(output, VOXELS, config=config, parents={}, attributes={"classes": list(classes)})
-    with writer:
-        for split, given in parts.items():
-            items, first = _items(given), len(splits)
-            while block := list(islice(items, _BLOCK)):
-                if read is None:
-                    channels, x, y, z = block[0].volume.shape
-                    found: Kind = kind or ("occupancy" if channels == 1 and _are_binary(block) else "intensity")
-                    read = InputSpec(channels, (x, y, z), found, steps)
-                    config["volumes"] = read.to_json()
-                for item in block:
-                    name = item.name or f"{split}_{len(splits) - first:05}"
-                    _check(item, name, read, names)
-                    names[name] = None
-                    labels.append(_label(item.label, classes, name))
-                    splits.append(split)
-                    digests.append(hashlib.sha256(item.volume.tobytes()).digest())
-                    occupied.append(int(np.count_nonzero(item.volume)))
-                if read.kind == "occupancy":
-                    writer.append("occupancy", np.stack([item.volume[0] for item in block]).astype(np.uint8))
-                else:
-                    writer.append("intensity", np.stack([item.volume for item in block]))
+    stored = "uint8"
+    config: Json = {**(recorded or {})}
+    with ArtifactWriter(
+        output, VOXELS, config=config, parents={}, attributes={"classes": list(classes)}, seed=seed
+    ) as writer:
+        while block := list(islice(volumes, _BLOCK)):
+            if read is None:
+                channels, x, y, z = block[0].values.shape
+                found: Kind = kind or ("occupancy" if channels == 1 and _are_binary(block) else "intensity")
+                read = InputSpec(channels, (x, y, z), found, spacing)
+                config["volumes"] = read.to_json()
+            for item in block:
+                _check(item, read, names)
+                names.add(item.name)
+                records.append(replace(item, values=_NOTHING))
+                digests.append(hashlib.sha256(np.ascontiguousarray(item.values, np.float32).tobytes()).digest())
+                occupied.append(int(np.count_nonzero(item.values)))
+            values = np.stack([item.values for item in block])
+            if read.kind == "occupancy":
+                writer.append("occupancy", values[:, 0].astype(np.uint8))
+            else:
+                stored = writer.append("intensity", narrowest(values))
         if read is None:
-            raise InputError("the dataset is empty.")
-        count = len(labels)
-        affine = np.diag([*(steps or (1.0, 1.0, 1.0)), 1.0])
-        writer.write("name", list(names))
-        writer.write("label", np.array(labels, np.int64))
-        writer.write("split", splits)
-        writer.write("index_to_world", np.broadcast_to(affine, (count, 4, 4)).copy())
-        writer.write("source", list(names))
-        writer.write("record/n_faces", np.full(count, -1, np.int64))
-        writer.write("record/n_open_edges", np.full(count, -1, np.int64))
-        writer.write("record/n_occupied", np.array(occupied, np.int64))
-        writer.write("record/enclosed", np.full(count, -1, np.int8))
-        writer.write("record/warnings", [""] * count)
-        writer.write("record/duplicate_of", find_duplicates(digests, lambda sample: digests[sample]))
-        writer.write("dropped/source", [])
-        writer.write("dropped/duplicate_of", np.empty(0, np.int64))
-        writer.write("skipped/source", [])
-        writer.write("skipped/reason", [])
-    return read
+            first = f"; {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            raise InputError(f"there is no volume to store{first}" if first else "the dataset is empty.")
+        spacings = {tuple(round(step, 4) for step in spacing_of(item.index_to_world)) for item in records}
+        if spacing is None and len(spacings) == 1 and all(item.is_placed for item in records):
+            read = replace(read, spacing=spacing_of(records[0].index_to_world))
+            config["volumes"] = read.to_json()
+        duplicate_of = find_duplicates(digests, lambda sample: digests[sample])
+        _write_records(writer, records, occupied, duplicate_of, sorted(skipped, key=lambda item: item.path))
+    counts: dict[str, dict[str, int]] = {}
+    for item in records:
+        of_split = counts.setdefault(classes[item.label] if item.label >= 0 else "unlabelled", {})
+        of_split[item.split] = of_split.get(item.split, 0) + 1
+    labels = [item.label for item in records]
+    return WrittenVolumes(read, stored, counts, count_duplicates(duplicate_of, [i.split for i in records], labels))
+
+
+_NOTHING = np.empty((1, 0, 0, 0), np.uint8)
+
+
+def _write_records(
+    writer: ArtifactWriter,
+    records: Sequence[Volume],
+    occupied: Sequence[int],
+    duplicate_of: np.ndarray,
+    skipped: Sequence[Skipped],
+) -> None:
+    count = len(records)
+    writer.write("label", np.array([item.label for item in records], np.int64))
+    texts: dict[str, Sequence[str]] = {
+        "name": [item.name for item in records],
+        "split": [item.split for item in records],
+        "source": [item.source for item in records],
+        "record/warnings": [""] * count,
+        "dropped/source": [],
+        "skipped/source": [item.path for item in skipped],
+        "skipped/reason": [item.reason for item in skipped],
+    }
+    texts |= described([(item.group, item.columns) for item in records])
+    for name, words in texts.items():
+        # File names need not be UTF-8, but what HDF5 holds is.
+        writer.write(name, [text.encode(errors="replace").decode() for text in words])
+    writer.write("index_to_world", np.stack([item.index_to_world for item in records]))
+    writer.write("record/n_faces", np.full(count, -1, np.int64))
+    writer.write("record/n_open_edges", np.full(count, -1, np.int64))
+    writer.write("record/n_occupied", np.array(occupied, np.int64))
+    writer.write("record/enclosed", np.full(count, -1, np.int8))
+    writer.write("record/duplicate_of", duplicate_of)
+    writer.write("dropped/duplicate_of", np.empty(0, np.int64))
+
+
+def narrowest(values: np.ndarray) -> np.ndarray:
+    """The same numbers in the smallest of the types that intensities are stored in, at most in single precision."""
+    for dtype in (np.uint8, np.int16, np.uint16, np.float16):
+        if np.can_cast(values.dtype, dtype):
+            return values.astype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = values.astype(dtype)
+        if (cast == values).all():
+            return cast
+    return values.astype(np.float32)
+
+
+def _volumes(parts: Mapping[str, Any], classes: tuple[str, ...], matrix: np.ndarray) -> Iterator[Volume]:
+    """The volumes of a user's datasets."""
+    for split, given in parts.items():
+        for number, item in enumerate(_items(given)):
+            name = item.name or f"{split}_{number:05}"
+            yield Volume(item.volume, name, _label(item.label, classes, name), split, matrix, name)
 
 
 def as_volume(value: Any) -> Float32[np.ndarray, "channel x y z"]:
@@ -206,14 +291,17 @@ def _label(label: Any, classes: Sequence[str], name: str) -> int:
     return index
 
 
-def _check(item: _Item, name: str, read: InputSpec, names: Mapping[str, None]) -> None:
-    if item.volume.shape != read.volume:
-        raise InputError(f"{name} has shape {item.volume.shape}, but the first volume {read.volume}.")
+def _check(item: Volume, read: InputSpec, names: Collection[str]) -> None:
+    if item.values.shape != read.volume:
+        found, first = ("×".join(map(str, shape)) for shape in (item.values.shape[1:], read.shape))
+        if len(item.values) != read.channels:
+            found, first = f"{len(item.values)} channels of {found}", f"{read.channels} of {first}"
+        raise InputError(f"{item.name} has {found} voxels, but the first volume {first}.")
     if read.kind == "occupancy" and not _are_binary([item]):
-        raise InputError(f"{name} holds other values than 0 and 1; give kind='intensity'.")
-    if name in names:
-        raise InputError(f"two samples are called {name!r}.")
+        raise InputError(f"{item.name} holds other values than 0 and 1; give kind='intensity'.")
+    if item.name in names:
+        raise InputError(f"two samples are called {item.name!r}.")
 
 
-def _are_binary(block: Sequence[_Item]) -> bool:
-    return all(bool(((item.volume == 0) | (item.volume == 1)).all()) for item in block)
+def _are_binary(block: Sequence[Volume]) -> bool:
+    return all(bool(((item.values == 0) | (item.values == 1)).all()) for item in block)

@@ -68,6 +68,7 @@ def voxelize_source(
     output: Path,
     settings: VoxelSettings,
     *,
+    listing: Listing | None = None,
     per_class: int | None = None,
     test_fraction: float | None = None,
     seed: int = 0,
@@ -80,8 +81,9 @@ def voxelize_source(
 ) -> VoxelizeSummary:
     """Voxelize the shapes of a folder, .zip or file into the artifact `output`, whatever the workers.
 
-    A shape that cannot be used is left out and recorded with the reason, unless `strict`. `per_class` limits
-    the shapes of each class and split; `test_fraction` draws a test split by `seed` where the source has none.
+    A shape that cannot be used is left out and recorded with the reason, unless `strict`. `listing` names the shapes of
+    the source where they are listed already; else `per_class` limits the shapes of each class and split, and
+    `test_fraction` draws a test split by `seed` where the source has none.
     `drop_duplicates` leaves out training samples identical to a test sample or to an earlier training sample.
     `workers` processes (one per core if None) share the work where there is enough of it, or those of a Dask
     `scheduler` do. `progress` is told (shapes done, shapes in all). A run that was interrupted
@@ -99,7 +101,8 @@ def voxelize_source(
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         at_end.callback(close_archives)
-        listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
+        if listing is None:
+            listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
         if strict and listing.skipped:
             raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
         config = {

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from fer_cli.data.augmentation import Augmentation
-from fer_cli.data.dataset import VALIDATION_FRACTION, VolumeSet, VoxelSet, hold_out, open_voxels
+from fer_cli.data.dataset import VolumeSet, VoxelSet, open_voxels, validation_split
 from fer_cli.data.volumes import Kind
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.activations import FEEDBACK, batches, predict
@@ -42,8 +42,8 @@ _CHECKED = 512
 _MISLED = 0.15
 """Accuracy that another order of the classes has to add before it is said."""
 _TIMED_STEPS = 3
-_EPOCHS = 12
-_RATE = 6e-3
+_EPOCHS = 6
+_RATE = 8e-3
 _SAMPLES = 3592
 """Samples for which the default epochs are meant; with fewer the feedback network has more."""
 
@@ -104,7 +104,8 @@ class Fit:
 class Overview:
     """What `fer attach` found before it trains: candidates, chosen levels, how the classifier fits the labels.
 
-    `seconds` is the expected time of training.
+    `epochs` are those of the training, `seconds` is its expected time, and `level_seconds` what of it goes to the step
+    from each level to the one below.
     """
 
     spec: NetworkSpec
@@ -114,7 +115,9 @@ class Overview:
     fit: Fit
     training_samples: int
     validation_samples: int
+    epochs: int
     seconds: float
+    level_seconds: Mapping[str, float]
     resumed_feedback: bool
 
 
@@ -238,6 +241,7 @@ def _prepare(
     data = TrainingData(voxels.as_attached(settings.fitted_on, validation), training, validation, device)
     chosen = settings.training(voxels.input.kind).for_samples(len(training))
     checked = training[np.linspace(0, len(training) - 1, min(_CHECKED, len(training))).astype(np.int64)]
+    seconds, shares = _expected_seconds(network, data, chosen)
     overview = Overview(
         spec=backbone.spec,
         fields=backbone.wiring.fields,
@@ -246,7 +250,9 @@ def _prepare(
         fit=_fit(network, voxels, np.unique(checked)),
         training_samples=len(training),
         validation_samples=len(validation),
-        seconds=_expected_seconds(network, data, chosen),
+        epochs=chosen.feedback_epochs,
+        seconds=seconds,
+        level_seconds={name: seconds * share for name, share in shares.items()},
         resumed_feedback=resumed,
     )
     return _Prepared(backbone, network, data, chosen, overview)
@@ -271,10 +277,7 @@ def _samples(
             f"{voxels.source}: too few samples of class {poor!r} in the split {fitted_on!r} ({counts.min()}); at least "
             "two are needed, one to fit and one to validate."
         )
-    if "val" in voxels.splits and fitted_on != "val":
-        return fitted, voxels.indices("val")
-    kept, held = hold_out(voxels.labels[fitted], VALIDATION_FRACTION, seed)
-    return fitted[kept], fitted[held]
+    return validation_split(voxels, fitted_on, seed)
 
 
 def _start_from(network: ExplainedNetwork, previous: Path) -> bool:
@@ -309,23 +312,31 @@ def _fit(network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, 
     return Fit(accuracy, confusion, order, best)
 
 
-def _expected_seconds(network: ExplainedNetwork, data: TrainingData, settings: TrainingSettings) -> float:
-    """Time of the whole training, from a few steps that change nothing."""
+def _expected_seconds(
+    network: ExplainedNetwork, data: TrainingData, settings: TrainingSettings
+) -> tuple[float, dict[str, float]]:
+    """Time of the whole training, from a few steps that change nothing, and the share of each level's module in it.
+
+    A share is that of the forward pass, which the classifier's own pass is part of.
+    """
     phase = FeedbackPhase(data, settings, network, None)
     module = network.feedback.train()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
-    times = []
-    for _ in range(_TIMED_STEPS):
-        indices = np.resize(data.training, settings.batch_size)
-        started = time.monotonic()
-        torch.autograd.backward(torch.stack(list(phase.terms(module, indices, generator).values())).sum())
-        times.append(time.monotonic() - started)
+    indices = np.resize(data.training, settings.batch_size)
+    times, forward = [], 0.0
+    with module.timed() as by_level:
+        for _ in range(_TIMED_STEPS):
+            started = time.monotonic()
+            loss = torch.stack(list(phase.terms(module, indices, generator).values())).sum()
+            forward += time.monotonic() - started
+            torch.autograd.backward(loss)
+            times.append(time.monotonic() - started)
     module.zero_grad(set_to_none=True)
     module.load_state_dict(state)
     network.feedback.eval()
     steps = max(1, len(data.training) // settings.batch_size) * settings.feedback_epochs
-    return min(times) * steps
+    return min(times) * steps, {name: seconds / forward for name, seconds in by_level.items()}
 
 
 def _described(backbone: Attached) -> str:

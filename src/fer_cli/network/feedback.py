@@ -7,7 +7,9 @@ Source: section 2 and Fig. 1 of the paper.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,6 @@ from torch.nn import functional
 
 from fer_cli.data.volumes import Volumes
 from fer_cli.network.backbone import Feature, Features, NetworkSpec
-from fer_cli.network.subpixel import SubpixelTransposedConv3d
 
 Edit = Callable[[str, Tensor], Tensor]
 _MOST_DENSE = 1 << 24
@@ -24,6 +25,8 @@ _MOST_DENSE = 1 << 24
 _MOST_RATIO = 4
 """Largest growth of an axis by a transposed convolution, whose weights grow with the cube of it."""
 _GROUPS = 8
+_LARGE_MAP = 4096
+"""From so many locations a step has one convolution; measured, docs/results.md."""
 _HEAD_FILTERS = 32
 """Hidden filters of the last step made from shapes, at the lowest level's resolution."""
 
@@ -89,6 +92,27 @@ class FeedbackNetwork(nn.Module):
         found: Tensor = self.steps[_key(level)](feature)
         return found
 
+    @contextmanager
+    def timed(self) -> Iterator[dict[str, float]]:
+        """Within the block, the seconds that each level's module has spent forward."""
+        seconds = dict.fromkeys(self.levels, 0.0)
+        handles = []
+        for level in self.levels:
+            step = self.steps[_key(level)]
+
+            def start(*_: object, level: str = level) -> None:
+                seconds[level] -= time.monotonic()
+
+            def stop(*_: object, level: str = level) -> None:
+                seconds[level] += time.monotonic()
+
+            handles += [step.register_forward_pre_hook(start), step.register_forward_hook(stop)]
+        try:
+            yield seconds
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def decode_each(self, codes: Features) -> Features:
         """Raw reconstructions from each of several levels, every gate shut.
 
@@ -124,7 +148,7 @@ def steps_from_shapes(spec: NetworkSpec) -> dict[str, nn.Module]:
     for index, name in reversed(list(enumerate(spec.layer_names))):
         above = spec.level_shape(name)
         if index == 0:
-            steps[name] = _Head(above, spec.input.volume)
+            steps[name] = _head(above, spec.input.volume)
         else:
             below = spec.level_shape(spec.layer_names[index - 1])
             steps[name] = _ShapeStep(above, below, signed=signed[index - 1])
@@ -132,7 +156,10 @@ def steps_from_shapes(spec: NetworkSpec) -> dict[str, nn.Module]:
 
 
 class _ShapeStep(nn.Module):
-    """From one feature shape to another: to the map's size, then a residual block; a final ReLU unless `signed`."""
+    """From one feature shape to another: to the map's size, then a residual block; a final ReLU unless `signed`.
+
+    The block has two convolutions, on a large map one, which costs half and reconstructs no worse.
+    """
 
     def __init__(self, above: tuple[int, ...], below: tuple[int, ...], *, signed: bool) -> None:
         super().__init__()
@@ -140,14 +167,11 @@ class _ShapeStep(nn.Module):
         self.resize = _to_shape(above, below)
         # A kernel that sees a single location has one cell.
         kernel = 3 if math.prod(below[1:]) > 1 else 1
-        self.block = nn.Sequential(
-            _normalised(below),
-            nn.ReLU(),
-            nn.Conv3d(filters, filters, kernel, padding=kernel // 2, bias=False),
-            _normalised(below),
-            nn.ReLU(),
-            nn.Conv3d(filters, filters, kernel, padding=kernel // 2),
-        )
+        convolutions = 1 if math.prod(below[1:]) >= _LARGE_MAP else 2
+        self.block = nn.Sequential()
+        for last in range(convolutions):
+            convolution = nn.Conv3d(filters, filters, kernel, padding=kernel // 2, bias=last == convolutions - 1)
+            self.block.extend([_normalised(below), nn.ReLU(), convolution])
         self.signed = signed
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -156,30 +180,75 @@ class _ShapeStep(nn.Module):
         return result if self.signed else functional.relu(result)
 
 
-class _Head(nn.Module):
-    """The last step: a linear map of the lowest level, and what hidden filters on that level's map add to it.
+def _head(above: tuple[int, ...], volume: tuple[int, ...]) -> nn.Module:
+    """The last step: from the lowest level to the raw reconstruction."""
+    return _dense(above[0], volume) if math.prod(above[1:]) == 1 else _PhaseHead(above, volume)
 
-    A linear map cannot give back what a ReLU has cut off; hidden filters see it in the neighbourhood. They lie at the
-    map's resolution, where they cost least. The addition is nothing before training.
+
+class _PhaseHead(nn.Module):
+    """A linear map of the lowest level, and what hidden filters add to it, all at the resolution of the level's map.
+
+    Every cell gives the voxels that it covers, one filter to a voxel of them, which the spread puts in their places. A
+    linear map cannot give back what a ReLU has cut off; hidden filters see it in the neighbourhood. Their addition is
+    nothing before training.
+
+    Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network", 2016.
     """
 
     def __init__(self, above: tuple[int, ...], volume: tuple[int, ...]) -> None:
         super().__init__()
-        self.direct = _to_shape(above, volume)
-        if math.prod(above[1:]) == 1:
-            self.hidden, self.addition = None, None
-            return
-        inner = (_HEAD_FILTERS, *above[1:])
-        self.hidden = nn.Sequential(
-            nn.Conv3d(above[0], _HEAD_FILTERS, 3, padding=1, bias=False), _normalised(inner), nn.ReLU()
-        )
-        self.addition = _to_shape(inner, volume)
+        axes = [_phase_axis(of, to) for of, to in zip(above[1:], volume[1:], strict=True)]
+        fitting = [axis for axis in axes if axis is not None]
+        self.spread: nn.Module
+        if len(fitting) == 3:
+            stride, padding = zip(*fitting, strict=True)
+            phases = volume[0] * math.prod(stride)
+            self.spread = _Shuffle(stride, volume)
+        else:
+            padding, phases = (1, 1, 1), volume[0]
+            self.spread = nn.Upsample(volume[1:], mode="trilinear")
+        self.map = nn.Conv3d(above[0], phases + _HEAD_FILTERS, 3, padding=padding)
+        self.normalise = nn.GroupNorm(_GROUPS, _HEAD_FILTERS)
+        self.addition = nn.Conv3d(_HEAD_FILTERS, phases, 1)
         for parameter in self.addition.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, feature: Tensor) -> Tensor:
-        result: Tensor = self.direct(feature)
-        return result if self.hidden is None or self.addition is None else result + self.addition(self.hidden(feature))
+        mapped: Tensor = self.map(feature)
+        direct, hidden = mapped.split([mapped.shape[1] - _HEAD_FILTERS, _HEAD_FILTERS], 1)
+        result: Tensor = self.spread(direct + self.addition(functional.relu(self.normalise(hidden))))
+        return result
+
+
+class _Shuffle(nn.Module):
+    """From a map with a filter for each voxel of a cell to voxels; what lies outside the volume is cut off."""
+
+    def __init__(self, stride: tuple[int, ...], volume: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride, self.volume = stride, volume
+
+    def forward(self, phases: Tensor) -> Tensor:
+        sample, _, *cells = phases.shape
+        phases = phases.reshape(sample, self.volume[0], *self.stride, *cells).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        voxels = [cell * stride for cell, stride in zip(cells, self.stride, strict=True)]
+        starts = [(of - to) // 2 for of, to in zip(voxels, self.volume[1:], strict=True)]
+        x, y, z = (slice(start, start + to) for start, to in zip(starts, self.volume[1:], strict=True))
+        return phases.reshape(sample, self.volume[0], *voxels)[:, :, x, y, z]
+
+
+def _phase_axis(cells: int, of: int) -> tuple[int, int] | None:
+    """Voxels that a cell covers along one axis, and the padding of a kernel of 3 that makes cells for all of them.
+
+    None where cells and voxels do not fit together so.
+    """
+    axis = _transposed_axis(cells, of)
+    if axis is None or cells == 1:
+        return None
+    stride = axis[1]
+    beyond = max(0, -(-of // stride) - cells)
+    padding = 1 + -(-beyond // 2)
+    return (stride, padding) if padding <= 2 else None
 
 
 def _to_shape(above: tuple[int, ...], below: tuple[int, ...]) -> nn.Module:
@@ -195,8 +264,6 @@ def _to_shape(above: tuple[int, ...], below: tuple[int, ...]) -> nn.Module:
     fitting = [axis for axis in axes if axis is not None]
     if len(fitting) == 3:
         kernel, stride, padding = zip(*fitting, strict=True)
-        if len(set(fitting)) == 1 and kernel[0] - 2 * padding[0] == stride[0] and below[0] == 1:
-            return SubpixelTransposedConv3d(above[0], below[0], kernel[0], stride[0], padding[0])
         return nn.ConvTranspose3d(above[0], below[0], kernel, stride, padding)
     steps = [nn.Conv3d(above[0], below[0], 3, padding=1), nn.Upsample(below[1:], mode="trilinear")]
     return nn.Sequential(*(steps if math.prod(below[1:]) >= math.prod(above[1:]) else steps[::-1]))

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 
 from fer_cli.data.augmentation import Augmentation
-from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
+from fer_cli.data.dataset import VoxelSet, open_voxels, validation_split
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World
@@ -167,10 +167,10 @@ def _samples(
     voxel_set: VoxelSet, given: GivenEncoder | None, seed: int
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
     """Samples to train on, and those held out: the ones that a given classifier was not trained on either."""
-    split = voxel_set.indices("train")
-    _, held = hold_out(voxel_set.labels[split], VALIDATION_FRACTION, seed)
-    validation = split[held] if given is None or given.validation is None else given.validation
-    return np.setdiff1d(split, validation), validation
+    training, held = validation_split(voxel_set, "train", seed)
+    if given is None or given.validation is None:
+        return training, held
+    return np.setdiff1d(voxel_set.indices("train"), given.validation), given.validation
 
 
 def _given_encoder(

@@ -42,6 +42,7 @@ def overview_json(overview: Overview, settings: AttachSettings) -> Json:
         "levels": [
             {
                 **level_json(level, overview.fields[level.name], k, overview.training_samples, len(spec.classes)),
+                "train_seconds": overview.level_seconds[level.name],
                 "cluster_seconds": expected_seconds(level.filters, level.locations, k, overview.training_samples),
             }
             for level, k in zip(spec.levels, codes, strict=True)
@@ -55,6 +56,7 @@ def overview_json(overview: Overview, settings: AttachSettings) -> Json:
         "training_accuracy": overview.fit.accuracy,
         "training_samples": overview.training_samples,
         "validation_samples": overview.validation_samples,
+        "epochs": overview.epochs,
         "expected_seconds": overview.seconds,
         "starts_from_old_feedback": overview.resumed_feedback,
         "fitted_on": settings.fitted_on,
@@ -66,18 +68,20 @@ def overview_table(overview: Overview, settings: AttachSettings) -> Group:
     answer = overview_json(overview, settings)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("level", overflow="fold", max_width=28)
-    for heading in ("filters", "map", "sees", "cut", "codes", "features", "cluster"):
+    for heading in ("filters", "map", "sees", "cut", "codes", "features", "minutes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row, level in zip(level_rows(answer["levels"]), answer["levels"], strict=True):
-        costs = (_size(level["codebook_bytes"]), _size(level["feature_bytes"]), _minutes(level["cluster_seconds"]))
-        table.add_row(*map(str, row.values()), *costs)
+        minutes = f"{_minutes(level['train_seconds'])}+{_minutes(level['cluster_seconds'])}"
+        table.add_row(*map(str, row.values()), _size(level["codebook_bytes"]), _size(level["feature_bytes"]), minutes)
     others = len(answer["other_levels"])
     lines = [
         f"{overview.spec.input}, {len(overview.spec.classes)} classes, output: {answer['readout']}; "
         f"{answer['training_accuracy']:.1%} of checked training samples right",
         f"{others} more activations can be named with --levels (--dry-run --json lists them)" if others else "",
-        f"training: about {_minutes(overview.seconds)} on {overview.training_samples} samples"
+        f"training: about {_minutes(overview.seconds)} min, {overview.epochs} epochs of "
+        f"{overview.training_samples} samples"
         + (", from the feedback network of the former model.h5" if overview.resumed_feedback else ""),
+        "codes, features: size on disk; minutes: of training + of fer cluster",
     ]
     return Group(table, *filter(None, lines))
 
@@ -101,7 +105,7 @@ def _sides(shape: list[int]) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{max(1, math.ceil(seconds / 60))} min" if seconds > 30 else "<1 min"
+    return str(max(1, math.ceil(seconds / 60))) if seconds > 30 else "<1"
 
 
 def _size(count: int) -> str:

@@ -12,7 +12,7 @@ from fer_cli.reports.artifact_report import info_table
 from fer_cli.reports.tables import open_table, printable
 from fer_cli.storage.schema import Json
 
-_SPLITS = ("train", "test", "unlabelled")
+_SPLITS = ("train", "val", "test", "unlabelled")
 _LISTED = 10
 """So many skipped shapes are listed one by one; more are grouped by reason."""
 _HEADS = {

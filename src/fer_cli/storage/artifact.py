@@ -80,6 +80,10 @@ class Artifact:
         """Shape of a dataset, without reading it."""
         return tuple(self._dataset(name).shape)
 
+    def size(self, name: str) -> int:
+        """Bytes of a dataset's content, without reading it."""
+        return int(self._dataset(name).nbytes)
+
     def read(self, name: str, selection: Any = ()) -> np.ndarray:
         """Content of a dataset, or of a NumPy selection of it.
 

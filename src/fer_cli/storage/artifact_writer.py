@@ -68,19 +68,27 @@ class ArtifactWriter:
         """Write a whole dataset; its type and number of axes must be the declared ones."""
         spec = self._spec(name)
         array = _as_declared(name, array, spec)
-        self._create(name, spec, array.shape, extendable=False)
+        self._create(name, spec, array.shape, array.dtype, extendable=False)
         self._store(name, spec, array, 0)
 
-    def append(self, name: str, rows: np.ndarray | list[str]) -> None:
-        """Append rows along the first axis of a dataset, which the first call creates."""
+    def append(self, name: str, rows: np.ndarray | list[str]) -> str:
+        """Append rows along the first axis of a dataset, which the first call creates; answers the type it now has.
+
+        Of a dataset that may have narrower types, rows of a wider one widen what is there.
+        """
         spec = self._spec(name)
         array = _as_declared(name, rows, spec)
         if name not in self._file:
-            self._create(name, spec, (0, *array.shape[1:]), extendable=True)
+            self._create(name, spec, (0, *array.shape[1:]), array.dtype, extendable=True)
+        elif spec.narrower and (wide := common_type(array.dtype, self._file[name].dtype)) != array.dtype:
+            array = array.astype(wide)
+        if spec.narrower and array.dtype != self._file[name].dtype:
+            self._widen(name, spec, array.dtype)
         start = self._file[name].shape[0]
         with self._writing():
             self._file[name].resize(start + array.shape[0], axis=0)
         self._store(name, spec, array, start)
+        return str(self._file[name].dtype.name)
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Set a root attribute of the stage to anything JSON holds; recorded when the block ends."""
@@ -94,8 +102,22 @@ class ArtifactWriter:
             raise ValueError(f"{self.form.name} declares no dataset {name!r}")
         return spec
 
-    def _create(self, name: str, spec: DatasetSpec, shape: tuple[int, ...], *, extendable: bool) -> None:
-        dtype = h5py.string_dtype("utf-8") if spec.dtype == "text" else np.dtype(spec.dtype)
+    def _widen(self, name: str, spec: DatasetSpec, dtype: np.dtype) -> None:
+        """Store a dataset's rows anew in a wider type."""
+        narrow = f"{name}.narrow"
+        with self._writing():
+            self._file.move(name, narrow)
+        rows = self._file[narrow]
+        self._create(name, spec, (0, *rows.shape[1:]), dtype, extendable=True)
+        for start in range(0, len(rows), rows.chunks[0]):
+            self.append(name, rows[start : start + rows.chunks[0]].astype(dtype))
+        with self._writing():
+            del self._file[narrow]
+
+    def _create(
+        self, name: str, spec: DatasetSpec, shape: tuple[int, ...], dtype: np.dtype, *, extendable: bool
+    ) -> None:
+        dtype = h5py.string_dtype("utf-8") if spec.dtype == "text" else dtype
         options: Json = {}
         if extendable:
             options["maxshape"] = (None, *shape[1:])
@@ -243,13 +265,19 @@ class _Target(io.FileIO):
         self.close()
 
 
+def common_type(one: np.dtype, other: np.dtype) -> np.dtype:
+    """The smallest type that holds every number of both, up to float32."""
+    wide = np.promote_types(one, other)
+    return wide if wide.itemsize <= 2 else np.dtype(np.float32)
+
+
 def _as_declared(name: str, array: np.ndarray | list[str], spec: DatasetSpec) -> np.ndarray:
     if spec.dtype == "text":
         converted = np.empty(len(array), dtype=object)
         converted[:] = [str(text) for text in array]
     else:
         converted = np.asarray(array)
-        if converted.dtype != np.dtype(spec.dtype):
+        if converted.dtype.name not in (spec.dtype, *spec.narrower):
             raise ValueError(f"dataset {name!r} is declared {spec.dtype}, got {converted.dtype}")
     if spec.axes is not None and converted.ndim != len(spec.axes):
         raise ValueError(f"dataset {name!r} is declared with axes {spec.axes}, got shape {converted.shape}")

@@ -27,7 +27,7 @@ def check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset
             raise ArtifactError(f"{path} holds a dataset {name!r} that {form.name} does not have.")
         dtype = dataset.dtype
         found = "text" if h5py.check_string_dtype(dtype) else dtype.name
-        if found != spec.dtype:
+        if found not in (spec.dtype, *spec.narrower):
             raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
         if reason := _storage_objection(dataset, spec):
             raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
@@ -67,8 +67,9 @@ def _number_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
     """Why numbers could be read as others than were written without HDF5 noticing, or None."""
     if spec.dtype == "text":
         return None
-    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(spec.dtype))):
-        return f"is not stored as {spec.dtype} is"
+    declared = dataset.dtype.name if spec.narrower else spec.dtype
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(declared))):
+        return f"is not stored as {declared} is"
     if dataset.ndim and dataset.size and not dataset.fletcher32:
         return "is stored without checksums"
     return None

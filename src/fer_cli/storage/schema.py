@@ -21,7 +21,7 @@ class DatasetSpec:
 
     `axes` names every axis in order; axes of one name have one length within a file. `None` means
     any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings. What is not `identifying`, such
-    as wall times, has no part in the artifact's id.
+    as wall times, has no part in the artifact's id. `narrower` are types in which the same numbers may be stored.
     """
 
     name: str
@@ -31,6 +31,7 @@ class DatasetSpec:
     required: bool = True
     compressed: bool = False
     identifying: bool = True
+    narrower: tuple[str, ...] = ()
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -87,9 +88,11 @@ VOXELS = Format(
             "intensity",
             ("sample", "channel", "x", "y", "z"),
             "float32",
-            "voxel values of volumes that are no occupancy grids, as the network reads them",
+            "voxel values of volumes that are no occupancy grids, as the network reads them, in the smallest of these "
+            "types that holds every one exactly",
             required=False,
             compressed=True,
+            narrower=("uint8", "int16", "uint16", "float16"),
         ),
         DatasetSpec("name", ("sample",), "text", "unique name of the sample"),
         DatasetSpec("label", ("sample",), "int64", "index into the attribute `classes`; −1 where unknown"),
@@ -101,6 +104,20 @@ VOXELS = Format(
             "4×4 affine map from voxel indices (voxel centres) to the source's own units",
         ),
         DatasetSpec("source", ("sample",), "text", "path of the shape inside the source"),
+        DatasetSpec(
+            "group",
+            ("sample",),
+            "text",
+            "what the sample belongs to, such as its patient; no split divides a group; empty where it stands alone",
+            required=False,
+        ),
+        DatasetSpec(
+            "column/{column}",
+            ("sample",),
+            "text",
+            "a further column of the table of samples, as it stands",
+            required=False,
+        ),
         DatasetSpec("record/n_faces", ("sample",), "int64", "triangles of the mesh as read; −1 for what is no mesh"),
         DatasetSpec(
             "record/n_open_edges",

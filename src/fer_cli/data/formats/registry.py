@@ -9,7 +9,7 @@ Not read: what `off`, `obj`, `ply`, `interchange`, `points` and `matlab` leave o
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -135,7 +135,7 @@ def _read_binvox(content: bytes, name: str) -> Grid:
         raise InputError(f"{name}: the binvox header does not parse: {found}.") from None
     if corner.shape != (3,) or not (np.isfinite(corner).all() and 0 < scale < np.inf):
         raise InputError(f"{name}: translate {format_point(corner)} and scale {scale:g} make no grid.")
-    n_voxels = _checked_size((size_x, size_y, size_z), name)
+    n_voxels = checked_size((size_x, size_y, size_z), name)
     if (len(content) - start) % 2:
         raise InputError(f"{name}: the last run is cut off: {len(content) - start} bytes do not make pairs.")
     runs = np.frombuffer(content, np.uint8, offset=start).reshape(-1, 2)
@@ -156,6 +156,14 @@ def _read_mat(content: bytes, name: str) -> Grid:
 
 def _read_npy(content: bytes, name: str) -> Grid:
     """A plain array of three axes; what exceeds a half is occupied."""
+    return _as_grid(read_array(content, name, (3,)), name, np.eye(4))
+
+
+def read_array(content: bytes, name: str, axes: Sequence[int] | None) -> np.ndarray:
+    """The array of a .npy file. It has numbers on one of the given counts of axes; with None any plain array will do.
+
+    Raises InputError for any other, and for what is damaged, truncated or larger than a volume.
+    """
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
@@ -164,14 +172,16 @@ def _read_npy(content: bytes, name: str) -> Grid:
             shape, is_fortran, dtype = read_header(stream)
     except Exception as error:  # NumPy parses the header as Python and lets SyntaxError and TokenError through
         raise InputError(f"{name}: not a readable .npy file: {_first_line(error)}.") from None
-    if dtype.kind not in "biuf" or len(shape) != 3:
-        raise InputError(f"{name}: holds {dtype} {'×'.join(map(str, shape))}, expected numbers on three axes.")
-    n_voxels = _checked_size(shape, name)
+    if axes is not None and (dtype.kind not in "biuf" or len(shape) not in axes):
+        counts = " or ".join({3: "three", 4: "four"}[count] for count in axes)
+        raise InputError(f"{name}: holds {dtype} {'×'.join(map(str, shape))}, expected numbers on {counts} axes.")
+    if dtype.hasobject:
+        raise InputError(f"{name}: holds Python objects, expected numbers.")
+    n_values = checked_size(shape, name)
     found = len(content) - stream.tell()
-    if found != n_voxels * dtype.itemsize:
-        raise InputError(f"{name}: holds {found} bytes of voxels, expected {n_voxels * dtype.itemsize}.")
-    values = np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
-    return _as_grid(values, name, np.eye(4))
+    if found != n_values * dtype.itemsize:
+        raise InputError(f"{name}: holds {found} bytes of voxels, expected {n_values * dtype.itemsize}.")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _as_grid(values: np.ndarray, name: str, matrix: np.ndarray) -> Grid:
@@ -179,13 +189,28 @@ def _as_grid(values: np.ndarray, name: str, matrix: np.ndarray) -> Grid:
         raise InputError(f"{name}: holds {values.dtype} values, expected real numbers.")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{name}: a voxel is {values[~np.isfinite(values)][0]}, expected finite numbers.")
-    occupancy = np.ascontiguousarray(values > 0.5).view(np.uint8)
+    require_mask(values, name)
+    occupancy = np.ascontiguousarray(values != 0).view(np.uint8)
     if not occupancy.any():
         raise InputError(f"{name}: not one of {'×'.join(map(str, occupancy.shape))} voxels is occupied.")
     return Grid(occupancy, matrix)
 
 
-def _checked_size(shape: tuple[int, ...], name: str) -> int:
+class GreyError(InputError):
+    """A grid of more than two values, where it was not said whether it is occupancy or intensity."""
+
+
+def require_mask(values: np.ndarray, name: str) -> None:
+    """Raise GreyError unless a grid holds 0 and one larger value at most."""
+    low, high = values.min(), values.max()
+    if low < 0 or not ((values == 0) | (values == high)).all():
+        raise GreyError(
+            f"{name}: holds intensities ({low:g} to {high:g}), which are not made binary unasked. Give fer voxelize "
+            "--kind intensity to keep them, or --threshold T to make voxels of at least T occupied."
+        )
+
+
+def checked_size(shape: tuple[int, ...], name: str) -> int:
     """Number of voxels of a grid. Raises InputError if there are none or more than any grid needs."""
     n_voxels = math.prod(shape)
     if not 0 < n_voxels <= MAX_VOXELS or min(shape) < 0:

@@ -1,0 +1,284 @@
+"""`fer voxelize`: shapes become occupancy grids, volumes are stored as a network reads them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fer_cli.arguments import scaling, three_numbers
+from fer_cli.cli import endings
+from fer_cli.cli.options import (
+    DEFAULT_RUN,
+    AsJson,
+    Fill,
+    Force,
+    RunDir,
+    Scheduler,
+    VolumeKind,
+    Workers,
+    print_json,
+    print_rich,
+)
+from fer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from fer_cli.data.occupancy import VoxelSettings
+    from fer_cli.data.plan import Plan
+    from fer_cli.data.preparation import PreparationSettings
+    from fer_cli.data.store_volumes import StoredSummary
+    from fer_cli.data.voxelize import VoxelizeSummary
+
+Source = Annotated[
+    Path, typer.Argument(help="Folder, .zip or file of shapes or volumes, .npz of many, or .csv that lists files.")
+]
+VoxelizeOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/voxels.h5.")]
+Resolution = Annotated[
+    int | None, typer.Option(help="Voxels along each side of a shape's grid, 8 to 128. Default: 32.")
+]
+Padding = Annotated[int | None, typer.Option(help="Empty voxels around a mesh. Default: 1.")]
+VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
+PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
+TestFraction = Annotated[
+    float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
+]
+VoxelizeSeed = Annotated[int, typer.Option(min=0, help="Seed of the split that --test-fraction draws.")]
+DropDuplicates = Annotated[
+    bool,
+    typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")]
+
+
+Table = Annotated[
+    Path | None, typer.Option(help="CSV that lists files of SOURCE: columns path, class, split, group, and others.")
+]
+Classes = Annotated[str | None, typer.Option(help="Names for the labels 0, 1, … of an .npz file, with commas.")]
+KindOf = Annotated[VolumeKind | None, typer.Option("--kind", help="What volumes hold. Default: occupancy, if binary.")]
+Threshold = Annotated[float | None, typer.Option(help="Make voxels of at least this value occupied.")]
+Shape = Annotated[str | None, typer.Option(help="Crop or pad volumes around the centre to X,Y,Z voxels.")]
+Spacing = Annotated[str | None, typer.Option(help="Resample volumes to voxels of X,Y,Z millimetres.")]
+Orientation = Annotated[str | None, typer.Option(help="Turn volumes so that their axes point so, such as RAS.")]
+Normalise = Annotated[str, typer.Option(help="Scale intensities: none, zscore, minmax or window:LO,HI.")]
+
+
+def voxelize(
+    source: Source,
+    output: VoxelizeOutput = None,
+    run: RunDir = DEFAULT_RUN,
+    resolution: Resolution = None,
+    padding: Padding = None,
+    fill: VoxelizeFill = "surface",
+    table: Table = None,
+    classes: Classes = None,
+    kind: KindOf = None,
+    threshold: Threshold = None,
+    shape: Shape = None,
+    spacing: Spacing = None,
+    orientation: Orientation = None,
+    normalise: Normalise = "none",
+    per_class: PerClass = None,
+    test_fraction: TestFraction = None,
+    seed: VoxelizeSeed = 0,
+    drop_duplicates: DropDuplicates = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    strict: Strict = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn shapes into occupancy grids, or store volumes as a network reads them: SOURCE → voxels.h5.
+
+    NIfTI files, .npz files and tables with such files are volumes; other grids are with any of --kind, --threshold,
+    --shape, --spacing, --orientation and --normalise.
+    """
+    from fer_cli.data.occupancy import VoxelSettings
+    from fer_cli.data.plan import plan
+
+    preparation = _preparation(kind, threshold, shape, spacing, orientation, normalise)
+    settings = VoxelSettings(
+        resolution=32 if resolution is None else resolution, padding=1 if padding is None else padding, fill=fill
+    )
+    planned = plan(
+        source,
+        table=table,
+        classes=None if classes is None else [name.strip() for name in classes.split(",")],
+        as_volumes=preparation.changes,
+        per_class=per_class,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    endings.goes_on()
+    target = output or run / "voxels.h5"
+    if not planned.are_volumes:
+        _voxelize_shapes(
+            planned,
+            target,
+            settings,
+            per_class=per_class,
+            test_fraction=test_fraction,
+            seed=seed,
+            drop_duplicates=drop_duplicates,
+            workers=workers,
+            scheduler=scheduler,
+            strict=strict,
+            force=force,
+            as_json=as_json,
+        )
+        return
+    for option, given in (
+        ("--resolution", resolution is not None),
+        ("--padding", padding is not None),
+        ("--fill", fill != "surface"),
+        ("--drop-duplicates", drop_duplicates),
+        ("--scheduler", scheduler is not None),
+    ):
+        if given:
+            raise UsageError(f"{option} is for shapes, but {source} holds volumes.{_INSTEAD.get(option, '')}")
+    _store_volumes(
+        planned,
+        target,
+        preparation,
+        test_fraction=test_fraction,
+        seed=seed,
+        strict=strict,
+        force=force,
+        as_json=as_json,
+    )
+
+
+_INSTEAD = {"--resolution": " Give --shape X,Y,Z to crop or pad, --spacing to resample."}
+
+
+def _preparation(
+    kind: VolumeKind | None,
+    threshold: float | None,
+    shape: str | None,
+    spacing: str | None,
+    orientation: str | None,
+    normalise: str,
+) -> "PreparationSettings":
+    from fer_cli.data.preparation import PreparationSettings
+
+    name, window = scaling(normalise)
+    sides = None if shape is None else three_numbers(shape, "--shape")
+    if sides is not None and any(side != int(side) for side in sides):
+        raise UsageError(f"--shape takes whole numbers, got {shape!r}.")
+    return PreparationSettings(
+        kind=kind,
+        threshold=threshold,
+        shape=None if sides is None else (int(sides[0]), int(sides[1]), int(sides[2])),
+        spacing=None if spacing is None else three_numbers(spacing, "--spacing"),
+        orientation=None if orientation is None else orientation.upper(),
+        scaling=name,
+        window=window,
+    )
+
+
+def _voxelize_shapes(
+    planned: "Plan", target: Path, settings: "VoxelSettings", *, as_json: bool, **options: Any
+) -> None:
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.data.voxelize import voxelize_source
+
+    with progress_bar() as bar:
+        summary = voxelize_source(
+            planned.source,
+            target,
+            settings,
+            listing=planned.listing,
+            progress=CountView(bar, "voxelizing"),
+            **options,
+        )
+    _tell_voxelized(summary, settings.fill, as_json=as_json)
+
+
+def _store_volumes(
+    planned: "Plan", target: Path, settings: "PreparationSettings", *, as_json: bool, **options: Any
+) -> None:
+    from fer_cli.cli.terminal import CountView, progress_bar
+    from fer_cli.data.store_volumes import store_volumes
+
+    with progress_bar() as bar:
+        summary = store_volumes(
+            planned.source,
+            target,
+            planned.listing,
+            planned.collection,
+            settings,
+            progress=CountView(bar, "reading"),
+            **options,
+        )
+    _tell_stored(summary, as_json=as_json)
+
+
+def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
+    """Print what became of the volumes."""
+    from fer_cli.reports.inventory import counts_table, duplicates_line, skipped_lines
+
+    written = summary.written
+    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
+    duplicates = vars(written.duplicates)
+    samples = sum(sum(of_split.values()) for of_split in written.counts.values())
+    if as_json:
+        print_json(
+            {
+                "output": str(summary.path),
+                "samples": samples,
+                "classes": written.counts,
+                "input": written.input.to_json(),
+                "stored": written.stored,
+                "skipped": skipped,
+                "duplicates": duplicates,
+                "dropped": 0,
+                "enclosing_nothing": None,
+                "resumed": 0,
+                "notes": list(summary.notes),
+                "seconds": summary.seconds,
+            }
+        )
+        return
+    print_rich(counts_table(written.counts))
+    for line in (*skipped_lines(skipped), *summary.notes):
+        typer.echo(line)
+    if identical := duplicates_line(duplicates, 0):
+        typer.echo(identical)
+    typer.echo(
+        f"{summary.path}: {samples} volumes of {written.input} in {len(written.counts)} classes, {written.input.kind} "
+        f"stored as {written.stored}, {len(skipped)} skipped, {summary.seconds:.1f} s"
+    )
+
+
+def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
+    """Print what became of the shapes."""
+    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
+
+    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
+    duplicates = vars(summary.duplicates)
+    if as_json:
+        print_json(
+            {
+                "output": str(summary.path),
+                "samples": summary.n_samples,
+                "classes": summary.counts,
+                "skipped": skipped,
+                "duplicates": duplicates,
+                "dropped": summary.n_dropped,
+                "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+                "resumed": summary.n_resumed,
+                "seconds": summary.seconds,
+            }
+        )
+        return
+    print_rich(counts_table(summary.counts))
+    for line in skipped_lines(skipped):
+        typer.echo(line)
+    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
+        typer.echo(identical)
+    if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
+        typer.echo(left_alone)
+    if summary.n_resumed:
+        typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
+    typer.echo(
+        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(skipped)} skipped, "
+        f"{summary.seconds:.1f} s"
+    )

@@ -1,0 +1,164 @@
+"""`fer voxelize` for volumes: scans, arrays and masks of a SOURCE → voxels.h5, prepared as a network reads them.
+
+One volume after the other, so that memory is that of a few.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from fer_cli.data.collections import Collection
+from fer_cli.data.formats.registry import GreyError
+from fer_cli.data.formats.scans import Scan, read_scan, spacing_of
+from fer_cli.data.preparation import PreparationSettings, orientation_of, prepare
+from fer_cli.data.source import Entry, Listing, Skipped, close_archives, read_entry
+from fer_cli.data.volume_file import Volume, WrittenVolumes, write_volumes
+from fer_cli.errors import InputError
+from fer_cli.storage.outputs import check_output, claim_output
+
+
+@dataclass(frozen=True)
+class StoredSummary:
+    """Summary of stored volumes: what was written, what was skipped, and what a user should know of the files."""
+
+    path: Path
+    written: WrittenVolumes
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass
+class _Volumes:
+    """The volumes of a listing or a collection, prepared as they are asked for, with what was met on the way."""
+
+    source: Path
+    entries: Sequence[Entry]
+    collection: Collection | None
+    classes: tuple[str, ...]
+    settings: PreparationSettings
+    strict: bool
+    skipped: list[Skipped] = field(default_factory=list)
+    orientations: dict[str, str] = field(default_factory=dict)
+    spacings: set[tuple[float, ...]] = field(default_factory=set)
+    empty: int = 0
+    progress: Callable[[int, int], None] | None = None
+
+    def __iter__(self) -> Iterator[Volume]:
+        label = {name: index for index, name in enumerate(self.classes)}
+        first = ""
+        for done, (entry, scan) in enumerate(self._scans()):
+            if self.progress:
+                self.progress(done, len(self.entries))
+            try:
+                prepared = prepare(scan if isinstance(scan, Scan) else scan(), self.settings, entry.path)
+            except GreyError:
+                raise
+            except InputError as error:
+                if self.strict:
+                    raise
+                self.skipped.append(Skipped(entry.path, str(error).removeprefix(f"{entry.path}: ")))
+                continue
+            if prepared.is_placed:
+                self._note_place(prepared, entry)
+            sides = "×".join(map(str, prepared.values.shape[1:]))
+            first = first or sides
+            if sides != first:
+                raise InputError(
+                    f"{entry.path} has {sides} voxels, but the first volume {first}. Give --shape X,Y,Z to crop or pad "
+                    "all around the centre, after --spacing where voxels differ in size."
+                )
+            self.empty += not prepared.values.any()
+            class_index = label.get(entry.class_name or "", -1)
+            matrix = prepared.index_to_world
+            yield Volume(
+                prepared.values,
+                entry.name,
+                class_index,
+                entry.split,
+                matrix,
+                entry.path,
+                group=entry.group,
+                columns=entry.columns,
+                is_placed=prepared.is_placed,
+            )
+        if self.progress:
+            self.progress(len(self.entries), len(self.entries))
+
+    def _scans(self) -> Iterator[tuple[Entry, Scan | Callable[[], Scan]]]:
+        if self.collection is not None:
+            yield from self.collection.scans(self.entries)
+            return
+        for entry in self.entries:
+            yield entry, partial(self._read, entry)
+
+    def _read(self, entry: Entry) -> Scan:
+        return read_scan(read_entry(self.source, entry), entry.path)
+
+    def _note_place(self, scan: Scan, entry: Entry) -> None:
+        self.spacings.add(tuple(round(step, 4) for step in spacing_of(scan.index_to_world)))
+        found = orientation_of(scan.index_to_world)
+        self.orientations.setdefault(found, entry.path)
+        if len(self.orientations) > 1:
+            (one, first), (other, second) = list(self.orientations.items())[:2]
+            raise InputError(
+                f"{first} is stored as {one}, but {second} as {other}: their axes point to other sides. Give "
+                "--orientation RAS to turn all the same way."
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the files as a whole."""
+        notes = []
+        if len(self.spacings) > 1:
+            steps = [step for spacing in self.spacings for step in spacing]
+            notes.append(f"voxels measure {min(steps):g} to {max(steps):g}; --spacing makes them equal")
+        if self.empty:
+            notes.append(f"{self.empty} volumes are empty: every voxel is 0")
+        return tuple(notes)
+
+
+def store_volumes(
+    source: Path,
+    output: Path,
+    listing: Listing,
+    collection: Collection | None,
+    settings: PreparationSettings,
+    *,
+    test_fraction: float | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> StoredSummary:
+    """Store the volumes of a listing, or of the collection it was made of, in `output`.
+
+    A file that cannot be used is left out and recorded with the reason, unless `strict`. An interrupted run starts
+    anew. Raises InputError for volumes of several shapes or orientations, and where it is not clear whether they are
+    occupancy; UsageError if `output` exists and `force` is off.
+    """
+    started = time.perf_counter()
+    check_output(output, source)
+    with claim_output(output, force=force), ExitStack() as at_end:
+        at_end.callback(close_archives)
+        volumes = _Volumes(
+            source, listing.entries, collection, listing.classes, settings, strict, list(listing.skipped)
+        )
+        volumes.progress = progress
+        written = write_volumes(
+            output,
+            iter(volumes),
+            listing.classes,
+            kind=settings.kind or "occupancy",
+            recorded={
+                "preparation": settings.to_json(),
+                "source": source.resolve().name.encode(errors="replace").decode(),
+                "test_fraction": test_fraction,
+            },
+            seed=None if test_fraction is None else seed,
+            skipped=volumes.skipped,
+        )
+    skipped = tuple(sorted(volumes.skipped, key=lambda item: item.path))
+    return StoredSummary(output, written, skipped, volumes.notes(), time.perf_counter() - started)
