@@ -192,8 +192,8 @@ def test_config_of_cubes_keeps_its_key_and_others_name_their_input() -> None:
     assert (boxed["input"], "resolution" in boxed) == (BOX.to_json(), False)
     assert NetworkConfig.from_json(boxed).input == BOX
     assert NetworkConfig.from_json(NetworkConfig(LAYERS, CLASSES, InputSpec(1, (16, 16, 16), "intensity")).to_json())
-    with pytest.raises(UsageError, match=r"multiple of 4, but the voxels are 2 channels of 12×6×16\.$"):
-        NetworkConfig(LAYERS, CLASSES, InputSpec(2, (12, 6, 16)))
+    with pytest.raises(UsageError, match=r"too deep for volumes of 2 channels of 12×1×16: stem has no location\."):
+        NetworkConfig(LAYERS, CLASSES, InputSpec(2, (12, 1, 16)))
 
 
 def test_a_network_is_made_again_untrained() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import UsageError
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build, fer_cnn_layers
+from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build, fer_cnn_layers, require_resolution, unreduced
 from fer_cli.network.receptive import LayerSpec
 from networks import CLASSES, SMOKE, cube, grids, network
 
@@ -63,14 +64,45 @@ def test_other_multiples_of_32_are_read() -> None:
     assert NetworkConfig(PRESETS["paper"], CLASSES, cube(64)).spec.level_shape("conv5") == (2048, 2, 2, 2)
 
 
-@pytest.mark.parametrize(("resolution", "advice"), [(30, 32), (33, 32), (8, 32), (50, 64), (0, 32), (-32, 32)])
+@pytest.mark.parametrize(("resolution", "advice"), [(30, 32), (33, 32), (8, 32), (50, 64)])
 def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, advice: int) -> None:
     message = (
         rf"needs a resolution that is a multiple of 32, but the voxels are {resolution}³\. "
         rf"Run 'fer voxelize --resolution {advice}'"
     )
     with pytest.raises(UsageError, match=message):
-        NetworkConfig(PRESETS["smoke"], CLASSES, cube(resolution))
+        require_resolution(PRESETS["smoke"], cube(resolution))
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 28), (16, 20, 12), (30, 30, 30), (5, 4, 9), (40, 33, 64)])
+def test_any_box_is_read_and_reconstructed(shape: tuple[int, int, int]) -> None:
+    config = NetworkConfig.to_train(PRESETS["smoke"], CLASSES, InputSpec(2, shape, "intensity"))
+    strides = [spec.stride for spec in config.layers if not spec.is_dense]
+    assert strides == sorted(strides)
+    assert strides[-1] == 2
+    assert NetworkConfig.from_json(config.to_json()) == config
+    network = build(config).eval()
+    volumes = torch.rand(2, 2, *shape)
+    with torch.inference_mode():
+        features = network.backbone.features(volumes)
+        for level, feature in features.items():
+            assert feature.shape[1:] == config.spec.level_shape(level)
+            decoding = network.feedback.decode(feature, level)
+            assert decoding.raw.shape == volumes.shape
+            for below, made in decoding.features.items():
+                assert made.shape == features[below].shape
+    for level in config.spec.map_layers:
+        fields = network.backbone.receptive_fields(level)
+        assert (fields[..., 0] < fields[..., 1]).all()
+
+
+def test_volumes_that_strides_divide_keep_the_layers_and_thin_ones_get_stride_1() -> None:
+    assert unreduced(PRESETS["compact"], cube(32)) == PRESETS["compact"]
+    assert unreduced(PRESETS["compact"], cube(28)) == PRESETS["compact"]
+    thin = unreduced(PRESETS["compact"], InputSpec(1, (16, 20, 12), "intensity"))
+    assert [(spec.kernel, spec.stride, spec.padding) for spec in thin[:2]] == [(5, 1, 2), (5, 2, 2)]
+    with pytest.raises(UsageError, match="too small"):
+        unreduced(PRESETS["compact"][:5], InputSpec(1, (0, 4, 4), "intensity"))
 
 
 def test_config_survives_json() -> None:

@@ -110,7 +110,7 @@ def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPat
     assert (summary.training_samples, summary.validation_samples) == (54, 6)
     assert np.bincount(run.voxels.labels[held]).tolist() == [2, 2, 2]
     assert {run.voxels.splits[i] for i in held} == {"train"}
-    assert (summary.accuracy, summary.voxel_iou) == (records[2].validation_score, records[4].validation_score)
+    assert (summary.accuracy, summary.score) == (records[2].validation_score, records[4].validation_score)
     assert summary.parameters == sum(p.numel() for p in run.network.parameters())
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
 

@@ -148,11 +148,17 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
     from fer_cli.pictures.curves import curve_path
 
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))})
+        answer = {**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))}
+        name, score = answer.pop("score_name"), answer.pop("score")
+        print_json(
+            {**answer, "score": {"name": name, "value": score}, "voxel_iou": score if name == "voxel IoU" else None}
+        )
         return
+    if summary.unreduced_layers:
+        typer.echo(f"{', '.join(summary.unreduced_layers)} with stride 1: the volumes are too small for five halvings")
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
-        f"voxel IoU {summary.voxel_iou:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
+        f"{summary.score_name} {summary.score:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
     )
     typer.echo(f"learning curve: {curve_path(summary.path)}")
 

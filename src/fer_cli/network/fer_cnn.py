@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,21 +69,19 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.head_filters < 0:
             raise UsageError(f"the feedback network's head cannot have {self.head_filters} hidden filters.")
-        reduction = math.prod(spec.stride for spec in self.layers if not spec.is_dense)
-        if any(side < 1 or side % reduction for side in self.input.shape):
-            remedy = ""
-            if self.input.is_cube:
-                nearest = max(1, round(self.input.shape[0] / reduction)) * reduction
-                remedy = f" Run 'fer voxelize --resolution {nearest}'."
-            raise UsageError(
-                f"the network needs a resolution that is a multiple of {reduction}, but the voxels are {self.input}."
-                + remedy
-            )
+        for index, spec in enumerate(self.layers):
+            if not spec.is_dense and not 1 <= spec.stride <= spec.kernel:
+                raise UsageError(f"{spec.name} has kernel {spec.kernel} and stride {spec.stride}: it skips voxels.")
+            if min(feature_map_shape(self.layers, index, self.input.shape)) < 1:
+                raise UsageError(f"the network is too deep for volumes of {self.input}: {spec.name} has no location.")
 
     @classmethod
     def to_train(cls, layers: tuple[LayerSpec, ...], classes: tuple[str, ...], read: InputSpec) -> "NetworkConfig":
-        """A new network of these layers, with a head of twice as many hidden filters as the lowest has, up to 32."""
-        return cls(layers, classes, read, min(2 * layers[0].filters, _MOST_HEAD_FILTERS))
+        """A new network of these layers, with a head of twice as many hidden filters as the lowest has, up to 32.
+
+        Where volumes are too small to be reduced so often, the lowest layers keep the resolution (`unreduced`).
+        """
+        return cls(unreduced(layers, read), classes, read, min(2 * layers[0].filters, _MOST_HEAD_FILTERS))
 
     @property
     def spec(self) -> NetworkSpec:
@@ -134,6 +132,35 @@ class NetworkConfig:
             input=read,
             head_filters=int(value.get("head_filters", 0)),  # models made before there were any lack it
         )
+
+
+def require_resolution(layers: Sequence[LayerSpec], read: InputSpec) -> None:
+    """Raise UsageError for grids of shapes that the strides do not divide; another resolution is easily had."""
+    reduction = math.prod(spec.stride for spec in layers if not spec.is_dense)
+    if any(side % reduction for side in read.shape):
+        nearest = max(1, round(read.shape[0] / reduction)) * reduction
+        raise UsageError(
+            f"the network needs a resolution that is a multiple of {reduction}, but the voxels are {read}. "
+            f"Run 'fer voxelize --resolution {nearest}'."
+        )
+
+
+def unreduced(layers: Sequence[LayerSpec], read: InputSpec) -> tuple[LayerSpec, ...]:
+    """The layers, of which as few of the lowest as possible get stride 1, so that each has a location at least.
+
+    An even kernel then becomes the next smaller odd one, with the padding that keeps the size. Raises UsageError for
+    volumes that are too small even so.
+    """
+    for count in range(sum(not spec.is_dense for spec in layers) + 1):
+        fitted = [
+            replace(spec, kernel=odd, stride=1, padding=odd // 2)
+            if index < count and (odd := spec.kernel - 1 + spec.kernel % 2) and not spec.is_dense
+            else spec
+            for index, spec in enumerate(layers)
+        ]
+        if all(min(feature_map_shape(fitted, index, read.shape)) >= 1 for index in range(len(fitted))):
+            return tuple(fitted)
+    raise UsageError(f"volumes of {read} are too small for the network.")
 
 
 def build(config: NetworkConfig, *, dropout: float = 0.0) -> ExplainedNetwork:
@@ -324,19 +351,21 @@ class _TransposedLayer(nn.Module):
             self.layer = nn.Sequential(nn.Flatten(), nn.Linear(above[0], int(np.prod(below))), nn.Unflatten(1, below))
             return
         # What the classifier's strided convolution rounded away has to be given back.
-        remainders = {
+        remainders = tuple(
             of - ((cells - 1) * spec.stride - 2 * spec.padding + spec.kernel)
             for cells, of in zip(above[1:], below[1:], strict=True)
-        }
-        # Every side is a multiple of all strides together, so that each axis rounds away the same.
-        [remainder] = remainders
-        scales = spec.kernel - 2 * spec.padding + remainder == spec.stride
+        )
         kind: type[nn.ConvTranspose3d] = nn.ConvTranspose3d
-        if head and scales:
+        x, y, z = remainders
+        if x != y or x != z:
+            sizes = (spec.kernel, spec.stride, spec.padding, (x, y, z))
+            self.layer = nn.ConvTranspose3d(above[0], below[0], *sizes, bias=head)
+            return
+        if head and spec.kernel - 2 * spec.padding + x == spec.stride:
             kind = SubpixelTransposedConv3d
         elif np.prod(above[1:]) <= _FEW_LOCATIONS:
             kind = PatchConvTranspose3d
-        self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, remainder, bias=head)
+        self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, x, bias=head)
 
     def forward(self, feature: Tensor) -> Tensor:
         result: Tensor = self.layer(feature)

@@ -21,7 +21,7 @@ from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.checkpoint import claim_training
-from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier, require_resolution
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
@@ -67,14 +67,19 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Summary of a training; accuracy and IoU of the validation samples."""
+    """Summary of a training; accuracy and score of reconstructions of the validation samples.
+
+    `unreduced_layers` keep the resolution, since the volumes are too small for the preset's strides.
+    """
 
     path: Path
+    unreduced_layers: tuple[str, ...]
     parameters: int
     training_samples: int
     validation_samples: int
     accuracy: float
-    voxel_iou: float
+    score_name: str
+    score: float
     seconds: float
 
 
@@ -121,6 +126,8 @@ def train(
         data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
         settings = settings.for_samples(len(data.training))
         layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
+        if "resolution" in voxel_set.voxelization:
+            require_resolution(layers, voxel_set.input)
         network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
         config = {
             "network": network_config.to_json(),
@@ -148,11 +155,15 @@ def train(
             checkpoint.unlink(missing_ok=True)  # last, so that a run killed before goes on from it to `finish`
         return TrainingSummary(
             path=output,
+            unreduced_layers=tuple(
+                spec.name for spec, of in zip(network_config.layers, layers, strict=True) if spec.stride != of.stride
+            ),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             training_samples=len(data.training),
             validation_samples=len(data.validation),
             accuracy=_accuracy(history, FeedforwardPhase(data, settings, classifier)),
-            voxel_iou=history[-1].validation_score,
+            score_name=network.signal.score_name,
+            score=history[-1].validation_score,
             seconds=time.monotonic() - started,
         )
 
