@@ -19,9 +19,13 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel wor
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
 ]
-FeedbackEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")]
+# A panel of their own: in a table with wider options, Rich truncates the longer name at 80 columns.
+_FEEDBACK = "Feedback network"
+FeedbackEpochs = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=_FEEDBACK, help="Epochs of the feedback network.")
+]
 FeedbackLearningRate = Annotated[
-    float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
+    float | None, typer.Option(rich_help_panel=_FEEDBACK, help="Peak learning rate of the feedback network.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
 SampleName = Annotated[
@@ -29,6 +33,8 @@ SampleName = Annotated[
     typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
 ]
 DEFAULT_RUN = Path("fer-run")
+FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
+"""Former names of options, which still work."""
 # Values of options; help and completion show them.
 Preset = Literal["paper", "compact", "smoke"]
 Fill = Literal["surface", "solid"]
