@@ -95,7 +95,7 @@ def doctor(
 
     examination = examine(run)
     if as_json:
-        print_json(examination.as_json())
+        print_json(examination)
     else:
         for line in examination_lines(examination):
             typer.echo(line)

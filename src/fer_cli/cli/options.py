@@ -44,12 +44,16 @@ OutputKind = Literal["logits", "softmax", "log_softmax", "sigmoid"]
 
 
 def print_json(answer: Any) -> None:
-    """Print an answer as JSON on stdout, whatever its encoding."""
-    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+    """Print an answer as JSON on stdout, whatever its encoding; dataclasses as their fields, paths as text."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     text = text.encode(errors="replace").decode()  # names of files need not be UTF-8, but JSON is
     if not sys.stdout.encoding.lower().startswith("utf"):
         text = json.dumps(json.loads(text), indent=2)  # which escapes what the encoding may not have
     print(text)
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else vars(value)
 
 
 def print_rich(renderable: Any) -> None:

@@ -58,7 +58,7 @@ def download(
         result = download_dataset(dataset, output, url=url, force=force, progress=CountView(bar, dataset))
     record = result.record
     if as_json:
-        print_json({"output": str(result.path), "fetched": result.fetched, **vars(record)})
+        print_json({"output": result.path, "fetched": result.fetched, **vars(record)})
         return
     said = "downloaded" if result.fetched else "was there already"
     typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
@@ -128,15 +128,14 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
     from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
 
     skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
-    duplicates = vars(summary.duplicates)
     if as_json:
         print_json(
             {
-                "output": str(summary.path),
+                "output": summary.path,
                 "samples": summary.n_samples,
                 "classes": summary.counts,
                 "skipped": skipped,
-                "duplicates": duplicates,
+                "duplicates": summary.duplicates,
                 "dropped": summary.n_dropped,
                 "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
                 "resumed": summary.n_resumed,
@@ -147,7 +146,7 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
     print_rich(counts_table(summary.counts))
     for line in skipped_lines(skipped):
         typer.echo(line)
-    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
+    if identical := duplicates_line(vars(summary.duplicates), summary.n_dropped, hint=True):
         typer.echo(identical)
     if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
         typer.echo(left_alone)
@@ -245,7 +244,7 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
     from fer_cli.pictures.curves import curve_path
 
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))})
+        print_json({**vars(summary), "curve": curve_path(summary.path)})
         return
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
@@ -328,28 +327,18 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.reports.artifact_report import info_table
 
-    calibration = summary.calibration
-    layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:
-        print_json(
-            {
-                **vars(summary),
-                "path": str(summary.path),
-                "layers": layers,
-                "choice": choice,
-                "calibration": {**vars(calibration), "path": str(calibration.path)},
-            }
-        )
+        print_json(summary)
         return
-    if choice:
-        print_rich(info_table({"agreement of clusterings": choice_rows(choice)}))
+    if summary.choice:
+        print_rich(info_table({"agreement of clusterings": choice_rows([vars(each) for each in summary.choice])}))
     locations = sum(layer.locations for layer in summary.layers)
     typer.echo(
         f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
         f"training samples, {summary.seconds:.0f} s"
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
-    typer.echo(f"{calibration.path}: calibrated on {calibration.samples} validation samples")
+    typer.echo(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
 
 
 def calibrate(
@@ -370,7 +359,7 @@ def calibrate(
     with progress_bar() as bar:
         summary = calibrate_run(paths, device=choose_device(device), force=force, report=CountView(bar, "calibrating"))
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path)})
+        print_json(summary)
         return
     typer.echo(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "

@@ -19,7 +19,7 @@ from fer_cli.data.volumes import InputSpec, Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.outputs import check_output, claim_output
-from fer_cli.storage.schema import VOXELS, Json
+from fer_cli.storage.schema import VOXELS
 
 _BLOCK = 64
 _KEYS = (("image", "volume", "img", "input"), ("label", "target", "class"), ("name", "id"))
@@ -77,7 +77,7 @@ def _write(
     digests: list[bytes] = []
     occupied: list[int] = []
     steps = None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-    config: Json = {}
+    config: dict[str, object] = {}
     writer = ArtifactWriter(output, VOXELS, config=config, parents={}, attributes={"classes": list(classes)})
     with writer:
         for split, given in parts.items():

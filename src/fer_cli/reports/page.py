@@ -284,12 +284,12 @@ def _error_charts(diagnosis: Diagnosis) -> dict[str, Figure]:
 def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     wrong = diagnosis.correct is False
     names = (f"{diagnosis.predicted} (predicted)", f"{diagnosis.label} (true)" if wrong else "best other class")
-    values = [path[kind] for layer in layers for path in layer["paths"] for kind in ("predicted", "rival")]
+    values = [value for layer in layers for path in layer["paths"] for value in (path.predicted, path.rival)]
     return {
         f"chart-{path}": depth_chart(
             [layer["name"] for layer in layers],
-            [layer["paths"][i]["predicted"] for layer in layers],
-            [layer["paths"][i]["rival"] for layer in layers],
+            [layer["paths"][i].predicted for layer in layers],
+            [layer["paths"][i].rival for layer in layers],
             names=names,
             span=(min(0.0, *values), max(0.0, *values)),
             blamed=diagnosis.blame.layer if path == FEEDFORWARD else None,

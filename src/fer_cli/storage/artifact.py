@@ -291,8 +291,8 @@ def _digests(
     file: h5py.File,
     datasets: Mapping[str, h5py.Dataset],
     *,
-    parents: Json,
-    config: Json,
+    parents: Mapping[str, str],
+    config: Mapping[str, object],
     recorded: str,
 ) -> dict[str, str]:
     """The digest of every dataset, of which the recorded id has to be made; none in an older artifact."""
