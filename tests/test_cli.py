@@ -243,7 +243,9 @@ REFUSALS = (
         r"different data sets cannot be pooled: .*run/voxels\.h5.*other/voxels\.h5",
     ),
     Refusal("a model for several runs", "evaluate run run --model run/model.h5", 2, r"of one run; give one RUN with"),
-    Refusal("unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here"),
+    Refusal(
+        "unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here\. Give auto, cpu"
+    ),
     Refusal("device without arithmetic", "train -o new.h5 --device meta", 2, r"device 'meta' cannot be used here"),
     Refusal("resolution out of range", "voxelize meshes -o new.h5 --resolution 7", 2, r"resolution 7 .*8 to 128"),
     Refusal(
@@ -457,6 +459,15 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 # pipes and signals
+
+
+@pytest.mark.parametrize("command", ["info run/codebook.h5 --json", "info run/codebook.h5"])
+def test_output_that_cannot_be_written_is_told_in_one_line(command: str, place: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*FER, *command.split()], cwd=place, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, only_line(ended.stderr)) == (5, "fer: cannot write to stdout: No space left on device.")
 
 
 @pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])

@@ -149,6 +149,11 @@ def choose_device(name: str) -> torch.device:
         if not torch.amp.is_autocast_available(device.type):
             raise NotImplementedError("PyTorch has no mixed precision there.")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
+        reason = "" if "device string" in str(error) else f": {str(error).splitlines()[0].rstrip('.')}"
+        found = [f"{kind}:{n}" for kind in ("cuda", "xpu") for n in range(getattr(torch, kind).device_count())]
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        raise UsageError(
+            f"device {name!r} cannot be used here{reason}. Give {', '.join(('auto', 'cpu', *found))}."
+        ) from error
     return device

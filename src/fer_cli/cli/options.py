@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
+RunDir = Annotated[
+    Path, typer.Option("--run", envvar="FER_RUN", help="The run: the folder of voxels.h5, model.h5 and codebook.h5.")
+]
 Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
 Model = Annotated[Path | None, typer.Option(help="Model to use instead of the run's model.h5.")]
 CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
