@@ -230,7 +230,7 @@ def train(
                 pretrained=pretrained,
                 resume=resume,
                 force=force,
-                report=TrainingView(bar, own_device) if world.leads else _say_nothing,
+                report=TrainingView(bar, own_device) if world.leads else lambda _: None,
                 finish=write_learning_curve,
                 world=world,
             )
@@ -365,7 +365,3 @@ def calibrate(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
         f"correctly, {summary.seconds:.0f} s"
     )
-
-
-def _say_nothing(_: object) -> None:
-    """Ignore a stage's reports, for processes that show no progress."""

@@ -37,7 +37,7 @@ from fer_cli.pictures.scene import (
     overlay_scene,
 )
 from fer_cli.pictures.sheet import Image, Panel, Row, mount
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import make_folder, write_whole
 
 PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
 """The paper's Table I, on misclassified samples, in a unit that it does not name."""
@@ -76,7 +76,7 @@ def write_figures(
 
     Raises UsageError if the split has no labelled sample, ResourceError where the folder cannot be written.
     """
-    _make(folder)
+    make_folder(folder)
     found = survey(run, split=split, report=report)
 
     @cache
@@ -221,9 +221,3 @@ def _sheet(
         for name, row in zip(titles, rows, strict=True)
     ]
     return mount(title, mounted, legend=legend, panel=_PANEL)
-
-
-def _make(folder: Path) -> None:
-    """Make the folder before anything long is done."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)

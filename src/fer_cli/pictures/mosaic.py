@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.probe import Probe
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.errors import UsageError
 from fer_cli.network.backbone import Box
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
@@ -68,29 +68,22 @@ def write_sweep(
     images = dict(zip(drawn, pictures, strict=True))
     labels = {one.location: "" if one.code is None else f" #{one.code}" for one in found}
     paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for height in sorted({z for _, _, z in scenes}):
-            rows = [
-                Row(
-                    "",
-                    [
-                        Panel(images.get((x, y, height)), f"{x},{y},{height}{labels[x, y, height]}")
-                        for x in range(shape[0])
-                    ],
-                )
-                for y in reversed(range(shape[1]))
-            ]
-            note = (
-                f"Slice z = {height} of 0 to {shape[2] - 1}; x to the right, y upwards; panels are named x,y,z"
-                + (" and by their code. " if by == "centroid" else ". ")
-                + "Each is the receptive field of a location, reconstructed from its response field "
-                + ("of centroids" if by == "centroid" else "alone")
-                + ", over the input; empty frames are empty in both."
+    for height in sorted({z for _, _, z in scenes}):
+        rows = [
+            Row(
+                "",
+                [Panel(images.get((x, y, height)), f"{x},{y},{height}{labels[x, y, height]}") for x in range(shape[0])],
             )
-            sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
-            paths.append(folder / f"slice-{height:02}.png")
-            render.write_png(sheet, paths[-1])
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}.") from error
+            for y in reversed(range(shape[1]))
+        ]
+        note = (
+            f"Slice z = {height} of 0 to {shape[2] - 1}; x to the right, y upwards; panels are named x,y,z"
+            + (" and by their code. " if by == "centroid" else ". ")
+            + "Each is the receptive field of a location, reconstructed from its response field "
+            + ("of centroids" if by == "centroid" else "alone")
+            + ", over the input; empty frames are empty in both."
+        )
+        sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
+        paths.append(folder / f"slice-{height:02}.png")
+        render.write_png(sheet, paths[-1])
     return paths, found

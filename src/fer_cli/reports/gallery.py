@@ -23,7 +23,7 @@ from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.page import POLICY, begin_report, environment
 from fer_cli.reports.report import diagnosis_json
-from fer_cli.storage.disk import make_folder, write_whole, writing
+from fer_cli.storage.disk import make_folder, write_whole
 
 _AHEAD = 4
 """So many diagnoses may wait for their pictures; each holds a few megabytes."""
@@ -206,8 +206,6 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
     ]
     template = environment().get_template("gallery.html.j2")
     page = folder / "index.html"
-    with writing(page):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
     return page
 

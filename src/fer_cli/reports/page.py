@@ -38,7 +38,7 @@ from fer_cli.reports.report import (
     suspicion_level,
 )
 from fer_cli.reports.tables import signed
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import write_whole
 
 CONTROLS = (
     ("left", "←", "Rotate to the left"),
@@ -84,8 +84,6 @@ def begin_report(
         page = folder / "index.html"
         summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
         pngs = finish()
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         for name, png in pngs.items():
             write_whole(folder / f"{name}.png", png)
         write_whole(folder / "diagnosis.json", summary + "\n")
@@ -112,8 +110,6 @@ def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folde
     array = io.BytesIO()
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(files.reconstruction, array.getvalue())
     picture = render.render_probe(
         probed.layer,

@@ -121,13 +121,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
         },
         "repair": [
             {
-                "layer": test.layer,
-                "replaced": test.replaced,
-                "locations": test.locations,
-                "wanted": test.wanted,
-                "chosen_by": test.chosen_by,
-                "donor": test.donor,
-                "predicted": test.predicted,
+                **vars(test),
                 "repaired": test.repaired,
                 **_finite({"probability": test.probability, "gain": test.gain, "p_value": test.p_value}),
             }
