@@ -27,6 +27,8 @@ from fer_cli.calibration.calibrate import calibrate  # noqa: E402
 from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
 from fer_cli.data.augmentation import Augmentation  # noqa: E402
 from fer_cli.data.voxelize import VoxelSettings, voxelize_source  # noqa: E402
+from fer_cli.diagnosis.replacement import Replacement  # noqa: E402
+from fer_cli.network.activations import encode  # noqa: E402
 from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
 from fer_cli.network.receptive import LayerSpec  # noqa: E402
@@ -151,6 +153,15 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 def run(run_paths: RunPaths) -> Run:
     """The tiny run, opened."""
     return Run(run_paths, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def edit(run: Run) -> Replacement:
+    """Three shapes of the tiny run at conv1, their features to be replaced by those of three others."""
+    volumes = run.voxels.tensor([0, 25, 50, 10, 30, 45])
+    features = encode(run.network, volumes)["conv1"]
+    wanted, given = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2])
+    return Replacement(run.network.backbone, "conv1", volumes[:3], features[:3], features[3:], wanted, given)
 
 
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]

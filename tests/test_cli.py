@@ -210,6 +210,13 @@ REFUSALS = (
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
     Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"'huge' is not one of 'paper', 'compact', 'smoke'"),
     Refusal("no learning rate", "train -o new.h5 --learning-rate 0", 2, r"a learning rate is a number above 0, not 0"),
+    Refusal("former name", "train -o new.h5 --feedback-rate 0", 2, r"a learning rate is a number above 0, not 0"),
+    Refusal(
+        "former name of an option of attach",
+        "attach nets.py:build --feedback-rate high",
+        2,
+        r"Invalid value for '--feedback-learning-rate'",
+    ),
     Refusal(
         "learning rate of a classifier that is kept",
         "train -o new.h5 --encoder run/model.h5 --learning-rate 0.001",
@@ -236,7 +243,9 @@ REFUSALS = (
         r"different data sets cannot be pooled: .*run/voxels\.h5.*other/voxels\.h5",
     ),
     Refusal("a model for several runs", "evaluate run run --model run/model.h5", 2, r"of one run; give one RUN with"),
-    Refusal("unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here"),
+    Refusal(
+        "unknown device", "train -o new.h5 --device abacus", 2, r"device 'abacus' cannot be used here\. Give auto, cpu"
+    ),
     Refusal("device without arithmetic", "train -o new.h5 --device meta", 2, r"device 'meta' cannot be used here"),
     Refusal("resolution out of range", "voxelize meshes -o new.h5 --resolution 7", 2, r"resolution 7 .*8 to 128"),
     Refusal(
@@ -420,9 +429,11 @@ def test_fer_alone_shows_its_help_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_help_of_a_command_has_an_example(name: str, tmp_path: Path) -> None:
-    outcome = fer(name, "--help", folder=tmp_path)
+def test_help_of_a_command_fits_80_columns_and_has_an_example(name: str, tmp_path: Path) -> None:
+    outcome = fer(name, "--help", folder=tmp_path, COLUMNS="80")
     assert outcome.returncode == 0
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("-")}
+    assert options <= set(outcome.stdout.split())
     assert re.search(rf"^\s*Example: fer {name} ", outcome.stdout, re.MULTILINE)
     assert outcome.stderr == ""
 
@@ -448,6 +459,15 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 # pipes and signals
+
+
+@pytest.mark.parametrize("command", ["info run/codebook.h5 --json", "info run/codebook.h5"])
+def test_output_that_cannot_be_written_is_told_in_one_line(command: str, place: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*FER, *command.split()], cwd=place, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, only_line(ended.stderr)) == (5, "fer: cannot write to stdout: No space left on device.")
 
 
 @pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])
@@ -634,7 +654,7 @@ def _epochs_done(checkpoint: Path) -> int:
 def test_a_kept_classifier_brings_the_settings_of_its_preset(place: Path, tmp_path: Path) -> None:
     ended = fer(
         *("train", "--run", "run", "--encoder", "run/model.h5", "-o", tmp_path / "m.h5"),
-        *("--feedback-epochs", 1, "--feedback-rate", 0.004),
+        *("--feedback-epochs", 1, "--feedback-learning-rate", 0.004),
         folder=place,
     )
     assert ended.returncode == 0, ended.stderr

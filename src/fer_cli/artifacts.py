@@ -15,7 +15,7 @@ from fer_cli.calibration.temperature import Temperatures, load_evidence, load_te
 from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.data.dataset import Sample, VoxelSet, load_sample, open_voxels
-from fer_cli.errors import UsageError
+from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.weights import load_network, split_as_trained, transform_of
@@ -149,6 +149,11 @@ def choose_device(name: str) -> torch.device:
         if not torch.amp.is_autocast_available(device.type):
             raise NotImplementedError("PyTorch has no mixed precision there.")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
+        reason = "" if "device string" in str(error) else f": {first_line(error)}"
+        found = [f"{kind}:{n}" for kind in ("cuda", "xpu") for n in range(getattr(torch, kind).device_count())]
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        raise UsageError(
+            f"device {name!r} cannot be used here{reason}. Give {', '.join(('auto', 'cpu', *found))}."
+        ) from error
     return device

@@ -12,6 +12,11 @@ def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type, without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+
+
 def reasons(error: BaseException) -> Iterator[BaseException]:
     """The error, then its causes and contexts, latest first."""
     reason: BaseException | None = error

@@ -13,17 +13,6 @@ from fer_cli.network.activations import FEEDFORWARD, encode
 from fer_cli.run import Run
 from networks import SMOKE
 
-LAYER = "conv1"
-
-
-@pytest.fixture
-def edit(run: Run) -> Replacement:
-    """Three shapes of the tiny run at conv1, their features to be replaced by those of three others."""
-    volumes = run.voxels.tensor([0, 25, 50, 10, 30, 45])
-    features = encode(run.network, volumes)[LAYER]
-    wanted, given = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2])
-    return Replacement(run.network.backbone, LAYER, volumes[:3], features[:3], features[3:], wanted, given)
-
 
 def test_only_marked_locations_are_replaced_in_c_order(edit: Replacement) -> None:
     where = torch.zeros(3, edit.locations, dtype=torch.bool)

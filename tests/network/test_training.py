@@ -337,7 +337,7 @@ def test_two_training_shapes_a_class_are_enough(run: Run, tmp_path: Path, rewrit
 def test_loss_that_is_not_finite_ends_the_run(
     changes: dict[str, float], phase: str, run_paths: RunPaths, tmp_path: Path
 ) -> None:
-    option = {"feedforward": "--learning-rate", "feedback": "--feedback-rate"}[phase]
+    option = {"feedforward": "--learning-rate", "feedback": "--feedback-learning-rate"}[phase]
     batch = r"in epoch \d, batch \d \(\d+ shapes: \w+_train_\d\d, .*, …\)\. Look at these shapes\."
     message = rf"the {phase} (loss|gradient's norm) is (nan|inf) {batch} Give a lower {option}, or another --batch-size"
     with pytest.raises(FerError, match=message):

@@ -21,12 +21,12 @@ def test_a_sweep_is_a_sheet_a_slice_and_tells_what_each_location_gave(run: Run, 
     for path in paths:
         with Image.open(path) as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
-    assert [tuple(one["location"]) for one in found] == locations
+    assert [one.location for one in found] == locations
     for one, probed in zip(found, probes, strict=True):
-        (x0, x1), (y0, y1), (z0, z1) = one["receptive_field"]
+        (x0, x1), (y0, y1), (z0, z1) = one.receptive_field
         difference = probed.reconstruction[:, x0:x1, y0:y1, z0:z1] - grid[:, x0:x1, y0:y1, z0:z1].astype(float)
-        assert one["error"] == pytest.approx(float(np.square(difference).sum()), rel=1e-6)
-        assert (one["code"] is None) == (by == "feature")
+        assert one.error == pytest.approx(float(np.square(difference).sum()), rel=1e-6)
+        assert (one.code is None) == (by == "feature")
 
 
 def test_a_sweep_too_large_to_draw_is_refused_with_what_to_do() -> None:

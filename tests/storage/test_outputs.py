@@ -217,8 +217,9 @@ def test_whole_file_replaces_the_older_one_and_sweeps_before(tmp_path: Path) -> 
     with path.open("rb") as reader:
         write_whole(path, "third")
         assert reader.read() == "sm?rg\u00e5s".encode()  # whoever has it open reads on
-    with pytest.raises(ResourceError, match=r"cannot write .*/none/page\.html: No such file or directory"):
-        write_whole(tmp_path / "none" / "page.html", "")
+    write_whole(tmp_path / "new" / "page.html", "made with its folder")
+    with pytest.raises(ResourceError, match=r"cannot write .*/page\.html/below\.html: (Not a directory|File exists)"):
+        write_whole(path / "below.html", "")
 
 
 def test_lock_is_the_kernels_and_dies_with_the_file(tmp_path: Path) -> None:

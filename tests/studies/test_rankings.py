@@ -11,15 +11,6 @@ from fer_cli.studies.rankings import conductance, integrated_gradients, mean_fea
 LAYER = "conv1"
 
 
-@pytest.fixture
-def edit(run: Run) -> Replacement:
-    """Three shapes of the tiny run at conv1, their features to be replaced by those of three others."""
-    volumes = run.voxels.tensor([0, 25, 50, 10, 30, 45])
-    features = encode(run.network, volumes)[LAYER]
-    wanted, given = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2])
-    return Replacement(run.network.backbone, LAYER, volumes[:3], features[:3], features[3:], wanted, given)
-
-
 def test_integrated_gradients_and_conductance_sum_to_what_the_shape_adds_to_the_empty_grid(
     run: Run, edit: Replacement
 ) -> None:

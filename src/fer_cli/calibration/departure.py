@@ -1,15 +1,15 @@
-"""Where the forward computation departs from what the network normally does.
+"""Layer anomaly: the first layer whose features are unusual, given those of the layers below it.
 
-Blame asks where the clusters turn to a wrong class. This asks something else, without any class or label: which layer
-made of the layer below it what it does not usually make. Two figures a layer say so:
+Blame finds the layer where the clusters turn to a wrong class. A departure needs no class and no label. Two figures
+describe each layer:
 
-- the code distance: how far its features lie from the centroids, and
-- the return error: how far the feedback network, going one step down from these features, ends from the features of the
-  layer below, or from the input. Local reconstruction, one layer at a time.
+- the code distance (quantisation error): distance of the layer's features to their centroids, and
+- the return error (one-step reconstruction error): distance between the features of the layer below, or the input, and
+  one step of the feedback network down from the layer's features.
 
-A fault that enters at a layer leaves both as usual in the layers below and raises them there; what comes after may look
-like anything. So the figures' logarithms are taken in order of computation, each less what those before it
-lead one to expect (whitened by the validation samples' covariance), and the layer is the most likely place of a change.
+A fault at a layer raises both figures there, leaves the layers below as usual, and may have any effect above. Therefore
+the log figures are taken in order of computation and whitened by the validation samples' covariance: each becomes a
+residual, its deviation from the prediction by the figures before it. The departure is the most likely change point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.artifact import Artifact
 
 RAISED, SPREAD = 2.0, 3.0
-"""Mean and standard deviation of a layer's surprises where a fault enters, in those of validation samples."""
+"""Mean and standard deviation of the whitened residuals of a layer with a fault (validation samples: 0 and 1)."""
 AFTER = 1.5
-"""Standard deviation of surprises above that layer. All three were chosen on validation samples, `docs/adr/0018`."""
+"""Standard deviation of residuals above that layer. All three were chosen on validation samples, `docs/adr/0018`."""
 SIGNIFICANT = 0.05
 _FLOOR = 0.01
-"""Figures below this share of the validation samples' median are all the same."""
+"""Figures are raised to at least this share of the validation samples' median."""
 
 Figures = Mapping[str, Float[np.ndarray, " sample"]]
 """By layer; squared distances, summed over locations."""
@@ -42,9 +42,9 @@ Figures = Mapping[str, Float[np.ndarray, " sample"]]
 class Departure:
     """The layer at which a sample's computation most likely departs from the usual one.
 
-    `score` is by how many nats that is likelier than no departure, `margin` than one at the next best layer; `p_value`
-    is the share of validation samples of at least that score, the sample itself counted in. `locations` are those of
-    the layer that lie farthest from their codes.
+    `score` is the log-likelihood ratio against no departure, `margin` that against the second best layer, both in
+    nats. `p_value` is the share of validation samples with at least that score, the sample itself counted in.
+    `locations` are those of the layer that lie farthest from their codes.
     """
 
     layer: str
@@ -61,11 +61,11 @@ class Departure:
 
 @dataclass(frozen=True)
 class Course:
-    """The usual course of a network's computation, known from validation samples.
+    """Reference statistics of the figures, from validation samples.
 
-    `layer_of` is the layer of each figure, as an index into `layers`; `whitening` is the lower triangle that turns
-    centred log figures into surprises, independent and of unit variance, each of which knows the figures before it.
-    `scores` are the validation samples' own, ascending.
+    `layer_of` is the layer of each figure, as an index into `layers`. `whitening` is the lower triangle that turns
+    centred log figures into surprises: whitened residuals, independent and of unit variance, in order of computation.
+    `scores` are those of the validation samples, ascending.
     """
 
     layers: tuple[str, ...]
@@ -86,7 +86,7 @@ class Course:
         ]
 
     def surprises(self, distances: Figures, errors: Figures) -> Float[np.ndarray, "sample figure"]:
-        """What each figure adds to those before it, in standard deviations of the validation samples."""
+        """Whitened residual of each figure given those before it, in standard deviations of the validation samples."""
         figures = np.stack(_in_order(self.layers, distances, errors)[1], axis=1)
         return (np.log(np.maximum(figures, self.floor)) - self.mean) @ self.whitening.T
 
@@ -106,9 +106,9 @@ class Course:
 
 
 def known_course(layers: Sequence[str], distances: Figures, errors: Figures) -> Course:
-    """The course that validation samples of the given figures are the measure of.
+    """The reference statistics from the figures of validation samples.
 
-    Correlations are drawn to zero by f / (f + n), with f figures and n samples, so that few samples do.
+    Correlations are shrunk towards zero by f / (f + n), with f figures and n samples, so that few samples suffice.
     """
     layer_of, columns = _in_order(layers, distances, errors)
     figures = np.stack(columns, axis=1)
@@ -141,10 +141,10 @@ def _in_order(layers: Sequence[str], distances: Figures, errors: Figures) -> tup
 def return_errors(
     network: ExplainedNetwork, volumes: Volumes, features: Features
 ) -> dict[str, Float[np.ndarray, " sample"]]:
-    """By layer, `output` included: how far one step of the feedback network leads past what lies below.
+    """One-step reconstruction error of every layer, `output` included.
 
-    The squared distance between what the step makes of the layer's feature and the feature of the layer below; below
-    the lowest lies the input, where the step gives voxel values.
+    It is the squared distance between the feature of the layer below and one feedback step from the layer's feature.
+    For the lowest layer it is the squared distance to the input.
     """
     errors = {}
     below = volumes.to(network.backbone.device)
@@ -156,7 +156,7 @@ def return_errors(
 
 
 def load_course(calibration: Artifact, layers: Sequence[str]) -> Course | None:
-    """The course of the validation samples; None in a codebook of before that was stored."""
+    """The reference statistics of the validation samples; None for an older codebook, which does not store them."""
     prefix = "calibration/return_error/"
     errors = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
     return known_course(layers, load_distances(calibration, layers[:-1]), errors) if errors else None

@@ -1,8 +1,8 @@
-"""Evidence that is worth its nats: temperatures fitted on the validation samples.
+"""Temperatures of evidence and of class probabilities, fitted on the validation samples.
 
-A layer's evidence is summed over its locations as if they were independent. They are not: neighbours see the same
-voxels, so that the sum counts one thing many times, and the more often the more locations a layer has. Divided by its
-temperature, evidence is what it proved to be worth on samples that took no part in training or clustering, and
+A layer's evidence is a sum over locations, as if they were independent. Neighbouring locations see the same
+voxels, so the sum counts the same fact several times, in layers of many locations most. Divided by its
+temperature, evidence is calibrated on samples that took no part in training or clustering, and
 can be compared between layers. The class probabilities have a temperature too.
 
 Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
+from scipy.special import softmax
 
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.storage.artifact import Artifact
@@ -30,7 +31,7 @@ class Temperatures:
 
     def calibrated(self, probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
         """Class probabilities that were right as often as they say, on the validation samples."""
-        return _softmax(logarithm(probabilities) / self.probability)
+        return softmax(logarithm(probabilities) / self.probability, axis=1)
 
 
 def fit_temperature(
@@ -51,7 +52,7 @@ def fit_temperature(
 
     def slope(temperature: float) -> float:
         """Of the cross-entropy, along 1 / T; it is convex, so the slope rises with 1 / T."""
-        return float(((_softmax(scores / temperature + offset) - wanted) * scores).sum())
+        return float(((softmax(scores / temperature + offset, axis=1) - wanted) * scores).sum())
 
     low, high = np.log(_LOWEST), np.log(_HIGHEST)
     for _ in range(_HALVINGS):
@@ -97,8 +98,3 @@ def load_temperatures(calibration: Artifact, prior: Float[np.ndarray, " klass"],
 def logarithm(probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
     """Logarithms of probabilities, those of zero finite."""
     return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
-
-
-def _softmax(logits: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)

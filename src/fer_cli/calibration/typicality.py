@@ -1,8 +1,7 @@
-"""How far a sample lies from its codes, beside how far the validation samples lie from theirs.
+"""Typicality: a sample's distance to its codes, compared with the distances of the validation samples.
 
-A sample unlike all that was clustered lies far from every centroid, at some layer at least. Distances are compared by
-their logarithm, layer by layer, in standard deviations of the validation samples'; what counts is the layer where the
-sample lies farthest.
+A sample unlike the clustered samples lies far from every centroid in at least one layer. Each layer's log distance is
+standardised by the mean and standard deviation of the validation samples. The largest one is the score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,7 @@ class Typicality:
 
 
 def known_typicality(distances: Mapping[str, Float[np.ndarray, " validation"]]) -> Typicality:
-    """The typicality that validation samples of the given distances, by layer, are the measure of."""
+    """The typicality from the distances of validation samples, by layer."""
     logarithms = {layer: _logarithm(values) for layer, values in distances.items()}
     mean = {layer: float(values.mean()) for layer, values in logarithms.items()}
     # A single validation sample has no deviation; any scale says then how much farther another lies.

@@ -12,7 +12,17 @@ import typer
 from fer_cli import __version__
 from fer_cli.arguments import file_name
 from fer_cli.cli import attachments, endings, readings, stages, voxelizing
-from fer_cli.cli.options import DEFAULT_RUN, AsJson, Device, Force, RunDir, Seed, print_json, print_rich
+from fer_cli.cli.options import (
+    DEFAULT_RUN,
+    FORMER_NAMES,
+    AsJson,
+    Device,
+    Force,
+    RunDir,
+    Seed,
+    print_json,
+    print_rich,
+)
 from fer_cli.errors import ResourceError, UsageError
 
 app = typer.Typer(
@@ -22,7 +32,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: FORMER_NAMES.get(name, name),
+    },
 )
 
 for _command, _example in (
@@ -82,7 +95,7 @@ def doctor(
 
     examination = examine(run)
     if as_json:
-        print_json(examination.as_json())
+        print_json(examination)
     else:
         for line in examination_lines(examination):
             typer.echo(line)

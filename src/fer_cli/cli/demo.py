@@ -52,52 +52,41 @@ def run_demo(
     folder's meshes in work, and what the stages raise.
     """
     with held(folder / "meshes"):
-        return _run_demo(folder, seed, device, force, announce, training_report)
-
-
-def _run_demo(
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    force: bool,
-    announce: Callable[[str], None],
-    training_report: Callable[[TrainingProgress], None],
-) -> DemoResult:
-    paths = RunPaths.in_folder(folder)
-    meshes = folder / "meshes"
-    total = len(CLASSES) * (PER_CLASS_TRAIN + PER_CLASS_TEST)
-    announce(f"synthesising {total} pieces of furniture in {meshes}")
-    write_collection(meshes, per_class_train=PER_CLASS_TRAIN, per_class_test=PER_CLASS_TEST, seed=seed)
-    announce(f"voxelizing into {paths.voxels}")
-    voxelize_source(meshes, paths.voxels, VoxelSettings(), force=force)
-    announce(f"training both networks into {paths.model}")
-    train(
-        paths.voxels,
-        paths.model,
-        preset_settings("smoke", seed=seed),
-        device=device,
-        force=force,
-        report=training_report,
-        finish=write_learning_curve,
-    )
-    announce(f"clustering every location of every layer into {paths.codebook}")
-    cluster_network(
-        paths.voxels,
-        paths.model,
-        paths.codebook,
-        k=DEMO_K,
-        seed=seed,
-        device=device,
-        calibrate=partial(calibrated, paths.calibration),
-        force=force,
-    )
-    announce("evaluating on the test shapes")
-    run = RunArtifacts(paths, device=device, in_memory=True)
-    evaluation = evaluate(run)
-    write_evaluation(evaluation, folder / "evaluate")
-    mistakes = evaluation["misclassified"]
-    if not mistakes:
-        raise FerError("the network made no mistake on the test shapes; give another --seed.")
-    worst = max(mistakes, key=lambda mistake: mistake["max_softmax"])
-    announce(f"explaining {worst['sample']}, the most confident of {len(mistakes)} mistakes")
-    return DemoResult(evaluation, explain(run, run.sample(worst["sample"])))
+        paths = RunPaths.in_folder(folder)
+        meshes = folder / "meshes"
+        total = len(CLASSES) * (PER_CLASS_TRAIN + PER_CLASS_TEST)
+        announce(f"synthesising {total} pieces of furniture in {meshes}")
+        write_collection(meshes, per_class_train=PER_CLASS_TRAIN, per_class_test=PER_CLASS_TEST, seed=seed)
+        announce(f"voxelizing into {paths.voxels}")
+        voxelize_source(meshes, paths.voxels, VoxelSettings(), force=force)
+        announce(f"training both networks into {paths.model}")
+        train(
+            paths.voxels,
+            paths.model,
+            preset_settings("smoke", seed=seed),
+            device=device,
+            force=force,
+            report=training_report,
+            finish=write_learning_curve,
+        )
+        announce(f"clustering every location of every layer into {paths.codebook}")
+        cluster_network(
+            paths.voxels,
+            paths.model,
+            paths.codebook,
+            k=DEMO_K,
+            seed=seed,
+            device=device,
+            calibrate=partial(calibrated, paths.calibration),
+            force=force,
+        )
+        announce("evaluating on the test shapes")
+        run = RunArtifacts(paths, device=device, in_memory=True)
+        evaluation = evaluate(run)
+        write_evaluation(evaluation, folder / "evaluate")
+        mistakes = evaluation["misclassified"]
+        if not mistakes:
+            raise FerError("the network made no mistake on the test shapes; give another --seed.")
+        worst = max(mistakes, key=lambda mistake: mistake["max_softmax"])
+        announce(f"explaining {worst['sample']}, the most confident of {len(mistakes)} mistakes")
+        return DemoResult(evaluation, explain(run, run.sample(worst["sample"])))

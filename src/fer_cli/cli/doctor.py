@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from packaging.requirements import Requirement
 
@@ -112,9 +112,16 @@ class Examination:
     problems: tuple[str, ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
 
-    def as_json(self) -> dict[str, Any]:
-        """The same as values that JSON has."""
-        return asdict(self)
+
+class Answer(TypedDict, total=False):
+    """A line from another process: of a module its problem, and PyTorch's devices; or a `Drawing`."""
+
+    module: str
+    problem: str | None
+    bfloat16: bool
+    gpus: list[str]
+    window: str | None
+    renderer: str | None
 
 
 def examine(run: Path) -> Examination:
@@ -181,18 +188,17 @@ def examination_lines(examination: Examination) -> Iterator[str]:
 # What runs in processes of their own
 
 
-def import_libraries(modules: Iterable[str]) -> Iterator[dict[str, Any]]:
+def import_libraries(modules: Iterable[str]) -> Iterator[Answer]:
     """Import each module; report its problem, if any, and PyTorch's devices."""
     for module in modules:
         try:
             imported = import_module(module)
-            facts = _compute_facts(imported) if module == "torch" else {}
-            yield {"module": module, "problem": None, **facts}
+            yield {"module": module, "problem": None, **(_compute_facts(imported) if module == "torch" else {})}
         except Exception as error:  # whatever a broken installation raises
             yield {"module": module, "problem": f"{type(error).__name__}: {error}"}
 
 
-def draw_once() -> dict[str, Any]:
+def draw_once() -> Answer:
     """Draw a small picture off-screen, and tell by what."""
     try:
         from fer_cli.pictures.render import try_drawing
@@ -214,7 +220,7 @@ def answer_in_lines(task: str, *modules: str) -> None:
             print(json.dumps(draw_once()), file=answers, flush=True)
 
 
-def _compute_facts(torch: Any) -> dict[str, Any]:
+def _compute_facts(torch: Any) -> Answer:
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return {
         "bfloat16": bool(gpus) or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
@@ -233,7 +239,7 @@ def _begin(task: str, *modules: str) -> subprocess.Popen[str]:
     )
 
 
-def _finish(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str | None]:
+def _finish(process: subprocess.Popen[str]) -> tuple[list[Answer], str | None]:
     """A process's answers, and what became of it if it did not come to its end."""
     ending: str | None
     try:
@@ -248,9 +254,9 @@ def _finish(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str |
     return [json.loads(line) for line in said.splitlines() if line.endswith("}")], ending
 
 
-def _import_elsewhere(modules: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _import_elsewhere(modules: Sequence[str]) -> dict[str, Answer]:
     """The answers for each module; after one that ended the process, the rest are tried in another."""
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, Answer] = {}
     while left := [module for module in modules if module not in answers]:
         with _begin("import", *left) as importing:
             said, ending = _finish(importing)
@@ -297,7 +303,7 @@ def _unfit(requirement: Requirement) -> str | None:
     return None
 
 
-def _library(requirement: Requirement, answer: dict[str, Any] | None, ending: str | None) -> Library:
+def _library(requirement: Requirement, answer: Answer | None, ending: str | None) -> Library:
     problem = _unfit(requirement)
     if problem is None and answer is None:
         problem = f"does not work: importing it {ending}"
@@ -311,9 +317,9 @@ def _extra(name: str, requirements: Sequence[Requirement]) -> Extra:
     return Extra(name, missing, f"pip install '{PACKAGE}[{name}]'")
 
 
-def _drawing(answers: Sequence[dict[str, Any]], ending: str | None) -> Drawing:
-    if answers and "window" in answers[-1]:
-        return Drawing(**answers[-1])
+def _drawing(answers: Sequence[Answer], ending: str | None) -> Drawing:
+    if answers and "window" in (last := answers[-1]):
+        return Drawing(last["window"], last["renderer"], last["problem"])
     return Drawing(None, None, f"drawing {ending}.")
 
 

@@ -3,6 +3,7 @@
 The only module that knows exit codes.
 """
 
+import errno
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import NoReturn
 from fer_cli.errors import FerError, ResourceError, is_out_of_memory, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NOTHING_LEFT = "nothing half-written was left behind."
 _left_behind = _NOTHING_LEFT
 """What a stage that is ended from outside leaves."""
@@ -54,10 +56,14 @@ def run(command: Callable[[], object]) -> NoReturn:
     except (BrokenPipeError, SystemExit) as error:  # typer and rich exit with 1 where a pipe is closed
         if not any(isinstance(reason, BrokenPipeError) for reason in reasons(error)):
             raise
-        # The reader of a pipe went away; that is its right. Keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()  # the reader of a pipe went away; that is its right
         sys.exit(0)
     except Exception as error:
+        if (
+            isinstance(error, OSError) and error.errno in _FULL and error.filename is None
+        ):  # a file's error has its name
+            _give_up_stdout()
+            _fail(f"cannot write to stdout: {error.strerror}.", ResourceError.exit_code, error)
         if is_out_of_memory(error):
             message = "out of memory. Give a smaller --memory or --batch-size, or fewer --workers."
             _fail(message, ResourceError.exit_code, error)
@@ -69,6 +75,11 @@ def run(command: Callable[[], object]) -> NoReturn:
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
         print(f"fer: interrupted; {_what_is_left()}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_stdout() -> None:
+    """Drop what stdout still holds, so that Python does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def goes_on(

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-RunDir = Annotated[Path, typer.Option("--run", envvar="FER_RUN", help="Folder that holds the run's artifacts.")]
+RunDir = Annotated[
+    Path, typer.Option("--run", envvar="FER_RUN", help="The run: the folder of voxels.h5, model.h5 and codebook.h5.")
+]
 Voxels = Annotated[Path | None, typer.Option(help="Voxels to use instead of the run's voxels.h5.")]
 Model = Annotated[Path | None, typer.Option(help="Model to use instead of the run's model.h5.")]
 CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
@@ -19,9 +21,13 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel wor
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
 ]
-FeedbackEpochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the feedback network.")]
+# A panel of their own: in a table with wider options, Rich truncates the longer name at 80 columns.
+_FEEDBACK = "Feedback network"
+FeedbackEpochs = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=_FEEDBACK, help="Epochs of the feedback network.")
+]
 FeedbackLearningRate = Annotated[
-    float | None, typer.Option("--feedback-rate", help="Peak learning rate of the feedback network.")
+    float | None, typer.Option(rich_help_panel=_FEEDBACK, help="Peak learning rate of the feedback network.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
 SampleName = Annotated[
@@ -29,6 +35,8 @@ SampleName = Annotated[
     typer.Argument(metavar="SAMPLE", help="A file that holds a shape, or the name of a sample in the voxels."),
 ]
 DEFAULT_RUN = Path("fer-run")
+FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
+"""Former names of options, which still work."""
 # Values of options; help and completion show them.
 Preset = Literal["paper", "compact", "smoke"]
 Fill = Literal["surface", "solid"]
@@ -39,12 +47,16 @@ OutputKind = Literal["logits", "softmax", "log_softmax", "sigmoid"]
 
 
 def print_json(answer: Any) -> None:
-    """Print an answer as JSON on stdout, whatever its encoding."""
-    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+    """Print an answer as JSON on stdout, whatever its encoding; dataclasses as their fields, paths as text."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     text = text.encode(errors="replace").decode()  # names of files need not be UTF-8, but JSON is
     if not sys.stdout.encoding.lower().startswith("utf"):
         text = json.dumps(json.loads(text), indent=2)  # which escapes what the encoding may not have
     print(text)
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else vars(value)
 
 
 def print_rich(renderable: Any) -> None:

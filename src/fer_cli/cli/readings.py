@@ -24,7 +24,6 @@ from fer_cli.cli.options import (
 )
 from fer_cli.errors import UsageError
 from fer_cli.storage.run_paths import RunPaths
-from fer_cli.storage.schema import Json
 
 if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
@@ -74,7 +73,7 @@ def probe(
     opened = _opened(run, voxels, model, codebook, device)
     chosen = opened.sample(sample)
     centroids_of = opened.codebook if by == "centroid" else None
-    answer: Json = {"sample": chosen.name, "layer": layer, "by": by}
+    asked = {"sample": chosen.name, "layer": layer, "by": by}
     filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
     if all_locations:
         places = layer_locations(opened.network.spec, layer, chosen_slices)
@@ -82,9 +81,8 @@ def probe(
         probes = sweep(opened.network, chosen.volume, layer, places, centroids_of=centroids_of)
         folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
         pictures, found = mosaic.write_sweep(probes, chosen.volume, folder, sample=chosen.name, by=by)
-        answer |= {"locations": found, "images": [str(picture) for picture in pictures]}
         if as_json:
-            print_json(answer)
+            print_json({**asked, "locations": found, "images": pictures})
             return
         typer.echo(f"{layer}: {len(found)} locations, by {by}")
         for picture in pictures:
@@ -93,16 +91,9 @@ def probe(
     result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
     written = write_probe(result, chosen.volume, folder)
-    answer |= {
-        "location": [x, y, z],
-        "code": result.code,
-        "receptive_field": [list(span) for span in result.receptive_field],
-        "response_field": [list(place) for place in result.response_field],
-        "reconstruction": str(written.reconstruction),
-        "images": [str(written.picture)],
-    }
     if as_json:
-        print_json(answer)
+        facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field")}
+        print_json({**asked, **facts, "reconstruction": written.reconstruction, "images": [written.picture]})
         return
     _tell_location(result, written.picture)
 

@@ -56,7 +56,7 @@ def download(
         result = download_dataset(dataset, output, url=url, force=force, progress=CountView(bar, dataset))
     record = result.record
     if as_json:
-        print_json({"output": str(result.path), "fetched": result.fetched, **vars(record)})
+        print_json({"output": result.path, "fetched": result.fetched, **vars(record)})
         return
     said = "downloaded" if result.fetched else "was there already"
     typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
@@ -134,7 +134,7 @@ def train(
                 pretrained=pretrained,
                 resume=resume,
                 force=force,
-                report=TrainingView(bar, own_device) if world.leads else _say_nothing,
+                report=TrainingView(bar, own_device) if world.leads else lambda _: None,
                 finish=write_learning_curve,
                 world=world,
             )
@@ -148,7 +148,7 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
     from fer_cli.pictures.curves import curve_path
 
     if as_json:
-        answer = {**vars(summary), "path": str(summary.path), "curve": str(curve_path(summary.path))}
+        answer = {**vars(summary), "curve": curve_path(summary.path)}
         name, score = answer.pop("score_name"), answer.pop("score")
         print_json(
             {**answer, "score": {"name": name, "value": score}, "voxel_iou": score if name == "voxel IoU" else None}
@@ -158,7 +158,8 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
         typer.echo(f"{', '.join(summary.unreduced_layers)} with stride 1: the volumes are too small for five halvings")
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
-        f"{summary.score_name} {summary.score:.3f} on {summary.validation_samples} held-out samples, {summary.seconds:.0f} s"
+        f"{summary.score_name} {summary.score:.3f} on {summary.validation_samples} held-out samples, "
+        f"{summary.seconds:.0f} s"
     )
     typer.echo(f"learning curve: {curve_path(summary.path)}")
 
@@ -237,28 +238,18 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
     from fer_cli.codebooks.choice import choice_rows
     from fer_cli.reports.artifact_report import info_table
 
-    calibration = summary.calibration
-    layers, choice = ([vars(each) for each in records] for records in (summary.layers, summary.choice))
     if as_json:
-        print_json(
-            {
-                **vars(summary),
-                "path": str(summary.path),
-                "layers": layers,
-                "choice": choice,
-                "calibration": {**vars(calibration), "path": str(calibration.path)},
-            }
-        )
+        print_json(summary)
         return
-    if choice:
-        print_rich(info_table({"agreement of clusterings": choice_rows(choice)}))
+    if summary.choice:
+        print_rich(info_table({"agreement of clusterings": choice_rows([vars(each) for each in summary.choice])}))
     locations = sum(layer.locations for layer in summary.layers)
     typer.echo(
         f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
         f"training samples, {summary.seconds:.0f} s"
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
-    typer.echo(f"{calibration.path}: calibrated on {calibration.samples} validation samples")
+    typer.echo(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
 
 
 def calibrate(
@@ -279,13 +270,9 @@ def calibrate(
     with progress_bar() as bar:
         summary = calibrate_run(paths, device=choose_device(device), force=force, report=CountView(bar, "calibrating"))
     if as_json:
-        print_json({**vars(summary), "path": str(summary.path)})
+        print_json(summary)
         return
     typer.echo(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
         f"correctly, {summary.seconds:.0f} s"
     )
-
-
-def _say_nothing(_: object) -> None:
-    """Ignore a stage's reports, for processes that show no progress."""

@@ -82,15 +82,16 @@ class StageView:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+        self._doing = ""
+        self._task: TaskID | None = None
 
     def __call__(self, doing: str, done: int, total: int) -> None:
-        """Move the bar; what was done before is hidden."""
-        if doing not in self._tasks:
-            for finished in self._tasks.values():
-                self._progress.update(finished, visible=False)
-            self._tasks[doing] = self._progress.add_task(doing)
-        self._progress.update(self._tasks[doing], completed=done, total=total)
+        """Move the bar; that of another phase is hidden."""
+        if self._task is None or doing != self._doing:
+            if self._task is not None:
+                self._progress.update(self._task, visible=False)
+            self._doing, self._task = doing, self._progress.add_task(doing)
+        self._progress.update(self._task, completed=done, total=total)
 
 
 class TrainingView:
@@ -155,18 +156,12 @@ class ClusteringView:
     """A progress bar: samples encoded, or locations of a layer clustered."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._doing = ""
-        self._task: TaskID | None = None
+        self._progress, self._show = progress, StageView(progress)
 
     def __call__(self, state: ClusteringProgress) -> None:
         """Show where the stage is."""
         doing = " ".join(filter(None, (state.doing, state.path, state.layer)))
-        if self._task is None or doing != self._doing:
-            if self._task is not None:
-                self._progress.update(self._task, visible=False)
-            self._doing, self._task = doing, self._progress.add_task(doing)
-        self._progress.update(self._task, completed=state.done, total=state.total)
+        self._show(doing, state.done, state.total)
         if state.done == state.total and self._progress.disable:
             what = "locations" if state.layer else "samples"
             console.print(f"{doing}: {state.total} {what}", soft_wrap=True)

@@ -19,7 +19,6 @@ from fer_cli.data.dataset import VolumeSet
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.network.activations import PATHS, batches, encode_paths, round_to
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.storage.schema import Json
 
 CANDIDATES = (5, 10, 15, 20, 30, 40, 50, 60, 80)
 _SAMPLES = 1024
@@ -87,9 +86,9 @@ def choose(layer: str, candidates: Sequence[int], agreements: Sequence[Sequence[
     ]
 
 
-def choice_rows(choice: Sequence[Mapping[str, Any]]) -> list[Json]:
+def choice_rows(choice: Sequence[Mapping[str, Any]]) -> list[dict[str, str | int | None]]:
     """One row a layer, from candidates as plain values: the chosen k, and under each candidate its agreement."""
-    rows: dict[str, Json] = {}
+    rows: dict[str, dict[str, str | int | None]] = {}
     for candidate in choice:
         row = rows.setdefault(candidate["layer"], {"layer": candidate["layer"], "k": None})
         row[str(candidate["k"])] = f"{candidate['agreement']:.2f}"

@@ -14,7 +14,6 @@ from fer_cli.codebooks.fitting import Fitted
 from fer_cli.codebooks.tally import Tally
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal
-from fer_cli.storage.schema import Json
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,10 @@ _HEADS = {"locations": "places"}
 _UNLESS_NONE = ("scarce", "silent")
 
 
-def layer_rows(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Json]]:
+def layer_rows(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str | int]]]:
     """Rows of a narrow table for each path, from summaries as plain values; what no layer has is left out."""
     hidden = {"path", *(name for name in _UNLESS_NONE if not any(layer[name] for layer in layers))}
-    tables: dict[str, list[Json]] = {}
+    tables: dict[str, list[dict[str, str | int]]] = {}
     for layer in layers:
         row = {
             _HEADS.get(name, name): f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Int
@@ -36,7 +36,6 @@ from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, e
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
-from fer_cli.storage.schema import Json
 
 ENOUGH = 256
 """Samples for each code of the layer with most; more change centroids little. FAISS has the same number."""
@@ -53,8 +52,16 @@ _PILOT = 256
 _PIECE = 8 * 10**6
 """Bytes of features that a worker gets at once."""
 
-Precision = dict[str, dict[str, Json]]
-"""By path and layer: `bits`, and `half_agreement`, the share of look-ups that half precision leaves unchanged."""
+
+class LayerPrecision(TypedDict):
+    """Bits of each number, and the share of look-ups that half precision leaves unchanged."""
+
+    bits: int
+    half_agreement: float
+
+
+Precision = dict[str, dict[str, LayerPrecision]]
+"""By path and layer."""
 
 
 @dataclass(frozen=True)

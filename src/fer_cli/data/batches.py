@@ -23,7 +23,6 @@ from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
 from fer_cli.data.source import Entry, close_archives, read_entry
 from fer_cli.errors import InputError, one_line
 from fer_cli.execution.workers import is_stopping
-from fer_cli.storage.schema import Json
 
 _NO_MESH = MeshFacts(-1, -1, ())
 _LENGTH = struct.Struct("<I")
@@ -103,7 +102,7 @@ def _voxelized(shape: Any, settings: VoxelSettings) -> VoxelizedShape:
 
 
 def _encode(outcomes: Sequence[Outcome]) -> bytes:
-    described: list[Json] = []
+    described: list[dict[str, object]] = []
     grids: list[bytes] = []
     for outcome in outcomes:
         if isinstance(outcome, str):

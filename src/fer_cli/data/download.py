@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_cli import __version__
-from fer_cli.errors import InputError, ResourceError, UsageError
+from fer_cli.errors import InputError, ResourceError, UsageError, first_line
 from fer_cli.storage.disk import write_whole, writing
 from fer_cli.storage.outputs import claim_output
 
@@ -218,7 +218,7 @@ def _reason(error: BaseException) -> str:
     for pattern, words in _REASONS.items():
         if re.search(pattern, text):
             return words
-    return text.splitlines()[0][:120] if text else type(error).__name__
+    return first_line(error)
 
 
 _REASONS = {

@@ -6,14 +6,14 @@ vertices, as binvox has it) spans the voxels within the padding, and its centre 
 face on the border between shape and padding belongs to the shape's side alone. Orientation is kept; z is up.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fer_cli.data.formats.registry import Grid, Mesh, PointCloud, index_to_world
 from fer_cli.errors import ArtifactError, InputError, UsageError
-from fer_cli.storage.schema import Json
 
 Fill = Literal["surface", "solid"]
 
@@ -38,12 +38,12 @@ class VoxelSettings:
         if self.fill not in ("surface", "solid"):
             raise UsageError(f"there is no fill {self.fill!r}; known are surface, solid.")
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """As recorded in artifacts."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, recorded: Json) -> "VoxelSettings":
+    def from_json(cls, recorded: Mapping[str, Any]) -> "VoxelSettings":
         """Settings recorded in an artifact. Raises ArtifactError if they are none."""
         try:
             return cls(resolution=int(recorded["resolution"]), padding=int(recorded["padding"]), fill=recorded["fill"])

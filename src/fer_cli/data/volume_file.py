@@ -21,7 +21,7 @@ from fer_cli.data.volumes import InputSpec, Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.outputs import check_output, claim_output
-from fer_cli.storage.schema import VOXELS, Json
+from fer_cli.storage.schema import VOXELS
 
 _BLOCK = 64
 _KEYS = (("image", "volume", "img", "input"), ("label", "target", "class"), ("name", "id"))
@@ -99,7 +99,7 @@ def write_volumes(
     *,
     kind: Kind | None,
     spacing: tuple[float, float, float] | None = None,
-    recorded: Json | None = None,
+    recorded: Mapping[str, object] | None = None,
     seed: int | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> WrittenVolumes:
@@ -115,7 +115,7 @@ def write_volumes(
     digests: list[bytes] = []
     occupied: list[int] = []
     stored = "uint8"
-    config: Json = {**(recorded or {})}
+    config: dict[str, object] = {**(recorded or {})}
     with ArtifactWriter(
         output, VOXELS, config=config, parents={}, attributes={"classes": list(classes)}, seed=seed
     ) as writer:

@@ -7,8 +7,6 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from fer_cli.storage.schema import Json
-
 Location = tuple[int, int, int]
 Volumes = Float[Tensor, "sample channel width depth height"]
 """Axes x, y and z, under names that tell them from those of a feature map."""
@@ -42,7 +40,7 @@ class InputSpec:
         sides = f"{self.shape[0]}³" if self.is_cube else "×".join(map(str, self.shape))
         return sides if self.channels == 1 else f"{self.channels} channels of {sides}"
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """The specification as plain JSON values."""
         spacing = {} if self.spacing is None else {"spacing": list(self.spacing)}
         return {"channels": self.channels, "shape": list(self.shape), "kind": self.kind, **spacing}

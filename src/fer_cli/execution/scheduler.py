@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_cli import __version__
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.errors import ResourceError, UsageError, first_line
 from fer_cli.execution.executor import Result, WorkExecutor
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ def _check_workers(client: "Client", address: str, reads: Path | None) -> None:
     try:
         answers = client.run(introduce, None if reads is None else str(reads))
     except Exception as error:  # whatever the worker's interpreter says, such as that there is no module fer_cli
-        said = (str(error).splitlines() or [""])[0]
         raise ResourceError(
-            f"the workers of {address} cannot run fer {__version__}: {type(error).__name__}: {said}"
+            f"the workers of {address} cannot run fer {__version__}: {type(error).__name__}: {first_line(error)}"
         ) from error
     for worker, (version, is_there) in answers.items():
         if version != __version__:

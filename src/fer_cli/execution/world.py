@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fer_cli.errors import ResourceError, UsageError, reasons
+from fer_cli.errors import ResourceError, UsageError, first_line, reasons
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         # Counts and scores are summed on the CPU even where the network is on a GPU.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(f"cannot join the other processes: {_first_line(error)}.") from error
+        raise ResourceError(f"cannot join the other processes: {first_line(error)}.") from error
     try:
         with warnings.catch_warnings():
             # Of kernels with one filter below, whose filters are innermost in any order; it costs nothing there.
@@ -119,10 +119,6 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(". ")
 
 
 def _total(values: Tensor) -> Tensor:

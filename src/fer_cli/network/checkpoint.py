@@ -22,7 +22,7 @@ from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history, write_history
 from fer_cli.storage.outputs import check_output, claim_output
-from fer_cli.storage.schema import CHECKPOINT, MODEL, Json
+from fer_cli.storage.schema import CHECKPOINT, MODEL
 
 
 @dataclass
@@ -58,7 +58,7 @@ def save_checkpoint(
     state: TrainingState,
     position: Position,
     *,
-    config: Json,
+    config: Mapping[str, object],
     parents: Mapping[str, str],
     encoder: nn.Module | None,
     history: list[EpochRecord],
@@ -118,15 +118,15 @@ class Checkpoint:
             raise ArtifactError(f"{self.path} is damaged: {error}. Delete it to train afresh.") from error
 
 
-def _named(config: Mapping[str, Any]) -> Json:
+def _named(config: Mapping[str, object]) -> dict[str, object]:
     """The values of a configuration by name, those of its parts as `part.name`."""
-    named: Json = {}
+    named: dict[str, object] = {}
     for key, value in config.items():
         named |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return named
 
 
-def load_checkpoint(path: Path, *, config: Json, parents: Mapping[str, str]) -> Checkpoint:
+def load_checkpoint(path: Path, *, config: Mapping[str, object], parents: Mapping[str, str]) -> Checkpoint:
     """Read a checkpoint. Raises UsageError unless it was made with this configuration from these artifacts."""
     try:
         opened = open_artifact(path, CHECKPOINT)

@@ -28,7 +28,6 @@ from fer_cli.network.feedback import FeedbackNetwork
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.network.receptive import LayerSpec, feature_map_shape, receptive_fields
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
-from fer_cli.storage.schema import Json
 
 _CONVOLUTIONS = ((6, 2, 2), (5, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 0))
 _MOST_HEAD_FILTERS = 32
@@ -106,7 +105,7 @@ class NetworkConfig:
     def _reads_plain_cubes(self) -> bool:
         return self.input.is_cube and self.input == InputSpec(1, self.input.shape)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """The configuration as plain JSON values."""
         return {
             "layers": [asdict(spec) for spec in self.layers],

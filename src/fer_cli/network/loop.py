@@ -24,7 +24,6 @@ from fer_cli.network.checkpoint import Checkpoint, Position, TrainingState, load
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.phases import ATTACHED, FeedbackPhase, FeedforwardPhase, Phase, TrainingData, TrainingSettings
 from fer_cli.network.transfer import GivenEncoder
-from fer_cli.storage.schema import Json
 
 _SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is due within an epoch; at the end of one it always is."""
@@ -51,7 +50,7 @@ class TrainingLoop:
 
     data: TrainingData
     settings: TrainingSettings
-    config: Json
+    config: Mapping[str, object]
     parents: Mapping[str, str]
     checkpoint: Path
     report: Report

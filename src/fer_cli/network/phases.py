@@ -155,7 +155,7 @@ class FeedbackPhase:
     """
 
     name = FEEDBACK
-    rate_option = "--feedback-rate"
+    rate_option = "--feedback-learning-rate"
 
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, network: ExplainedNetwork, frozen: nn.Module | None

@@ -28,27 +28,24 @@ from fer_cli.network.transfer import GivenEncoder
 from fer_cli.network.weights import write_state
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
-from fer_cli.storage.schema import MODEL, Json
+from fer_cli.storage.schema import MODEL
 
 _MODELNET10 = 3592
 """Shapes of ModelNet10 to train on. With fewer the feedback network has more epochs, so that as many are shown."""
 # What differs between presets. Four times the width wants a third or a quarter of the learning rate: `docs/results.md`.
-_PRESET_SETTINGS: dict[str, Json] = {
-    "paper": {
-        "epochs": 15,
-        "learning_rate": 7e-4,
-        "feedback_epochs": 12,
-        "feedback_shown": 12 * _MODELNET10,
-        "feedback_learning_rate": 2e-3,
-    },
-    "compact": {"epochs": 60, "feedback_epochs": 24, "feedback_shown": 24 * _MODELNET10},
-    "smoke": {
-        "epochs": 20,
-        "feedback_epochs": 20,
-        "batch_size": 16,
-        "dropout": 0.1,
-        "augmentation": Augmentation(shift=2, mirror=True),
-    },
+_PRESET_SETTINGS = {
+    "paper": TrainingSettings(
+        "paper",
+        epochs=15,
+        learning_rate=7e-4,
+        feedback_epochs=12,
+        feedback_shown=12 * _MODELNET10,
+        feedback_learning_rate=2e-3,
+    ),
+    "compact": TrainingSettings("compact", epochs=60, feedback_epochs=24, feedback_shown=24 * _MODELNET10),
+    "smoke": TrainingSettings(
+        "smoke", 20, 20, batch_size=16, dropout=0.1, augmentation=Augmentation(shift=2, mirror=True)
+    ),
 }
 
 
@@ -62,7 +59,7 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
     chosen = {key: value for key, value in given.items() if value is not None}
     if "feedback_epochs" in chosen:
         chosen.setdefault("feedback_shown", 0)
-    return TrainingSettings(**{"preset": preset, **_PRESET_SETTINGS.get(preset, {}), **chosen})
+    return replace(_PRESET_SETTINGS.get(preset) or TrainingSettings(preset), **chosen)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class _Uninitialised(TorchFunctionMode):
     """Leaves weights of modules made in the block as memory is, where all of them are about to be replaced."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__:

@@ -6,7 +6,6 @@ Source: Figs 3, 4 and 6, Table I.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,7 +25,7 @@ LINES = (
 )
 """Colours and strokes of several lines; apart in either."""
 _FONT = {"family": 'system-ui, "Segoe UI", Roboto, sans-serif', "size": 12}
-Figure = dict[str, Any]
+Figure = dict[str, object]
 """A plotly figure, or a part of one, as plain JSON values."""
 AXIS = {"fixedrange": True, "zeroline": False, "automargin": True}
 

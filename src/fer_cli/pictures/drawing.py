@@ -52,13 +52,11 @@ class Drawing:
         def finish() -> Pngs:
             drawn: Pngs = {}
             for future in futures:
-                drawn.update(self._wait(future))
+                pngs: Pngs = self._executor.wait(future)
+                drawn.update(pngs)
             return {name: drawn[name] for name in names}
 
         return finish
-
-    def _wait(self, future: "Future[Pngs]") -> Pngs:
-        return self._executor.wait(future)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, explain
 from fer_cli.diagnosis.probe import layer_locations, probe
+from fer_cli.evaluation.results import Errors, Shares
 from fer_cli.evaluation.survey import RULE, Survey, survey
 from fer_cli.network.activations import PATHS
 from fer_cli.network.backbone import Backbone
@@ -36,8 +37,7 @@ from fer_cli.pictures.scene import (
     overlay_scene,
 )
 from fer_cli.pictures.sheet import Image, Panel, Row, mount
-from fer_cli.storage.disk import write_whole, writing
-from fer_cli.storage.schema import Json
+from fer_cli.storage.disk import make_folder, write_whole
 
 PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
 """The paper's Table I, on misclassified samples, in a unit that it does not name."""
@@ -48,18 +48,35 @@ Drawn = tuple[Scene | None, str, str]
 """What a panel shows, its bold and its plain line."""
 
 
+class DrawnFigure(TypedDict):
+    """Where a figure is, and the samples that it shows."""
+
+    path: str
+    samples: list[str]
+
+
+class FiguresAnswer(TypedDict):
+    """Content of `figures.json`."""
+
+    split: str
+    rule: str
+    figures: dict[str, DrawnFigure | None]
+    table1: dict[str, Errors | None]
+    shares: dict[str, Shares]
+
+
 def write_figures(
     run: RunArtifacts,
     folder: Path,
     *,
     split: str = "test",
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Json:
+) -> FiguresAnswer:
     """Draw Figs 2 to 7 into `folder`, with `table1.md` and `figures.json`; the content of the latter.
 
     Raises UsageError if the split has no labelled sample, ResourceError where the folder cannot be written.
     """
-    _make(folder)
+    make_folder(folder)
     found = survey(run, split=split, report=report)
 
     @cache
@@ -81,7 +98,7 @@ def write_figures(
             chosen = [diagnosis(name) for name in names[:_MANY]]
             title = f"Fig. {number}: reconstructions of {kind} samples"
             sheets[f"fig{number}"] = names[:_MANY], _reconstructions(title, chosen)
-    answer = {
+    answer: FiguresAnswer = {
         "split": split,
         "rule": RULE,
         "figures": {
@@ -204,9 +221,3 @@ def _sheet(
         for name, row in zip(titles, rows, strict=True)
     ]
     return mount(title, mounted, legend=legend, panel=_PANEL)
-
-
-def _make(folder: Path) -> None:
-    """Make the folder before anything long is done."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)

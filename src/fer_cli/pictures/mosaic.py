@@ -5,22 +5,34 @@ field, laid over the input. Where both are empty nothing is drawn.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.probe import Probe
-from fer_cli.errors import ResourceError, UsageError
+from fer_cli.errors import UsageError
+from fer_cli.network.backbone import Box
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
 from fer_cli.pictures.sheet import Panel, Row, mount
-from fer_cli.storage.schema import Json
 
 MOST_LOCATIONS = 1024
 """Most locations that one command draws."""
 _PANEL, _LARGE_PANEL = 108, 220
 """Side of a panel in pixels, of a layer with more than four locations a side, and of others."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a sweep gave at a location; `error` is the squared error of its receptive field, summed over voxels."""
+
+    location: Location
+    receptive_field: Box
+    code: int | None
+    error: float
 
 
 def check_size(layer: str, locations: int, slices: int) -> None:
@@ -34,12 +46,12 @@ def check_size(layer: str, locations: int, slices: int) -> None:
 
 def write_sweep(
     probes: Iterable[Probe], volume: Float[np.ndarray, "channel x y z"], folder: Path, *, sample: str, by: str
-) -> tuple[list[Path], list[Json]]:
+) -> tuple[list[Path], list[Probed]]:
     """Draw probes of one layer of the input `volume` into `folder`; the pictures' paths, and what each location gave.
 
     Raises ResourceError where that cannot be written or drawn.
     """
-    found: list[Json] = []
+    found: list[Probed] = []
     scenes: dict[tuple[int, int, int], Scene | None] = {}
     layer, shape = "", (0, 0, 0)
     for probed in probes:
@@ -48,43 +60,30 @@ def write_sweep(
         grids = flat(crop), flat(own)
         empty = not any(occupied(grid).any() for grid in grids)
         scenes[probed.location] = None if empty else overlay_scene(*grids)
-        found.append(
-            {
-                "location": list(probed.location),
-                "receptive_field": [list(span) for span in probed.receptive_field],
-                "code": probed.code,
-                "error": float(np.square(crop.astype(np.float64) - own).sum()),
-            }
-        )
+        error = float(np.square(crop.astype(np.float64) - own).sum())
+        found.append(Probed(probed.location, probed.receptive_field, probed.code, error))
     drawn = [place for place, scene in scenes.items() if scene is not None]
     panel = _PANEL if max(shape) > 4 else _LARGE_PANEL
     pictures = render.render_scenes([scene for scene in scenes.values() if scene is not None], size=2 * panel)
     images = dict(zip(drawn, pictures, strict=True))
-    labels = {tuple(one["location"]): "" if one["code"] is None else f" #{one['code']}" for one in found}
+    labels = {one.location: "" if one.code is None else f" #{one.code}" for one in found}
     paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for height in sorted({z for _, _, z in scenes}):
-            rows = [
-                Row(
-                    "",
-                    [
-                        Panel(images.get((x, y, height)), f"{x},{y},{height}{labels[x, y, height]}")
-                        for x in range(shape[0])
-                    ],
-                )
-                for y in reversed(range(shape[1]))
-            ]
-            note = (
-                f"Slice z = {height} of 0 to {shape[2] - 1}; x to the right, y upwards; panels are named x,y,z"
-                + (" and by their code. " if by == "centroid" else ". ")
-                + "Each is the receptive field of a location, reconstructed from its response field "
-                + ("of centroids" if by == "centroid" else "alone")
-                + ", over the input; empty frames are empty in both."
+    for height in sorted({z for _, _, z in scenes}):
+        rows = [
+            Row(
+                "",
+                [Panel(images.get((x, y, height)), f"{x},{y},{height}{labels[x, y, height]}") for x in range(shape[0])],
             )
-            sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
-            paths.append(folder / f"slice-{height:02}.png")
-            render.write_png(sheet, paths[-1])
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder}: {error.strerror or error}.") from error
+            for y in reversed(range(shape[1]))
+        ]
+        note = (
+            f"Slice z = {height} of 0 to {shape[2] - 1}; x to the right, y upwards; panels are named x,y,z"
+            + (" and by their code. " if by == "centroid" else ". ")
+            + "Each is the receptive field of a location, reconstructed from its response field "
+            + ("of centroids" if by == "centroid" else "alone")
+            + ", over the input; empty frames are empty in both."
+        )
+        sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
+        paths.append(folder / f"slice-{height:02}.png")
+        render.write_png(sheet, paths[-1])
     return paths, found

@@ -108,11 +108,11 @@ def render_probe(
     return _mount(panels, captions, {3: LEGEND}, {0: feature_map, 1: feature_map, 2: full.shape})
 
 
-def encode_png(image: Image, *, colours: int = 256) -> bytes:
-    """`image` as a PNG with a palette of at most `colours`."""
+def encode_png(image: Image) -> bytes:
+    """`image` as a PNG with a palette of at most 256 colours."""
     from PIL import Image as Pillow
 
-    palette = Pillow.fromarray(image).quantize(colours, method=Pillow.Quantize.FASTOCTREE, dither=Pillow.Dither.NONE)
+    palette = Pillow.fromarray(image).quantize(256, method=Pillow.Quantize.FASTOCTREE, dither=Pillow.Dither.NONE)
     file = io.BytesIO()
     palette.save(file, "PNG")
     return file.getvalue()

@@ -19,13 +19,12 @@ import numpy as np
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.errors import ResourceError
 from fer_cli.pictures import scene
-from fer_cli.storage.schema import Json
 
 VIEWS = ("input", "local", "nearest", "class-code")
 """The shapes that can be rotated."""
 
 
-def viewer_facts(diagnosis: Diagnosis) -> Json:
+def viewer_facts(diagnosis: Diagnosis) -> dict[str, object]:
     """The four shapes, the blamed boxes, and how to show them, as plain JSON values."""
     volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     return {

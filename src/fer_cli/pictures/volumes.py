@@ -11,7 +11,7 @@ from jaxtyping import Float
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.network.activations import PATHS
 from fer_cli.pictures.scene import Grid
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import write_whole
 
 
 def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"], folder: Path) -> Path:
@@ -44,8 +44,6 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
     writer.SetDataModeToBinary()
     writer.WriteToOutputStringOn()  # of a file that it cannot write it tells no reason
     writer.Write()
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, writer.GetOutputString())
     return path
 

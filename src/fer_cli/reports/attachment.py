@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,47 +11,53 @@ from rich.table import Table
 
 from fer_cli.codebooks.clustering import default_codes, expected_seconds
 from fer_cli.network.attach import AttachSettings, Overview
+from fer_cli.network.attached.survey import Candidate
 from fer_cli.network.backbone import Level
-from fer_cli.storage.schema import Json
 
 _PATHS = 2
 _HALF, _SINGLE, _COUNT = 2, 4, 4
 
 
-def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes: int) -> Json:
-    """One level: name, shape, receptive field of the central location, size of features and codebooks in bytes."""
-    centre = tuple(side // 2 for side in level.shape)
-    per_code = _SINGLE * level.filters + _COUNT * (classes + 1)
-    return {
-        "name": level.name,
-        "filters": level.filters,
-        "shape": list(level.shape),
-        "is_cut": level.is_cut,
-        "signed": level.signed,
-        "field": level.field,
-        "receptive_field": box[centre].tolist(),
-        "codebook_bytes": _PATHS * level.locations * codes * per_code,
-        "feature_bytes": _HALF * samples * level.locations * level.filters,
-    }
+@dataclass(frozen=True)
+class LevelCosts:
+    """Size of a level's codebooks and features in bytes, and time to train the step from it and to cluster it."""
+
+    codebook_bytes: int
+    feature_bytes: int
+    train_seconds: float
+    cluster_seconds: float
 
 
-def overview_json(overview: Overview, settings: AttachSettings) -> Json:
+def level_facts(level: Level, box: np.ndarray) -> dict[str, object]:
+    """The fields of a level but for `call`, and the receptive field of its central location."""
+    facts = {key: value for key, value in vars(level).items() if key != "call"}
+    return {**facts, "receptive_field": box[tuple(side // 2 for side in level.shape)].tolist()}
+
+
+def level_costs(overview: Overview) -> list[LevelCosts]:
+    """Costs of the levels chosen."""
+    spec, samples = overview.spec, overview.training_samples
+    return [
+        LevelCosts(
+            _PATHS * level.locations * k * (_SINGLE * level.filters + _COUNT * (len(spec.classes) + 1)),
+            _HALF * samples * level.locations * level.filters,
+            overview.level_seconds[level.name],
+            expected_seconds(level.filters, level.locations, k, samples),
+        )
+        for level, k in zip(spec.levels, default_codes(len(spec.levels)), strict=True)
+    ]
+
+
+def overview_json(overview: Overview, settings: AttachSettings) -> dict[str, object]:
     """The levels chosen and left out, and how the network fits the labels."""
-    spec, codes = overview.spec, default_codes(len(overview.spec.levels))
-    chosen = {level.name for level in spec.levels}
     return {
         "levels": [
-            {
-                **level_json(level, overview.fields[level.name], k, overview.training_samples, len(spec.classes)),
-                "train_seconds": overview.level_seconds[level.name],
-                "cluster_seconds": expected_seconds(level.filters, level.locations, k, overview.training_samples),
-            }
-            for level, k in zip(spec.levels, codes, strict=True)
+            {**level_facts(level, overview.fields[level.name]), **vars(costs)}
+            for level, costs in zip(overview.spec.levels, level_costs(overview), strict=True)
         ],
         "other_levels": [
             {"name": c.name, "module": c.kind, "filters": c.filters, "shape": list(c.shape), "is_cut": c.is_cut}
-            for c in overview.candidates
-            if c.name not in chosen
+            for c in _left_out(overview)
         ],
         "readout": overview.readout,
         "training_accuracy": overview.fit.accuracy,
@@ -65,18 +72,18 @@ def overview_json(overview: Overview, settings: AttachSettings) -> Json:
 
 def overview_table(overview: Overview, settings: AttachSettings) -> Group:
     """The same for the terminal, in 80 columns."""
-    answer = overview_json(overview, settings)
+    levels = [level_facts(level, overview.fields[level.name]) for level in overview.spec.levels]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("level", overflow="fold", max_width=28)
     for heading in ("filters", "map", "sees", "cut", "codes", "features", "minutes"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row, level in zip(level_rows(answer["levels"]), answer["levels"], strict=True):
-        minutes = f"{_minutes(level['train_seconds'])}+{_minutes(level['cluster_seconds'])}"
-        table.add_row(*map(str, row.values()), _size(level["codebook_bytes"]), _size(level["feature_bytes"]), minutes)
-    others = len(answer["other_levels"])
+    for row, costs in zip(level_rows(levels), level_costs(overview), strict=True):
+        minutes = f"{_minutes(costs.train_seconds)}+{_minutes(costs.cluster_seconds)}"
+        table.add_row(*map(str, row.values()), _size(costs.codebook_bytes), _size(costs.feature_bytes), minutes)
+    others = len(_left_out(overview))
     lines = [
-        f"{overview.spec.input}, {len(overview.spec.classes)} classes, output: {answer['readout']}; "
-        f"{answer['training_accuracy']:.1%} of checked training samples right",
+        f"{overview.spec.input}, {len(overview.spec.classes)} classes, output: {overview.readout}; "
+        f"{overview.fit.accuracy:.1%} of checked training samples right",
         f"{others} more activations can be named with --levels (--dry-run --json lists them)" if others else "",
         f"training: about {_minutes(overview.seconds)} min, {overview.epochs} epochs of "
         f"{overview.training_samples} samples"
@@ -86,7 +93,12 @@ def overview_table(overview: Overview, settings: AttachSettings) -> Group:
     return Group(table, *filter(None, lines))
 
 
-def level_rows(levels: Sequence[Mapping[str, Any]]) -> list[Json]:
+def _left_out(overview: Overview) -> list[Candidate]:
+    chosen = {level.name for level in overview.spec.levels}
+    return [candidate for candidate in overview.candidates if candidate.name not in chosen]
+
+
+def level_rows(levels: Sequence[Mapping[str, Any]]) -> list[dict[str, str | int]]:
     """Levels as rows of a table: name, filters, map, receptive field of the central location, whether it is a cut."""
     rows = []
     for level in levels:

@@ -11,7 +11,7 @@ from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_char
 from fer_cli.pictures.viewer import embedded_json, packed_library
 from fer_cli.reports.page import POLICY, environment
 from fer_cli.reports.report import ERRORS, FIDELITY, fidelity_scores
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import write_whole
 
 _MOST_ROWS = 40
 
@@ -32,8 +32,6 @@ def write_evaluation_page(evaluation: Evaluation, page: Path) -> Path:
     for row in evaluation["claims"]:
         claims.setdefault(row["claim"], []).append(row)
     template = environment().get_template("evaluation.html.j2")
-    with writing(page):
-        page.parent.mkdir(parents=True, exist_ok=True)
     text = template.render(
         evaluation=evaluation,
         title=_title(evaluation),

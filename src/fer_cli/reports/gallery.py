@@ -23,8 +23,7 @@ from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.page import POLICY, begin_report, environment
 from fer_cli.reports.report import diagnosis_json
-from fer_cli.storage.disk import make_folder, write_whole, writing
-from fer_cli.storage.schema import Json
+from fer_cli.storage.disk import make_folder, write_whole
 
 _AHEAD = 4
 """So many diagnoses may wait for their pictures; each holds a few megabytes."""
@@ -49,7 +48,7 @@ class Wanted:
 class Explained:
     """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
 
-    json: Json
+    json: dict[str, object]
     blame: Blame
     suspicion: Suspicion
     files: dict[str, Path]
@@ -72,7 +71,7 @@ class Several:
     gallery: Path | None
 
     @property
-    def json(self) -> Json:
+    def json(self) -> dict[str, object]:
         """What `fer explain --json` prints of several samples."""
         return {
             "samples": [each.json for each in self.explained],
@@ -207,8 +206,6 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
     ]
     template = environment().get_template("gallery.html.j2")
     page = folder / "index.html"
-    with writing(page):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
     return page
 

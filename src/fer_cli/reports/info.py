@@ -12,6 +12,7 @@ from fer_cli.data.duplicates import count_duplicates
 from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import PATHS
 from fer_cli.network.attached.model_file import is_attached, read_origin, read_spec
+from fer_cli.reports.attachment import level_facts
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import calibration_path
@@ -39,7 +40,7 @@ def describe(path: Path) -> Json:
         }
 
 
-def _voxels(artifact: Artifact) -> Json:
+def _voxels(artifact: Artifact) -> dict[str, object]:
     classes = artifact.attribute("classes")
     labels = artifact.read("label").tolist()
     names = [classes[label] if 0 <= label < len(classes) else "unlabelled" for label in labels]
@@ -81,11 +82,11 @@ def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:
 
 def _records(
     artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"]
-) -> list[Json]:
+) -> list[dict[str, str | int | float | None]]:
     """What the samples of each class and split are like; null where it is not known of any of them."""
     n_faces, n_open_edges = artifact.read("record/n_faces"), artifact.read("record/n_open_edges")
     enclosed, warnings = artifact.read("record/enclosed"), artifact.read_text("record/warnings")
-    records = []
+    records: list[dict[str, str | int | float | None]] = []
     for (name, split), members in groups.items():
         meshes = [sample for sample in members if n_faces[sample] >= 0]
         filled = [sample for sample in members if enclosed[sample] >= 0]
@@ -104,7 +105,7 @@ def _records(
     return records
 
 
-def _model(artifact: Artifact) -> Json:
+def _model(artifact: Artifact) -> dict[str, object]:
     parts = ("encoder", "feedback", "weights")
     attached = {"network": _attached(artifact)} if is_attached(artifact.config) else {}
     return {
@@ -118,28 +119,15 @@ def _model(artifact: Artifact) -> Json:
     }
 
 
-def _attached(artifact: Artifact) -> Json:
+def _attached(artifact: Artifact) -> dict[str, object]:
     """The levels of an attached network with what their central location sees, and the code that builds it."""
     spec, origin = read_spec(artifact), read_origin(artifact)
-    levels = []
-    for level in spec.levels:
-        field = artifact.read(f"field/{level.name}")
-        levels.append(
-            {
-                "name": level.name,
-                "filters": level.filters,
-                "shape": list(level.shape),
-                "is_cut": level.is_cut,
-                "signed": level.signed,
-                "field": level.field,
-                "receptive_field": field[tuple(side // 2 for side in level.shape)].tolist(),
-            }
-        )
+    levels = [level_facts(level, artifact.read(f"field/{level.name}")) for level in spec.levels]
     source = None if origin.recorded is None else str(origin.recorded.source)
     return {"input": str(spec.input), "source": source, "levels": levels}
 
 
-def _codebook(artifact: Artifact) -> Json:
+def _codebook(artifact: Artifact) -> dict[str, object]:
     layers = [name.split("/")[1] for name in artifact.names(f"{PATHS[0]}/") if name.endswith("/centroid")]
     precision = artifact.attribute("precision")
     summaries = []
@@ -168,7 +156,7 @@ def _validation_samples(codebook: Artifact) -> int | None:
         return None
 
 
-def _calibration(artifact: Artifact) -> Json:
+def _calibration(artifact: Artifact) -> dict[str, object]:
     labels, predicted = artifact.read("calibration/label"), artifact.read("calibration/predicted")
     return {
         "validation_samples": len(labels),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -10,7 +10,6 @@ from rich.text import Text
 
 from fer_cli.reports.artifact_report import info_table
 from fer_cli.reports.tables import open_table, printable
-from fer_cli.storage.schema import Json
 
 _SPLITS = ("train", "val", "test", "unlabelled")
 _LISTED = 10
@@ -57,9 +56,17 @@ def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
         yield f"skipped {sum(group['shapes'] for group in rest)} more for {len(rest)} other reasons"
 
 
-def group_reasons(skipped: Sequence[Skipped]) -> list[Json]:
+class Reason(TypedDict):
+    """A reason with how many shapes were skipped for it, and the first of them."""
+
+    shapes: int
+    reason: str
+    example: str
+
+
+def group_reasons(skipped: Sequence[Skipped]) -> list[Reason]:
     """Reasons that differ in nothing but figures and quotations: how many shapes, and the first of them."""
-    groups: dict[str, Json] = {}
+    groups: dict[str, Reason] = {}
     for item in skipped:
         key = re.sub(r"'[^']*'|\"[^\"]*\"|-?\d[\d.,e+×-]*", "…", item["reason"])
         group = groups.setdefault(key, {"shapes": 0, "reason": item["reason"], "example": item["source"]})

@@ -38,7 +38,7 @@ from fer_cli.reports.report import (
     suspicion_level,
 )
 from fer_cli.reports.tables import signed
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import write_whole
 
 CONTROLS = (
     ("left", "←", "Rotate to the left"),
@@ -84,8 +84,6 @@ def begin_report(
         page = folder / "index.html"
         summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
         pngs = finish()
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         for name, png in pngs.items():
             write_whole(folder / f"{name}.png", png)
         write_whole(folder / "diagnosis.json", summary + "\n")
@@ -112,8 +110,6 @@ def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folde
     array = io.BytesIO()
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(files.reconstruction, array.getvalue())
     picture = render.render_probe(
         probed.layer,
@@ -284,12 +280,12 @@ def _error_charts(diagnosis: Diagnosis) -> dict[str, Figure]:
 def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     wrong = diagnosis.correct is False
     names = (f"{diagnosis.predicted} (predicted)", f"{diagnosis.label} (true)" if wrong else "best other class")
-    values = [path[kind] for layer in layers for path in layer["paths"] for kind in ("predicted", "rival")]
+    values = [value for layer in layers for path in layer["paths"] for value in (path.predicted, path.rival)]
     return {
         f"chart-{path}": depth_chart(
             [layer["name"] for layer in layers],
-            [layer["paths"][i]["predicted"] for layer in layers],
-            [layer["paths"][i]["rival"] for layer in layers],
+            [layer["paths"][i].predicted for layer in layers],
+            [layer["paths"][i].rival for layer in layers],
             names=names,
             span=(min(0.0, *values), max(0.0, *values)),
             blamed=diagnosis.blame.layer if path == FEEDFORWARD else None,

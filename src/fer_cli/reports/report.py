@@ -8,6 +8,7 @@ Source: Table I.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,7 +22,6 @@ from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import PATHS
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
-from fer_cli.storage.schema import Json
 
 ERRORS = {
     "input_vs_local": (
@@ -85,7 +85,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
 
 
-def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> Json:
+def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, object]:
     """The contract's JSON object for `fer explain`, in plain Python types; `report` is the page's path.
 
     Raises ValueError if a number is not finite.
@@ -121,13 +121,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> Json:
         },
         "repair": [
             {
-                "layer": test.layer,
-                "replaced": test.replaced,
-                "locations": test.locations,
-                "wanted": test.wanted,
-                "chosen_by": test.chosen_by,
-                "donor": test.donor,
-                "predicted": test.predicted,
+                **vars(test),
                 "repaired": test.repaired,
                 **_finite({"probability": test.probability, "gain": test.gain, "p_value": test.p_value}),
             }
@@ -173,7 +167,20 @@ def figures_table(answer: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> Json:
+@dataclass(frozen=True)
+class PathReading:
+    """What one path's clusters say at a layer; `mark` whether it is the true class, the figures are calibrated nats."""
+
+    path: str
+    speaks_for: str
+    mark: str
+    rival_name: str
+    predicted: float
+    rival: float
+    exemplar: str
+
+
+def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> PathReading:
     """What one path's clusters say at `layer`; calibrated evidence for the predicted class and its rival.
 
     The rival is the true class of a misclassified sample, and else the best of the other classes.
@@ -184,15 +191,15 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> Json:
     rival = max(others, key=lambda name: evidence[name])
     if diagnosis.correct is False and diagnosis.label is not None:
         rival = diagnosis.label
-    return {
-        "path": path,
-        "speaks_for": speaks_for,
-        "mark": "" if diagnosis.label is None else "✓" if speaks_for == diagnosis.label else "✗",
-        "rival_name": rival,
-        "predicted": float(evidence[diagnosis.predicted]) / said.temperature,
-        "rival": float(evidence[rival]) / said.temperature,
-        "exemplar": said.exemplar,
-    }
+    return PathReading(
+        path=path,
+        speaks_for=speaks_for,
+        mark="" if diagnosis.label is None else "✓" if speaks_for == diagnosis.label else "✗",
+        rival_name=rival,
+        predicted=float(evidence[diagnosis.predicted]) / said.temperature,
+        rival=float(evidence[rival]) / said.temperature,
+        exemplar=said.exemplar,
+    )
 
 
 def suspicion_level(suspicion: Suspicion) -> str:
@@ -265,8 +272,8 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
         cells = []
         for path in PATHS:
             reading = read_path(diagnosis, layer, path)
-            name = f"{reading['mark']} {printable(reading['speaks_for'])}".strip()
-            cells += [Text(name), Text(signed(reading["predicted"])), Text(signed(reading["rival"]))]
+            name = f"{reading.mark} {printable(reading.speaks_for)}".strip()
+            cells += [Text(name), Text(signed(reading.predicted)), Text(signed(reading.rival))]
         blamed = layer.name == diagnosis.blame.layer
         table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
     return table

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fer_cli.errors import ArtifactError, FerError, LineageError
+from fer_cli.errors import ArtifactError, FerError, LineageError, first_line
 from fer_cli.storage.identity import artifact_id, content_bytes
 from fer_cli.storage.layout import check_datasets, chunk_objection, datasets_of
 from fer_cli.storage.schema import FORMATS, DatasetSpec, Format, Json
@@ -218,8 +218,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
         return _checked(path, file, form)
     except DAMAGE as error:
         file.close()
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(f"{path} is damaged: {reason}.{remedy}") from error
+        raise ArtifactError(f"{path} is damaged: {first_line(error)}.{remedy}") from error
     except BaseException:
         file.close()
         raise
@@ -295,8 +294,8 @@ def _digests(
     file: h5py.File,
     datasets: Mapping[str, h5py.Dataset],
     *,
-    parents: Json,
-    config: Json,
+    parents: Mapping[str, str],
+    config: Mapping[str, object],
     recorded: str,
 ) -> dict[str, str]:
     """The digest of every dataset, of which the recorded id has to be made; none in an older artifact."""

@@ -21,7 +21,7 @@ from fer_cli.storage.artifact import DIGEST, NO_SEED, ROOT_ATTRIBUTES
 from fer_cli.storage.disk import writing
 from fer_cli.storage.identity import artifact_id, canonical_json, content_bytes
 from fer_cli.storage.lock import partial_name
-from fer_cli.storage.schema import DatasetSpec, Format, Json
+from fer_cli.storage.schema import DatasetSpec, Format
 
 _CHUNK_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ class ArtifactWriter:
         path: Path,
         form: Format,
         *,
-        config: Json,
+        config: Mapping[str, object],
         parents: Mapping[str, str],
         seed: int | None = None,
         attributes: Mapping[str, Any] | None = None,
@@ -51,7 +51,7 @@ class ArtifactWriter:
         self._parents = dict(parents)
         self._seed = seed
         self._attributes = dict(attributes or {})
-        self._digests: Json = {}
+        self._digests: dict[str, hashlib._Hash] = {}
         self._partial = partial_name(path)
         self._target: _Target | None = None
         self._file: Any = None
@@ -118,7 +118,7 @@ class ArtifactWriter:
         self, name: str, spec: DatasetSpec, shape: tuple[int, ...], dtype: np.dtype, *, extendable: bool
     ) -> None:
         dtype = h5py.string_dtype("utf-8") if spec.dtype == "text" else dtype
-        options: Json = {}
+        options: dict[str, object] = {}
         if extendable:
             options["maxshape"] = (None, *shape[1:])
         if extendable or (shape and 0 not in shape):
@@ -168,7 +168,7 @@ class ArtifactWriter:
             attributes=self._attributes,
             content={name: (self._file[name].shape, digest) for name, digest in digests.items()},
         )
-        root: Json = {
+        root: dict[str, object] = {
             "format": self.form.name,
             "format_version": self.form.version,
             "id": self.id,

@@ -22,12 +22,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Atomically replace the file `path`, in an existing folder, by `content`.
+    """Atomically replace the file `path` by `content`; its folder is made if need be.
 
     Text is written as UTF-8; names of files need not be that, so what does not fit is replaced. What a killed process
     left of the file is removed. Raises ResourceError if it cannot be written.
     """
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         remove_partials(path)
         partial = partial_name(path)
         try:

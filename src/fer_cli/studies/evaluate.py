@@ -23,7 +23,7 @@ from fer_cli.evaluation.resampling import draw_weights
 from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, RunResult, Sanity
 from fer_cli.evaluation.scored import COMBINED, Scored, score_run
 from fer_cli.evaluation.split_reading import read_split
-from fer_cli.storage.disk import write_whole, writing
+from fer_cli.storage.disk import write_whole
 from fer_cli.studies.claims import judge_claims
 from fer_cli.studies.findings import Planting, summarise_planted
 from fer_cli.studies.planted import plant_faults
@@ -162,8 +162,6 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write an evaluation as JSON into `folder`. Raises ResourceError where that cannot be written."""
     pooled = "-pooled" if len(evaluation["runs"]) > 1 else ""
     path = folder / f"{evaluation['split']}{pooled}.json"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
     return path
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from fer_cli.data.formats.decimals import excerpt
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, first_line
 
 MAX_SCENE_BYTES = 1 << 22
 """So long a GLB file's scene may be, which takes a hundred times as much memory; the shape itself lies elsewhere."""
@@ -88,7 +88,7 @@ def read_glb(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
     try:
         _refuse_unsafe(tree, len(content), name)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{name}: the scene does not parse: {type(error).__name__} {_first_line(error)}.") from error
+        raise InputError(f"{name}: the scene does not parse: {type(error).__name__} {first_line(error)}.") from error
     with _trimesh_reads(name, "GLB"):
         from trimesh.exchange.gltf import load_glb
 
@@ -113,7 +113,7 @@ def _glb_tree(content: bytes, name: str) -> dict[str, Any]:
     try:
         tree = json.loads(content[20 : 20 + chunk])
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: the scene does not parse: {_first_line(error)}.") from error
+        raise InputError(f"{name}: the scene does not parse: {first_line(error)}.") from error
     if not isinstance(tree, dict):
         raise InputError(f"{name}: the scene does not parse: it is a {type(tree).__name__}, expected an object.")
     return tree
@@ -206,10 +206,6 @@ def _trimesh_reads(name: str, kind: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise InputError(f"{name}: not a readable {kind} file: {_first_line(error)}.") from error
+        raise InputError(f"{name}: not a readable {kind} file: {first_line(error)}.") from error
     finally:
         log.disabled = was_disabled
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -22,7 +22,7 @@ from fer_cli.data.formats.interchange import read_glb, read_stl
 from fer_cli.data.formats.matlab import read_mat
 from fer_cli.data.formats.obj import read_obj
 from fer_cli.data.formats.off import read_off
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, first_line
 
 MAX_VOXELS = 512**3
 
@@ -171,7 +171,7 @@ def read_array(content: bytes, name: str, axes: Sequence[int] | None) -> np.ndar
         with _no_warnings():
             shape, is_fortran, dtype = read_header(stream)
     except Exception as error:  # NumPy parses the header as Python and lets SyntaxError and TokenError through
-        raise InputError(f"{name}: not a readable .npy file: {_first_line(error)}.") from None
+        raise InputError(f"{name}: not a readable .npy file: {first_line(error)}.") from None
     if axes is not None and (dtype.kind not in "biuf" or len(shape) not in axes):
         counts = " or ".join({3: "three", 4: "four"}[count] for count in axes)
         raise InputError(f"{name}: holds {dtype} {'×'.join(map(str, shape))}, expected numbers on {counts} axes.")
@@ -225,10 +225,6 @@ def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 # The compiled loops of these need Numba, which takes a third of a second to import.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fer_cli.data.volumes import InputSpec, Location, Volumes
-from fer_cli.errors import FerError, ResourceError, UsageError, is_out_of_memory
+from fer_cli.errors import FerError, ResourceError, UsageError, first_line, is_out_of_memory
 from fer_cli.network.attached.hooks import Tap, evaluating, record_calls, run_tapped, unwrapped
 from fer_cli.network.attached.nan_fields import Fields, receptive_fields
 from fer_cli.network.attached.readout import Activation, Readout, find_readout
@@ -300,8 +300,7 @@ def _explained_refusal(input: InputSpec) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise ResourceError(f"out of memory with two volumes of {input}. Give a smaller --batch-size.") from error
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"the model does not read volumes of {input}: {said[0][:300]}") from error
+        raise UsageError(f"the model does not read volumes of {input}: {first_line(error)}") from error
 
 
 def _distinct(volumes: Volumes) -> Volumes:

@@ -23,7 +23,6 @@ from fer_cli.network.attached.source import file_digest
 from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
-from fer_cli.storage.schema import Json
 
 KIND = "attached"
 _FAMILIES = {"encoder": np.float32, "encoder64": np.float64, "encoder_int": np.int64}
@@ -43,7 +42,7 @@ class Origin:
     weights_digest: str = ""
     transform: Recorded | None = None
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "source": None if self.recorded is None else self.recorded.to_json(),
@@ -76,23 +75,12 @@ def is_attached(config: Mapping[str, Any]) -> bool:
     return isinstance(network, Mapping) and network.get("kind") == KIND
 
 
-def network_config(backbone: Attached, origin: Origin) -> Json:
+def network_config(backbone: Attached, origin: Origin) -> dict[str, object]:
     """The part `network` of a model.h5's configuration."""
     spec = backbone.spec
     return {
         "kind": KIND,
-        "levels": [
-            {
-                "name": level.name,
-                "filters": level.filters,
-                "shape": list(level.shape),
-                "call": level.call,
-                "is_cut": level.is_cut,
-                "signed": level.signed,
-                "field": level.field,
-            }
-            for level in spec.levels
-        ],
+        "levels": [{**vars(level), "shape": list(level.shape)} for level in spec.levels],
         "input": spec.input.to_json(),
         "classes": list(spec.classes),
         "readout": backbone.wiring.readout.to_json(),

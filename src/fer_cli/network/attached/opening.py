@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from fer_cli.network.attached.permission import Recorded, allow
 from fer_cli.network.attached.source import Source, file_digest
 from fer_cli.network.attached.weights_file import fit_state, read_state
 from fer_cli.storage.artifact import open_artifact
-from fer_cli.storage.schema import MODEL, Json
+from fer_cli.storage.schema import MODEL
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,15 @@ def open_classifier(
     return OpenedClassifier(module, origin, source.build, allow_all, tuple(notes))
 
 
-def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[Json]:
+class Allowed(TypedDict):
+    """A callable that was allowed, and the files of its code."""
+
+    where: str
+    name: str
+    files: list[str]
+
+
+def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[Allowed]:
     """Allow the code that a model.h5 names to run in its present version; returns what was allowed.
 
     `network` and `transform` name code that lies elsewhere than the artifact says. Runs the code, to see what it
@@ -81,7 +90,7 @@ def allow_artifact(path: Path, *, network: str | None, transform: str | None) ->
         if not is_attached(artifact.config):
             raise UsageError(f"{path} holds its own classifier and needs no code.")
         origin = read_origin(artifact)
-    allowed = []
+    allowed: list[Allowed] = []
     for wanted, named in ((origin.recorded, network), (origin.transform, transform)):
         if wanted is None:
             if named is not None:

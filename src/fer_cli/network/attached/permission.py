@@ -27,14 +27,9 @@ class Recorded:
     source: Source
     digest: str
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
-        return {
-            "where": self.source.where,
-            "name": self.source.name,
-            "kwargs": dict(self.source.kwargs),
-            "digest": self.digest,
-        }
+        return {**vars(self.source), "digest": self.digest}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Recorded":
@@ -57,9 +52,7 @@ def allow(wanted: Recorded, source: Source) -> None:
     path = record_path()
     entry = {
         "for": _key(wanted),
-        "where": source.where,
-        "name": source.name,
-        "kwargs": dict(source.kwargs),
+        **vars(source),
         "files": {str(file): digest for file, digest in source.files().items()},
     }
     kept = [known for known in _entries(path) if (known["for"], known["where"]) != (entry["for"], entry["where"])]

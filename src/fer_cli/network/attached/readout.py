@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.errors import UsageError
-from fer_cli.storage.schema import Json
 
 Activation = Literal["logits", "softmax", "log_softmax", "sigmoid"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -68,7 +67,7 @@ class Readout:
             value = value - value.new_tensor([0.0, shift])
         return value if self.order is None else value[:, list(self.order)]
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """The readout as plain JSON values."""
         order = None if self.order is None else list(self.order)
         return {"output": self.output, "activation": self.activation, "decision": self.decision, "order": order}
