@@ -87,6 +87,11 @@ class RunArtifacts:
         return load_evidence(self._calibration, self._layers)
 
     @cached_property
+    def validation_probabilities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities, and classes, of the validation samples."""
+        return self._calibration.read("calibration/probability"), self._calibration.read("calibration/label")
+
+    @cached_property
     def temperatures(self) -> Temperatures:
         """What evidence and log probabilities are divided by, fitted on the validation samples."""
         return load_temperatures(self._calibration, self.codebook.prior, self._layers)

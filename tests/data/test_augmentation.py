@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -146,3 +147,47 @@ def test_a_turn_is_one_of_voxels_where_the_sides_differ() -> None:
 def test_a_volume_whose_sides_differ_is_not_turned_by_quarters() -> None:
     with pytest.raises(UsageError, match="4 by 6 voxels cannot be turned by quarters"):
         vary(torch.zeros(2, 1, 4, 6, 5), 0, mirror=False, quarter_turns=True)
+
+
+def test_settings_are_parsed_from_text() -> None:
+    parsed = Augmentation.parsed("shift=2, mirror=xz,rotation=10,contrast=0.1,quarter_turns=1")
+    assert parsed == Augmentation(shift=2, mirror="xz", rotation=10.0, contrast=0.1, quarter_turns=True)
+    assert Augmentation.parsed("none") == Augmentation()
+    for text in ("mirror=w", "zoom=2", "shift=far", "rotation", "stretch=1"):
+        with pytest.raises(UsageError):
+            Augmentation.parsed(text)
+
+
+def test_mirroring_in_x_and_y_is_what_true_stood_for() -> None:
+    assert Augmentation(mirror=True) == Augmentation(mirror="xy")
+    assert Augmentation(**vars(Augmentation(mirror=True))) == Augmentation(mirror="xy")
+
+
+def test_each_axis_is_mirrored_by_itself() -> None:
+    volumes = torch.rand(64, 1, 3, 4, 5)
+    for axis, name in enumerate("xyz"):
+        varied = Augmentation(mirror=name).draw(64, torch.Generator().manual_seed(0)).apply(volumes)
+        flipped = volumes.flip(axis + 2)
+        same = (varied == volumes).flatten(1).all(1)
+        other = (varied == flipped).flatten(1).all(1)
+        assert bool((same | other).all())
+        assert 16 < int(other.sum()) < 48
+
+
+def test_contrast_and_brightness_are_linear_in_the_values() -> None:
+    volumes = torch.rand(8, 1, 4, 4, 4) + 5
+    settings = Augmentation(contrast=0.2, brightness=0.5)
+    drawn = settings.draw(8, torch.Generator().manual_seed(0))
+    varied = drawn.apply(volumes)
+    assert float((drawn.gains - 1).abs().max()) <= 0.2
+    assert float(drawn.offsets.abs().max()) <= 0.5
+    for before, after, gain, offset in zip(volumes, varied, drawn.gains, drawn.offsets, strict=True):
+        torch.testing.assert_close(after, before * gain + offset * before.std())
+
+
+def test_at_an_edge_the_value_of_the_border_comes_in() -> None:
+    flat = torch.full((16, 1, 6, 6, 6), 3.0)
+    settings = Augmentation(shift=2, rotation=30.0, stretch=0.3, edge=True)
+    torch.testing.assert_close(settings.draw(16, torch.Generator().manual_seed(0)).apply(flat), flat)
+    lost = replace(settings, edge=False).draw(16, torch.Generator().manual_seed(0)).apply(flat)
+    assert float(lost.min()) == 0

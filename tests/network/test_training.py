@@ -34,7 +34,7 @@ from fer_cli.network.phases import (
     mixed_precision,
 )
 from fer_cli.network.signal import Occupancy
-from fer_cli.network.training import preset_settings, train
+from fer_cli.network.training import preset_settings, train, volume_settings
 from fer_cli.network.weights import load_network
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
@@ -703,3 +703,33 @@ def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
     weights = dict(zip(spec.layer_names[::-1], Occupancy().level_weights(spec, 1 / 17, 0.1).tolist(), strict=True))
     places = {"conv1": 2.0, "conv2": 2.0, "conv3": 2.0, "conv4": 2.0}
     assert weights == {**dict.fromkeys(spec.layer_names, 4.0), **places}
+
+
+def test_balance_weighs_every_class_alike(run_paths: RunPaths) -> None:
+    voxels = open_voxels(run_paths.voxels, in_memory=True)
+    rare = voxels.indices("train")
+    rare = np.concatenate([rare[voxels.labels[rare] == 0], rare[voxels.labels[rare] == 1][:3]])
+    data = TrainingData(voxels, rare, rare, torch.device("cpu"))
+    classes = len(voxels.classes)
+
+    def loss(balance: bool) -> float:
+        phase = FeedforwardPhase(data, TrainingSettings(label_smoothing=0.0, balance=balance), nn.Module())
+
+        class AlwaysTheFirst(nn.Module):
+            def forward(self, volumes: Tensor) -> Tensor:
+                return torch.eye(classes)[0].expand(len(volumes), -1) * 4
+
+        return float(phase.terms(AlwaysTheFirst(), rare, torch.Generator().manual_seed(0))["class"])
+
+    logits = torch.eye(classes)[0] * 4
+    right, wrong = (float(torch.nn.functional.cross_entropy(logits, torch.tensor(label))) for label in (0, 1))
+    share = float((voxels.labels[rare] == 0).mean())
+    assert loss(False) == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
+    assert loss(True) == pytest.approx((right + wrong) / classes, rel=1e-5)
+
+
+def test_volumes_are_varied_without_the_assumptions_of_furniture() -> None:
+    settings = volume_settings(preset_settings("compact"), "intensity")
+    assert settings.augmentation.mirror == settings.feedback_augmentation.mirror == ""
+    assert settings.augmentation.edge
+    assert not volume_settings(preset_settings("compact"), "occupancy").augmentation.contrast

@@ -72,6 +72,11 @@ BatchSize = Annotated[int | None, typer.Option(min=2, help="Shapes in each step.
 LearningRate = Annotated[
     float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
 ]
+Augment = Annotated[
+    str | None,
+    typer.Option(help="How samples vary, such as shift=2,mirror=xy,rotation=10, or none. Default: see docs/cli.md."),
+]
+Balance = Annotated[bool, typer.Option("--balance", help="Weigh every class alike, however many samples it has.")]
 Encoder = Annotated[
     Path | None, typer.Option(help="Model whose classifier to keep; only the feedback network is trained.")
 ]
@@ -90,6 +95,8 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     feedback_learning_rate: FeedbackLearningRate = None,
+    augment: Augment = None,
+    balance: Balance = False,
     seed: Seed = 0,
     encoder: Encoder = None,
     pretrained: Pretrained = None,
@@ -104,6 +111,7 @@ def train(
     """
     from fer_cli.artifacts import choose_device
     from fer_cli.cli.terminal import TrainingView, training_bar
+    from fer_cli.data.augmentation import Augmentation
     from fer_cli.execution.world import join_world
     from fer_cli.network.checkpoint import checkpoint_path
     from fer_cli.network.training import preset_settings
@@ -117,6 +125,8 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         feedback_learning_rate=feedback_learning_rate,
+        balance=balance or None,
+        augmentation=None if augment is None else Augmentation.parsed(augment),
         seed=seed,
     )
     model = output or run / "model.h5"
@@ -134,6 +144,7 @@ def train(
                 pretrained=pretrained,
                 resume=resume,
                 force=force,
+                vary_by_kind=augment is None,
                 report=TrainingView(bar, own_device) if world.leads else lambda _: None,
                 finish=write_learning_curve,
                 world=world,

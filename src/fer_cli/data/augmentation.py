@@ -1,6 +1,7 @@
-"""Variations of shapes that stand upright: what training adds, and the turned views of a vote."""
+"""Variations of samples: what training adds, and the turned views of a vote."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,59 +14,112 @@ from fer_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How shapes that stand upright are varied in training.
+    """How samples are varied in training.
 
-    `shift` is in voxels along each axis; `mirror` in x and in y; `quarter_turns` about the vertical; `rotation` in
-    degrees about the vertical to either side; `stretch` the largest relative change of the extent along each axis.
+    `shift` is in voxels along each axis; `mirror` names the axes along which, such as `xy`, which True stands for;
+    `quarter_turns` about z; `rotation` in degrees about z to either side; `stretch` the largest relative change of the
+    extent along each axis. `contrast` is the largest relative change of all values of a volume, `brightness` the
+    largest sum added to them, in standard deviations of the volume. What comes in from beyond the volume is 0, with
+    `edge` the value at the border.
     """
 
     shift: int = 0
-    mirror: bool = False
+    mirror: str | bool = ""
     quarter_turns: bool = False
     rotation: float = 0.0
     stretch: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    edge: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mirror, bool):
+            object.__setattr__(self, "mirror", "xy" if self.mirror else "")
+        if set(str(self.mirror)) - set("xyz"):
+            raise UsageError(f"volumes are mirrored along x, y and z, not {self.mirror!r}.")
+        if self.shift < 0 or min(self.rotation, self.stretch, self.contrast, self.brightness) < 0 or self.stretch >= 1:
+            raise UsageError("shift, rotation, contrast and brightness are 0 or more, stretch 0 to below 1.")
 
     def draw(self, count: int, generator: torch.Generator) -> "Variations":
-        """Draw what `count` shapes undergo; always the same number of values, whatever is switched on."""
+        """Draw what `count` samples undergo.
+
+        Shift, mirroring in x and y, turns and stretch take always the same number of values, whatever is switched on.
+        """
         flips = torch.randint(0, 2, (count, 3), generator=generator).bool()
         moves = torch.randint(0, 2 * self.shift + 1, (count, 3), generator=generator)
         spread = torch.rand(count, 4, generator=generator) * 2 - 1
+        more = torch.zeros(count, 3)
+        if "z" in str(self.mirror) or self.contrast or self.brightness:
+            more = torch.rand(count, 3, generator=generator) * 2 - 1
+        mirrored = [axis in str(self.mirror) for axis in "xyz"]
         return Variations(
             self,
-            flips & torch.tensor([self.mirror, self.mirror, self.quarter_turns]),
+            torch.cat([flips[:, :2], more[:, :1] > 0, flips[:, 2:]], 1) & torch.tensor([*mirrored, self.quarter_turns]),
             moves,
             torch.deg2rad(spread[:, 0] * self.rotation),
             1 + spread[:, 1:] * self.stretch,
+            1 + more[:, 1] * self.contrast,
+            more[:, 2] * self.brightness,
         )
+
+    @classmethod
+    def parsed(cls, text: str) -> "Augmentation":
+        """From `none`, or settings with commas between them such as `shift=2,mirror=xy,rotation=10`.
+
+        Raises UsageError for anything else.
+        """
+        known = [each.name for each in fields(cls) if each.name != "edge"]
+        given: dict[str, Any] = {}
+        for part in filter(None, "" if text == "none" else text.split(",")):
+            name, _, value = part.strip().partition("=")
+            if name not in known:
+                raise UsageError(f"--augment takes {', '.join(known)}, not {name!r}.")
+            try:
+                number = 0.0 if name == "mirror" else float(value)
+            except ValueError:
+                raise UsageError(f"--augment {name} takes a number, got {value!r}.") from None
+            given[name] = {"mirror": value, "shift": int(number), "quarter_turns": number > 0}.get(name, number)
+        return cls(**given)
 
 
 @dataclass(frozen=True)
 class Variations:
-    """What each shape of a batch undergoes: mirrored in x, in y, x and y exchanged; moved; turned; stretched."""
+    """What each sample of a batch undergoes.
+
+    Mirrored in x, y, z, and x and y exchanged; moved; turned; stretched; its values multiplied, and added to.
+    """
 
     settings: Augmentation
-    flips: Bool[Tensor, "sample 3"]
+    flips: Bool[Tensor, "sample 4"]
     moves: Int[Tensor, "sample 3"]
     angles: Float[Tensor, " sample"]
     scales: Float[Tensor, "sample 3"]
+    gains: Float[Tensor, " sample"]
+    offsets: Float[Tensor, " sample"]
 
     def __getitem__(self, rows: slice) -> "Variations":
-        return Variations(self.settings, self.flips[rows], self.moves[rows], self.angles[rows], self.scales[rows])
+        columns = (self.flips, self.moves, self.angles, self.scales, self.gains, self.offsets)
+        return Variations(self.settings, *(column[rows] for column in columns))
 
     def apply(self, volumes: Volumes) -> Volumes:
         """The varied volumes. What leaves a volume is lost; a turn or a stretch interpolates between voxels."""
+        edge = self.settings.edge
         if self.settings.rotation or self.settings.stretch:
-            volumes = resample(volumes, self.angles, self.scales)
+            volumes = resample(volumes, self.angles, self.scales, edge=edge)
+        if self.settings.contrast or self.settings.brightness:
+            spread = volumes.flatten(1).std(1)
+            gains, offsets = self.gains.to(volumes), self.offsets.to(volumes) * spread
+            volumes = volumes * gains.view(-1, 1, 1, 1, 1) + offsets.view(-1, 1, 1, 1, 1)
         shift, sides = self.settings.shift, volumes.shape[2:]
         if self.settings.quarter_turns and sides[0] != sides[1]:
             raise UsageError(f"volumes of {sides[0]} by {sides[1]} voxels cannot be turned by quarters about z.")
-        padded = functional.pad(volumes, (shift,) * 6)
+        padded = functional.pad(volumes, (shift,) * 6, mode="replicate" if edge else "constant") if shift else volumes
         result = torch.empty_like(volumes)
         for sample, (flips, (x, y, z)) in enumerate(zip(self.flips.tolist(), self.moves.tolist(), strict=True)):
             moved = padded[sample, :, x : x + sides[0], y : y + sides[1], z : z + sides[2]]
-            axes = [axis for axis, flip in zip((1, 2), flips, strict=False) if flip]
+            axes = [axis for axis, flip in zip((1, 2, 3), flips, strict=False) if flip]
             moved = moved.flip(axes) if axes else moved
-            result[sample] = moved.transpose(1, 2) if flips[2] else moved
+            result[sample] = moved.transpose(1, 2) if flips[3] else moved
         return result
 
 
@@ -74,8 +128,12 @@ def turn(volumes: Volumes, angles: Float[Tensor, " sample"]) -> Volumes:
     return resample(volumes, angles, torch.ones(len(angles), 3))
 
 
-def resample(volumes: Volumes, angles: Float[Tensor, " sample"], scales: Float[Tensor, "sample 3"]) -> Volumes:
-    """Each shape turned about the vertical and stretched along the axes it then has, trilinearly, free space around.
+def resample(
+    volumes: Volumes, angles: Float[Tensor, " sample"], scales: Float[Tensor, "sample 3"], *, edge: bool = False
+) -> Volumes:
+    """Each shape turned about the vertical and stretched along the axes it then has, trilinearly, 0 around.
+
+    With `edge` the values at the border go on beyond it.
 
     Angles in radians. The vertical stays itself, so that it is a product of a matrix along z and a bilinear step for
     whole columns: eight times as fast on a CPU as `grid_sample` voxel by voxel (`benchmarks/augmentation.py`).
@@ -84,6 +142,7 @@ def resample(volumes: Volumes, angles: Float[Tensor, " sample"], scales: Float[T
     angles, scales = angles.to(volumes), scales.to(volumes)
     places = torch.arange(z, device=volumes.device)
     sources = (places + 0.5 - z / 2) / scales[:, 2:] + z / 2 - 0.5
+    sources = sources.clamp(0, z - 1) if edge else sources
     weights = (1 - (sources[:, None, :] - places[:, None]).abs()).clamp(min=0)
     columns = torch.matmul(volumes.reshape(samples, channels * x * y, z), weights)
     # `grid_sample` counts from −1 to 1 along each axis; x and y may differ in length.
@@ -92,5 +151,8 @@ def resample(volumes: Volumes, angles: Float[Tensor, " sample"], scales: Float[T
     source_x = (sin * along_y * (y / x) + cos * along_x[:, None]) / scales[:, 0, None, None]
     source_y = (cos * along_y - sin * along_x[:, None] * (x / y)) / scales[:, 1, None, None]
     columns = columns.view(samples, channels, x, y, z).permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
-    turned = functional.grid_sample(columns, torch.stack([source_y, source_x], dim=3), align_corners=False)
+    beyond = "border" if edge else "zeros"
+    turned = functional.grid_sample(
+        columns, torch.stack([source_y, source_x], dim=3), padding_mode=beyond, align_corners=False
+    )
     return turned.unflatten(1, (channels, z)).permute(0, 1, 3, 4, 2)

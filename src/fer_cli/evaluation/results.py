@@ -24,6 +24,23 @@ class Accuracy(TypedDict):
     class_accuracy: float | None
 
 
+class AtThreshold(TypedDict):
+    """Accuracy, and its mean over classes, at a threshold of the second class's probability."""
+
+    threshold: float
+    accuracy: float
+    class_accuracy: float
+
+
+class Recognition(TypedDict):
+    """See `recognition.recognise`; `unequal` says that a class has at least twice the samples of another."""
+
+    auc: float | None
+    majority: float
+    unequal: bool
+    at_threshold: AtThreshold | None
+
+
 class RunResult(Accuracy):
     """One run of those that are pooled, with the weights of its combined score's experts."""
 
@@ -259,6 +276,7 @@ class Evaluation(Accuracy, Detection):
 
     split: str
     runs: list[RunResult]
+    recognition: Recognition
     per_class_accuracy: dict[str, float | None]
     confusion: list[list[int]]
     without_duplicates: Distinct

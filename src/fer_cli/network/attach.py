@@ -82,7 +82,7 @@ class AttachSettings:
             seed=self.seed,
             feedback_epochs=_EPOCHS if given is None else given,
             feedback_shown=_EPOCHS * _SAMPLES if given is None else 0,
-            augmentation=usual if kind == "occupancy" else Augmentation(shift=2, mirror=True),
+            augmentation=usual if kind == "occupancy" else Augmentation(shift=2, mirror=True, edge=True),
         )
 
 

@@ -35,7 +35,8 @@ class TrainingSettings:
     `average_decay` is a step's; `gate_probability` that a skip gate is open for a sample; `class_code_share` of the
     samples enter the feedback network at the class probabilities; `feature_weight` weighs the feature-matching term of
     the feedback loss against cross-entropy. Where there are so few samples that the feedback network would be shown
-    fewer than `feedback_shown`, one counted as often as it is shown, it has more epochs (`for_samples`).
+    fewer than `feedback_shown`, one counted as often as it is shown, it has more epochs (`for_samples`). With `balance`
+    every class has the same weight in the classifier's loss, however many samples it has.
     """
 
     preset: str = "compact"
@@ -54,6 +55,7 @@ class TrainingSettings:
     gate_probability: float = 0.25
     class_code_share: float = 0.2
     feature_weight: float = 0.5
+    balance: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ their sum over processes is the loss of the batch."""
 
 
 class FeedforwardPhase:
-    """Cross-entropy with label smoothing on varied shapes.
+    """Cross-entropy with label smoothing on varied samples.
 
     Of each phase `rate_option` is the option that sets its learning rate, and no batch has less than `fewest` samples.
     """
@@ -120,6 +122,11 @@ class FeedforwardPhase:
         self.module = encoder
         self.epochs = settings.epochs
         self.learning_rate = settings.learning_rate
+        self.class_weights: Tensor | None = None
+        if settings.balance:
+            counts = np.bincount(data.voxels.labels[data.training], minlength=len(data.voxels.classes))
+            weights = len(data.training) / (len(counts) * np.maximum(counts, 1))
+            self.class_weights = torch.from_numpy(weights).float().to(data.device)
 
     def terms(self, module: nn.Module, indices: Int[np.ndarray, " batch"], generator: torch.Generator) -> Terms:
         """Loss of a batch of training samples; `module` is `self.module`, or what wraps it."""
@@ -127,7 +134,11 @@ class FeedforwardPhase:
         with mixed_precision(self.data.device):
             logits = module(grids)
         loss = functional.cross_entropy(
-            logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
+            logits.float(),
+            labels,
+            self.class_weights,
+            label_smoothing=self.settings.label_smoothing,
+            reduction="sum",
         )
         return {"class": loss / len(indices)}
 

@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VoxelSet, open_voxels, validation_split
+from fer_cli.data.volumes import Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World
@@ -47,6 +48,17 @@ _PRESET_SETTINGS = {
         "smoke", 20, 20, batch_size=16, dropout=0.1, augmentation=Augmentation(shift=2, mirror=True)
     ),
 }
+
+
+def volume_settings(settings: TrainingSettings, kind: Kind) -> TrainingSettings:
+    """The settings of a preset, for volumes of which it is not known that they stand upright and have two like sides.
+
+    They are not mirrored, and turned by less; intensities also vary in contrast and brightness.
+    """
+    varied = Augmentation(shift=2, rotation=10.0, stretch=0.1)
+    if kind == "intensity":
+        varied = replace(varied, contrast=0.1, brightness=0.1, edge=True)
+    return replace(settings, augmentation=varied, feedback_augmentation=Augmentation())
 
 
 def preset_settings(preset: str, **given: Any) -> TrainingSettings:
@@ -90,13 +102,15 @@ def train(
     pretrained: Path | None = None,
     resume: bool = False,
     force: bool = False,
+    vary_by_kind: bool = False,
     report: Report = lambda _: None,
     finish: Callable[[Path], object] = lambda _: None,
     world: World = ALONE,
 ) -> TrainingSummary:
     """Train both networks on the training split of `voxels` and write them to `output`.
 
-    `finish` is called with `output` when it is written.
+    `finish` is called with `output` when it is written. With `vary_by_kind`, volumes that were stored as they are vary
+    as `volume_settings` has it, grids of shapes as the settings say.
 
     With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
     trained; the preset is then that model's. With `pretrained`, training starts from the layers of that model's
@@ -122,6 +136,8 @@ def train(
             settings = replace(settings, preset=kept.preset)
         data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
         settings = settings.for_samples(len(data.training))
+        if vary_by_kind and "resolution" not in voxel_set.voxelization:
+            settings = volume_settings(settings, voxel_set.input.kind)
         layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
         if "resolution" in voxel_set.voxelization:
             require_resolution(layers, voxel_set.input)

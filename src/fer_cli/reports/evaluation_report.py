@@ -95,9 +95,24 @@ def _accuracy(evaluation: Evaluation) -> Text:
         others[f"without the {evaluation['n'] - distinct['n']} shapes that training has"] = distinct
     if votes := evaluation["votes"]:
         others[f"by a vote of {votes['views']} views"] = votes
+    recognition = evaluation["recognition"]
+    first: list[str | tuple[str, str]] = []
+    if recognition["unequal"]:
+        first = [
+            "AUC ",
+            (number_or_dash(recognition["auc"], 3), "bold"),
+            "; mean of classes ",
+            (number_or_dash(evaluation["class_accuracy"], 3), "bold"),
+        ]
+        if at := recognition["at_threshold"]:
+            first.append(
+                f", {at['class_accuracy']:.3f} at the threshold {at['threshold']:.2f} of the validation samples"
+            )
+        first.append(f"; always the most frequent class: accuracy {recognition['majority']:.3f}\n")
     return Text.assemble(
         f"{printable(str(evaluation['split']))}: {evaluation['n']} samples{runs}, "
-        f"{evaluation['n_errors']} misclassified\n"
+        f"{evaluation['n_errors']} misclassified\n",
+        *first,
         "accuracy ",
         (number_or_dash(evaluation["accuracy"], 4), "bold"),
         f"; mean of classes {number_or_dash(evaluation['class_accuracy'], 4)}, lowest ",

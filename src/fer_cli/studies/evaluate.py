@@ -19,8 +19,9 @@ from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
 from fer_cli.evaluation.pooled import Pool, require_same_data
+from fer_cli.evaluation.recognition import mean_recognition, recognise
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, RunResult, Sanity
+from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, Recognition, RunResult, Sanity
 from fer_cli.evaluation.scored import COMBINED, Scored, score_run
 from fer_cli.evaluation.split_reading import read_split
 from fer_cli.storage.disk import write_whole
@@ -79,6 +80,7 @@ def evaluate(
         "split": split,
         "runs": [_run_result(run, part) for run, part in zip(runs, parts, strict=True)],
         **accuracy_of(wrong, labels),
+        "recognition": mean_recognition([_recognised(run, part) for run, part in zip(runs, parts, strict=True)]),
         "per_class_accuracy": {
             name: float(1 - wrong[labels == label].mean()) if (labels == label).any() else None
             for label, name in enumerate(classes)
@@ -150,6 +152,10 @@ def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
         "weights": part.posterior.weights,
         "ridge": part.posterior.ridge,
     }
+
+
+def _recognised(run: RunArtifacts, part: Scored) -> Recognition:
+    return recognise(part.reading.probabilities, part.reading.outcomes.labels, *run.validation_probabilities)
 
 
 def _repaired(run: RunArtifacts) -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 from trimesh.exchange import obj, off, ply, stl
 
-from fer_cli.data.formats.registry import MAX_VOXELS, SUFFIXES, Grid, Mesh, PointCloud, read_shape
+from fer_cli.data.formats.registry import MAX_VOXELS, SUFFIXES, GreyError, Grid, Mesh, PointCloud, read_shape
 from fer_cli.errors import InputError
 
 PYRAMID = b"OFF\n5 5 8\n0 0 0\n4 0 0\n4 2 0\n0 2 0\n2 1 3\n4 0 3 2 1\n3 0 1 4\n3 1 2 4\n3 2 3 4\n3 3 0 4\n"
@@ -116,9 +116,16 @@ def test_mat_and_npy_hold_the_grid(occupancy: np.ndarray, dtype: str) -> None:
         np.testing.assert_array_equal(grid.index_to_world, np.eye(4))
 
 
-def test_probabilities_are_occupied_beyond_a_half() -> None:
+def test_a_grid_of_more_than_two_values_is_not_made_binary() -> None:
     values = np.array([0.0, 0.5, 0.51, 1.0], dtype=np.float32).reshape(4, 1, 1)
-    assert read_grid(npy(values), "p.npy").occupancy.ravel().tolist() == [0, 0, 1, 1]
+    with pytest.raises(GreyError, match=r"p\.npy: holds intensities \(0 to 1\).*--kind intensity.*--threshold"):
+        read_grid(npy(values), "p.npy")
+    assert read_grid(npy(np.where(values > 0.5, np.float32(0.7), 0)), "p.npy").occupancy.ravel().tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_damaged_mat_is_named(occupancy: np.ndarray) -> None:
