@@ -501,6 +501,7 @@ def test_an_interrupted_attachment_says_how_to_go_on(shell: Path, tmp_path: Path
             break
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
+    assert re.search(r"validation PSNR -?\d", line), line  # of intensities
     assert "--resume" in said
     assert (shell / "long.checkpoint.h5").exists()
     assert not (shell / "long.h5").exists()

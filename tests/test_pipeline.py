@@ -127,7 +127,7 @@ def test_every_shape_of_the_downsampled_archive_is_voxelized(pipeline: Pipeline)
 @pytest.mark.real_data
 def test_progress_of_training_goes_to_stderr(pipeline: Pipeline) -> None:
     assert re.search(r"^feedforward\s+1/20\s+loss .* validation accuracy", pipeline.training_log, re.MULTILINE)
-    feedback = rf"^feedback\s+{FEEDBACK_EPOCHS}/{FEEDBACK_EPOCHS}\s+loss .* validation IoU"
+    feedback = rf"^feedback\s+{FEEDBACK_EPOCHS}/{FEEDBACK_EPOCHS}\s+loss .* validation voxel IoU"
     assert re.search(feedback, pipeline.training_log, re.MULTILINE)
 
 

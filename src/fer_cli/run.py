@@ -4,8 +4,6 @@
 probes and evaluates, with the results of the commands of these names.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +30,7 @@ from fer_cli.network.attached.classifier import home
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
 from fer_cli.reports.gallery import misclassified
-from fer_cli.reports.page import write_report
+from fer_cli.reports.page import is_page, write_report
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import evaluate
 
@@ -53,13 +51,7 @@ class Explanation(Diagnosis):
         Raises ResourceError where it cannot be written or the machine cannot draw.
         """
         path = Path(target)
-        if path.suffix.lower() != ".html":
-            return write_report(self, path)
-        with tempfile.TemporaryDirectory() as folder:
-            page = write_report(self, Path(folder))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(page, path)
-        return path
+        return write_report(self, path, alone=is_page(path))
 
 
 class Run(RunArtifacts):

@@ -65,7 +65,7 @@ def test_training_view_says_it_once_in_one_line(
         view = TrainingView(bar, CPU)
         assert capsys.readouterr().err == ""
         for phase in ("feedforward", "feedforward", "feedback"):
-            view(TrainingProgress(phase, 1, 2, 3, 4, 5.0, {"class": 1.0}, None))
+            view(TrainingProgress(phase, 1, 2, 3, 4, 5.0, {"class": 1.0}, "accuracy", None))
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("fer: other programs are at work")

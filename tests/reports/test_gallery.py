@@ -81,6 +81,24 @@ def test_of_several_each_gets_its_report_and_one_that_fails_is_left_out(run: Run
     assert result.json["failed"] == [{"sample": "nosuch", "error": complaints[0]}]
 
 
+def test_a_target_that_ends_in_html_is_the_page_alone(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "why.HTML"
+    with open_drawing(1) as drawing:
+        wanted = replace(NOTHING, drawing=drawing)
+        one, _ = explain_one(run, "pole_test_03", target, wanted, parent=tmp_path / "explain")
+        (tmp_path / "a folder.html").mkdir()
+        with pytest.raises(UsageError, match=r"a folder\.html is a folder, but a name that ends in"):
+            explain_one(run, "pole_test_03", tmp_path / "a folder.html", wanted, parent=tmp_path)
+        with pytest.raises(UsageError, match=r"several samples are written to a folder; .*why\.html names a page"):
+            several(run, ["pole_test_03"], tmp_path / "why.html", wanted)
+        with pytest.raises(UsageError, match=r"--vtk writes shapes\.vti beside the page: name a folder, not"):
+            explain_one(run, "pole_test_03", tmp_path / "why.html", replace(wanted, volumes=True), parent=tmp_path)
+    assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert one.files == {"report": target}
+    assert one.json["report"] == str(target)
+    assert {path.name for path in tmp_path.rglob("*")} == {"new", "why.HTML", "a folder.html"}
+
+
 def test_nothing_is_written_where_nothing_is_wanted(run: Run, tmp_path: Path) -> None:
     result, _, _ = several(run, ["pole_test_03", "beam_test_02"], tmp_path / "reports", NOTHING)
     assert [each.json["sample"] for each in result.explained] == ["pole_test_03", "beam_test_02"]

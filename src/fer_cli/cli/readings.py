@@ -121,7 +121,12 @@ LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconst
 Images = Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")]
 Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")]
 ExplainOutput = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Default: RUN/explain/SAMPLE, or RUN/explain for several.")
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Folder, or NAME.html. Default: RUN/explain/SAMPLE, or RUN/explain for several.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")]
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -100,8 +100,6 @@ class TrainingView:
     Warns of CPU contention once training on `device` has started.
     """
 
-    _scores: ClassVar = {"feedforward": "accuracy", "feedback": "IoU"}
-
     def __init__(self, progress: Progress, device: "torch.device") -> None:
         self._progress = progress
         self._device = device
@@ -125,8 +123,8 @@ class TrainingView:
             f"{state.shapes_per_second:.0f}/s",
         )
         if record := state.record:
-            score = f"{self._scores[record.phase]} {record.validation_score:.4f}"
-            self._last = f" {self._scores[record.phase]} {record.validation_score:.3f}"
+            score = f"{state.score_name} {record.validation_score:.4f}"
+            self._last = f" {state.score_name} {record.validation_score:.3f}"
             console.print(
                 f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}"
                 f"{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  validation {score}  "

@@ -21,7 +21,10 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run is: within an epoch (`record` is None) or at the end of one; `terms` add up to the loss."""
+    """Where a run is: within an epoch (`record` is None) or at the end of one.
+
+    `terms` add up to the loss; `score_name` says what the validation score is.
+    """
 
     phase: str
     epoch: int
@@ -30,6 +33,7 @@ class TrainingProgress:
     batches: int
     shapes_per_second: float
     terms: Mapping[str, float]
+    score_name: str
     record: EpochRecord | None = None
 
     @property

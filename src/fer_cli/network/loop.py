@@ -140,7 +140,11 @@ class TrainingLoop:
             self.history.append(record)
             self._save(phase, state, Position(phase.name, number + 1))
             rate = count / record.seconds
-            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, steps, steps, rate, terms, record))
+            self.report(
+                TrainingProgress(
+                    phase.name, number + 1, phase.epochs, steps, steps, rate, terms, phase.score_name, record
+                )
+            )
             if self._ended():
                 self.interrupts.deliver()
         phase.module.load_state_dict(state.average.state_dict())
@@ -186,7 +190,11 @@ class TrainingLoop:
             epoch.step += 1
             seen += len(indices)
             rate = seen / (time.monotonic() - started)
-            self.report(TrainingProgress(phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses))
+            self.report(
+                TrainingProgress(
+                    phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses, phase.score_name
+                )
+            )
             ended = self._ended()
             if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
                 generators = (epoch.generator.get_state(), torch.get_rng_state())

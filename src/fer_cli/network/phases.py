@@ -112,6 +112,7 @@ class FeedforwardPhase:
     """
 
     name = FEEDFORWARD
+    score_name = "accuracy"
     rate_option = "--learning-rate"
     fewest = 2
     frozen_encoder: nn.Module | None = None
@@ -178,6 +179,7 @@ class FeedbackPhase:
         self.module: nn.Module = network.feedback
         self.frozen_encoder = frozen
         self.epochs = settings.feedback_epochs
+        self.score_name = network.signal.score_name
         self.learning_rate = settings.feedback_learning_rate
         sample = data.training[:: max(1, len(data.training) // 512)]
         self.mean_squares, mean, deviation = self._measure(sample)

@@ -17,11 +17,11 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.dataset import Sample
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
-from fer_cli.errors import FerError, InputError
+from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.network.activations import batches, predict
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
-from fer_cli.reports.page import POLICY, begin_report, environment
+from fer_cli.reports.page import POLICY, begin_report, environment, is_page
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.storage.disk import make_folder, write_whole
 
@@ -89,22 +89,29 @@ def misclassified(run: RunArtifacts, split: str) -> list[str]:
 
 
 def explain_one(
-    run: RunArtifacts, name: str, folder: Path | None, wanted: Wanted, *, parent: Path
+    run: RunArtifacts, name: str, target: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
-    """Explain one sample and write its report into `folder`, or into a folder named after it in `parent`.
+    """Explain one sample and write its report to `target`, or into a folder named after it in `parent`.
 
-    Raises what opening the run, reading the sample and writing raise; whether the folder can be written is seen first.
+    A `target` that ends in .html is the page alone, any other a folder. Raises what opening the run, reading the sample
+    and writing raise; whether the target can be written is seen first. Raises UsageError for volumes beside a page,
+    and for a folder that is named as a page is.
     """
+    alone = target is not None and is_page(target)
+    if alone and wanted.volumes:
+        raise UsageError(f"--vtk writes shapes.vti beside the page: name a folder, not {target}.")
     _check(run, wanted)
     sample = run.sample(name, label=wanted.label)
-    folder = folder or parent / file_name(sample.name)
+    if alone and target is not None and target.is_dir():
+        raise UsageError(f"{target} is a folder, but a name that ends in .html is for a page. Name another.")
+    place = target or parent / file_name(sample.name)
     if wanted.files:
-        make_folder(folder)
+        make_folder(place.parent if alone else place)
     if wanted.drawing:
         wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer)
     parts = wanted.drawing.processes if wanted.drawing else 1
-    return _begin(diagnosis, sample, folder, wanted, parts=parts)(), diagnosis
+    return _begin(diagnosis, sample, place, wanted, alone=alone, parts=parts)(), diagnosis
 
 
 def explain_several(
@@ -121,7 +128,10 @@ def explain_several(
 
     `what` they are is the gallery's title. Pictures are drawn and written while the next sample is read. A sample that
     does not exist or cannot be used is complained of and left out; errors that would meet every sample are raised.
+    Raises UsageError where `folder` is named as a page is.
     """
+    if wanted.files and is_page(folder):
+        raise UsageError(f"several samples are written to a folder; {folder} names a page.")
     explained: list[Explained] = []
     failed: list[Failed] = []
     pending: deque[Callable[[], Explained]] = deque()
@@ -161,10 +171,12 @@ def _check(run: RunArtifacts, wanted: Wanted) -> None:
 
 
 def _begin(
-    diagnosis: Diagnosis, sample: Sample, folder: Path, wanted: Wanted, *, parts: int = 1
+    diagnosis: Diagnosis, sample: Sample, target: Path, wanted: Wanted, *, alone: bool = False, parts: int = 1
 ) -> Callable[[], Explained]:
     """Begin to write the report of a diagnosis; returns a function that waits for the files."""
-    write = None if wanted.drawing is None else begin_report(diagnosis, folder, wanted.drawing, parts=parts)
+    write = (
+        None if wanted.drawing is None else begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts)
+    )
 
     def finish() -> Explained:
         files = {}
@@ -172,7 +184,7 @@ def _begin(
             files["report"] = write()
         answer = diagnosis_json(diagnosis, report=str(files["report"]) if write else None)
         if wanted.volumes:
-            files["volumes"] = write_volumes(diagnosis, sample.index_to_world, folder)
+            files["volumes"] = write_volumes(diagnosis, sample.index_to_world, target)
             answer["volumes"] = str(files["volumes"])
         return Explained(answer, diagnosis.blame, diagnosis.suspicion, files)
 

@@ -61,18 +61,24 @@ _PATH_MEANINGS = {
 }
 
 
-def write_report(diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None) -> Path:
-    """Write pictures, `diagnosis.json` and `index.html` into `folder`, made if need be; the page's path.
+def is_page(target: Path) -> bool:
+    """Whether a target that a user named is one page alone, not a folder: its name ends in .html."""
+    return target.suffix.lower() == ".html"
 
-    Files of an earlier report are replaced. Pictures are drawn by `drawing` if given, else by this process.
 
-    Raises ResourceError if the folder cannot be written or the machine cannot draw.
+def write_report(diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False) -> Path:
+    """Write pictures, `diagnosis.json` and `index.html` into the folder `target`, made if need be; the page's path.
+
+    `alone` writes the page and nothing else, to the file `target`. Files of an earlier report are replaced.
+    Pictures are drawn by `drawing` if given, else by this process.
+
+    Raises ResourceError if the target cannot be written or the machine cannot draw.
     """
-    return begin_report(diagnosis, folder, drawing)()
+    return begin_report(diagnosis, target, drawing, alone=alone)()
 
 
 def begin_report(
-    diagnosis: Diagnosis, folder: Path, drawing: Drawing | None = None, *, parts: int = 1
+    diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False, parts: int = 1
 ) -> Callable[[], Path]:
     """Begin a report as `write_report` writes it; returns a function that draws and writes all files."""
     pictures = _pictures(diagnosis)
@@ -81,12 +87,13 @@ def begin_report(
     packed_library()  # while others draw
 
     def write() -> Path:
-        page = folder / "index.html"
+        folder, page = (target.parent, target) if alone else (target, target / "index.html")
         summary = json.dumps(diagnosis_json(diagnosis, report=str(page)), indent=2, allow_nan=False, ensure_ascii=False)
         pngs = finish()
-        for name, png in pngs.items():
-            write_whole(folder / f"{name}.png", png)
-        write_whole(folder / "diagnosis.json", summary + "\n")
+        if not alone:
+            for name, png in pngs.items():
+                write_whole(folder / f"{name}.png", png)
+            write_whole(folder / "diagnosis.json", summary + "\n")
         write_whole(page, _fill_page(diagnosis, pictures, pngs))
         return page
 

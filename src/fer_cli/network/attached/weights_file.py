@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if "weights_only" in str(error) or "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
             raise InputError(
                 f"{path} holds more than tensors, and reading that could run code: fer does not. Convert it where you "
-                "trust it: torch.save(torch.load('FILE', weights_only=False)['state_dict'], 'weights.pt')."
+                f"trust it: torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'weights.pt')."
             ) from error
         raise InputError(f"{path} is damaged, or no file of torch.save: {one_line(str(error))[:200]}") from error
     return _tensors(content, path)

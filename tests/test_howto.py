@@ -1,0 +1,145 @@
+"""How-tos for networks of one's own, run as a reader does: `pip install`, every block in its order, to the report.
+
+Each page is run in a folder of its own, by an environment into which the page's own `pip install` puts fer. The
+dependencies are those of the tests, so that nothing large is downloaded.
+"""
+
+import ast
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+HOWTO = ROOT / "docs" / "howto"
+PAGES = {
+    "attach-script.md": ("test_00000", "bar", ()),
+    "attach-monai.md": ("case_100", "hollow", ("monai",)),
+    "attach-lightning.md": ("test_00000", "bar", ("pytorch_lightning",)),
+}
+"""By page: the sample that it explains, its label, and the packages without which the page cannot be run."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Kind and text of the blocks of a page, in their order."""
+    return re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def as_script(page: Path) -> str:
+    """What a reader types: shell blocks as they are, Python blocks into the file that their first line names."""
+    parts = []
+    for kind, text in blocks(page):
+        if kind == "python":
+            named = re.match(r"# (\w+\.py)\n", text)
+            assert named, f"{page.name} has a Python block that does not say where it goes"
+            text = f"cat > {named[1]} <<'END OF FILE'\n{text}END OF FILE\n"
+        parts.append(text)
+    return "".join(parts)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of a fresh environment without fer, that finds other packages where these tests do."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, symlinks=True, with_pip=True)
+    (library,) = folder.glob("lib/python*/site-packages")
+    # .pth files in those places are not followed, so that an editable install of fer is not found.
+    for old in library.glob("setuptools*"):  # too old for torch, so that pip would ask the network for another
+        shutil.rmtree(old)
+    places = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (library / "dependencies.pth").write_text("".join(f"{place}\n" for place in places))
+    return folder / "bin"
+
+
+def run_as_reader(script: str, programs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A script in a folder, with nothing that points at the source."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "FER_RUN")}
+    named = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=inherited | named,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_package_that_a_page_imports_is_installed_by_the_page(page: str) -> None:
+    (install,) = (line for kind, text in blocks(HOWTO / page) for line in text.splitlines() if "pip install" in line)
+    words = install.partition("#")[0].replace('"', "").split()
+    assert words[:3] == ["pip", "install", "./fer"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    tested = {canonicalize_name(Requirement(text).name) for text in project["optional-dependencies"]["test"]}
+    named = {canonicalize_name(Requirement(word).name) for word in words[3:]}
+    assert named <= tested, f"the tests do not install {named - tested}"
+    known = named | {canonicalize_name(Requirement(text).name) for text in project["dependencies"]} | {"fer-cli"}
+    code = [ast.parse(text) for kind, text in blocks(HOWTO / page) if kind == "python"]
+    nodes = [node for tree in code for node in ast.walk(tree)]
+    imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {match.removesuffix(".py") for match in re.findall(r"^# (\w+\.py)$", as_script(HOWTO / page), re.MULTILINE)}
+    for module in {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - own:
+        found = {canonicalize_name(name) for name in packages_distributions().get(module, [module])}
+        assert found & known, f"{page} imports {module}, which its pip install does not bring"
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_leads_from_pip_install_to_a_report(page: str, programs: Path, tmp_path: Path) -> None:
+    sample, label, needed = PAGES[page]
+    for package in needed:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[test]'")
+    (tmp_path / "fer").symlink_to(ROOT, target_is_directory=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_as_reader(as_script(HOWTO / page), programs, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime:.0f} s of CPU", done.stdout, done.stderr
+    )
+    assert re.search(rf"^{sample}\b.*misclassified", done.stdout, re.MULTILINE)
+    assert re.search(rf"label {label}\b", done.stdout)
+    report = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert report.startswith("<!DOCTYPE html>")
+    assert sample in report
+    assert not (tmp_path / "my-run" / "explain").exists()
+    if page == "attach-lightning.md":
+        _objects_are_refused_until_converted(programs, tmp_path)
+
+
+def _objects_are_refused_until_converted(programs: Path, folder: Path) -> None:
+    """The page's own commands, on its checkpoint with a path among the hyperparameters."""
+    script = as_script(HOWTO / "attach-lightning.md").splitlines(keepends=True)
+    attach, convert, again = (line for line in script if line.startswith(("fer attach", "python -c")))
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["hyper_parameters"]["width"] == 8
+    checkpoint["hyper_parameters"]["folder"] = folder
+    torch.save(checkpoint, path)
+    (folder / "weights.pt").unlink()
+    refused = run_as_reader(attach, programs, folder)
+    assert refused.returncode == 3
+    assert "checkpoints/last.ckpt holds more than tensors, and reading that could run code" in refused.stderr
+    command = convert.partition("import torch; ")[2].rstrip('"\n')
+    assert command in refused.stderr, "the page converts in another way than the message says"
+    converted = run_as_reader(convert + again, programs, folder)
+    assert converted.returncode == 0, converted.stderr
