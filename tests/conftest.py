@@ -53,6 +53,12 @@ BOX = "OFF\n8 6 0\n{}4 0 2 3 1\n4 4 5 7 6\n4 0 1 5 4\n4 2 6 7 3\n4 0 4 6 2\n4 1 
 SIDES = {"beam": (8, 2, 2), "plate": (8, 8, 2), "pole": (2, 2, 8)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that drive whole commands first: at the end a long one would leave the other workers idle."""
+    long = {item.path for item in items if item.get_closest_marker("end_to_end")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def load_benchmark(name: str) -> ModuleType:
     """A script of `benchmarks`, imported as it stands there, with its neighbours on the path."""
     folder = Path(__file__).parents[1] / "benchmarks"

@@ -1,14 +1,19 @@
 """Runs commands of fer quickly: one process imports the program, and each command runs in a fork of it.
 
-That takes a tenth of the time of starting Python for each.
+That takes a tenth of the time of starting Python for each. The process starts with the first command, serves all tests
+of this process, one command after the other, and ends with it.
 """
 
+import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -19,45 +24,106 @@ class Outcome:
     stderr: str
 
 
-FORKING = """
-import json, os, sys
-from fer_cli.cli import app, terminal
+SERVING = """
+import json, os, select, socket, sys
+from fer_cli.cli import app, attachments, demo, doctor, readings, stages, terminal, voxelizing
 from fer_cli.diagnosis import diagnosis, probe
+from fer_cli.network import attach, training
+from fer_cli.codebooks import clustering
 from fer_cli.studies import evaluate
-from fer_cli.pictures import mosaic
-from fer_cli.reports import evaluation_report, info, report
-from fer_cli.data import triangles, voxelize
+from fer_cli.pictures import curves, figures, mosaic
+from fer_cli.reports import evaluation_page, evaluation_report, gallery, info, page, report
+from fer_cli.data import plan, store_volumes, triangles, voxelize
 from fer_cli.data.formats import scanning
-codes = []
-for number, command in enumerate(json.load(sys.stdin)):
+
+def run(words, folder, variables):
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    encoding, _, errors = variables.get("PYTHONIOENCODING", "").partition(":")
+    if encoding:
+        sys.stdout.reconfigure(encoding=encoding, errors=errors)
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
+    sys.argv = ["fer", *words]
+    try:
+        app.main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)  # clearing up all that is imported would take a second each time
+
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+print("ready", flush=True)
+while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # which ends with the tests
+    line, _ = listening.accept()
+    _, streams, _, _ = socket.recv_fds(line, 1, 3)
+    asked = json.loads(line.makefile().readline())
     if os.fork() == 0:
-        for descriptor, stream in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}.{stream}", os.O_CREAT | os.O_WRONLY), descriptor)
-        sys.argv = ["fer", *command]
-        try:
-            app.main()
-        except SystemExit as end:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)  # clearing up all that is imported would take a second each time
-    codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
-print(json.dumps(codes))
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os.closerange(3, 1024)
+        run(*asked)
+    for stream in streams:
+        os.close(stream)
+    line.sendall(b"%d\\n" % os.waitstatus_to_exitcode(os.wait()[1]))
+    line.close()
 """
 
 
-def forked(commands: Sequence[Sequence[object]], streams: Path, *, folder: Path, **variables: str) -> list[Outcome]:
-    """Run the commands one after the other; exit code and output of each."""
-    forking = subprocess.run(
-        [sys.executable, "-c", FORKING, streams],
-        cwd=folder,
-        env=os.environ | variables,
-        input=json.dumps([[str(word) for word in words] for words in commands]),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=900,
-        check=True,
+@cache
+def _address() -> str:
+    """The socket of the process that forks; it is started here."""
+    folder = tempfile.TemporaryDirectory(prefix="fer-")
+    address = f"{folder.name}/socket"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVING, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    return [
-        Outcome(code, *((streams / f"{number}.{name}").read_text() for name in ("stdout", "stderr")))
-        for number, code in enumerate(json.loads(forking.stdout))
-    ]
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    atexit.register(folder.cleanup)
+    atexit.register(process.communicate)
+    return address
+
+
+def ask(
+    address: str, words: Sequence[str], folder: str, variables: Mapping[str, str], streams: Sequence[int] = (0, 1, 2)
+) -> int:
+    """Exit code of a command that the process at `address` runs on these three streams."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(900)
+        line.connect(address)
+        socket.send_fds(line, [b" "], streams)
+        line.sendall(json.dumps([words, folder, dict(variables)]).encode() + b"\n")
+        with line.makefile() as answer:
+            return int(answer.readline())
+
+
+def fer(*words: object, folder: Path, **variables: str) -> Outcome:
+    """Run a command in `folder`: exit code and output."""
+    with (
+        Path(os.devnull).open() as stdin,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+    ):
+        streams = [stream.fileno() for stream in (stdin, out, err)]
+        code = ask(_address(), [str(word) for word in words], str(folder), os.environ | variables, streams)
+        out.seek(0)
+        err.seek(0)
+        return Outcome(code, out.read(), err.read())
+
+
+def forked(commands: Sequence[Sequence[object]], *, folder: Path, **variables: str) -> list[Outcome]:
+    """Run the commands one after the other: exit code and output of each."""
+    return [fer(*words, folder=folder, **variables) for words in commands]
+
+
+def write_program(path: Path) -> None:
+    """Write a program that does what `fer` does, for shells."""
+    path.write_text(
+        f"#!{sys.executable} -IS\nimport os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport forks\n"
+        f"sys.exit(forks.ask({_address()!r}, sys.argv[1:], os.getcwd(), os.environ))\n"
+    )
+    path.chmod(0o755)

@@ -30,7 +30,7 @@ from fer_cli.network.attached.model_file import Origin
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
-from forks import forked
+from forks import fer, forked
 from test_docs import DOCS, assert_same, keys_documented, keys_of
 
 HOWTO = Path(__file__).parents[1] / "docs" / "howto" / "attach.md"
@@ -407,7 +407,6 @@ def test_every_command_works_on_an_attached_network(shell: Path, tmp_path: Path)
     wanted = list(commands())
     ended = forked(
         [[*command.split(), "--json"] for command in wanted],
-        tmp_path,
         folder=shell,
         FER_RUN="run",
         XDG_CONFIG_HOME=str(shell / "config"),
@@ -431,30 +430,23 @@ def test_every_command_works_on_an_attached_network(shell: Path, tmp_path: Path)
 
 def _told_apart(shell: Path, tmp_path: Path) -> None:
     """Code runs only where it was allowed, and only as it was; new weights in the file are noticed."""
-    (tmp_path / "other").mkdir()
     marker = shell / "ran"
     elsewhere = {"FER_RUN": "run", "XDG_CONFIG_HOME": str(tmp_path / "other")}
     own = {"FER_RUN": "run", "XDG_CONFIG_HOME": str(shell / "config")}
-    (first,) = forked([["explain", "test_00000", "--no-images"]], tmp_path / "other", folder=shell, **elsewhere)
+    again = ("explain", "test_00000", "--no-images")
+    first = fer(*again, folder=shell, **elsewhere)
     assert first.code == 2
     assert "code that was not allowed on this machine" in first.stderr
     text = (shell / "nets.py").read_text()
     (shell / "nets.py").write_text(f"{text}\nopen({str(marker)!r}, 'w').close()\n")
-    for number, path in enumerate(("a", "b", "c")):
-        (tmp_path / path).mkdir()
-        words = [
-            ["explain", "test_00000", "--no-images"],
-            ["allow", "run/model.h5"],
-            ["explain", "test_00000", "--no-images"],
-        ][number]
-        (done,) = forked([words], tmp_path / path, folder=shell, **own)
+    for number, words in enumerate((again, ("allow", "run/model.h5"), again)):
+        done = fer(*words, folder=shell, **own)
         assert done.code == (2, 0, 0)[number], done.stderr
         assert marker.exists() == (number > 0)
         if not number:
             assert "is not the code that was allowed" in done.stderr
     torch.save(Residual().state_dict(), shell / "best.pt")
-    (tmp_path / "d").mkdir()
-    (done,) = forked([["explain", "test_00000", "--no-images"]], tmp_path / "d", folder=shell, **own)
+    done = fer(*again, folder=shell, **own)
     assert done.code == 0
     assert re.search(r"best\.pt has changed since .*model\.h5 was attached.*fer attach", done.stderr)
 
@@ -475,7 +467,6 @@ def test_what_does_not_fit_is_refused_in_one_line(shell: Path, tmp_path: Path) -
     )
     ended = forked(
         [command.split() for command, _, _ in refusals],
-        tmp_path,
         folder=shell,
         FER_RUN="run",
         XDG_CONFIG_HOME=str(tmp_path / "config"),

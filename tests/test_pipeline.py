@@ -1,10 +1,8 @@
-"""The whole pipeline on real shapes, stage by stage through the installed `fer`; the demo is in test_install."""
+"""The whole pipeline on real shapes, stage by stage through `fer`; the demo is in test_install."""
 
 import json
 import math
 import re
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,10 @@ import numpy as np
 import pytest
 
 from fer_cli.diagnosis.categories import CATEGORIES
+from forks import Outcome, fer
 
 pytestmark = pytest.mark.end_to_end
 
-FER = Path(sys.executable).with_name("fer")
 CLASSES = ["bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet"]
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
 # Side of each layer's feature map at 32³.
@@ -28,17 +26,16 @@ FEEDBACK_EPOCHS = 10
 K = "16,16,16,12,12,10,10"
 
 
-def fer(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    completed = subprocess.run(
-        [FER, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
-    )
-    assert completed.returncode == 0, completed.stderr
-    return completed
+def done(*arguments: object, folder: Path) -> Outcome:
+    """A command that ends well."""
+    outcome = fer(*arguments, folder=folder)
+    assert outcome.code == 0, outcome.stderr
+    return outcome
 
 
 def answer(*arguments: object, folder: Path) -> dict[str, Any]:
     """What a command says with `--json`: its stdout has to be one JSON object and nothing else."""
-    parsed = json.loads(fer(*arguments, "--json", folder=folder).stdout)
+    parsed = json.loads(done(*arguments, "--json", folder=folder).stdout)
     assert isinstance(parsed, dict)
     return parsed
 
@@ -62,7 +59,7 @@ def pipeline(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pip
     folder = tmp_path_factory.mktemp("pipeline")
     archive = shared_data / "modelnet10-binvox.zip"
     said = {"voxelize": answer("voxelize", archive, "--per-class", PER_CLASS, folder=folder)}
-    training = fer("train", "--preset", "smoke", "--feedback-epochs", FEEDBACK_EPOCHS, "--json", folder=folder)
+    training = done("train", "--preset", "smoke", "--feedback-epochs", FEEDBACK_EPOCHS, "--json", folder=folder)
     said["train"] = json.loads(training.stdout)
     said["cluster"] = answer("cluster", "--k", K, folder=folder)
     said["evaluate"] = answer("evaluate", folder=folder)

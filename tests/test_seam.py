@@ -309,10 +309,10 @@ def commands() -> Iterator[str]:
 
 
 @pytest.mark.end_to_end
-def test_every_command_works_on_a_network_without_conv3_and_a_box_of_voxels(boxes: Path, tmp_path: Path) -> None:
+def test_every_command_works_on_a_network_without_conv3_and_a_box_of_voxels(boxes: Path) -> None:
     np.save(boxes / "shape.npy", np.ones((16, 8, 12), np.uint8))
     wanted = list(commands())
-    ended = forked([[*command.split(), "--json"] for command in wanted], tmp_path, folder=boxes, FER_RUN="run")
+    ended = forked([[*command.split(), "--json"] for command in wanted], folder=boxes, FER_RUN="run")
     assert [(command, done.stderr) for command, done in zip(wanted, ended, strict=True) if done.code] == []
     answers = {command: json.loads(done.stdout) for command, done in zip(wanted, ended, strict=True)}
     assert answers["info run/voxels.h5"]["content"]["resolution"] == [16, 8, 12]
@@ -329,7 +329,7 @@ def test_every_command_works_on_a_network_without_conv3_and_a_box_of_voxels(boxe
 
 
 @pytest.mark.end_to_end
-def test_what_does_not_fit_the_box_is_refused_in_one_line(boxes: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_the_box_is_refused_in_one_line(boxes: Path) -> None:
     write_box(boxes / "mesh.off", np.array([1.0, 2.0, 3.0]))
     np.save(boxes / "cube.npy", np.ones((16, 16, 16), np.uint8))
     refusals = (
@@ -342,7 +342,7 @@ def test_what_does_not_fit_the_box_is_refused_in_one_line(boxes: Path, tmp_path:
         ),
         ("cluster --k 4,3 -o new.h5", 2, "--k names 2 numbers, but the network has 3 layers below the output"),
     )
-    ended = forked([command.split() for command, _, _ in refusals], tmp_path, folder=boxes, FER_RUN="run")
+    ended = forked([command.split() for command, _, _ in refusals], folder=boxes, FER_RUN="run")
     for (_, code, said), done in zip(refusals, ended, strict=True):
         assert done.code == code, done.stderr
         assert re.search(said, done.stderr), done.stderr

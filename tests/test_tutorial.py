@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fer_cli.data.synthetic import write_collection
+from forks import write_program
 
 pytestmark = pytest.mark.end_to_end
 
@@ -55,13 +55,15 @@ def test_shell_blocks_of_the_tutorial_run_in_their_order(server: str, tmp_path: 
     for shown, small in IN_SMALL.items():
         assert shown in script, f"the tutorial no longer has {shown!r}"
         script = script.replace(shown, small.format(server=server))
-    folder = tmp_path / "desk"
+    folder, programs = tmp_path / "desk", tmp_path / "programs"
     folder.mkdir()
+    programs.mkdir()
+    write_program(programs / "fer")
     shutil.copy(tmp_path / "ModelNet10" / "table" / "test" / "table_0010.off", folder / "stool.off")
     completed = subprocess.run(
         ["bash", "-euo", "pipefail", "-xc", script],
         cwd=folder,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
