@@ -17,9 +17,9 @@ from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, FerError, LineageError, UsageError
 from fer_cli.network.attached.classifier import Attached, Wiring
 from fer_cli.network.attached.hooks import unwrapped
+from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, permitted
 from fer_cli.network.attached.readout import Readout
-from fer_cli.network.attached.source import file_digest
 from fer_cli.network.backbone import Level, NetworkSpec
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
