@@ -92,6 +92,8 @@ def run(model: nn.Module, data: tuple[np.ndarray, np.ndarray], tmp_path_factory:
     ]
     folder = tmp_path_factory.mktemp("attached") / "run"
     before, modes = state_of(model), [part.training for part in model.modules()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    given, drawn = volumes.copy(), str((torch.get_rng_state(), np.random.get_state()))  # noqa: NPY002
     said: list[str] = []
     opened = attach(
         model,
@@ -110,6 +112,10 @@ def run(model: nn.Module, data: tuple[np.ndarray, np.ndarray], tmp_path_factory:
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert modes == [part.training for part in model.modules()]
     assert not any(part._forward_hooks for part in model.modules())
+    assert all(now.grad is then for now, then in zip(model.parameters(), gradients, strict=True))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert np.array_equal(volumes, given)
+    assert str((torch.get_rng_state(), np.random.get_state())) == drawn  # noqa: NPY002
     return opened
 
 

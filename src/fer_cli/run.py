@@ -25,12 +25,14 @@ from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
 from fer_cli.evaluation.results import Evaluation
+from fer_cli.execution.generators import unmoved_generators
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
 from fer_cli.network.attach import AttachSettings, Overview, warnings
 from fer_cli.network.attach import attach as attach_network
-from fer_cli.network.attached.classifier import home
+from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
+from fer_cli.network.attached.undisturbed import home
 from fer_cli.reports.gallery import misclassified
 from fer_cli.reports.page import write_report
 from fer_cli.storage.run_paths import RunPaths
@@ -65,6 +67,7 @@ class Explanation(Diagnosis):
 class Run(RunArtifacts):
     """A run whose samples can be asked about; artifacts are opened when first needed, and stay open."""
 
+    @unmoved_generators()
     def explain(self, sample: Any, *, label: str | None = None, local_layer: str | None = None) -> Explanation:
         """Explain how a sample was recognised, or where the wrong class came in.
 
@@ -79,6 +82,7 @@ class Run(RunArtifacts):
         found = diagnosis.explain(self, self._named(sample, label), local_layer=layer)
         return Explanation(**vars(found))
 
+    @unmoved_generators()
     def probe(
         self,
         sample: Any,
@@ -103,10 +107,12 @@ class Run(RunArtifacts):
         volume = self._named(sample, None).volume
         return probe.probe(self.network, volume, layer, location, centroids_of=centroids_of, code=code)
 
+    @unmoved_generators()
     def mistakes(self, split: str | None = None) -> list[str]:
         """Names of the misclassified samples of a split: of the test samples by default, else those that validate."""
         return misclassified(self, split or self._evaluated)
 
+    @unmoved_generators()
     def evaluate(
         self,
         split: str | None = None,
@@ -154,6 +160,7 @@ def load_run(
     return Run(paths, device=choose_device(device) if network is None else home(network)[0], module=network)
 
 
+@unmoved_generators()
 def attach(
     model: nn.Module,
     train: Any,
@@ -206,7 +213,7 @@ def attach(
         batch_size=batch_size,
         seed=seed,
     )
-    device = home(model)[0]
+    device = home(unwrapped(model))[0]
 
     attach_network(
         paths.voxels,

@@ -177,7 +177,7 @@ def attach(
     or an `output` that exists; FerError for features that are not finite; ResourceError where memory does not suffice.
     """
     started = time.monotonic()
-    with claim_training(output, voxels, origin.weights, resume=resume, force=force) as checkpoint:
+    with claim_training(output, voxels, *origin.read_files(), resume=resume, force=force) as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
         prepared = _prepare(voxel_set, module, settings, device, output if force else None, make)
         listed(prepared.overview)

@@ -334,7 +334,9 @@ def artifact_of(recorded: Recorded, path: Path) -> Path:
 
 def test_an_artifact_alone_names_no_code(nets: Path, tmp_path: Path, forget: Callable[[], None]) -> None:
     marker = tmp_path / "ran"
-    nets.write_text(f"from torch import nn\ndef build(width):\n    open({str(marker)!r}, 'w')\n    return nn.ReLU()\n")
+    nets.write_text(
+        f"from torch import nn\ndef build(width):\n    open({str(marker)!r}, 'w').close()\n    return nn.ReLU()\n"
+    )
     own = Recorded(Source(str(nets), "build", {"width": 3}), "0" * 64)
     path = artifact_of(own, tmp_path / "own.h5")
     with pytest.raises(UsageError, match=r"asks for .*nets\.py:build\(width=3\), which you have not named.*--network"):

@@ -43,6 +43,11 @@ class Origin:
     weights_digest: str = ""
     transform: Recorded | None = None
 
+    def read_files(self) -> list[Path]:
+        """The files that it was read from: weights and code."""
+        used = [recorded.source for recorded in (self.recorded, self.transform) if recorded is not None]
+        return [*filter(None, [self.weights]), *(file for source in used for file in source.files())]
+
     def to_json(self) -> Json:
         """As plain JSON values."""
         return {

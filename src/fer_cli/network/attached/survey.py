@@ -19,6 +19,7 @@ from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
 from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped
 from fer_cli.network.attached.readout import Activation, Readout
+from fer_cli.network.attached.undisturbed import called
 
 MOST_LEVELS = 8
 MOST_LOCATIONS = 4096
@@ -77,7 +78,7 @@ class Survey:
         with torch.no_grad():
             self._outputs = readout.select(returned).reshape(len(volumes), -1).shape[1]
             self.own = readout.logits(returned).detach().clone()
-            self._theirs = readout.logits(module(self._others))
+            self._theirs = readout.logits(called(module, self._others))
         self._activation = {call.tap: call.tensor for call in self.calls if call.tensor is not None}
         self._cuts: dict[Tap, bool] = {}
         self.candidates = tuple(self._listed())
