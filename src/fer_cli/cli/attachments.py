@@ -156,8 +156,11 @@ def _attached(
     """Attach, and show how it goes; the code of the network is allowed once model.h5 is written."""
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.network.attach import attach as attach_network
+    from fer_cli.network.attached.permission import require_writable
     from fer_cli.network.checkpoint import checkpoint_path
     from fer_cli.pictures.curves import write_learning_curve
+
+    require_writable()
 
     endings.goes_on(
         "what was done is kept: run the same command with --resume to go on from there.", where=checkpoint_path(model)
@@ -188,11 +191,12 @@ def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> 
     """Print what was found in the network, and what a user should know of it."""
     from fer_cli.network.attach import warnings
     from fer_cli.reports.attachment import overview_table
+    from fer_cli.reports.tables import printable
 
     if listed:
         print_rich(overview_table(overview, settings))
     for sentence in warnings(overview, settings.fitted_on):
-        typer.echo(f"fer: {sentence}", err=True)
+        typer.echo(printable(f"fer: {sentence}"), err=True)
 
 
 def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as_json: bool) -> None:

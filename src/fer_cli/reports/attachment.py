@@ -36,7 +36,7 @@ def level_json(level: Level, box: np.ndarray, codes: int, samples: int, classes:
 
 def overview_json(overview: Overview, settings: AttachSettings) -> Json:
     """The levels chosen and left out, and how the network fits the labels."""
-    spec, codes = overview.spec, default_codes(len(overview.spec.levels))
+    spec, codes = overview.spec, default_codes(len(overview.spec.levels), overview.training_samples)
     chosen = {level.name for level in spec.levels}
     return {
         "levels": [

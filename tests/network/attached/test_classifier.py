@@ -26,6 +26,7 @@ from fer_cli.errors import FerError, ResourceError, UsageError
 from fer_cli.network.attached import undisturbed
 from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
 from fer_cli.network.attached.hooks import run_tapped, unwrapped
+from fer_cli.network.attached.model_file import require_storable
 from fer_cli.network.backbone import OUTPUT
 from networks import CLASSES, SMOKE, grids, network
 
@@ -518,3 +519,55 @@ def test_a_copy_of_a_run_can_be_made() -> None:
     assert not torch.equal(other.logits(volumes()), backbone.logits(volumes()))
     run = run_tapped(backbone.module, volumes(), frozenset())
     assert torch.equal(run.returned, backbone.logits(volumes()))
+
+
+class Named(nn.Module):
+    """Convolutions of these names, one after the other; no pooling module."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for at, name in enumerate(names):
+            self.add_module(name, nn.Conv3d(1 if not at else 4, 4, 3, stride=2 if not at else 1, padding=1))
+        self.names, self.fc = names, nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name in self.names:
+            x = torch.relu(self._modules[name](x))  # type: ignore[misc]
+        return self.fc(x.mean(dim=(2, 3, 4)))
+
+
+def test_activations_that_no_level_can_be_called_like_are_passed_over_unless_named() -> None:
+    backbone = attached(made(named("output", "a:b", "c#1", "d\0", "e\ud800", "f")))
+    assert [level.name for level in backbone.spec.levels] == ["f"]
+    with pytest.raises(UsageError, match="a level cannot be called 'output'"):
+        attached(made(named("output", "f")), levels=["output", "f"])
+
+
+def named(*names: str) -> type[nn.Module]:
+    return lambda: Named(*names)  # type: ignore[return-value]
+
+
+def with_state(name: str, tensor: torch.Tensor) -> nn.Module:
+    module = made(Plain, pooled=6)
+    module._buffers[name] = tensor
+    return module
+
+
+class WithState(Plain):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"a": 1}
+
+
+def test_a_state_that_cannot_be_stored_is_refused() -> None:
+    require_storable(made(Plain, pooled=6))
+    refusals = {
+        r"'_extra_state' is a dict": WithState(),
+        r"called 'a/b' in part": with_state("a/b", torch.zeros(1)),
+        r"called '\.' in part": with_state(".", torch.zeros(1)),
+        r"sparse_coo": with_state("x", torch.eye(2).to_sparse()),
+        r"of torch\.complex64": with_state("x", torch.zeros(1, dtype=torch.complex64)),
+        r"without content": with_state("x", torch.zeros(1, device="meta")),
+    }
+    for said, module in refusals.items():
+        with pytest.raises(UsageError, match=said):
+            require_storable(module)

@@ -19,7 +19,7 @@ from attachables import Plain
 from fer_cli.errors import InputError, UsageError
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.opening import allow_artifact, open_classifier
-from fer_cli.network.attached.permission import Recorded, allow, permitted, record_path
+from fer_cli.network.attached.permission import Recorded, allow, permitted, record_path, require_writable
 from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.weights_file import fit_state, read_state
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -357,6 +357,14 @@ def test_python_itself_builds_no_network(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="which you have not named" if network is None else "is of Python itself"):
             allow_artifact(path, network=network, transform=None)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_record_that_cannot_be_written_is_noticed_before(own_record: Path) -> None:
+    require_writable()
+    own_record.parent.rmdir()
+    own_record.parent.write_text("a file")
+    with pytest.raises(InputError, match=r"the record of allowed networks, cannot be written"):
+        require_writable()
 
 
 def test_a_network_of_monai_is_tapped_at_its_stages() -> None:

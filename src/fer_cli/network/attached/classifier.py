@@ -245,7 +245,8 @@ def attach_backbone(
         _require_single(module, volumes, readout)
         survey = Survey(module, volumes[:2], readout)
         chosen = survey.named(levels) if levels is not None else survey.default()
-        tested = tuple(survey.tested(c) if c in chosen or c.depth == 0 else c for c in survey.candidates)
+        top = min(candidate.depth for candidate in survey.candidates)
+        tested = tuple(survey.tested(c) if c in chosen or c.depth == top else c for c in survey.candidates)
     spec = NetworkSpec(tuple(_level(candidate) for candidate in chosen), input, tuple(classes))
     unmeasured = {level.name: _whole(level.shape, input.shape) for level in spec.levels}
     backbone = Attached(module, Wiring(spec, readout, unmeasured), make)

@@ -14,21 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from fer_cli.data.volumes import InputSpec
-from fer_cli.errors import ArtifactError, FerError, LineageError, UsageError
+from fer_cli.errors import ArtifactError, LineageError, UsageError
 from fer_cli.network.attached.classifier import Attached, Wiring
 from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, permitted
 from fer_cli.network.attached.readout import Readout
-from fer_cli.network.backbone import Level, NetworkSpec
+from fer_cli.network.backbone import Level, NetworkSpec, is_utf8
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
-from fer_cli.storage.schema import Json
+from fer_cli.storage.schema import MODEL, Json
 
 KIND = "attached"
 _FAMILIES = {"encoder": np.float32, "encoder64": np.float64, "encoder_int": np.int64}
 """Groups of the state by type; half precision is kept as float32, which holds it exactly."""
 _CHECK_TOLERANCE = 1e-3
+_TYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
 
 @dataclass(frozen=True)
@@ -207,12 +211,24 @@ def _require_same_answer(artifact: Artifact, backbone: Attached, where: str) -> 
         )
 
 
+def require_storable(module: nn.Module) -> None:
+    """Raise UsageError for a network whose state a model.h5 cannot hold, by name and type."""
+    for name, tensor in _state(module).items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in _TYPES:
+            kind = "without content" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
+            raise UsageError(f"the network's state {name!r} is a tensor {kind}, which model.h5 cannot hold.")
+        if not MODEL.spec(f"encoder/{name}") or name in (".", "..") or not is_utf8(name):
+            raise UsageError(
+                f"the network's state is called {name!r} in part, which model.h5 cannot hold. Names have no '/'."
+            )
+
+
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, the persistent ones. Raises FerError for a state that is no tensor."""
+    """Parameters and buffers by name, the persistent ones. Raises UsageError for a state that is no tensor."""
     state = {}
     for name, value in module.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
-            raise FerError(f"the network's state {name!r} is a {type(value).__name__}, which model.h5 cannot hold.")
+            raise UsageError(f"the network's state {name!r} is a {type(value).__name__}, which model.h5 cannot hold.")
         state[name] = value
     return state
 

@@ -8,9 +8,11 @@ The record is a JSON file in the user's configuration folder.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from fer_cli.errors import InputError, UsageError
@@ -66,13 +68,16 @@ def allow(wanted: Recorded, source: Source) -> None:
     }
     kept = [known for known in _entries(path) if (known["for"], known["where"]) != (entry["for"], entry["where"])]
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _writing(path):
         partial.write_text(json.dumps([*kept, entry][-_MOST_ENTRIES:], indent=1), encoding="utf-8")
         partial.chmod(0o600)
         partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}, the record of allowed networks, cannot be written: {error.strerror}.") from error
+
+
+def require_writable() -> None:
+    """Raise InputError where `allow` could not write its record."""
+    with _writing(record_path()), TemporaryFile(dir=record_path().parent):
+        pass
 
 
 def permitted(wanted: Recorded, artifact: Path) -> Source:
@@ -116,6 +121,15 @@ def require_named(wanted: Recorded, artifact: Path, option: str) -> None:
 
 def _to_name(source: Source) -> str:
     return f"PATH/{Path(source.where).name}:{source.name}" if source.is_file else str(source)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield
+    except OSError as error:
+        raise InputError(f"{path}, the record of allowed networks, cannot be written: {error.strerror}.") from error
 
 
 def _key(wanted: Recorded) -> str:
