@@ -274,7 +274,7 @@ class Pooled(nn.Module):
         self.down, self.last, self.fc = nn.Conv3d(1, 4, 4, 4), nn.Conv3d(4, 4, 3, padding=1), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 10 * self.fc(torch.relu(self.last(torch.relu(self.down(x)))).mean(dim=(2, 3, 4)))
+        return self.fc(torch.relu(self.last(torch.relu(self.down(x)))).mean(dim=(2, 3, 4)))
 
 
 def test_what_is_looked_over_says_what_the_default_levels_leave_out(

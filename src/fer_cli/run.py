@@ -149,7 +149,8 @@ def load_run(
 ) -> Run:
     """Open the run in `folder`, with any artifact named explicitly taken from there instead.
 
-    `network` is the classifier of a run that `attach` made; it stays on its device and as it is.
+    `network` is the classifier of a run that `attach` made; it stays on its device and as it is. Without it such a run
+    opens, but what needs the classifier raises UsageError when it is first asked for.
 
     Raises InputError if there is no such folder and an artifact is not named, UsageError for a device that is not here.
     """
@@ -188,9 +189,9 @@ def attach(
     """Attach to a frozen classifier in memory: a feedback network, codebooks and calibration, in the folder `run`.
 
     `train`, `test` and `val` are data sets of (volume, label[, name]) as `save_volumes` takes them; `train` may be the
-    path of a voxels.h5. `classes` are the names of the classes, in the order of labels and of the model's outputs. The
-    other options are those of `fer attach` and `fer cluster`. `say` is told each epoch and warning in a line. With
-    `cluster=False` the run has no codebooks yet.
+    path of a voxels.h5. Samples without a name are called `train_00000` and so on. `classes` are the names of the
+    classes, in the order of labels and of the model's outputs. The other options are those of `fer attach` and `fer
+    cluster`. `say` is told each epoch and warning in a line. With `cluster=False` the run has no codebooks yet.
 
     The model stays on its device and is not changed. With `resume` an unfinished run goes on; `force` replaces the
     artifacts in `run` and starts from an earlier feedback network for the same levels.
