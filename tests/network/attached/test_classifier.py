@@ -297,6 +297,31 @@ def test_a_model_that_writes_to_its_parameters_is_refused_and_is_as_before(kind:
         attached(module.eval())
 
 
+class Locked(Plain):
+    """Lets nothing be set once it is made."""
+
+    def __init__(self) -> None:
+        super().__init__(pooled=6)
+        self.locked = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "locked" in vars(self) and name != "training":
+            raise AttributeError("locked")
+        super().__setattr__(name, value)
+
+
+def test_modules_that_can_hardly_be_set_are_put_back_too() -> None:
+    locked = made(Locked).train()
+    before = everything_of(locked)
+    assert attached(locked).logits(volumes()).shape == (6, 3)
+    assert everything_of(locked) == before
+    with torch.inference_mode():
+        inference = made(Plain, pooled=6)
+    with torch.no_grad():
+        assert attached(inference).logits(volumes()).shape == (6, 3)
+    assert all(parameter.requires_grad for parameter in inference.parameters())
+
+
 def test_ctrl_c_while_a_model_is_put_back_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     module = made(Plain, pooled=6).train()
     backbone = attached(module)

@@ -60,11 +60,12 @@ def test_what_is_no_such_callable_is_refused_in_the_users_terms(tmp_path: Path) 
         f"{NETS}:text": r"text returned a str, not a torch\.nn\.Module",
         f"{NETS}:CLASSES_OF_NOBODY": "has no 'CLASSES_OF_NOBODY'",
         "nets.py": "names no callable. Give PATH.py:callable",
-        "nowhere/nets.py:build": r"nowhere/nets\.py does not exist",
+        "nowhere/nets.py:build": r"nowhere/nets\.py:build: there is no such file",
         "no_such_package.nets:build": "cannot be imported: ModuleNotFoundError.*Install it",
         f"{broken}:build": r"broken\.py cannot be imported: ValueError: bad day",
         "model.onnx": "ONNX graph has no modules to tap",
         "best.pt": r"holds weights, not the network; give PATH\.py:callable and this file by --weights",
+        f"{'x' * 5000}.py:build": "there is no such file",
         "a-b:c": "neither a .py file nor the name of a module",
     }
     for network, said in refusals.items():
@@ -73,6 +74,7 @@ def test_what_is_no_such_callable_is_refused_in_the_users_terms(tmp_path: Path) 
         assert "\n" not in str(caught.value)
     for kwargs, said in (
         ("[1]", "a JSON list"),
+        ('{"classes": ' + "[" * 100_000, "no JSON"),
         ("{", "no JSON"),
         ('{"klasses": 2}', "unexpected keyword argument 'klasses'"),
     ):
@@ -174,7 +176,10 @@ def recorded(path: Path, kwargs: str | None = None) -> Recorded:
     return Recorded(source, source.digest())
 
 
-def test_only_allowed_code_is_permitted_and_only_as_it_was(nets: Path, own_record: Path) -> None:
+def test_only_allowed_code_is_permitted_and_only_as_it_was(
+    nets: Path, own_record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets.parent)
     wanted = recorded(nets)
     with pytest.raises(
         UsageError, match=r"code that was not allowed on this machine.*'fer allow model\.h5 --network PATH"

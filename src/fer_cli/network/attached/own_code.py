@@ -138,4 +138,5 @@ def _note(root: Root, file: Path, digest: str, allowed: Mapping[Path, str] | Non
 
 def _file_of(module: Any) -> Path | None:
     file = getattr(module, "__file__", None)
-    return Path(file).absolute() if isinstance(file, str) and file else None
+    path = Path(file) if isinstance(file, str) else Path()
+    return path if path.is_absolute() and path.is_file() else None  # torch.ops says that it is of a file _ops.py

@@ -49,14 +49,17 @@ class Source:
             )
         if where.endswith(".py"):
             path = Path(where).expanduser()
+            try:
+                where = str(path.resolve(strict=True))
+            except (OSError, ValueError, RuntimeError) as error:
+                raise InputError(f"{given[:300]}: there is no such file.") from error
             if not path.is_file():
-                raise InputError(f"{where} does not exist.")
-            where = str(path.resolve())
+                raise InputError(f"{where} is no file.")
         elif not all(part.isidentifier() for part in where.split(".")):
             raise UsageError(f"{where!r} is neither a .py file nor the name of a module.")
         try:
             arguments = json.loads(kwargs) if kwargs else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--kwargs is no JSON: {error}. Give an object such as '{{\"classes\": 3}}'.") from error
         if not isinstance(arguments, dict):
             raise UsageError(f"--kwargs is a JSON {type(arguments).__name__}; an object of names and values is needed.")

@@ -84,7 +84,7 @@ class _Kept:
         ]
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
         self._parameters = dict(module.named_parameters())
-        self.learnt = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        self.learnt = [p for p in self._parameters.values() if p.requires_grad and not p.is_inference()]
         self._stored = {name: (p.data, _version(p), p.grad) for name, p in self._parameters.items()}
         self._copies = {name: p.detach().clone() for name, p in self._parameters.items()} if compared else {}
 
@@ -102,7 +102,7 @@ class _Kept:
                     now.clear()
                     now.update(table)
         for part, training, _ in self._parts:
-            part.training = training
+            vars(part)["training"] = training  # some modules forbid to set attributes
         for buffer, content in self._buffers:
             if not is_same(buffer, content):
                 _refill(buffer, content)
