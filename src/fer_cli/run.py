@@ -199,6 +199,7 @@ def attach(
     Raises InputError for volumes and labels that do not fit, UsageError for a model, levels or options that do not, or
     artifacts that exist; FerError for features that are not finite; ResourceError where memory or disk do not suffice.
     """
+    device = home(unwrapped(model))[0]
     given = Path(train) if isinstance(train, (str, Path)) else None
     paths = RunPaths.in_folder(Path(run), voxels=given)
     if given is None and not (resume and paths.voxels.exists()):
@@ -214,8 +215,6 @@ def attach(
         batch_size=batch_size,
         seed=seed,
     )
-    device = home(unwrapped(model))[0]
-
     attach_network(
         paths.voxels,
         paths.model,

@@ -123,6 +123,29 @@ def test_weights_that_do_not_fit_are_counted_and_named(tmp_path: Path) -> None:
         fit_state(Plain(), read_state(path), path)
 
 
+def test_tensors_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
+    state = Plain().state_dict()
+    path = tmp_path / "w.pt"
+    weight = state["c1.bias"]
+    refusals: dict[str, torch.Tensor] = {
+        r"1 key of another type \(c1\.bias: torch\.complex64 in the file\)": weight.to(torch.complex64),
+        r"1 key of another type \(c1\.bias: torch\.int64 in the file\)": weight.long(),
+        r"'c1\.bias' as no plain tensor": weight.to_sparse(),
+    }
+    for said, tensor in refusals.items():
+        torch.save({**state, "c1.bias": tensor}, path)
+        with pytest.raises((UsageError, InputError), match=said):
+            fit_state(Plain(), read_state(path), path)
+    itself: dict[str, object] = {}
+    itself["state_dict"] = itself
+    torch.save(itself, path)
+    with pytest.raises(InputError, match="holds no tensors, but state_dict"):
+        read_state(path)
+    path.write_bytes(bytes(range(7, 250)) * 2)
+    with pytest.raises(InputError, match=r"is damaged, or no file of torch\.save"):
+        read_state(path)
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("/tmp/fer-was-here"),))

@@ -162,6 +162,8 @@ def load_attached(artifact: Artifact, *, device: torch.device | str, module: nn.
             if fields[level.name].shape != (*level.shape, 3, 2):
                 raise ValueError(f"the receptive fields of {level.name} have shape {fields[level.name].shape}")
         precision = getattr(torch, str(artifact.config["network"]["precision"]))
+        if not isinstance(precision, torch.dtype):
+            raise ValueError(f"the precision {artifact.config['network']['precision']!r} is no type of numbers")
     wiring = Wiring(spec, readout, fields)
     if module is not None:
         backbone = Attached(module, wiring)
