@@ -24,9 +24,10 @@ from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.network.activations import batches, predict
-from fer_cli.network.attach import AttachSettings, warnings
+from fer_cli.network.attach import AttachSettings, look_over, warnings
 from fer_cli.network.attach import attach as attach_network
 from fer_cli.network.attached.model_file import Origin
+from fer_cli.network.attached.opening import open_classifier
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
@@ -92,6 +93,8 @@ def run(model: nn.Module, data: tuple[np.ndarray, np.ndarray], tmp_path_factory:
     ]
     folder = tmp_path_factory.mktemp("attached") / "run"
     before, modes = state_of(model), [part.training for part in model.modules()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    given, drawn = volumes.copy(), str((torch.get_rng_state(), np.random.get_state()))  # noqa: NPY002
     said: list[str] = []
     opened = attach(
         model,
@@ -110,6 +113,10 @@ def run(model: nn.Module, data: tuple[np.ndarray, np.ndarray], tmp_path_factory:
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert modes == [part.training for part in model.modules()]
     assert not any(part._forward_hooks for part in model.modules())
+    assert all(now.grad is then for now, then in zip(model.parameters(), gradients, strict=True))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert np.array_equal(volumes, given)
+    assert str((torch.get_rng_state(), np.random.get_state())) == drawn  # noqa: NPY002
     return opened
 
 
@@ -257,6 +264,59 @@ def test_attaching_again_starts_from_the_old_feedback_network(
     go(trained(Plain(pooled=6), *data), None)
     assert seen == [False, True, False]
     assert losses[2] < 0.9 * losses[0]
+
+
+class Pooled(nn.Module):
+    """Its last vector is no module's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.last, self.fc = nn.Conv3d(1, 4, 4, 4), nn.Conv3d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.last(torch.relu(self.down(x)))).mean(dim=(2, 3, 4)))
+
+
+def test_what_is_looked_over_says_what_the_default_levels_leave_out(
+    data: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    save_volumes(tmp_path / "voxels.h5", data, classes=NAMES)
+    torch.manual_seed(0)
+    found = look_over(tmp_path / "voxels.h5", Pooled(), AttachSettings(batch_size=10**6), device=CPU)
+    assert [level.name for level in found.spec.levels] == ["down"]
+    assert (
+        "last is the last activation that decides the logits, but no level by default: --levels down,last"
+        in " ".join(warnings(found, "train"))
+    )
+    named = AttachSettings(levels=("down", "last"))
+    assert look_over(tmp_path / "voxels.h5", Pooled(), named, device=CPU).above is None
+
+
+def test_code_and_weights_are_no_output(data: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    save_volumes(tmp_path / "voxels.h5", data, classes=NAMES)
+    for name in ("nets.py", "prep.py"):
+        shutil.copy(NETS, tmp_path / name)
+    torch.save(Plain(pooled=6).state_dict(), tmp_path / "best.pt")
+    opened = open_classifier(
+        f"{tmp_path / 'nets.py'}:Plain",
+        kwargs='{"pooled": 6}',
+        weights=tmp_path / "best.pt",
+        transform=f"{tmp_path / 'prep.py'}:prepare",
+        device=CPU,
+    )
+    for name in ("nets.py", "prep.py", "best.pt", "voxels.h5"):
+        content = (tmp_path / name).read_bytes()
+        with pytest.raises(UsageError, match=r"is a file that the run reads"):
+            attach_network(
+                tmp_path / "voxels.h5",
+                tmp_path / name,
+                opened.module,
+                AttachSettings(),
+                opened.origin,
+                device=CPU,
+                force=True,
+            )
+        assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_wrong_order_of_the_classes_is_noticed(
@@ -476,6 +536,36 @@ def test_what_does_not_fit_is_refused_in_one_line(shell: Path, tmp_path: Path) -
         assert re.search(said, done.stderr), (command, done.stderr)
         assert done.stderr.count("\n") == 1, done.stderr
     assert not (shell / "new.h5").exists()
+
+
+PRINTING = """
+import os
+import torch
+from torch import nn
+print("imported")
+os.system("echo of another process")
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.add_module("[red]\\x1b[2Jc", nn.Conv3d(1, 4, 4, 4))
+        self.fc = nn.Linear(4, 3)
+    def forward(self, x):
+        print("a pass")
+        return 10 * self.fc(torch.relu(next(self.children())(x)).mean(dim=(2, 3, 4)))
+"""
+
+
+@pytest.mark.end_to_end
+def test_what_a_network_prints_or_is_called_spoils_no_answer(shell: Path, tmp_path: Path) -> None:
+    (shell / "printing.py").write_text(PRINTING)
+    command = ["attach", "printing.py:Net", "--dry-run"]
+    answer, table = forked(
+        [[*command, "--json"], command], tmp_path, folder=shell, FER_RUN="run", XDG_CONFIG_HOME=str(tmp_path)
+    )
+    assert json.loads(answer.stdout)["levels"][0]["name"] == "[red]\x1b[2Jc"
+    assert {"imported", "of another process", "a pass"} <= set(answer.stderr.splitlines())
+    assert "[red]" in table.stdout
+    assert "\x1b" not in table.stdout + table.stderr
 
 
 @pytest.mark.end_to_end

@@ -158,7 +158,7 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
         *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
-        "not_applicable",
+        *("not_applicable", "recognition"),
     }
     assert list(said["reconstruction"]) == [*LAYERS, "output"]
     assert all(set(by_gates) == {"shut", "open"} for by_gates in said["reconstruction"].values())

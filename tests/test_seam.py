@@ -68,6 +68,8 @@ def test_default_number_of_codes_is_the_papers_spread_over_the_depth() -> None:
     assert default_codes(7) == PAPER_K
     assert default_codes(3) == (60, 30, 20)
     assert default_codes(1) == (30,)
+    assert default_codes(3, samples=48) == (24, 24, 20)
+    assert default_codes(2, samples=1) == (1, 1)
     for levels in range(1, 12):
         codes = default_codes(levels)
         assert len(codes) == levels

@@ -23,12 +23,14 @@ from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
 from fer_cli.evaluation.results import Evaluation
+from fer_cli.execution.generators import unmoved_generators
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
 from fer_cli.network.attach import AttachSettings, Overview, warnings
 from fer_cli.network.attach import attach as attach_network
-from fer_cli.network.attached.classifier import home
+from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
+from fer_cli.network.attached.undisturbed import home
 from fer_cli.reports.gallery import misclassified
 from fer_cli.reports.page import is_page, write_report
 from fer_cli.storage.run_paths import RunPaths
@@ -57,6 +59,7 @@ class Explanation(Diagnosis):
 class Run(RunArtifacts):
     """A run whose samples can be asked about; artifacts are opened when first needed, and stay open."""
 
+    @unmoved_generators()
     def explain(self, sample: Any, *, label: str | None = None, local_layer: str | None = None) -> Explanation:
         """Explain how a sample was recognised, or where the wrong class came in.
 
@@ -71,6 +74,7 @@ class Run(RunArtifacts):
         found = diagnosis.explain(self, self._named(sample, label), local_layer=layer)
         return Explanation(**vars(found))
 
+    @unmoved_generators()
     def probe(
         self,
         sample: Any,
@@ -95,10 +99,12 @@ class Run(RunArtifacts):
         volume = self._named(sample, None).volume
         return probe.probe(self.network, volume, layer, location, centroids_of=centroids_of, code=code)
 
+    @unmoved_generators()
     def mistakes(self, split: str | None = None) -> list[str]:
         """Names of the misclassified samples of a split: of the test samples by default, else those that validate."""
         return misclassified(self, split or self._evaluated)
 
+    @unmoved_generators()
     def evaluate(
         self,
         split: str | None = None,
@@ -135,7 +141,8 @@ def load_run(
 ) -> Run:
     """Open the run in `folder`, with any artifact named explicitly taken from there instead.
 
-    `network` is the classifier of a run that `attach` made; it stays on its device and as it is.
+    `network` is the classifier of a run that `attach` made; it stays on its device and as it is. Without it such a run
+    opens, but what needs the classifier raises UsageError when it is first asked for.
 
     Raises InputError if there is no such folder and an artifact is not named, UsageError for a device that is not here.
     """
@@ -146,6 +153,7 @@ def load_run(
     return Run(paths, device=choose_device(device) if network is None else home(network)[0], module=network)
 
 
+@unmoved_generators()
 def attach(
     model: nn.Module,
     train: Any,
@@ -173,9 +181,9 @@ def attach(
     """Attach to a frozen classifier in memory: a feedback network, codebooks and calibration, in the folder `run`.
 
     `train`, `test` and `val` are data sets of (volume, label[, name]) as `save_volumes` takes them; `train` may be the
-    path of a voxels.h5. `classes` are the names of the classes, in the order of labels and of the model's outputs. The
-    other options are those of `fer attach` and `fer cluster`. `say` is told each epoch and warning in a line. With
-    `cluster=False` the run has no codebooks yet.
+    path of a voxels.h5. Samples without a name are called `train_00000` and so on. `classes` are the names of the
+    classes, in the order of labels and of the model's outputs. The other options are those of `fer attach` and `fer
+    cluster`. `say` is told each epoch and warning in a line. With `cluster=False` the run has no codebooks yet.
 
     The model stays on its device and is not changed. With `resume` an unfinished run goes on; `force` replaces the
     artifacts in `run` and starts from an earlier feedback network for the same levels.
@@ -183,6 +191,7 @@ def attach(
     Raises InputError for volumes and labels that do not fit, UsageError for a model, levels or options that do not, or
     artifacts that exist; FerError for features that are not finite; ResourceError where memory or disk do not suffice.
     """
+    device = home(unwrapped(model))[0]
     given = Path(train) if isinstance(train, (str, Path)) else None
     paths = RunPaths.in_folder(Path(run), voxels=given)
     if given is None and not (resume and paths.voxels.exists()):
@@ -198,8 +207,6 @@ def attach(
         batch_size=batch_size,
         seed=seed,
     )
-    device = home(model)[0]
-
     attach_network(
         paths.voxels,
         paths.model,

@@ -208,8 +208,8 @@ def test_unfinished_run_beside_another_model_stays_whatever_the_times_of_the_fil
     kept = checkpoint_path(path).read_bytes()
     shutil.copy(uninterrupted, path)
     os.utime(checkpoint_path(path), (1, 1) if older else None)
-    for resume in (False, True):
-        with pytest.raises(UsageError, match=r"model\.h5 exists already"):
+    for resume, said in ((False, r"model\.h5 exists already"), (True, r"checkpoint\.h5 beside it .* --force --resume")):
+        with pytest.raises(UsageError, match=said):
             train(run_paths.voxels, path, settings(epochs=9), device=CPU, resume=resume)
     assert checkpoint_path(path).read_bytes() == kept
     assert path.read_bytes() == uninterrupted.read_bytes()

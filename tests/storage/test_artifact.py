@@ -507,7 +507,7 @@ def test_wrong_parent_is_refused_with_both_ids_and_the_command(tmp_path: Path) -
         model.require_parent("voxels", right)
         message = (
             rf"model\.h5 was made from voxels {voxels.id[:12]}, but .*other\.h5 is {other.id[:12]}\. "
-            r"Run 'fer train' again, or name the file it was made from\."
+            r"Run 'fer train --force' to make it again, or name the file it was made from\."
         )
         with pytest.raises(LineageError, match=message):
             model.require_parent("voxels", wrong)

@@ -156,8 +156,11 @@ def _attached(
     """Attach, and show how it goes; the code of the network is allowed once model.h5 is written."""
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.network.attach import attach as attach_network
+    from fer_cli.network.attached.permission import require_writable
     from fer_cli.network.checkpoint import checkpoint_path
     from fer_cli.pictures.curves import write_learning_curve
+
+    require_writable()
 
     endings.goes_on(
         "what was done is kept: run the same command with --resume to go on from there.", where=checkpoint_path(model)
@@ -188,11 +191,12 @@ def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> 
     """Print what was found in the network, and what a user should know of it."""
     from fer_cli.network.attach import warnings
     from fer_cli.reports.attachment import overview_table
+    from fer_cli.reports.tables import printable
 
     if listed:
         print_rich(overview_table(overview, settings))
     for sentence in warnings(overview, settings.fitted_on):
-        typer.echo(f"fer: {sentence}", err=True)
+        typer.echo(printable(f"fer: {sentence}"), err=True)
 
 
 def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as_json: bool) -> None:
@@ -224,10 +228,10 @@ def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as
 
 Model = Annotated[Path, typer.Argument(help="The model.h5 of an attached network.")]
 Network = Annotated[
-    str | None, typer.Option("--network", help="PATH.py:callable, where it lies elsewhere than recorded.")
+    str | None, typer.Option("--network", help="MODEL of fer attach that builds it. Default: as once named here.")
 ]
 AllowTransform = Annotated[
-    str | None, typer.Option("--transform", help="PATH.py:callable of the transform, where it lies elsewhere.")
+    str | None, typer.Option("--transform", help="PATH.py:callable of the transform. Default: as once named here.")
 ]
 
 
@@ -237,15 +241,19 @@ def allow(
     transform: AllowTransform = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let fer run the code that a model.h5 names, as it is now on this machine.
+    """Let fer run the code that a model.h5 names, as it is now on this machine. Builds the network.
 
     A model.h5 never makes fer run code by itself. Read the code first.
     """
     from fer_cli.network.attached.opening import allow_artifact
+    from fer_cli.network.attached.source import Source
+    from fer_cli.reports.tables import printable
 
     allowed = allow_artifact(model, network=network, transform=transform)
     if as_json:
         print_json({"model": str(model), "allowed": allowed})
         return
     for each in allowed:
-        typer.echo(f"allowed for {model}: {each['where']}:{each['name']}")
+        typer.echo(printable(f"allowed for {model}: {Source(each['where'], each['name'], each['kwargs']).call}"))
+        for file in each["files"]:
+            typer.echo(printable(f"  {file}"))

@@ -1,11 +1,31 @@
 """What the commands share: options of the same name and meaning, and how an answer is printed."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+_answers: int | None = None
+"""Descriptor that answers as JSON go to, where stdout is left to nobody else."""
+
+
+def _alone(wanted: bool) -> bool:
+    """Keep stdout for the answer: whatever a user's own code or its processes print goes to stderr."""
+    global _answers
+    if wanted and _answers is None:
+        try:
+            own, other = sys.stdout.fileno(), sys.stderr.fileno()
+        except (OSError, ValueError):  # no terminal's stream, as in tests
+            return wanted
+        sys.stdout.flush()
+        _answers = os.dup(own)
+        os.dup2(other, own)
+    return wanted
+
 
 RunDir = Annotated[
     Path, typer.Option("--run", envvar="FER_RUN", help="The run: the folder of voxels.h5, model.h5 and codebook.h5.")
@@ -15,7 +35,7 @@ Model = Annotated[Path | None, typer.Option(help="Model to use instead of the ru
 CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead of the run's codebook.h5.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as one JSON object.", callback=_alone)]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel workers. Default: one for each core.")]
 Scheduler = Annotated[
@@ -52,7 +72,12 @@ def print_json(answer: Any) -> None:
     text = text.encode(errors="replace").decode()  # names of files need not be UTF-8, but JSON is
     if not sys.stdout.encoding.lower().startswith("utf"):
         text = json.dumps(json.loads(text), indent=2)  # which escapes what the encoding may not have
-    print(text)
+    if _answers is None:
+        print(text)
+        return
+    content = f"{text}\n".encode(sys.stdout.encoding)
+    while content:
+        content = content[os.write(_answers, content) :]
 
 
 def _plain(value: object) -> object:
@@ -60,7 +85,24 @@ def _plain(value: object) -> object:
 
 
 def print_rich(renderable: Any) -> None:
-    """Print what rich can show on stdout."""
+    """Print what rich can show on stdout. Names are shown as they are, without what a terminal would obey."""
     from rich.console import Console
 
-    Console(highlight=False).print(renderable)
+    Console(highlight=False, markup=False).print(_Printable(renderable))
+
+
+class _Printable:
+    """What rich can show, without control characters of its texts."""
+
+    def __init__(self, renderable: Any) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from fer_cli.reports.tables import printable
+
+        for segment in console.render(self._renderable, options):
+            if segment.control or segment.text == "\n":
+                yield segment
+            else:
+                text = "\n".join(map(printable, segment.text.split("\n")))
+                yield type(segment)(text, segment.style)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
+from fer_cli.reports.tables import printable
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +160,7 @@ class ClusteringView:
 
     def __call__(self, state: ClusteringProgress) -> None:
         """Show where the stage is."""
-        doing = " ".join(filter(None, (state.doing, state.path, state.layer)))
+        doing = escape(printable(" ".join(filter(None, (state.doing, state.path, state.layer)))))
         self._show(doing, state.done, state.total)
         if state.done == state.total and self._progress.disable:
             what = "locations" if state.layer else "samples"

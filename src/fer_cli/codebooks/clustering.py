@@ -97,8 +97,9 @@ def cluster_network(
 ) -> ClusteringSummary:
     """Fit both codebooks of a trained network and write them to `output`; the result does not depend on the workers.
 
-    `k` is the number of codes of each layer below the output: the paper's, spread over the network's depth, if None
-    (`default_codes`); chosen by the stability of clusterings if `auto` (see `choice`).
+    `k` is the number of codes of each layer below the output: the paper's, spread over the network's depth, and
+    at most half of the samples, if None (`default_codes`); chosen by the stability of clusterings if `auto` (see
+    `choice`).
 
     `memory` is the maximum size of features in memory, in bytes; others go to an unnamed file in the folder
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
@@ -205,10 +206,14 @@ def _write(
     return summaries, calibration
 
 
-def default_codes(levels: int) -> tuple[int, ...]:
-    """Number of codes of each level, lowest first: the paper's list, interpolated over the network's depth."""
+def default_codes(levels: int, samples: int | None = None) -> tuple[int, ...]:
+    """Number of codes of each level, lowest first: the paper's list, interpolated over the network's depth.
+
+    With `samples`, at most half of them.
+    """
+    most = PAPER_K[0] if samples is None else max(1, samples // 2)
     depth = np.linspace(0, len(PAPER_K) - 1, levels) if levels > 1 else [len(PAPER_K) // 2]
-    return tuple(round(float(k)) for k in np.interp(depth, range(len(PAPER_K)), PAPER_K))
+    return tuple(min(most, round(float(k))) for k in np.interp(depth, range(len(PAPER_K)), PAPER_K))
 
 
 @cache
@@ -222,7 +227,7 @@ def expected_seconds(filters: int, locations: int, k: int, samples: int) -> floa
 
 
 def _codes_per_layer(spec: NetworkSpec, k: tuple[int, ...] | None, samples: int) -> dict[str, int]:
-    k = k or default_codes(len(spec.levels))
+    k = k or default_codes(len(spec.levels), samples)
     if len(k) != len(spec.levels):
         raise UsageError(f"--k names {len(k)} numbers, but the network has {len(spec.levels)} layers below the output.")
     codes = {**dict(zip(spec.layer_names, k, strict=False)), OUTPUT: len(spec.classes)}

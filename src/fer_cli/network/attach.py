@@ -5,7 +5,7 @@ second phase of `fer train`, and writes model.h5. The test split is not read, un
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +21,17 @@ from fer_cli.data.volumes import Kind
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.activations import FEEDBACK, batches, predict
 from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
-from fer_cli.network.attached.model_file import Origin, is_attached, network_config, write_attached
+from fer_cli.network.attached.hooks import unwrapped
+from fer_cli.network.attached.model_file import (
+    Origin,
+    is_attached,
+    network_config,
+    require_storable,
+    write_attached,
+)
 from fer_cli.network.attached.nan_fields import Fields
 from fer_cli.network.attached.readout import Activation
-from fer_cli.network.attached.survey import Candidate
+from fer_cli.network.attached.survey import MOST_LOCATIONS, Candidate
 from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
@@ -105,7 +112,8 @@ class Overview:
     """What `fer attach` found before it trains: candidates, chosen levels, how the classifier fits the labels.
 
     `epochs` are those of the training, `seconds` is its expected time, and `level_seconds` what of it goes to the step
-    from each level to the one below.
+    from each level to the one below. By default, `unnameable` activations are passed over, and `above` are the levels
+    with the last cut too, where that is not among them.
     """
 
     spec: NetworkSpec
@@ -119,6 +127,8 @@ class Overview:
     seconds: float
     level_seconds: Mapping[str, float]
     resumed_feedback: bool
+    unnameable: tuple[str, ...] = ()
+    above: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ def attach(
     or an `output` that exists; FerError for features that are not finite; ResourceError where memory does not suffice.
     """
     started = time.monotonic()
-    with claim_training(output, voxels, origin.weights, resume=resume, force=force) as checkpoint:
+    with claim_training(output, voxels, *origin.read_files(), resume=resume, force=force) as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
         prepared = _prepare(voxel_set, module, settings, device, output if force else None, make)
         listed(prepared.overview)
@@ -222,6 +232,7 @@ def _prepare(
 ) -> _Prepared:
     training, validation = _samples(voxels, settings.fitted_on, settings.seed)
     looked_at = training[np.linspace(0, len(training) - 1, min(_LOOKED_AT, len(training))).astype(np.int64)]
+    require_storable(unwrapped(module))
     backbone, candidates = attach_backbone(
         module,
         voxels.tensor(np.unique(looked_at)),
@@ -254,6 +265,8 @@ def _prepare(
         seconds=seconds,
         level_seconds={name: seconds * share for name, share in shares.items()},
         resumed_feedback=resumed,
+        unnameable=tuple(c.name for c in candidates if not c.is_nameable) if settings.levels is None else (),
+        above=_with_last_cut(backbone, candidates) if settings.levels is None else None,
     )
     return _Prepared(backbone, network, data, chosen, overview)
 
@@ -323,7 +336,7 @@ def _expected_seconds(
     module = network.feedback.train()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
-    indices = np.resize(data.training, settings.batch_size)
+    indices = data.training[: settings.batch_size]
     times, forward = [], 0.0
     with module.timed() as by_level:
         for _ in range(_TIMED_STEPS):
@@ -337,6 +350,13 @@ def _expected_seconds(
     network.feedback.eval()
     steps = max(1, len(data.training) // settings.batch_size) * settings.feedback_epochs
     return min(times) * steps, {name: seconds / forward for name, seconds in by_level.items()}
+
+
+def _with_last_cut(backbone: Attached, candidates: Sequence[Candidate]) -> tuple[str, ...] | None:
+    """Names of the levels and of the last cut, where that is another activation; None if it is one of them."""
+    names = backbone.spec.layer_names[:-1]
+    cuts = [c for c in candidates if c.is_cut and c.is_nameable and c.locations <= MOST_LOCATIONS]
+    return (*names, cuts[-1].name) if cuts and cuts[-1].name not in names else None
 
 
 def _described(backbone: Attached) -> str:
@@ -369,6 +389,14 @@ def warnings(overview: Overview, fitted_on: str) -> list[str]:
     if any(level.field == "gradient" for level in overview.spec.levels):
         names = ", ".join(level.name for level in overview.spec.levels if level.field == "gradient")
         said.append(f"{names}: receptive fields are estimates from gradients; the network hides NaN")
+    if overview.unnameable:
+        names = ", ".join(overview.unnameable[:3]) + (", …" if len(overview.unnameable) > 3 else "")
+        said.append(f"passed over, for no level can be called so: {names}")
+    if overview.above is not None:
+        said.append(
+            f"{overview.above[-1]} is the last activation that decides the logits, but no level by default: --levels "
+            f"{','.join(overview.above)} adds it"
+        )
     if fitted_on != "train":
         said.append(
             f"the codebooks will be fitted on the split {fitted_on}: exemplars and evidence are of samples that the "

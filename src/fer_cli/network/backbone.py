@@ -39,6 +39,17 @@ class LocationError(UsageError):
     """A location lies outside its layer's feature map."""
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be one in a file: UTF-8 without NUL."""
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def is_level_name(name: str) -> bool:
+    """Whether a level may be called so: without `/` and `:`, none of `output`, `all`, `softmax`, `nearest_…`."""
+    plain = bool(name) and not set("/:") & set(name) and is_utf8(name)
+    return plain and name not in (*_RESERVED, ".", "..") and not name.startswith("nearest_")
+
+
 @dataclass(frozen=True)
 class Level:
     """One tapped activation.
@@ -67,8 +78,7 @@ class Level:
 class NetworkSpec:
     """What is known of a network without running it: its levels in order of computation, its input, its classes.
 
-    Names of levels become names of datasets and scores: they are unique, without `/` and `:`, and none of `output`,
-    `all`, `softmax` or `nearest_…`.
+    Names of levels become names of datasets and scores: they are unique, and `is_level_name` holds.
 
     Raises UsageError for other names, or without any level.
     """
@@ -82,7 +92,7 @@ class NetworkSpec:
         if not names:
             raise UsageError("a network needs at least one level below its output.")
         for name in names:
-            if not name or set("/:") & set(name) or name in _RESERVED or name.startswith("nearest_"):
+            if not is_level_name(name):
                 raise UsageError(f"a level cannot be called {name!r}.")
             if names.count(name) > 1:
                 raise UsageError(f"two levels are called {name!r}.")

@@ -160,6 +160,11 @@ def claim_training(output: Path, *inputs: Path | None, resume: bool, force: bool
     check_output(output, *inputs)
     checkpoint = checkpoint_path(output)
     replaces = force or (resume and has_led_to(checkpoint, output))
+    if resume and not replaces and output.exists() and checkpoint.exists():
+        raise UsageError(
+            f"{output} exists already, and {checkpoint} beside it holds an unfinished run. Give --force --resume to go "
+            "on from that and replace the model."
+        )
     with claim_output(output, force=replaces, progress=checkpoint, is_outlived=has_led_to, leads=leads):
         if checkpoint.exists() and not (resume or force):
             raise UsageError(

@@ -108,7 +108,7 @@ def transform_of(model: Artifact) -> Callable[[], Callable[[Path], Any]] | None:
         return None
     with model.interpreted():
         wanted, path = read_origin(model).transform, model.path
-    return None if wanted is None else lambda: permitted(wanted, path).resolve()
+    return None if wanted is None else lambda: permitted(wanted, path).callable()
 
 
 def stale_weights(model: Artifact) -> Path | None:

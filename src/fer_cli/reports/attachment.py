@@ -44,7 +44,7 @@ def level_costs(overview: Overview) -> list[LevelCosts]:
             overview.level_seconds[level.name],
             expected_seconds(level.filters, level.locations, k, samples),
         )
-        for level, k in zip(spec.levels, default_codes(len(spec.levels)), strict=True)
+        for level, k in zip(spec.levels, default_codes(len(spec.levels), samples), strict=True)
     ]
 
 

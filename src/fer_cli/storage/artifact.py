@@ -153,7 +153,7 @@ class Artifact:
         if made_from != parent.id:
             raise LineageError(
                 f"{self.path} was made from {role} {made_from[:12]}, but {parent.path} is {parent.id[:12]}. "
-                f"Run '{self.form.command}' again, or name the file it was made from."
+                f"Run '{self.form.command} --force' to make it again, or name the file it was made from."
             )
 
     def _dataset(self, name: str) -> h5py.Dataset:

@@ -1,11 +1,13 @@
 """Somebody's classifier as a backbone: exact patches, receptive fields, and nothing of the module changed."""
 
 import copy
+import signal
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from attachables import (
     Counting,
@@ -20,9 +22,11 @@ from attachables import (
     state_of,
 )
 from fer_cli.data.volumes import InputSpec
-from fer_cli.errors import FerError, UsageError
+from fer_cli.errors import FerError, ResourceError, UsageError
+from fer_cli.network.attached import undisturbed
 from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
-from fer_cli.network.attached.hooks import run_tapped
+from fer_cli.network.attached.hooks import run_tapped, unwrapped
+from fer_cli.network.attached.model_file import require_storable
 from fer_cli.network.backbone import OUTPUT
 from networks import CLASSES, SMOKE, grids, network
 
@@ -165,7 +169,7 @@ def test_nothing_of_the_module_changes_also_after_an_error() -> None:
     backbone.weights_of("pool"), backbone.linear_head(), backbone.below_dropout
     with pytest.raises(ValueError, match="holds features of shape"):
         backbone.logits(volumes(), patch={"pool": torch.zeros(1, 1, 1, 1, 1)})
-    with pytest.raises(RuntimeError, match="expected input"):
+    with pytest.raises(UsageError, match=r"does not read 1 volumes of 4×12×8×16: RuntimeError: .*expected input"):
         backbone.features(torch.zeros(1, 4, 12, 8, 16))
     with pytest.raises(KeyboardInterrupt):
         interrupted(backbone)
@@ -187,6 +191,209 @@ def interrupted(backbone: Attached) -> None:
         backbone.logits(volumes())
     finally:
         hook.remove()
+
+
+# Nothing of the user's is changed, whatever the model does
+
+
+class Writes(Plain):
+    """Does to itself, its input and the process what `what` names, in every pass."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(pooled=6)
+        self.what = what
+        self.register_buffer("steps", torch.zeros(1))
+        self.register_buffer("cache", torch.zeros(0))
+        self.register_buffer("none", None)
+        self.register_buffer("nan", torch.full((2,), torch.nan))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        match self.what:
+            case "input":
+                x.mul_(0.5)
+            case "reassigned":
+                self.steps = self.steps + 1
+            case "resized":
+                self.cache.resize_(len(x)).fill_(1)
+            case "filled":
+                self.none, self.nan = torch.zeros(2), torch.zeros(2)
+            case "new":
+                if not hasattr(self, "late"):
+                    self.late = nn.Parameter(torch.ones(1))
+                x = x * self.late
+            case "large batches":
+                if len(x) > 4:
+                    self.steps += 1
+            case "generators":
+                torch.rand(1), np.random.rand()  # noqa: NPY002 - what models use
+            case "gradients":
+                torch.set_grad_enabled(True)
+        return super().forward(x)
+
+
+WRITES = ("input", "reassigned", "resized", "filled", "new", "large batches", "generators", "gradients")
+
+
+def everything_of(module: nn.Module) -> dict[str, object]:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        **{name: (id(t), t.detach().clone().numpy().tobytes(), t.requires_grad, t.grad) for name, t in tensors.items()},
+        "modes": [part.training for part in module.modules()],
+        "generators": (torch.get_rng_state().tolist(), str(np.random.get_state())),  # noqa: NPY002
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_whatever_a_model_does_in_a_pass_is_undone(what: str) -> None:
+    module = made(Writes, what=what).train()
+    x = volumes()
+    before, input = everything_of(module), x.clone()
+    backbone = attached(module)
+    with torch.no_grad():
+        features = backbone.features(x)
+    backbone.logits(x)
+    assert everything_of(module) == before
+    assert torch.equal(x, input)
+    assert not any(feature.requires_grad for feature in features.values())
+
+
+class Normalising(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.fc.weight.data = functional.normalize(self.fc.weight.data)
+        return super().forward(x)
+
+
+class Drifting(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.c1.weight.mul_(1.001)
+        return super().forward(x)
+
+
+class Merging(nn.Linear):
+    """As LoRA: weights are merged for evaluation."""
+
+    def train(self, mode: bool = True) -> "Merging":
+        if mode != self.training:
+            self.weight.data += 0.1 if not mode else -0.1
+        return super().train(mode)
+
+
+class WithMerging(Plain):
+    def __init__(self) -> None:
+        super().__init__(pooled=6)
+        self.fc = Merging(48, 3)
+
+
+@pytest.mark.parametrize("kind", [Normalising, Drifting, WithMerging])
+def test_a_model_that_writes_to_its_parameters_is_refused_and_is_as_before(kind: type[nn.Module]) -> None:
+    module = made(kind, **({} if kind is WithMerging else {"pooled": 6})).train()
+    before = everything_of(module)
+    with pytest.raises(UsageError, match=r"writes to its parameter (fc|c1)\.weight in evaluation mode"):
+        attached(module)
+    assert everything_of(module) == before
+    if kind is WithMerging:
+        attached(module.eval())
+
+
+class Locked(Plain):
+    """Lets nothing be set once it is made."""
+
+    def __init__(self) -> None:
+        super().__init__(pooled=6)
+        self.locked = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "locked" in vars(self) and name != "training":
+            raise AttributeError("locked")
+        super().__setattr__(name, value)
+
+
+def test_modules_that_can_hardly_be_set_are_put_back_too() -> None:
+    locked = made(Locked).train()
+    before = everything_of(locked)
+    assert attached(locked).logits(volumes()).shape == (6, 3)
+    assert everything_of(locked) == before
+    with torch.inference_mode():
+        inference = made(Plain, pooled=6)
+    with torch.no_grad():
+        assert attached(inference).logits(volumes()).shape == (6, 3)
+    assert all(parameter.requires_grad for parameter in inference.parameters())
+
+
+def test_ctrl_c_while_a_model_is_put_back_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = made(Plain, pooled=6).train()
+    backbone = attached(module)
+    restore = undisturbed._Kept.restore
+
+    def interrupted_restore(self: undisturbed._Kept) -> str | None:
+        signal.raise_signal(signal.SIGINT)
+        return restore(self)
+
+    monkeypatch.setattr(undisturbed._Kept, "restore", interrupted_restore)
+    with pytest.raises(KeyboardInterrupt):
+        backbone.logits(volumes())
+    assert all(part.training for part in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+class Failing(Plain):
+    """Fails from the pass `after` on, in its own way."""
+
+    def __init__(self, error: BaseException, after: int = 3) -> None:
+        super().__init__(pooled=6)
+        self.error, self.left = error, after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("after", range(0, 12, 3))
+def test_an_error_of_the_model_is_one_line_of_its_own_words(after: int) -> None:
+    with pytest.raises(UsageError, match=r"does not read \d volumes of .*: ValueError: late failure of a model$"):
+        attached(Failing(ValueError("late failure\nof a model"), after).eval())
+    with pytest.raises(UsageError, match=r"SystemExit: 0"):
+        attached(Failing(SystemExit(0), after).eval())
+    with pytest.raises(ResourceError, match=r"out of memory in the model with \d volumes at once\. Try --batch"):
+        attached(Failing(MemoryError(), after).eval())
+
+
+class Centred(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean(0, keepdim=True))
+
+
+class Squeezed(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.filterwarnings("ignore:.*(torch.jit|torch.ao).*:DeprecationWarning")
+def test_models_that_cannot_be_tapped_or_depend_on_the_batch_are_refused() -> None:
+    refusals = {
+        r"depends on the others in its batch": made(Centred, pooled=6),
+        r"gives 3 answers for one volume alone\. Look for squeeze": made(Squeezed, pooled=6),
+        r"TorchScript take no hooks": torch.jit.trace(made(Plain, pooled=6), volumes()),
+    }
+    for said, module in refusals.items():
+        with pytest.raises(UsageError, match=said):
+            attached(module)
+    with pytest.raises(UsageError, match=r"a torch\.nn\.Module is needed, not a class; give an instance"):
+        unwrapped(Plain)
+
+
+class CutsGradients(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.detach().nan_to_num())
+
+
+def test_a_level_of_which_nothing_shows_is_taken_to_see_the_whole_input() -> None:
+    backbone = attached(made(CutsGradients, pooled=6), levels=["c1"])
+    assert backbone.spec.levels[0].field == "whole"
 
 
 def test_an_answer_that_is_random_is_refused() -> None:
@@ -285,7 +492,7 @@ def test_networks_that_are_no_classifiers_are_refused_in_one_line() -> None:
         r"a value for each voxel or patch": lambda: attached(made(Segmenter)),
         r"a dict with 'scores', 'map'. Name the element": lambda: attached(made(Residual)),
         r"a dict with 'scores', 'map', without 'score'": lambda: attached(made(Residual), output="score"),
-        r"does not read volumes of 12×8×16: mat1 and mat2 shapes": lambda: attached(made(Plain, pooled=5)),
+        r"does not read 6 volumes of 1×12×8×16: .*: mat1 and mat2 shapes": lambda: attached(made(Plain, pooled=5)),
         r"no activation 'conv9'.*Near: conv2, conv1": lambda: attached(
             made(Residual), output="scores", levels=["conv9"]
         ),
@@ -337,3 +544,55 @@ def test_a_copy_of_a_run_can_be_made() -> None:
     assert not torch.equal(other.logits(volumes()), backbone.logits(volumes()))
     run = run_tapped(backbone.module, volumes(), frozenset())
     assert torch.equal(run.returned, backbone.logits(volumes()))
+
+
+class Named(nn.Module):
+    """Convolutions of these names, one after the other; no pooling module."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for at, name in enumerate(names):
+            self.add_module(name, nn.Conv3d(1 if not at else 4, 4, 3, stride=2 if not at else 1, padding=1))
+        self.names, self.fc = names, nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name in self.names:
+            x = torch.relu(self._modules[name](x))  # type: ignore[misc]
+        return self.fc(x.mean(dim=(2, 3, 4)))
+
+
+def test_activations_that_no_level_can_be_called_like_are_passed_over_unless_named() -> None:
+    backbone = attached(made(named("output", "a:b", "c#1", "d\0", "e\ud800", "f")))
+    assert [level.name for level in backbone.spec.levels] == ["f"]
+    with pytest.raises(UsageError, match="a level cannot be called 'output'"):
+        attached(made(named("output", "f")), levels=["output", "f"])
+
+
+def named(*names: str) -> type[nn.Module]:
+    return lambda: Named(*names)  # type: ignore[return-value]
+
+
+def with_state(name: str, tensor: torch.Tensor) -> nn.Module:
+    module = made(Plain, pooled=6)
+    module._buffers[name] = tensor
+    return module
+
+
+class WithState(Plain):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"a": 1}
+
+
+def test_a_state_that_cannot_be_stored_is_refused() -> None:
+    require_storable(made(Plain, pooled=6))
+    refusals = {
+        r"'_extra_state' is a dict": WithState(),
+        r"called 'a/b' in part": with_state("a/b", torch.zeros(1)),
+        r"called '\.' in part": with_state(".", torch.zeros(1)),
+        r"sparse_coo": with_state("x", torch.eye(2).to_sparse()),
+        r"of torch\.complex64": with_state("x", torch.zeros(1, dtype=torch.complex64)),
+        r"without content": with_state("x", torch.zeros(1, device="meta")),
+    }
+    for said, module in refusals.items():
+        with pytest.raises(UsageError, match=said):
+            require_storable(module)

@@ -1,10 +1,15 @@
 """The user's callable and weights: found, built, fitted, refused; and no code runs that was not allowed."""
 
+import importlib.util
 import json
 import pickle
+import py_compile
+import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,10 +17,14 @@ from torch import nn
 import attachables
 from attachables import Plain
 from fer_cli.errors import InputError, UsageError
-from fer_cli.network.attached.opening import open_classifier
-from fer_cli.network.attached.permission import Recorded, allow, permitted, record_path
+from fer_cli.network.attached.model_file import Origin
+from fer_cli.network.attached.opening import allow_artifact, open_classifier
+from fer_cli.network.attached.permission import Recorded, allow, permitted, record_path, require_writable
 from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.weights_file import fit_state, read_state
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.history import write_history
+from fer_cli.storage.schema import MODEL
 
 CPU = torch.device("cpu")
 NETS = Path(attachables.__file__)
@@ -51,11 +60,12 @@ def test_what_is_no_such_callable_is_refused_in_the_users_terms(tmp_path: Path) 
         f"{NETS}:text": r"text returned a str, not a torch\.nn\.Module",
         f"{NETS}:CLASSES_OF_NOBODY": "has no 'CLASSES_OF_NOBODY'",
         "nets.py": "names no callable. Give PATH.py:callable",
-        "nowhere/nets.py:build": r"nowhere/nets\.py does not exist",
+        "nowhere/nets.py:build": r"nowhere/nets\.py:build: there is no such file",
         "no_such_package.nets:build": "cannot be imported: ModuleNotFoundError.*Install it",
         f"{broken}:build": r"broken\.py cannot be imported: ValueError: bad day",
         "model.onnx": "ONNX graph has no modules to tap",
         "best.pt": r"holds weights, not the network; give PATH\.py:callable and this file by --weights",
+        f"{'x' * 5000}.py:build": "there is no such file",
         "a-b:c": "neither a .py file nor the name of a module",
     }
     for network, said in refusals.items():
@@ -64,6 +74,7 @@ def test_what_is_no_such_callable_is_refused_in_the_users_terms(tmp_path: Path) 
         assert "\n" not in str(caught.value)
     for kwargs, said in (
         ("[1]", "a JSON list"),
+        ('{"classes": ' + "[" * 100_000, "no JSON"),
         ("{", "no JSON"),
         ('{"klasses": 2}', "unexpected keyword argument 'klasses'"),
     ):
@@ -110,6 +121,29 @@ def test_weights_that_do_not_fit_are_counted_and_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=said):
         fit_state(Plain(), read_state(path), path)
+
+
+def test_tensors_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
+    state = Plain().state_dict()
+    path = tmp_path / "w.pt"
+    weight = state["c1.bias"]
+    refusals: dict[str, torch.Tensor] = {
+        r"1 key of another type \(c1\.bias: torch\.complex64 in the file\)": weight.to(torch.complex64),
+        r"1 key of another type \(c1\.bias: torch\.int64 in the file\)": weight.long(),
+        r"'c1\.bias' as no plain tensor": weight.to_sparse(),
+    }
+    for said, tensor in refusals.items():
+        torch.save({**state, "c1.bias": tensor}, path)
+        with pytest.raises((UsageError, InputError), match=said):
+            fit_state(Plain(), read_state(path), path)
+    itself: dict[str, object] = {}
+    itself["state_dict"] = itself
+    torch.save(itself, path)
+    with pytest.raises(InputError, match="holds no tensors, but state_dict"):
+        read_state(path)
+    path.write_bytes(bytes(range(7, 250)) * 2)
+    with pytest.raises(InputError, match=r"is damaged, or no file of torch\.save"):
+        read_state(path)
 
 
 class Evil:
@@ -166,7 +200,10 @@ def recorded(path: Path, kwargs: str | None = None) -> Recorded:
     return Recorded(source, source.digest())
 
 
-def test_only_allowed_code_is_permitted_and_only_as_it_was(nets: Path, own_record: Path) -> None:
+def test_only_allowed_code_is_permitted_and_only_as_it_was(
+    nets: Path, own_record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets.parent)
     wanted = recorded(nets)
     with pytest.raises(
         UsageError, match=r"code that was not allowed on this machine.*'fer allow model\.h5 --network PATH"
@@ -215,6 +252,148 @@ def test_a_name_from_an_artifact_is_never_looked_up_in_the_current_folder(
     monkeypatch.chdir(nets.parent)
     with pytest.raises(UsageError, match="was not allowed"):
         permitted(relative, Path("model.h5"))
+
+
+# What runs is what was allowed
+
+
+@pytest.fixture
+def forget() -> Callable[[], None]:
+    """Forgets the code that was imported, as another process would."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if "of_nets" in name or name.startswith("fer_attached_")]:
+            del sys.modules[name]
+
+    return forget
+
+
+def allowed_source(path: Path, forget: Callable[[], None]) -> Source:
+    """The callable `build` of a file as a later process gets it: attached, allowed and permitted."""
+    source = Source.parse(f"{path}:build")
+    source.build()
+    wanted = Recorded(source, source.digest())
+    allow(wanted, source)
+    forget()
+    return permitted(wanted, Path("model.h5"))
+
+
+def test_bytecode_beside_the_code_is_not_run(nets: Path, tmp_path: Path, forget: Callable[[], None]) -> None:
+    source = allowed_source(nets, forget)
+    for path in (nets, nets.with_name("parts_of_nets.py")):
+        forged = tmp_path / "forged.py"
+        forged.write_text(f"open({str(tmp_path / path.stem)!r}, 'w')\n{path.read_text()}")
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(forged), importlib.util.cache_from_source(str(path)), invalidation_mode=mode)
+    source.build()
+    assert not (tmp_path / "nets").exists()
+    assert not (tmp_path / "parts_of_nets").exists()
+
+
+def test_what_comes_to_lie_before_an_allowed_file_is_not_run(
+    nets: Path, tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    source = allowed_source(nets, forget)
+    (nets.parent / "parts_of_nets").mkdir()
+    (nets.parent / "parts_of_nets" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UsageError, match=r"parts_of_nets/__init__\.py is about to be imported, but is not among"):
+        source.build()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_is_compared_where_it_is_imported_from(nets: Path, tmp_path: Path, forget: Callable[[], None]) -> None:
+    """Imports inside functions, links to files elsewhere and folders on the path count like any other code."""
+    for name in ("late", "linked", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_of_nets.py").write_text("VALUE = 1\n")
+    (nets.parent / "linked_of_nets.py").symlink_to(tmp_path / "linked" / "linked_of_nets.py")
+    (nets.parent / "late_of_nets.py").write_text("VALUE = 1\n")
+    nets.write_text(
+        f"import sys\nfrom torch import nn\nimport linked_of_nets\nsys.path.append({str(tmp_path / 'elsewhere')!r})\n"
+        "import elsewhere_of_nets\ndef build():\n    import late_of_nets\n    return nn.Conv3d(1, 2, 3)\n"
+    )
+    source = Source.parse(f"{nets}:build")
+    source.build()
+    wanted = Recorded(source, source.digest())
+    allow(wanted, source)
+    forget()
+    sys.path.remove(str(tmp_path / "elsewhere"))
+    assert len(source.files()) == 4
+    changed = [nets.parent / "late_of_nets.py", tmp_path / "linked/linked_of_nets.py"]
+    for path in (*changed, tmp_path / "elsewhere/elsewhere_of_nets.py"):
+        assert permitted(wanted, Path("model.h5"))
+        path.write_text("raise SystemExit\n")
+        with pytest.raises(UsageError, match=r"_of_nets\.py is not the code that was allowed"):
+            permitted(wanted, Path("model.h5"))
+        path.write_text("VALUE = 1\n")
+
+
+def test_every_module_of_a_package_outside_site_packages_is_compared(
+    nets: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
+) -> None:
+    package = nets.parent / "package_of_nets"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text("from torch import nn\n")
+    (package / "nets.py").write_text("from .parts import nn\ndef build():\n    return nn.Conv3d(1, 2, 3)\n")
+    monkeypatch.syspath_prepend(nets.parent)
+    source = Source.parse("package_of_nets.nets:build")
+    source.build()
+    assert {path.name for path in source.files()} == {"__init__.py", "nets.py", "parts.py"}
+
+
+def test_what_ends_the_program_is_an_error_of_the_code(nets: Path) -> None:
+    nets.write_text("def build():\n    raise SystemExit(0)\n")
+    with pytest.raises(UsageError, match=r"build raised SystemExit: 0"):
+        Source.parse(f"{nets}:build").build()
+    other = nets.with_name("script.py")
+    other.write_text("import argparse\nraise SystemExit('usage: script.py DATA')\n")
+    with pytest.raises(InputError, match=r"cannot be imported: SystemExit: usage"):
+        Source.parse(f"{other}:build").build()
+
+
+def artifact_of(recorded: Recorded, path: Path) -> Path:
+    """A model.h5 that names a callable, as far as `fer allow` reads it."""
+    network = {"kind": "attached", **Origin(recorded).to_json()}
+    with ArtifactWriter(path, MODEL, config={"network": network}, parents={"voxels": "0" * 32}) as writer:
+        writer.write("validation/index", np.zeros(1, np.int64))
+        write_history(writer, [])
+    return path
+
+
+def test_an_artifact_alone_names_no_code(nets: Path, tmp_path: Path, forget: Callable[[], None]) -> None:
+    marker = tmp_path / "ran"
+    nets.write_text(
+        f"from torch import nn\ndef build(width):\n    open({str(marker)!r}, 'w').close()\n    return nn.ReLU()\n"
+    )
+    own = Recorded(Source(str(nets), "build", {"width": 3}), "0" * 64)
+    path = artifact_of(own, tmp_path / "own.h5")
+    with pytest.raises(UsageError, match=r"asks for .*nets\.py:build\(width=3\), which you have not named.*--network"):
+        allow_artifact(path, network=None, transform=None)
+    with pytest.raises(UsageError, match=r"nets\.py:build\(width=3\) builds, code that was not allowed"):
+        permitted(own, path)
+    assert not marker.exists()
+    (allowed,) = allow_artifact(path, network=f"{nets}:build", transform=None)
+    assert allowed == {"where": str(nets), "name": "build", "kwargs": {"width": 3}, "files": [str(nets)]}
+    nets.write_text(nets.read_text() + "# read again\n")
+    assert allow_artifact(path, network=None, transform=None)
+
+
+def test_python_itself_builds_no_network(tmp_path: Path) -> None:
+    evil = Recorded(Source("os", "system", {"command": f"touch {tmp_path / 'ran'}"}), "0" * 64)
+    path = artifact_of(evil, tmp_path / "evil.h5")
+    for network in (None, "os:system"):
+        with pytest.raises(UsageError, match="which you have not named" if network is None else "is of Python itself"):
+            allow_artifact(path, network=network, transform=None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_record_that_cannot_be_written_is_noticed_before(own_record: Path) -> None:
+    require_writable()
+    own_record.parent.rmdir()
+    own_record.parent.write_text("a file")
+    with pytest.raises(InputError, match=r"the record of allowed networks, cannot be written"):
+        require_writable()
 
 
 def test_a_network_of_monai_is_tapped_at_its_stages() -> None:

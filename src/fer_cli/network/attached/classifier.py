@@ -1,12 +1,13 @@
 """Any frozen classifier as a backbone: somebody's `nn.Module`, tapped by forward hooks.
 
-`attach_backbone` looks a module over and makes an `Attached` of it. The module is not copied and not changed: hooks,
-evaluation mode and buffers are put back after every pass. Features are float32 at the module's own precision; autocast
+`attach_backbone` looks a module over and makes an `Attached` of it. The module is not copied and not changed: see
+`undisturbed`. Features are float32 at the module's own precision; autocast
 is switched off, since patched and captured features must be computed alike.
 """
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fer_cli.data.volumes import InputSpec, Location, Volumes
-from fer_cli.errors import FerError, ResourceError, UsageError, first_line, is_out_of_memory
-from fer_cli.network.attached.hooks import Tap, evaluating, record_calls, run_tapped, unwrapped
+from fer_cli.errors import FerError, UsageError
+from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped, unwrapped
 from fer_cli.network.attached.nan_fields import Fields, receptive_fields
 from fer_cli.network.attached.readout import Activation, Readout, find_readout
 from fer_cli.network.attached.survey import DROPOUTS, Candidate, Survey
+from fer_cli.network.attached.undisturbed import called, home, undisturbed
 from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, Level, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.feedback import FeedbackNetwork, steps_from_shapes
@@ -51,7 +53,8 @@ class Attached(Backbone):
             except AttributeError as error:
                 raise UsageError(f"the network has no module {tap.module!r}, which level {level} taps.") from error
         self._survey: Survey | None = None
-        self._volatile = _volatile_buffers(self.module, self._blank(2))
+        with torch.no_grad(), undisturbed(self.module, compared=True):
+            called(self.module, self._blank(2))
 
     @property
     def spec(self) -> NetworkSpec:
@@ -113,14 +116,19 @@ class Attached(Backbone):
         taps = {self._taps[level]: level for level in self.spec.layer_names[:-1] if level in wanted}
         replaced = {self._taps[level]: feature for level, feature in patch.items()}
         device, dtype = home(self.module)
-        with _undisturbed(self.module, self._volatile):
+        with undisturbed(self.module):
             run = run_tapped(self.module, volumes.to(device, dtype), frozenset(taps), replaced)
         logits = self.wiring.readout.logits(run.returned)
+        if len(logits) != len(volumes):
+            raise FerError(f"the network gives {len(logits)} answers for {len(volumes)} volumes.")
         found = {}
         for tap, level in taps.items():
             if tap not in run.features:
                 raise FerError(f"the network did not call {tap.name} in this pass; its levels have to run every time.")
-            found[level] = run.features[tap].reshape(len(volumes), *self.spec.level_shape(level))
+            feature, shape = run.features[tap], (len(volumes), *self.spec.level_shape(level))
+            if feature.numel() != math.prod(shape):
+                raise FerError(f"{level} has shape {tuple(feature.shape)} in this pass, not always {shape}.")
+            found[level] = feature.reshape(shape)
         return found, logits
 
     def receptive_fields(self, level: str) -> Int[np.ndarray, "x y z 3 2"]:
@@ -197,7 +205,7 @@ class Attached(Backbone):
 
     def _looked_over(self) -> Survey:
         if self._survey is None:
-            with _undisturbed(self.module, self._volatile):
+            with undisturbed(self.module):
                 self._survey = Survey(self.module, self._blank(2), self.wiring.readout)
         return self._survey
 
@@ -226,19 +234,19 @@ def attach_backbone(
     """
     module = unwrapped(module)
     volumes = _distinct(volumes).to(*home(module))
-    with _explained_refusal(input):
-        volatile = _volatile_buffers(module, volumes[:2])
-    with _undisturbed(module, volatile), _explained_refusal(input), torch.no_grad():
-        returned, again = module(volumes), module(volumes)
+    with undisturbed(module, compared=True), torch.no_grad():
+        returned, again = called(module, volumes), called(module, volumes)
     readout = find_readout(
         returned, output=output, activation=activation, decision=decision, classes=classes, outputs=outputs
     )
-    with _undisturbed(module, volatile):
+    with undisturbed(module):
         _require_finite(module, volumes, readout.select(returned))
         _require_repeatable(readout.select(returned), readout.select(again))
+        _require_single(module, volumes, readout)
         survey = Survey(module, volumes[:2], readout)
         chosen = survey.named(levels) if levels is not None else survey.default()
-        tested = tuple(survey.tested(c) if c in chosen or c.depth == 0 else c for c in survey.candidates)
+        top = min(candidate.depth for candidate in survey.candidates)
+        tested = tuple(survey.tested(c) if c in chosen or c.depth == top else c for c in survey.candidates)
     spec = NetworkSpec(tuple(_level(candidate) for candidate in chosen), input, tuple(classes))
     unmeasured = {level.name: _whole(level.shape, input.shape) for level in spec.levels}
     backbone = Attached(module, Wiring(spec, readout, unmeasured), make)
@@ -275,34 +283,6 @@ def _whole(shape: Location, sides: Location) -> Fields:
     return fields
 
 
-def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and precision of the first floating-point parameter or buffer: what the module reads."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
-
-
-@contextmanager
-def _undisturbed(module: nn.Module, volatile: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which the module may run: in evaluation mode, without autocast, with its buffers put back."""
-    with evaluating(module, volatile), torch.autocast(home(module)[0].type, enabled=False):
-        yield
-
-
-@contextmanager
-def _explained_refusal(input: InputSpec) -> Iterator[None]:
-    """Report which volumes the model refused and why; convert out-of-memory errors into ResourceError."""
-    try:
-        yield
-    except FerError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise ResourceError(f"out of memory with two volumes of {input}. Give a smaller --batch-size.") from error
-        raise UsageError(f"the model does not read volumes of {input}: {first_line(error)}") from error
-
-
 def _distinct(volumes: Volumes) -> Volumes:
     """The volumes with the second one unlike the first. Raises UsageError where all are alike."""
     other = next((at for at in range(1, len(volumes)) if not torch.equal(volumes[at], volumes[0])), None)
@@ -312,25 +292,6 @@ def _distinct(volumes: Volumes) -> Volumes:
     return volumes[order]
 
 
-def _volatile_buffers(module: nn.Module, volumes: Volumes) -> dict[str, Tensor]:
-    """Buffers that a forward pass writes even in evaluation mode; they are as before when this returns."""
-    buffers = dict(module.named_buffers())
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
-    try:
-        with _undisturbed(module, {}), torch.no_grad():
-            module(volumes)
-        return {name: buffer for name, buffer in buffers.items() if not _same(buffer, before[name])}
-    finally:
-        with torch.no_grad():
-            for name, buffer in buffers.items():
-                if not _same(buffer, before[name]):
-                    buffer.copy_(before[name])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num()) if one.is_floating_point() else torch.equal(one, other)
-
-
 def _require_repeatable(one: Tensor, other: Tensor) -> None:
     """Raise UsageError for a model that answers two passes of the same volumes differently."""
     largest = float((one.float() - other.float()).abs().max())
@@ -338,6 +299,24 @@ def _require_repeatable(one: Tensor, other: Tensor) -> None:
         raise UsageError(
             f"the model answers the same volumes differently in evaluation mode (by up to {largest:.3g}). Look for "
             "random operations that do not look at self.training, such as functional.dropout(x)."
+        )
+
+
+@torch.no_grad()
+def _require_single(module: nn.Module, volumes: Volumes, readout: Readout) -> None:
+    """Raise UsageError for a model whose answer for a volume depends on the other volumes of its batch."""
+    together = readout.logits(called(module, volumes))
+    alone = readout.logits(called(module, volumes[:1]))
+    if alone.shape != (1, *together.shape[1:]):
+        raise UsageError(
+            f"the model gives {len(alone)} answers for one volume alone. Look for squeeze() without an axis, "
+            "which drops that of the batch too."
+        )
+    largest = float((alone[0] - together[0]).abs().max())
+    if not largest <= 1e-2 * max(1.0, float(together.abs().max())):
+        raise UsageError(
+            f"the model's answer for a volume depends on the others in its batch (logits differ by {largest:.3g}). "
+            "Look for BatchNorm with track_running_stats=False, or for means over the axis of the batch."
         )
 
 

@@ -5,16 +5,17 @@ replace outputs, so that no graph of the model is needed. Source: activation pat
 Editing Factual Associations in GPT", 2022.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from fer_cli.errors import UsageError
+from fer_cli.network.attached.undisturbed import called
 
 
 @dataclass(frozen=True, order=True)
@@ -57,16 +58,24 @@ class Call:
     read: Tensor | None
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: Any) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile.
 
     Hooks on a compiled module never fire after its first call, and DataParallel copies modules without them.
 
-    Raises UsageError for lazy parameters without a shape.
+    Raises UsageError for what is no module, lazy parameters without a shape, and modules that cannot be tapped.
     """
-    lazy = [name for name, each in module.named_parameters() if isinstance(each, UninitializedParameter)]
+    if not isinstance(module, nn.Module):
+        given = "a class; give an instance" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise UsageError(f"a torch.nn.Module is needed, not {given}.")
+    lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if is_lazy(each)]
     if lazy:
         raise UsageError(f"{lazy[0]} has no shape yet. Run the network once on a volume before you give it.")
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UsageError("modules of TorchScript take no hooks. Give the PyTorch module that it was made from.")
+        if ".quantized" in type(part).__module__:
+            raise UsageError("quantised modules cannot be tapped. Give the network as it was before, in float32.")
     while True:
         inside = getattr(module, "_orig_mod", None)  # torch.compile
         if inside is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -74,26 +83,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inside, nn.Module):
             return module
         module = inside
-
-
-@contextmanager
-def evaluating(module: nn.Module, volatile: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-    """Within the block the module is in evaluation mode; after it, every submodule is in the mode it was in.
-
-    `volatile` are buffers that a forward pass writes even then; their content before the block is put back.
-    """
-    training = [part for part in module.modules() if part.training]
-    before = {name: buffer.clone() for name, buffer in (volatile or {}).items()}
-    try:
-        if training:
-            module.eval()
-        yield
-    finally:
-        for part in training:
-            part.training = True
-        with torch.no_grad():
-            for name, buffer in (volatile or {}).items():
-                buffer.copy_(before[name])
 
 
 def run_tapped(module: nn.Module, volumes: Tensor, wanted: frozenset[Tap], patch: Mapping[Tap, Tensor] = {}) -> Pass:
@@ -123,7 +112,7 @@ def run_tapped(module: nn.Module, volumes: Tensor, wanted: frozenset[Tap], patch
         for name in names:
             # Last of all hooks: what the user's own hooks make of the output is what the model goes on with.
             stack.callback(module.get_submodule(name).register_forward_hook(hook_of(name)).remove)
-        returned = module(volumes)
+        returned = called(module, volumes)
     return Pass(returned, found)
 
 
@@ -155,5 +144,5 @@ def record_calls(module: nn.Module, volumes: Tensor) -> tuple[list[Call], Any]:
             if name:
                 stack.callback(part.register_forward_hook(hook_of(name)).remove)
         with torch.no_grad():
-            returned = module(volumes)
+            returned = called(module, volumes)
     return calls, returned

@@ -14,20 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from fer_cli.data.volumes import InputSpec
-from fer_cli.errors import ArtifactError, FerError, LineageError, UsageError
+from fer_cli.errors import ArtifactError, LineageError, UsageError
 from fer_cli.network.attached.classifier import Attached, Wiring
 from fer_cli.network.attached.hooks import unwrapped
+from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, permitted
 from fer_cli.network.attached.readout import Readout
-from fer_cli.network.attached.source import file_digest
-from fer_cli.network.backbone import Level, NetworkSpec
+from fer_cli.network.backbone import Level, NetworkSpec, is_utf8
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.schema import MODEL
 
 KIND = "attached"
 _FAMILIES = {"encoder": np.float32, "encoder64": np.float64, "encoder_int": np.int64}
 """Groups of the state by type; half precision is kept as float32, which holds it exactly."""
 _CHECK_TOLERANCE = 1e-3
+_TYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Origin:
     weights: Path | None = None
     weights_digest: str = ""
     transform: Recorded | None = None
+
+    def read_files(self) -> list[Path]:
+        """The files that it was read from: weights and code."""
+        used = [recorded.source for recorded in (self.recorded, self.transform) if recorded is not None]
+        return [*filter(None, [self.weights]), *(file for source in used for file in source.files())]
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -141,6 +151,8 @@ def load_attached(artifact: Artifact, *, device: torch.device | str, module: nn.
             if fields[level.name].shape != (*level.shape, 3, 2):
                 raise ValueError(f"the receptive fields of {level.name} have shape {fields[level.name].shape}")
         precision = getattr(torch, str(artifact.config["network"]["precision"]))
+        if not isinstance(precision, torch.dtype):
+            raise ValueError(f"the precision {artifact.config['network']['precision']!r} is no type of numbers")
     wiring = Wiring(spec, readout, fields)
     if module is not None:
         backbone = Attached(module, wiring)
@@ -190,12 +202,24 @@ def _require_same_answer(artifact: Artifact, backbone: Attached, where: str) -> 
         )
 
 
+def require_storable(module: nn.Module) -> None:
+    """Raise UsageError for a network whose state a model.h5 cannot hold, by name and type."""
+    for name, tensor in _state(module).items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in _TYPES:
+            kind = "without content" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
+            raise UsageError(f"the network's state {name!r} is a tensor {kind}, which model.h5 cannot hold.")
+        if not MODEL.spec(f"encoder/{name}") or name in (".", "..") or not is_utf8(name):
+            raise UsageError(
+                f"the network's state is called {name!r} in part, which model.h5 cannot hold. Names have no '/'."
+            )
+
+
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, the persistent ones. Raises FerError for a state that is no tensor."""
+    """Parameters and buffers by name, the persistent ones. Raises UsageError for a state that is no tensor."""
     state = {}
     for name, value in module.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
-            raise FerError(f"the network's state {name!r} is a {type(value).__name__}, which model.h5 cannot hold.")
+            raise UsageError(f"the network's state {name!r} is a {type(value).__name__}, which model.h5 cannot hold.")
         state[name] = value
     return state
 

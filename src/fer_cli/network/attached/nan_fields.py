@@ -115,7 +115,11 @@ def _widened(run: Run, volumes: Volumes, level: str, field: Fields) -> Fields:
         volume += torch.randn(volume.shape, generator=torch.Generator().manual_seed(trial)).to(volume) * volume.std()
         volume.requires_grad_()
         feature = run(volume)[level][0, :, i, j, k]
-        (gradient,) = torch.autograd.grad(feature.square().sum(), volume)
+        gradient = None
+        if feature.requires_grad:
+            (gradient,) = torch.autograd.grad(feature.square().sum(), volume, allow_unused=True)
+        if gradient is None:  # the network cuts them off: nothing is known
+            return np.broadcast_to(np.stack([np.zeros(3, np.int64), sides], 1), field.shape).copy()
         reached = (gradient[0] != 0).any(dim=0).cpu().numpy()
         for axis in range(3):
             hit = np.flatnonzero(reached.any(axis=tuple(a for a in range(3) if a != axis)))

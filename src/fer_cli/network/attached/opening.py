@@ -1,9 +1,9 @@
 """What the user named → a module with its weights, ready to attach; and the permissions that go with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -11,8 +11,9 @@ from torch import nn
 from fer_cli.errors import UsageError, is_out_of_memory
 from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin, is_attached, read_origin
-from fer_cli.network.attached.permission import Recorded, allow
-from fer_cli.network.attached.source import Source, file_digest
+from fer_cli.network.attached.own_code import file_digest
+from fer_cli.network.attached.permission import Recorded, allow, require_named
+from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.weights_file import fit_state, read_state
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
@@ -75,33 +76,46 @@ class Allowed(TypedDict):
 
     where: str
     name: str
+    kwargs: Mapping[str, Any]
     files: list[str]
 
 
 def allow_artifact(path: Path, *, network: str | None, transform: str | None) -> list[Allowed]:
     """Allow the code that a model.h5 names to run in its present version; returns what was allowed.
 
-    `network` and `transform` name code that lies elsewhere than the artifact says. Runs the code, to see what it
-    imports.
+    `network` and `transform` name the callables; without them, those that this user named before on this machine are
+    meant. Builds the network with the arguments of the artifact, to see what it imports.
 
-    Raises UsageError where the artifact is of no attached network, or names code that is not here.
+    Raises UsageError where the artifact is of no attached network, or names code that is not here or was never named.
     """
     with open_artifact(path, MODEL) as artifact, artifact.interpreted():
         if not is_attached(artifact.config):
             raise UsageError(f"{path} holds its own classifier and needs no code.")
         origin = read_origin(artifact)
     allowed: list[Allowed] = []
-    for wanted, named in ((origin.recorded, network), (origin.transform, transform)):
+    for wanted, option, named in (
+        (origin.recorded, "--network", network),
+        (origin.transform, "--transform", transform),
+    ):
         if wanted is None:
             if named is not None:
                 raise UsageError(f"{path} records no such code; it needs none.")
             continue
+        if named is None:
+            require_named(wanted, path, option)
         source = wanted.source if named is None else replace(Source.parse(named), kwargs=wanted.source.kwargs)
         if source.is_file and not Path(source.where).is_file():
-            raise UsageError(f"{source.where} is not here. Say where it is: --network PATH.py:{source.name}.")
-        source.resolve()
+            raise UsageError(f"{source.where} is not here. Say where it is: {option} PATH.py:{source.name}.")
+        source.build() if wanted is origin.recorded else source.resolve()
         allow(wanted, source)
-        allowed.append({"where": source.where, "name": source.name, "files": [str(file) for file in source.files()]})
+        allowed.append(
+            {
+                "where": source.where,
+                "name": source.name,
+                "kwargs": dict(source.kwargs),
+                "files": [str(file) for file in source.files()],
+            }
+        )
     if not allowed:
         raise UsageError(
             f"{path} was attached from Python to a network in memory; it names no code. Open it by fer_cli.load_run."

@@ -8,13 +8,16 @@ The record is a JSON file in the user's configuration folder.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from fer_cli.errors import InputError, UsageError
-from fer_cli.network.attached.source import Source, file_digest
+from fer_cli.network.attached.own_code import file_digest
+from fer_cli.network.attached.source import Source
 from fer_cli.storage.schema import Json
 
 _MOST_ENTRIES = 1000
@@ -47,7 +50,8 @@ def record_path() -> Path:
 def allow(wanted: Recorded, source: Source) -> None:
     """Note that the user lets `source`, with the code that it has now, build what an artifact recorded as `wanted`.
 
-    `source` must have been resolved. Raises InputError where the record cannot be written.
+    `source` must have been built, or resolved where it is not to be built. Raises InputError where the record
+    cannot be written.
     """
     path = record_path()
     entry = {
@@ -57,13 +61,16 @@ def allow(wanted: Recorded, source: Source) -> None:
     }
     kept = [known for known in _entries(path) if (known["for"], known["where"]) != (entry["for"], entry["where"])]
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _writing(path):
         partial.write_text(json.dumps([*kept, entry][-_MOST_ENTRIES:], indent=1), encoding="utf-8")
         partial.chmod(0o600)
         partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}, the record of allowed networks, cannot be written: {error.strerror}.") from error
+
+
+def require_writable() -> None:
+    """Raise InputError where `allow` could not write its record."""
+    with _writing(record_path()), TemporaryFile(dir=record_path().parent):
+        pass
 
 
 def permitted(wanted: Recorded, artifact: Path) -> Source:
@@ -77,18 +84,45 @@ def permitted(wanted: Recorded, artifact: Path) -> Source:
             continue
         differing = [path for path, digest in entry["files"].items() if file_digest(Path(path)) != digest]
         if not differing:
-            return Source(entry["where"], entry["name"], entry["kwargs"])
+            allowed = {Path(path): digest for path, digest in entry["files"].items()}
+            return Source(entry["where"], entry["name"], entry["kwargs"], allowed)
         changed = differing[0]
     if changed is not None:
         raise UsageError(
             f"{changed} is not the code that was allowed for {artifact}: it has changed, or is gone. Read it, then run "
             f"'fer allow {artifact}', or attach again."
         )
-    named = f"PATH/{Path(wanted.source.where).name}:{wanted.source.name}" if wanted.source.is_file else wanted.source
     raise UsageError(
-        f"{artifact} is of a network that {wanted.source} builds, code that was not allowed on this machine. If you "
-        f"trust it, run 'fer allow {artifact} --network {named}'."
+        f"{artifact} is of a network that {wanted.source.call} builds, code that was not allowed on this machine. Read "
+        f"it; if you trust it with these arguments, run 'fer allow {artifact} --network {_to_name(wanted.source)}'."
     )
+
+
+def require_named(wanted: Recorded, artifact: Path, option: str) -> None:
+    """Raise UsageError unless the user once named this callable with these arguments on this machine.
+
+    An artifact's word alone makes nothing run: it may name any callable, with any arguments.
+    """
+    source = wanted.source
+    known = ((e["where"], e["name"], e["kwargs"]) for e in _entries(record_path()))
+    if (source.where, source.name, dict(source.kwargs)) not in known:
+        raise UsageError(
+            f"{artifact} asks for {source.call}, which you have not named on this machine. Read it; if you trust it "
+            f"with these arguments, name it: fer allow {artifact} {option} {_to_name(source)}"
+        )
+
+
+def _to_name(source: Source) -> str:
+    return f"PATH/{Path(source.where).name}:{source.name}" if source.is_file else str(source)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield
+    except OSError as error:
+        raise InputError(f"{path}, the record of allowed networks, cannot be written: {error.strerror}.") from error
 
 
 def _key(wanted: Recorded) -> str:

@@ -44,7 +44,7 @@ class Readout:
         if self.output is not None:
             try:
                 value = _element(returned, self.output)
-            except (KeyError, IndexError, TypeError, AttributeError) as error:
+            except Exception as error:  # what a property of the model's own raises too
                 raise UsageError(f"the model returns {_described(returned)}, without {self.output!r}.") from error
         if not isinstance(value, Tensor):
             raise UsageError(f"the model returns {_described(value)}. Name the element with the classes: --output KEY.")
@@ -53,8 +53,8 @@ class Readout:
     def logits(self, returned: Any) -> Float[Tensor, "sample klass"]:
         """Class logits, float32. Gradients pass."""
         value = self.select(returned).float()
-        if value.ndim == 1:
-            value = value[:, None]
+        if value.ndim <= 1:
+            value = value.reshape(-1, 1)
         value = value.flatten(1)
         if value.shape[1] == 1:
             if self.activation == "sigmoid":
@@ -98,8 +98,7 @@ def find_readout(
     Raises UsageError for a return value that is no class scores, or has another number of classes, and for an
     activation that the values contradict.
     """
-    key: str | int | None = int(output) if output is not None and output.lstrip("-").isdigit() else output
-    found = Readout(key)
+    found = Readout(_key(output, returned))
     value = found.select(returned).detach().float()
     if value.ndim > 2 and value[0].numel() != value.shape[1]:
         raise UsageError(
@@ -123,6 +122,16 @@ def find_readout(
     if activation is not None:
         _check_activation(activation, value)
     return replace(found, activation=activation or seen, decision=decision, order=_order(classes, outputs))
+
+
+def _key(output: str | None, returned: Any) -> str | int | None:
+    """The key or the index that `output` names."""
+    if output is None or (isinstance(returned, Mapping) and output in returned):
+        return output
+    try:
+        return int(output)
+    except ValueError:
+        return output
 
 
 def _order(classes: Sequence[str], outputs: Sequence[str] | None) -> tuple[int, ...] | None:

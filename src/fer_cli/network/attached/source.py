@@ -1,7 +1,7 @@
 """The user's callable that builds a network: `PATH.py:callable` or `package.module:callable`, with its arguments.
 
 Importing it runs the user's code. Only `fer attach` and `fer allow` do that because a user named it; everything that
-starts from an artifact asks `permission` first.
+starts from an artifact asks `permission` first, and runs no other files than those allowed.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from fer_cli.errors import FerError, InputError, UsageError, one_line
+from fer_cli.network.attached.own_code import OwnLoader, Root, file_digest, importing, own_files
 from fer_cli.network.attached.survey import near
 
 _NAMESPACE = "fer_attached_"
@@ -30,11 +31,13 @@ class Source:
     """A callable by name, with the keyword arguments it is called with.
 
     `where` is the resolved path of a file, or the dotted name of an importable module; `name` the callable in it.
+    `allowed` is the own code that may run, by file; None where the user named the callable.
     """
 
     where: str
     name: str
     kwargs: Mapping[str, Any]
+    allowed: Mapping[Path, str] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, given: str, kwargs: str | None = None) -> "Source":
@@ -46,14 +49,17 @@ class Source:
             )
         if where.endswith(".py"):
             path = Path(where).expanduser()
+            try:
+                where = str(path.resolve(strict=True))
+            except (OSError, ValueError, RuntimeError) as error:
+                raise InputError(f"{given[:300]}: there is no such file.") from error
             if not path.is_file():
-                raise InputError(f"{where} does not exist.")
-            where = str(path.resolve())
+                raise InputError(f"{where} is no file.")
         elif not all(part.isidentifier() for part in where.split(".")):
             raise UsageError(f"{where!r} is neither a .py file nor the name of a module.")
         try:
             arguments = json.loads(kwargs) if kwargs else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--kwargs is no JSON: {error}. Give an object such as '{{\"classes\": 3}}'.") from error
         if not isinstance(arguments, dict):
             raise UsageError(f"--kwargs is a JSON {type(arguments).__name__}; an object of names and values is needed.")
@@ -64,14 +70,21 @@ class Source:
         """Whether the callable is in a file, not in an installed module."""
         return self.where.endswith(".py")
 
+    @property
+    def call(self) -> str:
+        """The callable with its arguments, as it is called."""
+        return f"{self}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+
     def __str__(self) -> str:
         return f"{self.where}:{self.name}"
 
     def resolve(self) -> Any:
         """Import the module and give the callable. Runs the user's code.
 
-        Raises UsageError for a name that is not there, InputError for code that cannot be imported.
+        Raises UsageError for a name that is not there or of Python itself, InputError for code that cannot be imported.
         """
+        if not self.is_file and self.where.partition(".")[0] in sys.stdlib_module_names:
+            raise UsageError(f"{self} is of Python itself, which has no networks.")
         module = self._imported()
         found: Any = getattr(module, self.name, None)
         if found is None:
@@ -80,6 +93,16 @@ class Source:
         if not callable(found):
             raise UsageError(f"{self} is a {type(found).__name__}, not a callable that returns a network.")
         return found
+
+    def callable(self) -> Callable[..., Any]:
+        """`resolve`, to be called at any time: it may import its own code then."""
+        found = self.resolve()
+
+        def call(*given: Any) -> Any:
+            with self.importing():
+                return found(*given)
+
+        return call
 
     def build(self) -> nn.Module:
         """Call it. Raises UsageError where arguments do not fit or no module comes back."""
@@ -95,39 +118,41 @@ class Source:
         except ValueError:  # a callable without a signature
             pass
         try:
-            with self._own_folder():
+            with self.importing():
                 built = found(**self.kwargs)
         except FerError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{self} raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
         if not isinstance(built, nn.Module):
             raise UsageError(f"{self} returned a {type(built).__name__}, not a torch.nn.Module.")
         return built
 
     def files(self) -> dict[Path, str]:
-        """SHA-256 of the code by file: the callable's own, and what it imported from the folder that it lies in.
+        """SHA-256 of the code by file: the callable's own, and what it imported that is not of an installed package.
 
-        The callable must have been resolved.
+        The callable must have been built, or resolved where it is not to be built: imports may be anywhere in it.
         """
-        if not self.is_file:
-            defined = sys.modules[getattr(self.resolve(), "__module__", self.where)]
-            paths = {Path(str(defined.__file__)).resolve()} if getattr(defined, "__file__", None) else set()
-        else:
-            own = Path(self.where)
-            imported = (Path(str(getattr(module, "__file__", None) or "")) for module in list(sys.modules.values()))
-            paths = {
-                path.resolve()
-                for path in imported
-                if path.suffix == ".py" and own.parent in path.resolve().parents and "site-packages" not in path.parts
-            } | {own}
-        return {path: file_digest(path) for path in sorted(paths)}
+        own = Path(self.where)
+        if self.is_file:
+            return dict(sorted(({own: file_digest(own)} | own_files(self._root)).items()))
+        defined = sys.modules[getattr(self.resolve(), "__module__", self.where)]
+        file = getattr(defined, "__file__", None)
+        first = {} if file is None else {Path(file).absolute(): file_digest(Path(file))}
+        return dict(sorted((first | own_files(self._root)).items()))
 
     def digest(self) -> str:
         """SHA-256 of `files`, wherever they lie. The callable must have been resolved."""
         base = Path(self.where).parent if self.is_file else None
-        named = {path.relative_to(base).as_posix() if base else path.name: sha for path, sha in self.files().items()}
+        named = {
+            path.relative_to(base).as_posix() if base and base in path.parents else path.name: sha
+            for path, sha in self.files().items()
+        }
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _root(self) -> Root:
+        return Path(self.where).parent if self.is_file else self.where.partition(".")[0]
 
     @property
     def _module_name(self) -> str:
@@ -140,19 +165,18 @@ class Source:
             return sys.modules[self._module_name]
         try:
             if not self.is_file:
-                return importlib.import_module(self.where)
-            spec = importlib.util.spec_from_file_location(self._module_name, self.where)
+                with self.importing():
+                    return importlib.import_module(self.where)
+            loader = OwnLoader(self._module_name, self.where, self._root, self.allowed)
+            spec = importlib.util.spec_from_file_location(self._module_name, self.where, loader=loader)
             assert spec is not None
-            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[self._module_name] = module  # dataclasses and pickles look their module up
-            with self._own_folder():
-                spec.loader.exec_module(module)
-        except FerError:
-            raise
+            with self.importing():
+                loader.exec_module(module)
         except BaseException as error:
             sys.modules.pop(self._module_name, None)
-            if not isinstance(error, Exception):
+            if isinstance(error, FerError) or not isinstance(error, (Exception, SystemExit)):
                 raise
             missing = isinstance(error, ModuleNotFoundError) and not self.is_file
             said = one_line(str(error))[:300]
@@ -160,28 +184,9 @@ class Source:
             raise InputError(f"{self.where} cannot be imported: {type(error).__name__}: {said}.{hint}") from error
         return module
 
-    @contextmanager
-    def _own_folder(self) -> Iterator[None]:
-        """Within the block imports find modules of the file's folder, unless another module has the name."""
-        folder = str(Path(self.where).parent)
-        if not self.is_file:
-            yield
-            return
-        sys.path.append(folder)
-        try:
-            yield
-        finally:
-            sys.path.reverse()  # the last of equal ones is ours
-            sys.path.remove(folder)
-            sys.path.reverse()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content; of a file that cannot be read, an empty text."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+    def importing(self) -> AbstractContextManager[None]:
+        """A block in which the callable's own code may be imported; see `own_code.importing`."""
+        return importing(self._root, self.allowed)
 
 
 def _signature(found: Any) -> str:

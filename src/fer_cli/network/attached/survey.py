@@ -19,6 +19,8 @@ from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
 from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped
 from fer_cli.network.attached.readout import Activation, Readout
+from fer_cli.network.attached.undisturbed import called
+from fer_cli.network.backbone import is_level_name
 
 MOST_LEVELS = 8
 MOST_LOCATIONS = 4096
@@ -57,6 +59,11 @@ class Candidate:
         return math.prod(self.shape)
 
     @property
+    def is_nameable(self) -> bool:
+        """Whether a level can be called so, and its name tells module and call."""
+        return is_level_name(self.name) and Tap.parse(self.name) == self.tap
+
+    @property
     def depth(self) -> int:
         """How many modules the module lies in."""
         return self.tap.module.count(".")
@@ -77,7 +84,7 @@ class Survey:
         with torch.no_grad():
             self._outputs = readout.select(returned).reshape(len(volumes), -1).shape[1]
             self.own = readout.logits(returned).detach().clone()
-            self._theirs = readout.logits(module(self._others))
+            self._theirs = readout.logits(called(module, self._others))
         self._activation = {call.tap: call.tensor for call in self.calls if call.tensor is not None}
         self._cuts: dict[Tap, bool] = {}
         self.candidates = tuple(self._listed())
@@ -151,9 +158,10 @@ class Survey:
         """
         firsts: list[Candidate] = []
         lasts: list[Candidate] = []
-        sizes = dict.fromkeys(c.shape for c in self.candidates if c.locations <= MOST_LOCATIONS)
+        nameable = [c for c in self.candidates if c.is_nameable]
+        sizes = dict.fromkeys(c.shape for c in nameable if c.locations <= MOST_LOCATIONS)
         for shape in sizes:
-            of_size = [candidate for candidate in self.candidates if candidate.shape == shape]
+            of_size = [candidate for candidate in nameable if candidate.shape == shape]
             for depth in sorted({candidate.depth for candidate in of_size}):
                 level = [candidate for candidate in of_size if candidate.depth == depth]
                 first = next((candidate for candidate in level if self.is_cut(candidate.tap)), None)

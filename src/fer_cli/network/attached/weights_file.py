@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fer_cli.errors import FerError, InputError, UsageError, one_line
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "ema")
+_DEEPEST = 8
 _PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "classifier.")
 
 
@@ -46,7 +47,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FerError:
         raise
     except Exception as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+        signs = ("weights_only", "Unsupported", "WeightsUnpickler")
+        if head.startswith((b"PK", b"\x80")) and any(sign in str(error) for sign in signs):
             raise InputError(
                 f"{path} holds more than tensors, and reading that could run code: fer does not. Convert it where you "
                 f"trust it: torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'weights.pt')."
@@ -67,7 +69,8 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> str
     unknown = [name for name in fitted if name not in wanted]
     unknown += [name for name in state if not name.startswith(prefix)]
     shapes = [n for n in wanted if n in fitted and _shape(wanted[n]) != _shape(fitted[n])]
-    if missing or unknown or shapes:
+    types = [n for n in wanted if n in fitted and wanted[n].is_floating_point() and not fitted[n].is_floating_point()]
+    if missing or unknown or shapes or types:
         said = []
         if missing:
             said.append(f"{_count(missing)} missing ({_few(missing)})")
@@ -79,11 +82,16 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> str
                 f"{_count(shapes)} of another shape ({name}: {_shape(fitted[name])} in the file, "
                 f"{_shape(wanted[name])} in the network)"
             )
+        if types:
+            said.append(f"{_count(types)} of another type ({types[0]}: {fitted[types[0]].dtype} in the file)")
         raise UsageError(
             f"{path} does not fit the network, which has {len(wanted)} keys: {'; '.join(said)}. Give the callable, "
             "--kwargs or weights that belong together."
         )
-    module.load_state_dict(fitted, strict=False)
+    try:
+        module.load_state_dict(fitted, strict=False)
+    except Exception as error:  # of the network's own loading, too
+        raise UsageError(f"{path} does not fit the network: {one_line(str(error))[:300]}") from error
     return prefix or None
 
 
@@ -95,19 +103,22 @@ def _fitting_prefix(wanted: set[str], given: set[str]) -> str:
     return max(tried, key=lambda prefix: len(wanted & {n.removeprefix(prefix) for n in given if n.startswith(prefix)}))
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+def _tensors(content: Any, path: Path, depth: int = 0) -> dict[str, Tensor]:
     """The state dict of a checkpoint: the checkpoint itself, or under a usual key."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
         for key in _NESTED:
-            if isinstance(content.get(key), Mapping):
-                return _tensors(content[key], path)
+            if isinstance(content.get(key), Mapping) and depth < _DEEPEST:
+                return _tensors(content[key], path, depth + 1)
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict.")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise InputError(f"{path} holds no tensors, but {_few([str(name) for name in content])}.")
+    for name, tensor in state.items():
+        if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise InputError(f"{path} holds {name!r} as no plain tensor, but sparse, quantised, nested or empty.")
     return state
 
 
