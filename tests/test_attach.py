@@ -380,7 +380,7 @@ def test_the_howtos_example_runs(
 def test_data_sets_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     one = np.zeros((4, 4, 4), np.float32)
     refusals = {
-        r"train_00001 has shape \(1, 4, 4, 5\), but the first volume \(1, 4, 4, 4\)": [
+        r"train_00001 has 4×4×5 voxels, but the first volume 4×4×4": [
             (one, 0),
             (np.zeros((4, 4, 5)), 1),
         ],
