@@ -11,10 +11,10 @@ from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
 from fer_cli.data.dataset import Sample
-from fer_cli.diagnosis import repair
+from fer_cli.diagnosis import diagnosis, repair
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
-from fer_cli.diagnosis.diagnosis import explain
+from fer_cli.diagnosis.diagnosis import LayerReading, explain
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
 from fer_cli.diagnosis.wording import percentage
@@ -145,8 +145,35 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         assert wrong.blame.margin >= 0
         text = endings.get(wrong.blame.layer, between)
         where = text.format(label=name, predicted=predicted, layer=wrong.blame.layer)
-        assert wrong.verdict == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
+        assert (
+            re.sub(r" \(not at [\w, ]+\)", "", wrong.verdict)
+            == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
+        )
         assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
+
+
+@pytest.mark.parametrize(
+    ("evidence", "blamed", "said"),
+    [
+        ([(1, 0), (2, 1), (3, 0)], "a", "Already from a on the feedforward clusters favour X over Y"),
+        ([(5, 0), (0, 1), (3, 0)], "a", "Already from a on the feedforward clusters favour X over Y (not at b)"),
+        ([(0, 2), (3, 1), (0, 1)], "b", "The feedforward clusters turn from Y to X at b (not at c)"),
+        ([(0, 2), (0, 1), (0, 1)], "output", "Up to c the feedforward clusters favour Y, so the mistake"),
+        ([(0, 9), (1, 0), (0, 1)], "output", "Up to c the feedforward clusters favour Y (not at b), so the mistake"),
+    ],
+)
+def test_verdict_names_the_layers_that_say_otherwise(
+    evidence: list[tuple[float, float]], blamed: str, said: str, run: Run
+) -> None:
+    one = explain(run, run.sample("pole_test_03")).layers[0]
+
+    def layer(name: str, predicted: float, label: float) -> LayerReading:
+        path = replace(one.paths[FEEDFORWARD], evidence={"X": float(predicted), "Y": float(label)})
+        return replace(one, name=name, paths={**one.paths, FEEDFORWARD: path})
+
+    layers = tuple(layer(name, *of) for name, of in zip("abc", evidence, strict=True))
+    where = diagnosis._where("X", "Y", (*layers, layer("output", 1, 0)), Blame(blamed, (), (), 1.0))
+    assert where.startswith(said)
 
 
 @pytest.mark.parametrize("name", ["beam_test_02", "plate_test_03", "pole_test_00"])

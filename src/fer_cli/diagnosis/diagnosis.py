@@ -1,5 +1,6 @@
 """Diagnosis of one sample: evidence of its codes in both paths, and the layer where a wrong class comes in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -266,9 +267,13 @@ def _verdict(
     if label is None:
         lead += ", its true class not known"
     elif label != predicted:
-        lead = f"A {label} taken for a {sure}"
+        lead = f"{_article(label).capitalize()} {label} taken for {_article(predicted)} {sure}"
     rarity = f"{percentage(suspicion.p_value)} of correctly classified validation samples look at least as suspicious"
     return f"{lead}: {category.name}. {where}; {rarity}."
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1].lower() in ("a", "e", "i", "o") else "a"
 
 
 def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], blame: Blame) -> str:
@@ -278,10 +283,20 @@ def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], 
         agreeing = sum(layer.paths[FEEDFORWARD].speaks_for == predicted for layer in below)
         return f"The feedforward clusters of {agreeing} of {len(below)} layers speak for {predicted}"
     if blame.layer == OUTPUT:
-        return f"Up to {below[-1].name} the feedforward clusters favour {label}, so the mistake is made in the output"
-    if blame.layer == below[0].name:
-        return f"Already from {blame.layer} on the feedforward clusters favour {predicted} over {label}"
-    return f"The feedforward clusters turn from {label} to {predicted} at {blame.layer}"
+        favour = f"Up to {below[-1].name} the feedforward clusters favour {label}{_except(below, label, predicted)}"
+        return f"{favour}, so the mistake is made in the output"
+    start = [layer.name for layer in below].index(str(blame.layer))
+    exceptions = _except(below[start:], predicted, label)
+    if start == 0:
+        return f"Already from {blame.layer} on the feedforward clusters favour {predicted} over {label}{exceptions}"
+    return f"The feedforward clusters turn from {label} to {predicted} at {blame.layer}{exceptions}"
+
+
+def _except(layers: Sequence[LayerReading], favoured: str, other: str) -> str:
+    """The layers that do not favour one class over the other, as the end of a clause; empty if all do."""
+    evidence = [layer.paths[FEEDFORWARD].evidence for layer in layers]
+    names = [layer.name for layer, of in zip(layers, evidence, strict=True) if of[favoured] < of[other]]
+    return f" (not at {', '.join(names)})" if names else ""
 
 
 def _by_class(classes: tuple[str, ...], values: Float[np.ndarray, " klass"]) -> dict[str, float]:
