@@ -17,9 +17,11 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import trimesh
 from scipy.io import savemat
@@ -29,10 +31,14 @@ from fer_cli.calibration.confidence import load_calibration
 from fer_cli.calibration.temperature import load_evidence
 from fer_cli.calibration.typicality import load_typicality
 from fer_cli.data.batches import _voxelized
+from fer_cli.data.collections import open_collection
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.formats.registry import SUFFIXES, read_shape
+from fer_cli.data.formats.scans import read_scan
 from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.preparation import PreparationSettings, prepare
 from fer_cli.data.source import close_archives, list_entries, read_entry
+from fer_cli.data.tables import list_table
 from fer_cli.errors import FerError
 from fer_cli.network.checkpoint import load_checkpoint
 from fer_cli.network.weights import load_network
@@ -87,6 +93,33 @@ def _read_zip(content: bytes, folder: Path) -> None:
         raise refused
 
 
+def _reads_scan(suffix: str) -> Harness:
+    def read(content: bytes, folder: Path) -> None:
+        scan = read_scan(content, f"a{suffix}")
+        settings = PreparationSettings(kind="intensity", shape=(4, 4, 4), scaling="zscore")
+        if scan.is_placed:
+            settings = replace(settings, orientation="RAS")
+        prepare(scan, settings, "a")
+
+    return read
+
+
+def _read_collection(content: bytes, folder: Path) -> None:
+    path = folder / "a.npz"
+    path.write_bytes(content)
+    collection = open_collection(path)
+    if collection is not None:
+        for _ in collection.scans(collection.entries):
+            pass
+
+
+def _read_table(content: bytes, folder: Path) -> None:
+    path = folder / "a.csv"
+    path.write_bytes(content)
+    (folder / "a.npy").touch()
+    list_table(folder, path, test_fraction=0.5)
+
+
 def _reads_artifact(form: Format) -> Harness:
     load = {
         "fer-voxels": _load_voxels,
@@ -136,6 +169,11 @@ def _load_checkpoint(artifact: Artifact) -> None:
 READERS: dict[str, Harness] = {
     **{suffix.removeprefix("."): _reads_shape(suffix) for suffix in SUFFIXES},
     "zip": _read_zip,
+    "nii": _reads_scan(".nii"),
+    "nii.gz": _reads_scan(".nii.gz"),
+    "npz": _reads_scan(".npz"),
+    "collection": _read_collection,
+    "csv": _read_table,
     **{form.name.removeprefix("fer-"): _reads_artifact(form) for form in FORMATS.values()},
 }
 ARTIFACTS = tuple(form.name.removeprefix("fer-") for form in FORMATS.values())
@@ -153,7 +191,37 @@ def seeds(reader: str) -> tuple[bytes, ...]:
         form = FORMATS[f"fer-{reader}"]
         older = gzip.decompress((FIXTURES / f"{reader}-{form.version}.h5.gz").read_bytes())
         return older, _with_digests(older, form)
+    if reader in _VOLUMES:
+        return _volumes(reader)
     return tuple(content for suffix, content in _shapes() if suffix == reader)
+
+
+_VOLUMES = ("nii", "nii.gz", "npz", "collection", "csv")
+
+
+def _volumes(reader: str) -> tuple[bytes, ...]:
+    grey = np.random.default_rng(0).integers(-9, 9, (5, 4, 3)).astype(np.int16)
+    if reader.startswith("nii"):
+        affine = np.diag([-1.0, 2.0, 1.5, 1.0])
+        images = [nibabel.Nifti1Image(grey, affine), nibabel.Nifti2Image(grey.astype(np.float32), affine)]
+        images[0].header.set_slope_inter(0.5, 3)
+        contents = [image.to_bytes() for image in images]
+        return tuple(contents if reader == "nii" else [gzip.compress(content, mtime=0) for content in contents])
+    if reader == "csv":
+        return (
+            b"path,class,split,group,site\na.npy,x,train,p,1\nb.npy,y,test,q,2\n",
+            b'path;class\n"a.npy";x\nsub/c.npy;"y\n;"\n',
+            b"\xef\xbb\xbfPath\tClass\tSplit\na.npy\tx\tvalidation\n",
+        )
+    labels = {"labels": np.array([0, 1, 1]), "split": np.array(["train", "val", "test"])}
+    medmnist = {"train_images": np.stack([grey] * 3), "train_labels": np.array([[0], [1], [0]])}
+    found = [{"arr_0": grey}] if reader == "npz" else [{"images": np.stack([grey] * 3), **labels}, medmnist]
+    contents = []
+    for arrays in found:
+        for save in (np.savez, np.savez_compressed):
+            save(stream := io.BytesIO(), **arrays)
+            contents.append(stream.getvalue())
+    return tuple(contents)
 
 
 def _with_digests(content: bytes, form: Format) -> bytes:
@@ -303,6 +371,13 @@ _WORDS: dict[str, bytes] = {
     "mat": b"MATLAB 5.0|IM|MI|instance\0|\x0f\0\0\0|\x0e\0\0\0|\x06\0\0\0|\x10\0\0\0|\x11\0\0\0",
     "npy": b"\x93NUMPY|\x01\0|\x02\0|\x03\0|'descr':|'fortran_order':|'shape':|(|)|,|'|True|"
     b"'|O'|'>f8'|'<U4'|[('a','<i4')]|{|}|__import__('os')",
+    "nii": b"n+1\0|n+2\0|ni1\0|\x5c\x01\0\0|\x1c\x02\0\0|"
+    b"\x10\0|\x40\0|\x04\0|\x05\0|\x20\0|\x80\0|\x00\x00\xb0\x43|\xff\x7f\xff\x7f",
+    "nii.gz": b"\x1f\x8b|\x08|n+1\0|\xff\xff",
+    "npz": b"PK\1\2|PK\3\4|PK\5\6|.npy|arr_0|\x93NUMPY|\x01\0|'shape':|(|)|,|'|O'|'>f8'|\x08\0|\0\0",
+    "collection": b"PK\1\2|PK\3\4|PK\5\6|.npy|images|labels|"
+    b"split|train_|\x93NUMPY|'shape':|(3, |(|)|'<U4'|'|O'|\x08\0|\0\0",
+    "csv": b"path|class|split|group|,|;|\t|\n|\r|\"|a.npy|../a.npy|/etc/passwd|train|test|val|\0|\xff|\xef\xbb\xbf",
     "zip": b"PK\1\2|PK\3\4|PK\5\6|PK\6\6|PK\6\7|PK\7\x08|../|/|\\|.off|train/|test/|\x63\0|\x0e\0|\x0c\0|\x01\0",
 }  # fmt: skip
 
@@ -326,7 +401,7 @@ def hostile_file(reader: str, number: int) -> bytes:
     return bytes(content)
 
 
-TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox")
+TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox", "csv")
 
 
 def _babble(reader: str, words: list[bytes], chance: random.Random) -> bytes:

@@ -91,7 +91,8 @@ def prepare(scan: Scan, settings: PreparationSettings, name: str) -> Scan:
     if settings.kind is None and settings.threshold is None:
         require_mask(scan.values, name)
     if settings.kind == "intensity":
-        values = scan.values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = scan.values.astype(np.float32)
         if not np.isfinite(values).all():
             raise InputError(f"{name}: holds values beyond those of single precision.")
         scan = Scan(values, scan.index_to_world, scan.is_placed)

@@ -28,6 +28,8 @@ SCAN_SUFFIXES = (*_NIFTI, ".npz")
 KNOWN = ", ".join((*SCAN_SUFFIXES, ".npy", ".binvox", ".mat"))
 _HEADER_BYTES = 540
 _MOST_CHANNELS = 4096
+_MOST_WORLD = 1e9
+"""Largest coordinate of an affine map, and one over the smallest edge of a voxel."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,15 @@ def _read_nifti(content: bytes, name: str) -> Scan:
         raise InputError(f"{name}: holds {max(0, len(body) - start)} bytes of voxels, expected {end - start}.")
     values = np.frombuffer(body, dtype, count, start).reshape(shape, order="F")
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-        values = values * np.float64(slope) + np.float64(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            values = values * np.float64(slope) + np.float64(intercept)
     # In the machine's own byte order, and channels first.
     values = np.ascontiguousarray(values[None] if values.ndim == 3 else np.moveaxis(values, 3, 0))
-    if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-        raise InputError(f"{name}: its affine maps the volume to a plane or a point.")
+    edges = spacing_of(matrix) if np.abs(matrix).max() < _MOST_WORLD else (0.0,)
+    with np.errstate(all="ignore"):
+        volume = abs(np.linalg.det(matrix[:3, :3] / np.maximum(edges, 1e-300)))
+    if min(edges) * _MOST_WORLD < 1 or not volume > 1e-6:
+        raise InputError(f"{name}: its affine maps the volume to a plane or a point, or out of this world.")
     return Scan(values.astype(values.dtype.newbyteorder("="), copy=False), matrix, is_placed)
 
 
