@@ -559,9 +559,7 @@ class Net(nn.Module):
 def test_what_a_network_prints_or_is_called_spoils_no_answer(shell: Path, tmp_path: Path) -> None:
     (shell / "printing.py").write_text(PRINTING)
     command = ["attach", "printing.py:Net", "--dry-run"]
-    answer, table = forked(
-        [[*command, "--json"], command], tmp_path, folder=shell, FER_RUN="run", XDG_CONFIG_HOME=str(tmp_path)
-    )
+    answer, table = forked([[*command, "--json"], command], folder=shell, FER_RUN="run", XDG_CONFIG_HOME=str(tmp_path))
     assert json.loads(answer.stdout)["levels"][0]["name"] == "[red]\x1b[2Jc"
     assert {"imported", "of another process", "a pass"} <= set(answer.stderr.splitlines())
     assert "[red]" in table.stdout

@@ -146,7 +146,9 @@ REFUSALS = (
     Refusal("value out of range", "train -o new.h5 --epochs 0", 2, r"'--epochs'.* greater than or equal to 1"),
     Refusal("k is no list of numbers", "cluster -o new.h5 --k 8,many", 2, r"--k takes whole numbers.*'8,many'"),
     Refusal("k too short", "cluster -o new.h5 --k 8,8", 2, r"--k names 2 numbers, but the network has 7 layers"),
-    Refusal("k beyond the samples", "cluster -o new.h5", 2, r"conv1 cannot have 60 codes.*\(20\).*--k"),
+    Refusal(
+        "k beyond the samples", "cluster -o new.h5 --k 60,2,2,2,2,2,2", 2, r"conv1 cannot have 60 codes.*\(20\).*--k"
+    ),
     Refusal("memory is no size", "cluster -o new.h5 --memory lots", 2, r"--memory takes a size such as .*'lots'"),
     Refusal("memory too small", f"cluster -o new.h5 --k {K} --memory 1KB", 2, r"more than --memory allows"),
     Refusal("location is no triple", f"probe {SAMPLE} --layer conv3 --location 1,2", 2, r"--location takes x,y,z.*1,2"),
@@ -186,7 +188,7 @@ REFUSALS = (
         "centroids of another model",
         f"probe {SAMPLE} --layer conv3 --by centroid --codebook other/codebook.h5",
         4,
-        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster' again",
+        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster --force' to make it again",
     ),
     Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
@@ -290,13 +292,13 @@ REFUSALS = (
         "codebook of another model",
         f"explain {SAMPLE} --codebook other/codebook.h5",
         4,
-        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster' again",
+        rf"codebook\.h5 was made from model {ID}, but run/model\.h5 is {ID}\. Run 'fer cluster --force' to make it again",
     ),
     Refusal(
         "voxels of another model",
         "evaluate --voxels other/voxels.h5",
         4,
-        rf"model\.h5 was made from voxels {ID}, but other/voxels\.h5 is {ID}\. Run 'fer train' again",
+        rf"model\.h5 was made from voxels {ID}, but other/voxels\.h5 is {ID}\. Run 'fer train --force' to make it again",
     ),
     Refusal(
         "clustering another model's voxels",
