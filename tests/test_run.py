@@ -66,12 +66,12 @@ def test_mixed_lineage_names_both_ids_and_the_command(
     bias = "encoder/blocks.output.2.bias"
     other = rewrite(run.model, tmp_path / "model.h5", {bias: run.model.read(bias) + 1})
     mixed = Run(RunPaths(run_paths.voxels, tmp_path / "model.h5", run_paths.codebook), device=CPU)
-    message = rf"was made from model {run.model.id[:12]}, but .*model\.h5 is {other[:12]}\. Run 'fer cluster --force' to make it again"
+    message = rf"was made from model {run.model.id[:12]}, but .*model\.h5 is {other[:12]}\. Run 'fer cluster --force'"
     with pytest.raises(LineageError, match=message):
         _ = mixed.codebook
     other = rewrite(run.voxels.artifact, tmp_path / "voxels.h5", {"label": np.roll(run.voxels.labels, 1)})
     mixed = Run(RunPaths(tmp_path / "voxels.h5", run_paths.model, run_paths.codebook), device=CPU)
-    message = rf"was made from voxels {run.voxels.id[:12]}, but .*voxels\.h5 is {other[:12]}\. Run 'fer train --force' to make it again"
+    message = rf"was made from voxels {run.voxels.id[:12]}, but .*voxels\.h5 is {other[:12]}\. Run 'fer train --force'"
     with pytest.raises(LineageError, match=message):
         _ = mixed.voxels
 

@@ -320,7 +320,7 @@ def test_no_workers_are_refused(run_paths: RunPaths, tmp_path: Path) -> None:
 
 def test_model_of_other_voxels_is_refused(run: Run, run_paths: RunPaths, tmp_path: Path, rewrite: Rewrite) -> None:
     other = rewrite(run.voxels.artifact, tmp_path / "v.h5", {"label": np.roll(run.voxels.labels, 1)})
-    message = rf"was made from voxels {run.voxels.id[:12]}, but .*v\.h5 is {other[:12]}\. Run 'fer train --force' to make it again"
+    message = rf"was made from voxels {run.voxels.id[:12]}, but .*v\.h5 is {other[:12]}\. Run 'fer train --force'"
     with pytest.raises(LineageError, match=message):
         cluster_network(tmp_path / "v.h5", run_paths.model, tmp_path / "c.h5", k=(5, 4, 4, 3), device=CPU)
 
