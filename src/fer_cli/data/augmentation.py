@@ -51,10 +51,11 @@ class Augmentation:
         more = torch.zeros(count, 3)
         if "z" in str(self.mirror) or self.contrast or self.brightness:
             more = torch.rand(count, 3, generator=generator) * 2 - 1
-        mirrored = [axis in str(self.mirror) for axis in "xyz"]
+        x, y, z = (axis in str(self.mirror) for axis in "xyz")
         return Variations(
             self,
-            torch.cat([flips[:, :2], more[:, :1] > 0, flips[:, 2:]], 1) & torch.tensor([*mirrored, self.quarter_turns]),
+            flips & torch.tensor([x, y, self.quarter_turns]),
+            (more[:, 0] > 0) & z,
             moves,
             torch.deg2rad(spread[:, 0] * self.rotation),
             1 + spread[:, 1:] * self.stretch,
@@ -86,11 +87,12 @@ class Augmentation:
 class Variations:
     """What each sample of a batch undergoes.
 
-    Mirrored in x, y, z, and x and y exchanged; moved; turned; stretched; its values multiplied, and added to.
+    Mirrored in x, in y, x and y exchanged; mirrored in z; moved; turned; stretched; its values multiplied and added to.
     """
 
     settings: Augmentation
-    flips: Bool[Tensor, "sample 4"]
+    flips: Bool[Tensor, "sample 3"]
+    flips_z: Bool[Tensor, " sample"]
     moves: Int[Tensor, "sample 3"]
     angles: Float[Tensor, " sample"]
     scales: Float[Tensor, "sample 3"]
@@ -98,7 +100,7 @@ class Variations:
     offsets: Float[Tensor, " sample"]
 
     def __getitem__(self, rows: slice) -> "Variations":
-        columns = (self.flips, self.moves, self.angles, self.scales, self.gains, self.offsets)
+        columns = (self.flips, self.flips_z, self.moves, self.angles, self.scales, self.gains, self.offsets)
         return Variations(self.settings, *(column[rows] for column in columns))
 
     def apply(self, volumes: Volumes) -> Volumes:
@@ -115,11 +117,12 @@ class Variations:
             raise UsageError(f"volumes of {sides[0]} by {sides[1]} voxels cannot be turned by quarters about z.")
         padded = functional.pad(volumes, (shift,) * 6, mode="replicate" if edge else "constant") if shift else volumes
         result = torch.empty_like(volumes)
-        for sample, (flips, (x, y, z)) in enumerate(zip(self.flips.tolist(), self.moves.tolist(), strict=True)):
+        drawn = zip(self.flips.tolist(), self.flips_z.tolist(), self.moves.tolist(), strict=True)
+        for sample, (flips, flip_z, (x, y, z)) in enumerate(drawn):
             moved = padded[sample, :, x : x + sides[0], y : y + sides[1], z : z + sides[2]]
-            axes = [axis for axis, flip in zip((1, 2, 3), flips, strict=False) if flip]
+            axes = [axis for axis, flip in ((1, flips[0]), (2, flips[1]), (3, flip_z)) if flip]
             moved = moved.flip(axes) if axes else moved
-            result[sample] = moved.transpose(1, 2) if flips[3] else moved
+            result[sample] = moved.transpose(1, 2) if flips[2] else moved
         return result
 
 
