@@ -88,7 +88,7 @@ def test_calibration_of_another_codebook_is_refused_with_the_command_to_run(
     shutil.copy(run_paths.calibration, tmp_path)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=(3, 3, 3, 3), device=CPU, force=True)
     run = Run(paths, device=CPU)
-    with pytest.raises(LineageError, match=r"made from codebook .* Run 'fer calibrate' again"):
+    with pytest.raises(LineageError, match=r"made from codebook .* Run 'fer calibrate --force'"):
         _ = run.temperatures
     calibrate(paths, device=CPU, force=True)
     assert Run(paths, device=CPU).temperatures.probability > 0
