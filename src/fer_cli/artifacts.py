@@ -129,6 +129,7 @@ class RunArtifacts:
         return load_sample(
             sample,
             voxelization=self.model.config["voxelization"],
+            preparation=self.model.config.get("preparation", {}),
             transform=self._transform,
             input=self.network.spec.input,
             classes=self.network.spec.classes,

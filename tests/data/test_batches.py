@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_cli.data.batches import VoxelizedShape, decode, voxelize_batch
+from fer_cli.data.entries import Entry
 from fer_cli.data.formats.registry import read_shape
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
-from fer_cli.data.source import Entry
 
 SHEET = "OFF\n4 2 0\n0 0 0\n{} 0 0\n0 2 0\n0 0 1\n3 0 1 2\n3 0 1 3\n"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_cli.data.source import Entry, Skipped, close_archives, list_entries, read_entry
+from fer_cli.data.entries import Entry, Skipped
+from fer_cli.data.source import close_archives, list_entries, read_entry
 from fer_cli.errors import InputError, UsageError
 
 

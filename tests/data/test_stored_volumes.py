@@ -316,8 +316,15 @@ def test_a_file_is_prepared_as_the_run_was(tmp_path: Path):
     stored(tmp_path / "set", tmp_path / "v.h5", settings)
     voxels = open_voxels(tmp_path / "v.h5")
     sample = load_sample(
-        path, voxelization=voxels.voxelization, input=voxels.input, classes=voxels.classes, voxels=lambda: voxels
+        path,
+        voxelization=voxels.voxelization,
+        preparation=voxels.preparation,
+        input=voxels.input,
+        classes=voxels.classes,
+        voxels=lambda: voxels,
     )
+    # A model has no voxelization either, which would say that there are shapes to graft parts of.
+    assert voxels.made_by == {"voxelization": {}, "preparation": settings.to_json() | {"shape": [6, 6, 6]}}
     np.testing.assert_array_equal(sample.volume, voxels.volumes([0])[0])
     np.testing.assert_allclose(sample.index_to_world, voxels.index_to_world(0))
     assert sample.name == "1"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fer_cli.data.duplicates import DuplicateCounts
+from fer_cli.data.entries import Skipped
 from fer_cli.data.formats.registry import read_shape
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
-from fer_cli.data.source import Skipped
 from fer_cli.data.voxelize import voxelize_source
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact import open_artifact

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fer_cli.data import triangles  # noqa: F401, slow to import: once for all workers
+from fer_cli.data.entries import Entry
 from fer_cli.data.facts import MeshFacts, describe_mesh
 from fer_cli.data.formats import ply, points, scanning  # noqa: F401, slow to import: once for all workers
 from fer_cli.data.formats.registry import GreyError, Mesh, read_shape
 from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
-from fer_cli.data.source import Entry, close_archives, read_entry
+from fer_cli.data.source import close_archives, read_entry
 from fer_cli.errors import InputError, one_line
 from fer_cli.execution.workers import is_stopping
 

@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
+from fer_cli.data.entries import whole_groups
 from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
-from fer_cli.data.formats.scans import SCAN_SUFFIXES, Scan, file_suffix, read_scan
+from fer_cli.data.formats.scans import SCAN_SUFFIXES, Scan, file_suffix, read_scan, stem_of
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.data.preparation import PreparationSettings, prepare
-from fer_cli.data.source import stem_of
 from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import ArtifactError, FerError, InputError, UsageError, one_line
@@ -31,6 +32,7 @@ _BLOCK = 256
 _MOST_IN_MEMORY = 2 << 30
 """Bytes of intensities that are held in memory where a stage reads them again and again."""
 VALIDATION_FRACTION = 0.1
+NOT_PREPARED: Mapping[str, Any] = MappingProxyType({})
 
 Indices = Sequence[int] | Int[np.ndarray, " chosen"]
 
@@ -116,10 +118,21 @@ class VoxelSet(VolumeSet):
 
     @property
     def voxelization(self) -> Json:
-        """How shapes were voxelized, or volumes prepared; empty for volumes that were stored as they are."""
-        config = self.artifact.config
-        settings: Json = config.get("voxelization") or config.get("preparation") or {}
+        """How shapes were voxelized; empty for volumes."""
+        settings: Json = self.artifact.config.get("voxelization", {})
         return settings
+
+    @property
+    def preparation(self) -> Json:
+        """What was done to the volumes of files; empty for shapes, and for volumes that were stored as they are."""
+        settings: Json = self.artifact.config.get("preparation", {})
+        return settings
+
+    @property
+    def made_by(self) -> dict[str, object]:
+        """Keys of a model's configuration: how its samples were made, so that a new file is treated alike."""
+        prepared = {"preparation": self.preparation} if self.preparation else {}
+        return {"voxelization": self.voxelization, **prepared}
 
     def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:
         """See `VolumeSet.volumes`; of grids one channel, 1 where a voxel is occupied and 0 elsewhere."""
@@ -235,16 +248,12 @@ def hold_out(
         if groups is None:
             mask[members[: wanted[label]]] = True
     if groups is not None:
-        units = [group or f"\0{sample}" for sample, group in enumerate(groups)]
-        by_unit: dict[str, list[int]] = {}
-        for sample, unit in enumerate(units):
-            by_unit.setdefault(unit, []).append(sample)
-        for unit in generator.permutation(sorted(by_unit)).tolist():
-            counts = Counter(labels[by_unit[unit]].tolist())
-            # A group goes where it brings the classes nearer to their shares.
-            if sum(min(count, wanted[k]) - max(0, count - wanted[k]) for k, count in counts.items()) > 0:
-                wanted = {label: left - counts[label] for label, left in wanted.items()}
-                mask[by_unit[unit]] = True
+        by_group: dict[str, list[int]] = {}
+        for sample, group in enumerate(groups):
+            by_group.setdefault(group or f"\0{sample}", []).append(sample)
+        drawn = [by_group[group] for group in generator.permutation(sorted(by_group)).tolist()]
+        for number in whole_groups([Counter(labels[members].tolist()) for members in drawn], wanted):
+            mask[drawn[number]] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
@@ -281,6 +290,7 @@ def load_sample(
     sample: Any,
     *,
     voxelization: Mapping[str, Any],
+    preparation: Mapping[str, Any] = NOT_PREPARED,
     input: InputSpec,
     classes: Sequence[str],
     voxels: Callable[[], VoxelSet],
@@ -289,7 +299,8 @@ def load_sample(
 ) -> Sample:
     """The volume that a user's SAMPLE names: an array, a file if there is one, else a sample of the voxel set.
 
-    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; an array, in memory or in a .npy
+    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; with `preparation` a volume is
+    prepared as those of the run were; an array, in memory or in a .npy
     file, must be a volume that `input` describes. `transform` gives what turns any other file into such an array.
     `label` gives the class of an array or a file, or overrides that of a named sample. `voxels` is called only if
     `sample` is a name.
@@ -307,13 +318,12 @@ def load_sample(
             return Sample(
                 stem_of(path.name), _fitting(as_volume(made), input, f"what the transform made of {path.name}"), given
             )
-        prepared = "scaling" in voxelization
-        if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization) and not prepared:
-            return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
-        if prepared:
-            scan = _prepared(path, voxelization)
+        if preparation:
+            scan = _prepared(path, preparation)
             volume = _fitting(scan.values.astype(np.float32), input, path.name)
             return Sample(stem_of(path.name), volume, given, index_to_world=scan.index_to_world)
+        if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
+            return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
         read = _read_grid(path, voxelization, input)
         volume = read.occupancy[None].astype(np.float32)
         return Sample(path.stem, volume, given, index_to_world=read.index_to_world)

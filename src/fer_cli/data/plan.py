@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_cli.data.collections import Collection, open_collection
+from fer_cli.data.entries import Listing, check_limits, draw_test, evenly
 from fer_cli.data.formats.scans import SCAN_SUFFIXES, file_suffix
-from fer_cli.data.source import Listing, check_limits, draw_test, evenly, list_entries
+from fer_cli.data.source import list_entries
 from fer_cli.data.tables import list_table
 from fer_cli.errors import UsageError
 

@@ -5,7 +5,7 @@ map follows every step, so that voxels stay where they are in the world.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -42,6 +42,8 @@ class PreparationSettings:
     window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in (None, *get_args(Kind)) or self.scaling not in get_args(Scaling):
+            raise UsageError(f"there is no kind {self.kind!r} with the scaling {self.scaling!r}.")
         if self.threshold is not None and self.kind == "intensity":
             raise UsageError("--threshold makes occupancy of intensities; leave it or --kind intensity out.")
         if self.kind == "occupancy" and self.scaling != "none":

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from fer_cli.data.batches import Outcome, VoxelizedShape
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates, redundant_samples
-from fer_cli.data.source import Entry, Listing, Skipped, described
+from fer_cli.data.entries import Entry, Listing, Skipped, described
 from fer_cli.errors import InputError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 

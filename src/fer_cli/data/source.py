@@ -8,32 +8,18 @@ Members of archives are never unpacked to disk; what looks hostile is refused by
 """
 
 import functools
-import hashlib
 import os
 import re
 import zipfile
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from fer_cli.data.entries import SPLIT_WORDS, Entry, Listing, Skipped, check_limits, draw_test, listing_of
 from fer_cli.data.formats.registry import SUFFIXES
-from fer_cli.data.formats.scans import SCAN_SUFFIXES, file_suffix
+from fer_cli.data.formats.scans import READ_SUFFIXES, SCAN_SUFFIXES, file_suffix, stem_of
 from fer_cli.errors import InputError, UsageError
-
-Split = Literal["train", "val", "test", "unlabelled"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabelled")
-SPLIT_WORDS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What folders and tables call the splits, in small letters."""
 
 MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
@@ -44,38 +30,6 @@ _BOMB_RATIO = 200
 _OTHER_SHAPES = re.compile(
     r"\.(gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pts|las|laz|vox|vtk|vtp|usdz?|nrrd|nhdr|mha|mhd|dcm|mgz|tiff?)"
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One shape of a source: unique `name`, `path` inside the source, class (None if unknown) and split.
-
-    `group` is what it belongs to, such as its patient, empty if nothing; `columns` are further ones of a table.
-    """
-
-    name: str
-    path: str
-    class_name: str | None
-    split: Split
-    group: str = ""
-    columns: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A shape that is left out, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Shapes of a source in order of class, split (train first) and name; sorted classes; skipped files."""
-
-    entries: tuple[Entry, ...]
-    classes: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
 
 
 def list_entries(
@@ -105,7 +59,7 @@ def list_entries(
         paths, skipped = _folder_paths(source)
     elif _is_zip(source):
         paths, skipped = _zip_paths(source)
-    elif file_suffix(source.name) in _READ:
+    elif file_suffix(source.name) in READ_SUFFIXES:
         if size > MAX_FILE_BYTES:
             raise InputError(f"{source}: {size} bytes, more than {MAX_FILE_BYTES}.")
         single = [_placed(source.name, "")]
@@ -120,23 +74,6 @@ def list_entries(
     if test_fraction is not None:
         placed = _split(placed, test_fraction, seed, source)
     return listing_of(placed, skipped, per_class)
-
-
-def listing_of(placed: Sequence[Entry], skipped: Sequence[Skipped], per_class: int | None) -> Listing:
-    """Entries under unique names and in order, at most `per_class` of each class and split."""
-    entries = sorted(_named(placed), key=_order)
-    if per_class is not None:
-        entries = list(evenly(entries, per_class))
-    classes = sorted({entry.class_name for entry in entries if entry.class_name is not None})
-    return Listing(tuple(entries), tuple(classes), tuple(sorted(skipped, key=lambda item: item.path)))
-
-
-def check_limits(per_class: int | None, test_fraction: float | None) -> None:
-    """Raise UsageError for a number of shapes, or a test fraction, that leaves nothing."""
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise UsageError(f"a test fraction of {test_fraction:g} leaves nothing to train or test; give 0.2, say.")
-    if per_class is not None and per_class < 1:
-        raise UsageError(f"{per_class} shapes per class leave none; give at least 1.")
 
 
 def objections(source: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -165,7 +102,7 @@ def objections(source: Path, paths: Sequence[str]) -> dict[str, str]:
     return {
         path: found.get(path, f"fer does not read it; known are {_KNOWN}")
         for path in paths
-        if path in found or file_suffix(path) not in _READ
+        if path in found or file_suffix(path) not in READ_SUFFIXES
     }
 
 
@@ -188,21 +125,11 @@ def read_entry(source: Path, entry: Entry) -> bytes:
         raise InputError(f"{entry.path}: cannot be unpacked from {source.name}: {str(error)[:200]}.") from error
 
 
-def described(samples: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> dict[str, Sequence[str]]:
-    """The datasets of what a table says of samples, given the group and the further columns of each; of both if any."""
-    groups, columns = [group for group, _ in samples], [dict(columns) for _, columns in samples]
-    texts: dict[str, Sequence[str]] = {"group": groups} if any(groups) else {}
-    for column in dict.fromkeys(name for of_sample in columns for name in of_sample):
-        texts[f"column/{column}"] = [of_sample.get(column, "") for of_sample in columns]
-    return texts
-
-
 def close_archives() -> None:
     """Close the archive that `read_entry` keeps open in this process."""
     _open_zip.cache_clear()
 
 
-_READ = frozenset((*SUFFIXES, *SCAN_SUFFIXES))
 _KNOWN = ", ".join((*SUFFIXES, *SCAN_SUFFIXES))
 
 
@@ -243,7 +170,7 @@ def _folder_paths(source: Path) -> tuple[list[str], list[Skipped]]:
         skipped += [
             Skipped(_relative(Path(folder, name), source), "is a folder")
             for name in subfolders
-            if file_suffix(name) in _READ
+            if file_suffix(name) in READ_SUFFIXES
         ]
     return paths, skipped
 
@@ -263,7 +190,7 @@ def _zip_paths(source: Path) -> tuple[list[str], list[Skipped]]:
         if not member.filename:
             continue
         if member.is_dir():
-            if file_suffix(member.filename.rstrip("/")) in _READ:
+            if file_suffix(member.filename.rstrip("/")) in READ_SUFFIXES:
                 skipped.append(Skipped(member.filename.rstrip("/"), "is a folder"))
             continue
         if not _is_shape(member.filename, skipped):
@@ -299,7 +226,7 @@ def _is_shape(path: str, skipped: list[Skipped]) -> bool:
     suffix = file_suffix(path)
     if _OTHER_SHAPES.fullmatch(suffix):
         skipped.append(Skipped(path, f"fer does not read {suffix} files; known are {_KNOWN}"))
-    return suffix in _READ
+    return suffix in READ_SUFFIXES
 
 
 def _relative(path: str | Path, source: Path) -> str:
@@ -321,12 +248,6 @@ def _placed(path: str, root: str) -> Entry:
     return Entry(stem, path, None, "unlabelled")
 
 
-def stem_of(file: str) -> str:
-    """A file's name without its suffix, `.nii.gz` as one."""
-    suffix = file_suffix(file)
-    return file[: -len(suffix)] if suffix in _READ and len(suffix) < len(file) else PurePosixPath(file).stem
-
-
 def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Path) -> list[Entry]:
     """The same entries, those without a split having their folder as class and a split by chance."""
     groups: dict[str, list[Entry]] = defaultdict(list)
@@ -342,37 +263,6 @@ def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Pa
     return draw_test([classed.get(entry.path, entry) for entry in entries], test_fraction, seed)
 
 
-def draw_test(entries: Sequence[Entry], fraction: float, seed: int) -> list[Entry]:
-    """The same entries, those with a class and no split having one by chance; no split divides a group.
-
-    Of each class that share is for testing, though at least one shape, and one left for training. With groups the
-    share is as near as whole groups come to it.
-    """
-    units: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    by_class: Counter[str] = Counter()
-    for entry in entries:
-        if entry.split == "unlabelled" and entry.class_name is not None:
-            units[("group", entry.group) if entry.group else (entry.class_name, entry.path)].append(entry)
-            by_class[entry.class_name] += 1
-    wanted = {name: min(max(1, round(fraction * count)), count - 1) for name, count in by_class.items()}
-    lots = {
-        unit: _lot(seed, "group", unit[1]) if unit[0] == "group" else _lot(seed, unit[0], members[0].name)
-        for unit, members in units.items()
-    }
-    testing: set[str] = set()
-    for unit in sorted(units, key=lambda unit: (lots[unit], unit[1])):
-        counts = Counter(str(entry.class_name) for entry in units[unit])
-        # A group goes where it brings the classes nearer to their shares.
-        if sum(min(count, wanted[name]) - max(0, count - wanted[name]) for name, count in counts.items()) > 0:
-            wanted = {name: left - counts[name] for name, left in wanted.items()}
-            testing |= {entry.path for entry in units[unit]}
-    placed = {entry.path for members in units.values() for entry in members}
-    return [
-        replace(entry, split="test" if entry.path in testing else "train") if entry.path in placed else entry
-        for entry in entries
-    ]
-
-
 def _class_folder(path: str) -> str | None:
     """The folder that a shape lies in, inside the source, past 3DShapeNets' folders of a resolution."""
     readable = path.encode(errors="replace").decode()
@@ -380,42 +270,3 @@ def _class_folder(path: str) -> str | None:
     while folders and folders[-1].isdecimal():
         folders.pop()
     return folders[-1] if folders else None
-
-
-def _lot(seed: int, class_name: str, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{class_name}\0{name}".encode()).digest()
-
-
-def _named(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The same entries, with longer names wherever two share one."""
-    level = [0] * len(entries)
-    while True:
-        names = [_name(entry, level[i], i) for i, entry in enumerate(entries)]
-        counts = Counter(names)
-        if len(counts) == len(names):
-            return (replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
-        level = [level[i] + (counts[name] > 1) for i, name in enumerate(names)]
-
-
-def _name(entry: Entry, level: int, position: int) -> str:
-    """Stem; with its class or folder; with its split too; the whole path; the path and a number."""
-    *folders, file = entry.path.replace("\\", "/").split("/")
-    folder = entry.class_name or (folders[-1] if folders else "")
-    prefixes: tuple[list[str], ...] = ([], [folder], [folder, entry.split])
-    if level < len(prefixes):
-        return "_".join([*filter(None, prefixes[level]), entry.name])
-    return "_".join([*folders, file]) + f"~{position}" * (level - len(prefixes))
-
-
-def _order(entry: Entry) -> tuple[str, int, str]:
-    return entry.class_name or "", SPLITS.index(entry.split), entry.name
-
-
-def evenly(entries: Sequence[Entry], count: int) -> Iterator[Entry]:
-    """At most `count` entries of each class and split, evenly spaced."""
-    groups: dict[tuple[str | None, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.class_name, entry.split].append(entry)
-    for group in groups.values():
-        chosen = min(count, len(group))
-        yield from (group[i * len(group) // chosen] for i in range(chosen))

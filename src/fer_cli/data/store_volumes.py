@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from fer_cli.data.collections import Collection
+from fer_cli.data.entries import Entry, Listing, Skipped
 from fer_cli.data.formats.registry import GreyError
 from fer_cli.data.formats.scans import Scan, read_scan, spacing_of
 from fer_cli.data.preparation import PreparationSettings, orientation_of, prepare
-from fer_cli.data.source import Entry, Listing, Skipped, close_archives, read_entry
+from fer_cli.data.source import close_archives, read_entry
 from fer_cli.data.volume_file import Volume, WrittenVolumes, write_volumes
 from fer_cli.errors import InputError
 from fer_cli.storage.outputs import check_output, claim_output

@@ -11,18 +11,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from fer_cli.data.source import (
-    SPLIT_WORDS,
-    Entry,
-    Listing,
-    Skipped,
-    Split,
-    check_limits,
-    draw_test,
-    listing_of,
-    objections,
-    stem_of,
-)
+from fer_cli.data.entries import SPLIT_WORDS, Entry, Listing, Skipped, Split, check_limits, draw_test, listing_of
+from fer_cli.data.formats.scans import stem_of
+from fer_cli.data.source import objections
 from fer_cli.errors import InputError, UsageError
 
 _MOST_BYTES = 1 << 26

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates
+from fer_cli.data.entries import Skipped, described
 from fer_cli.data.formats.scans import spacing_of
-from fer_cli.data.source import Skipped, described
 from fer_cli.data.volumes import InputSpec, Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter

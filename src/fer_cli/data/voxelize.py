@@ -17,9 +17,10 @@ from pathlib import Path
 from fer_cli import __version__
 from fer_cli.data.batches import Outcome, decode, voxelize_batch
 from fer_cli.data.duplicates import DuplicateCounts
+from fer_cli.data.entries import Entry, Listing, Skipped
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.samples import collect_samples, write_samples
-from fer_cli.data.source import Entry, Listing, Skipped, close_archives, list_entries
+from fer_cli.data.source import close_archives, list_entries
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.scheduler import open_scheduler

@@ -195,7 +195,7 @@ def attach(
         config = {
             "network": network_config(prepared.backbone, origin),
             "training": {**asdict(prepared.training), "fitted_on": settings.fitted_on},
-            "voxelization": voxel_set.voxelization,
+            **voxel_set.made_by,
         }
         parents = {"voxels": voxel_set.id}
         run = TrainingLoop(data, prepared.training, config, parents, checkpoint, report)

@@ -136,16 +136,16 @@ def train(
             settings = replace(settings, preset=kept.preset)
         data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
         settings = settings.for_samples(len(data.training))
-        if vary_by_kind and "resolution" not in voxel_set.voxelization:
+        if vary_by_kind and not voxel_set.voxelization:
             settings = volume_settings(settings, voxel_set.input.kind)
         layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
-        if "resolution" in voxel_set.voxelization:
+        if voxel_set.voxelization:
             require_resolution(layers, voxel_set.input)
         network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
         config = {
             "network": network_config.to_json(),
             "training": asdict(settings),
-            "voxelization": voxel_set.voxelization,
+            **voxel_set.made_by,
         }
         parents = {"voxels": voxel_set.id}
         if given:

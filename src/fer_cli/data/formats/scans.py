@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ _NIFTI = (".nii", ".nii.gz")
 SCAN_SUFFIXES = (*_NIFTI, ".npz")
 """Suffixes that hold volumes with their own values and no shape."""
 KNOWN = ", ".join((*SCAN_SUFFIXES, ".npy", ".binvox", ".mat"))
+READ_SUFFIXES = frozenset((*SUFFIXES, *SCAN_SUFFIXES))
 _HEADER_BYTES = 540
 _MOST_CHANNELS = 4096
 _MOST_WORLD = 1e9
@@ -48,6 +50,12 @@ def file_suffix(path: str) -> str:
     """The suffix of a path, `.nii.gz` as one, in small letters."""
     lower = path.lower()
     return ".nii.gz" if lower.endswith(".nii.gz") else f".{lower.rpartition('.')[2]}" if "." in lower else ""
+
+
+def stem_of(file: str) -> str:
+    """A file's name without its suffix, `.nii.gz` as one."""
+    suffix = file_suffix(file)
+    return file[: -len(suffix)] if suffix in READ_SUFFIXES and len(suffix) < len(file) else PurePath(file).stem
 
 
 def read_scan(content: bytes, name: str) -> Scan:
