@@ -24,8 +24,9 @@ from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.network.activations import batches, predict
-from fer_cli.network.attach import AttachSettings, look_over, warnings
+from fer_cli.network.attach import AttachSettings, look_over
 from fer_cli.network.attach import attach as attach_network
+from fer_cli.network.attach_overview import warnings
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.opening import open_classifier
 from fer_cli.run import Run

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fer_cli.cli.doctor import CPU_FLAGS, Cpu, Disk, Drawing, Examination, Extra, Library, Memory
+from fer_cli.cli.doctor import Drawing, Examination, Extra, Library
+from fer_cli.cli.machine import CPU_FLAGS, Cpu, Disk, Memory
 from fer_cli.data.download import DownloadRecord
 from fer_cli.network.training import TrainingSummary
 from fer_cli.storage.artifact import open_artifact

@@ -127,7 +127,7 @@ def test_a_page_leads_from_pip_install_to_a_report(page: str, programs: Path, tm
 
 
 def _objects_are_refused_until_converted(programs: Path, folder: Path) -> None:
-    """The page's own commands, on its checkpoint with a path among the hyperparameters."""
+    """A checkpoint with a path among its hyperparameters is refused until the page's command has converted it."""
     script = as_script(HOWTO / "attach-lightning.md").splitlines(keepends=True)
     attach, convert, again = (line for line in script if line.startswith(("fer attach", "python -c")))
     path = folder / "checkpoints" / "last.ckpt"

@@ -25,8 +25,9 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.execution.generators import unmoved_generators
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
-from fer_cli.network.attach import AttachSettings, Overview, warnings
+from fer_cli.network.attach import AttachSettings
 from fer_cli.network.attach import attach as attach_network
+from fer_cli.network.attach_overview import Overview, warnings
 from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation

@@ -32,7 +32,7 @@ AFTER = 1.5
 """Standard deviation of residuals above that layer. All three were chosen on validation samples, `docs/adr/0018`."""
 SIGNIFICANT = 0.05
 _FLOOR = 0.01
-"""Figures are raised to at least this share of the validation samples' median."""
+"""A figure below this share of the validation samples' median is replaced by it, so that its logarithm is finite."""
 
 Figures = Mapping[str, Float[np.ndarray, " sample"]]
 """By layer; squared distances, summed over locations."""

@@ -27,7 +27,8 @@ from fer_cli.cli.options import (
 if TYPE_CHECKING:
     import torch
 
-    from fer_cli.network.attach import AttachSettings, AttachSummary, Overview
+    from fer_cli.network.attach import AttachSettings, AttachSummary
+    from fer_cli.network.attach_overview import Overview
     from fer_cli.network.attached.opening import OpenedClassifier
 
 ModelName = Annotated[
@@ -189,7 +190,7 @@ def _attached(
 
 def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> None:
     """Print what was found in the network, and what a user should know of it."""
-    from fer_cli.network.attach import warnings
+    from fer_cli.network.attach_overview import warnings
     from fer_cli.reports.attachment import overview_table
     from fer_cli.reports.tables import printable
 

@@ -9,10 +9,8 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
@@ -22,13 +20,13 @@ from typing import Any, TypedDict
 from packaging.requirements import Requirement
 
 from fer_cli import __version__
+from fer_cli.cli.machine import Cpu, Disk, Memory, read_cpu, read_disk, read_memory, temporary_folder
 
 PACKAGE = "fer-cli"
 TIME_LIMIT = 60.0
 """Seconds that a process may take; a network file system without a cache can take ten for PyTorch."""
 LITTLE_DISK = 2 * 10**9
 """Bytes below which the free disk is remarked upon: a run of ModelNet10 takes about one gigabyte with its scratch."""
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _MODULES = {"faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn", "vtk": "vtkmodules.vtkCommonCore"}
 _DRAWN_WITH = ("pyvista", "vtk")
 
@@ -50,40 +48,6 @@ class Extra:
     name: str
     missing: tuple[str, ...]
     command: str
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The processor; `features` holds for each of CPU_FLAGS whether it is there, and is empty where that is unknown.
-
-    `usable_cores` are those this process may run on; `bfloat16` is whether training uses it, None where PyTorch does
-    not work.
-    """
-
-    model: str
-    cores: int
-    usable_cores: int
-    features: dict[str, bool]
-    bfloat16: bool | None
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of main memory; None where the system does not tell, and for a limit of a container where there is none."""
-
-    total: int | None
-    available: int | None
-    limit: int | None
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A folder that fer writes to, and the bytes free there; `problem` is None where a file can be written."""
-
-    use: str
-    folder: str
-    free: int | None
-    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -132,26 +96,19 @@ def examine(run: Path) -> Examination:
     drawn_with = [module for name, module in modules.items() if name in _DRAWN_WITH]
     others = [module for name, module in modules.items() if name not in _DRAWN_WITH]
     with _begin("draw", *drawn_with) as drawing:
-        disks = (_disk("the run", run), _disk("temporary files", _temporary_folder()))
+        disks = (read_disk("the run", run), read_disk("temporary files", temporary_folder()))
         answers = _import_elsewhere(others)
         drawn, ending = _finish(drawing)
     answers |= {answer["module"]: answer for answer in drawn if "module" in answer}
-    machine = answers.get("torch", {})
+    torch = answers.get("torch", {})
     libraries = [_library(requirement, answers.get(modules[requirement.name]), ending) for requirement in needed]
-    flags = _cpu_flags()
     examination = Examination(
         fer=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        cpu=Cpu(
-            model=_cpu_model(),
-            cores=os.cpu_count() or 1,
-            usable_cores=_usable_cores(),
-            features={flag: flag in flags for flag in CPU_FLAGS} if flags else {},
-            bfloat16=machine.get("bfloat16"),
-        ),
-        memory=_memory(),
-        gpus=tuple(machine.get("gpus", ())),
+        cpu=read_cpu(torch.get("bfloat16")),
+        memory=read_memory(),
+        gpus=tuple(torch.get("gpus", ())),
         libraries=tuple(libraries),
         extras=tuple(_extra(name, requirements) for name, requirements in extras.items()),
         drawing=_drawing(drawn, ending),
@@ -346,57 +303,6 @@ def _remarks(examination: Examination) -> tuple[str, ...]:
     if examination.cpu.bfloat16 is False:
         remarks.append("neither GPU nor CPU has bfloat16: training computes in float32, which takes longer")
     return tuple(remarks)
-
-
-# The machine
-
-
-def _disk(use: str, folder: Path) -> Disk:
-    """The folder, or the nearest above it that exists, where it would be made."""
-    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
-    try:
-        free = shutil.disk_usage(there).free
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"\0")
-    except OSError as error:
-        return Disk(use, str(folder), None, f"files cannot be written to {there}: {error.strerror or error}.")
-    return Disk(use, str(folder), free, None)
-
-
-def _temporary_folder() -> Path:
-    try:
-        return Path(tempfile.gettempdir())
-    except FileNotFoundError:  # no folder for temporary files can be written to
-        return Path(os.environ.get("TMPDIR", "/tmp"))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _text(file: str) -> str:
-    """What a file of the system says; nothing where there is none."""
-    try:
-        return Path(file).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _cpu_flags() -> set[str]:
-    found = re.search(r"^flags\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return set(found[1].split()) if found else set()
-
-
-def _cpu_model() -> str:
-    found = re.search(r"^model name\s*:(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _memory() -> Memory:
-    said = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
-    kilobytes = {name: int(number) * 1024 for name, number in said.items()}
-    limit = _text("/sys/fs/cgroup/memory.max").strip()
-    return Memory(kilobytes.get("MemTotal"), kilobytes.get("MemAvailable"), int(limit) if limit.isdigit() else None)
 
 
 def _size(number: int | None) -> str:

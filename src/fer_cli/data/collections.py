@@ -216,7 +216,7 @@ def _array(
     headers: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     count: int | None,
 ) -> np.ndarray | list[str]:
-    """The first array of these names that has one axis, of `count` numbers or names where that is given; else none."""
+    """The first one-axis array of those names, of length `count` if that is given; an empty list if there is none."""
     for key in keys:
         if key in by_name:
             shape, _ = headers[by_name[key]]

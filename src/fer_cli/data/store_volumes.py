@@ -23,7 +23,7 @@ from fer_cli.storage.outputs import check_output, claim_output
 
 @dataclass(frozen=True)
 class StoredSummary:
-    """Summary of stored volumes: what was written, what was skipped, and what a user should know of the files."""
+    """Summary of stored volumes: what was written, which files were skipped and why, and notes for the user."""
 
     path: Path
     written: WrittenVolumes

@@ -68,7 +68,7 @@ def read_table(table: Path) -> list[Entry]:
 
 
 def _further(names: list[str]) -> list[tuple[str, int]]:
-    """The columns that are kept, by a name that can be one of a dataset."""
+    """Columns that the artifact keeps: a name that an HDF5 dataset may have, and the position in a row."""
     further: dict[str, int] = {}
     for column, name in enumerate(names):
         plain = re.sub(r"[^\w .-]", "_", name).strip(" .")

@@ -20,9 +20,9 @@ HeldOutLabels = Int[np.ndarray, " validation"]
 def recognise(
     probabilities: Probabilities, labels: Labels, val_probabilities: HeldOut, val_labels: HeldOutLabels
 ) -> Recognition:
-    """Area under the ROC curve, always guessing the most frequent class, and with two classes a threshold.
+    """AUC, the accuracy of always guessing the most frequent class, and for two classes the accuracy at a threshold.
 
-    The threshold is that of the highest balanced accuracy on the validation samples.
+    The threshold is the one that gives the highest balanced accuracy on the validation samples.
     """
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     present = counts[counts > 0]

@@ -5,21 +5,21 @@ second phase of `fer train`, and writes model.h5. The test split is not read, un
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VolumeSet, VoxelSet, open_voxels, validation_split
 from fer_cli.data.volumes import Kind
 from fer_cli.errors import ArtifactError, InputError, UsageError
-from fer_cli.network.activations import FEEDBACK, batches, predict
+from fer_cli.network.activations import FEEDBACK
+from fer_cli.network.attach_overview import Overview, expected_seconds, fit_of
 from fer_cli.network.attached.classifier import Attached, attach_backbone, explain_attached
 from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import (
@@ -29,14 +29,12 @@ from fer_cli.network.attached.model_file import (
     require_storable,
     write_attached,
 )
-from fer_cli.network.attached.nan_fields import Fields
 from fer_cli.network.attached.readout import Activation
 from fer_cli.network.attached.survey import MOST_LOCATIONS, Candidate
-from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.loop import Report, TrainingLoop
-from fer_cli.network.phases import ATTACHED, FeedbackPhase, TrainingData, TrainingSettings
+from fer_cli.network.phases import ATTACHED, TrainingData, TrainingSettings
 from fer_cli.network.weights import load_state_arrays, write_state
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -46,9 +44,6 @@ from fer_cli.storage.schema import MODEL
 _LOOKED_AT = 16
 _CHECKED = 512
 """Training samples whose labels the classifier's answers are held against."""
-_MISLED = 0.15
-"""Accuracy that another order of the classes has to add before it is said."""
-_TIMED_STEPS = 3
 _EPOCHS = 6
 _RATE = 8e-3
 _SAMPLES = 3592
@@ -91,44 +86,6 @@ class AttachSettings:
             feedback_shown=_EPOCHS * _SAMPLES if given is None else 0,
             augmentation=usual if kind == "occupancy" else Augmentation(shift=2, mirror=True, edge=True),
         )
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a classifier answers labelled training samples.
-
-    `confusion` has axes (label, predicted). `better_order` are the classes in an order of the outputs that fits the
-    labels far better, None if there is none; `better_accuracy` the accuracy that it gives.
-    """
-
-    accuracy: float
-    confusion: Int[np.ndarray, "klass klass"]
-    better_order: tuple[str, ...] | None
-    better_accuracy: float
-
-
-@dataclass(frozen=True)
-class Overview:
-    """What `fer attach` found before it trains: candidates, chosen levels, how the classifier fits the labels.
-
-    `epochs` are those of the training, `seconds` is its expected time, and `level_seconds` what of it goes to the step
-    from each level to the one below. By default, `unnameable` activations are passed over, and `above` are the levels
-    with the last cut too, where that is not among them.
-    """
-
-    spec: NetworkSpec
-    fields: Mapping[str, Fields]
-    candidates: tuple[Candidate, ...]
-    readout: str
-    fit: Fit
-    training_samples: int
-    validation_samples: int
-    epochs: int
-    seconds: float
-    level_seconds: Mapping[str, float]
-    resumed_feedback: bool
-    unnameable: tuple[str, ...] = ()
-    above: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +166,7 @@ def attach(
         finish(output)
         checkpoint.unlink(missing_ok=True)
     last = [record for record in history if record.phase == FEEDBACK][-1]
-    right = _fit(network, voxel_set, data.validation)
+    right = fit_of(network, voxel_set, data.validation)
     parameters = [*prepared.backbone.module.parameters(), *network.feedback.parameters()]
     return AttachSummary(
         path=output,
@@ -252,13 +209,13 @@ def _prepare(
     data = TrainingData(voxels.as_attached(settings.fitted_on, validation), training, validation, device)
     chosen = settings.training(voxels.input.kind).for_samples(len(training))
     checked = training[np.linspace(0, len(training) - 1, min(_CHECKED, len(training))).astype(np.int64)]
-    seconds, shares = _expected_seconds(network, data, chosen)
+    seconds, shares = expected_seconds(network, data, chosen)
     overview = Overview(
         spec=backbone.spec,
         fields=backbone.wiring.fields,
         candidates=candidates,
         readout=_described(backbone),
-        fit=_fit(network, voxels, np.unique(checked)),
+        fit=fit_of(network, voxels, np.unique(checked)),
         training_samples=len(training),
         validation_samples=len(validation),
         epochs=chosen.feedback_epochs,
@@ -308,50 +265,6 @@ def _start_from(network: ExplainedNetwork, previous: Path) -> bool:
     return True
 
 
-def _fit(network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, " chosen"]) -> Fit:
-    """How the classifier answers these labelled samples, and the order of its outputs that would fit them best."""
-    classes = voxels.classes
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    for part in batches(indices):
-        predicted = predict(network, voxels.tensor(part)).argmax(1)
-        np.add.at(confusion, (voxels.labels[part], predicted), 1)
-    accuracy = float(np.trace(confusion) / max(1, confusion.sum()))
-    labels, outputs = linear_sum_assignment(-confusion)
-    best = float(confusion[labels, outputs].sum() / max(1, confusion.sum()))
-    order = None
-    if best >= accuracy + _MISLED and best > 1.5 / len(classes):
-        place = dict(zip(outputs.tolist(), labels.tolist(), strict=True))
-        order = tuple(classes[place[output]] for output in range(len(classes)))
-    return Fit(accuracy, confusion, order, best)
-
-
-def _expected_seconds(
-    network: ExplainedNetwork, data: TrainingData, settings: TrainingSettings
-) -> tuple[float, dict[str, float]]:
-    """Time of the whole training, from a few steps that change nothing, and the share of each level's module in it.
-
-    A share is that of the forward pass, which the classifier's own pass is part of.
-    """
-    phase = FeedbackPhase(data, settings, network, None)
-    module = network.feedback.train()
-    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    indices = data.training[: settings.batch_size]
-    times, forward = [], 0.0
-    with module.timed() as by_level:
-        for _ in range(_TIMED_STEPS):
-            started = time.monotonic()
-            loss = torch.stack(list(phase.terms(module, indices, generator).values())).sum()
-            forward += time.monotonic() - started
-            torch.autograd.backward(loss)
-            times.append(time.monotonic() - started)
-    module.zero_grad(set_to_none=True)
-    module.load_state_dict(state)
-    network.feedback.eval()
-    steps = max(1, len(data.training) // settings.batch_size) * settings.feedback_epochs
-    return min(times) * steps, {name: seconds / forward for name, seconds in by_level.items()}
-
-
 def _with_last_cut(backbone: Attached, candidates: Sequence[Candidate]) -> tuple[str, ...] | None:
     """Names of the levels and of the last cut, where that is another activation; None if it is one of them."""
     names = backbone.spec.layer_names[:-1]
@@ -364,42 +277,3 @@ def _described(backbone: Attached) -> str:
     element = "" if readout.output is None else f"element {readout.output!r}, "
     decision = "" if readout.decision == 0.5 else f", decision at {readout.decision:g}"
     return f"{element}{readout.activation}{decision}"
-
-
-def warnings(overview: Overview, fitted_on: str) -> list[str]:
-    """What a user should know before relying on what was attached, each in one sentence or two."""
-    said: list[str] = []
-    fit, classes = overview.fit, overview.spec.classes
-    if fit.better_order is not None:
-        said.append(
-            f"the network's classes agree with the labels for {fit.accuracy:.0%} of the training samples, in another "
-            f"order for {fit.better_accuracy:.0%}. If that is the order of its outputs, give --classes "
-            f"{','.join(fit.better_order)}"
-        )
-    elif fit.accuracy < 2 / len(classes) and fit.accuracy < 0.6:
-        most = int(fit.confusion.sum(0).argmax())
-        share = fit.confusion[:, most].sum() / max(1, fit.confusion.sum())
-        said.append(
-            f"the network's classes agree with the labels for only {fit.accuracy:.0%} of the training samples; it says "
-            f"{classes[most]} of {share:.0%}. Are the volumes scaled and oriented as the network was trained on?"
-        )
-    if any(not level.is_cut for level in overview.spec.levels):
-        names = ", ".join(level.name for level in overview.spec.levels if not level.is_cut)
-        said.append(f"{names}: no cut; the logits also depend on what goes around it, and a patch keeps that")
-    if any(level.field == "gradient" for level in overview.spec.levels):
-        names = ", ".join(level.name for level in overview.spec.levels if level.field == "gradient")
-        said.append(f"{names}: receptive fields are estimates from gradients; the network hides NaN")
-    if overview.unnameable:
-        names = ", ".join(overview.unnameable[:3]) + (", …" if len(overview.unnameable) > 3 else "")
-        said.append(f"passed over, for no level can be called so: {names}")
-    if overview.above is not None:
-        said.append(
-            f"{overview.above[-1]} is the last activation that decides the logits, but no level by default: --levels "
-            f"{','.join(overview.above)} adds it"
-        )
-    if fitted_on != "train":
-        said.append(
-            f"the codebooks will be fitted on the split {fitted_on}: exemplars and evidence are of samples that the "
-            "network did not learn from, and evaluation on them would be optimistic"
-        )
-    return said

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 
 from fer_cli.codebooks.clustering import default_codes, expected_seconds
-from fer_cli.network.attach import AttachSettings, Overview
+from fer_cli.network.attach import AttachSettings
+from fer_cli.network.attach_overview import Overview
 from fer_cli.network.attached.survey import Candidate
 from fer_cli.network.backbone import Level
 

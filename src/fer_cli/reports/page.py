@@ -69,7 +69,7 @@ def is_page(target: Path) -> bool:
 def write_report(diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False) -> Path:
     """Write pictures, `diagnosis.json` and `index.html` into the folder `target`, made if need be; the page's path.
 
-    `alone` writes the page and nothing else, to the file `target`. Files of an earlier report are replaced.
+    With `alone`, write only the page, to the file `target`. Files of an earlier report are replaced.
     Pictures are drawn by `drawing` if given, else by this process.
 
     Raises ResourceError if the target cannot be written or the machine cannot draw.
