@@ -354,6 +354,8 @@ def test_command_line_asks_what_grey_values_mean(tmp_path: Path):
     result = fer("voxelize", tmp_path / "g.npz", "-o", tmp_path / "v.h5", "--kind", "intensity", "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["input"] == {"channels": 1, "shape": list(SHAPE), "kind": "intensity"}
+    result = fer("voxelize", folder / "1.npy", "-o", tmp_path / "one.h5", "--kind", "intensity")
+    assert "1 volumes of 8×6×5 in 0 classes, intensity stored as float32, 0 skipped" in result.stdout
 
 
 @pytest.mark.real_data

@@ -243,8 +243,8 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
     if identical := duplicates_line(duplicates, 0):
         typer.echo(identical)
     typer.echo(
-        f"{summary.path}: {samples} volumes of {written.input} in {len(written.counts)} classes, {written.input.kind} "
-        f"stored as {written.stored}, {len(skipped)} skipped, {summary.seconds:.1f} s"
+        f"{summary.path}: {samples} volumes of {written.input} in {len(written.counts.keys() - {'unlabelled'})} classes, "
+        f"{written.input.kind} stored as {written.stored}, {len(skipped)} skipped, {summary.seconds:.1f} s"
     )
 
 
