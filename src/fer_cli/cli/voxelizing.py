@@ -242,8 +242,9 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
         typer.echo(line)
     if identical := duplicates_line(duplicates, 0):
         typer.echo(identical)
+    classes = len(written.counts.keys() - {"unlabelled"})
     typer.echo(
-        f"{summary.path}: {samples} volumes of {written.input} in {len(written.counts.keys() - {'unlabelled'})} classes, "
+        f"{summary.path}: {samples} volumes of {written.input} in {classes} classes, "
         f"{written.input.kind} stored as {written.stored}, {len(skipped)} skipped, {summary.seconds:.1f} s"
     )
 
