@@ -119,7 +119,7 @@ def encode_png(image: Image) -> bytes:
 
 
 def write_png(image: Image, path: Path) -> None:
-    """Write `image` to `path`, whose folder exists.
+    """Write `image` to `path`, and make its folder if need be.
 
     Raises ResourceError if the file cannot be written.
     """

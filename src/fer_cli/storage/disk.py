@@ -46,6 +46,8 @@ def _reason(error: OSError) -> str:
     # HDF5 raises a bare OSError whose text holds the number.
     found = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(found[1]) if found else None)
+    if number == errno.EEXIST:  # a file where a folder has to be made
+        number = errno.ENOTDIR
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     return os.strerror(number) if number else str(error).splitlines()[0]
