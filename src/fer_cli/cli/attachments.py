@@ -137,7 +137,7 @@ def _look_over(
     from fer_cli.network.attach import look_over
     from fer_cli.reports.attachment import overview_json
 
-    overview = look_over(source, opened.module, settings, device=device, previous=model)
+    overview = look_over(source, opened.module, settings, device=device, source=opened.source, previous=model)
     _show(overview, settings, listed=not as_json)
     if as_json:
         print_json(overview_json(overview, settings))
@@ -179,7 +179,7 @@ def _attached(
             settings,
             opened.origin,
             device=device,
-            make=opened.make,
+            source=opened.source,
             resume=resume,
             force=force,
             listed=partial(_show, settings=settings, listed=listed),

@@ -30,6 +30,7 @@ from fer_cli.network.attached.model_file import (
     write_attached,
 )
 from fer_cli.network.attached.readout import Activation
+from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.survey import MOST_LOCATIONS, Candidate
 from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
@@ -111,10 +112,16 @@ class _Prepared:
 
 
 def look_over(
-    voxels: Path, module: nn.Module, settings: AttachSettings, *, device: torch.device, previous: Path | None = None
+    voxels: Path,
+    module: nn.Module,
+    settings: AttachSettings,
+    *,
+    device: torch.device,
+    source: Source | None = None,
+    previous: Path | None = None,
 ) -> Overview:
     """What `attach` would do: levels, fit and expected time; nothing is written. Raises what `attach` raises."""
-    return _prepare(open_voxels(voxels, in_memory=True), module, settings, device, previous).overview
+    return _prepare(open_voxels(voxels, in_memory=True), module, settings, device, previous, source).overview
 
 
 def attach(
@@ -125,7 +132,7 @@ def attach(
     origin: Origin,
     *,
     device: torch.device,
-    make: Callable[[], nn.Module] | None = None,
+    source: Source | None = None,
     resume: bool = False,
     force: bool = False,
     listed: Callable[[Overview], object] = lambda _: None,
@@ -134,9 +141,10 @@ def attach(
 ) -> AttachSummary:
     """Train a feedback network on a frozen classifier and write both to `output`.
 
-    `module` reads the volumes of `voxels` as they are; it stays where it is and as it is. `make` builds it again, for
-    the sanity checks. `listed` is called with what was found before training starts, `finish` with `output` when it is
-    written. Where `output` holds a feedback network for the same levels, `force` starts from its weights.
+    `module` reads the volumes of `voxels` as they are; it stays where it is and as it is. `source` built it, if it
+    was not in memory, and builds it again for the sanity checks. `listed` is called with what was found before training
+    starts, `finish` with `output` when it is written. Where `output` holds a feedback network for the same levels,
+    `force` starts from its weights.
 
     Samples of a split `val` validate; without one a tenth of the fitted split does. Checkpoints are as in `fer train`.
 
@@ -146,7 +154,7 @@ def attach(
     started = time.monotonic()
     with claim_training(output, voxels, *origin.read_files(), resume=resume, force=force) as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
-        prepared = _prepare(voxel_set, module, settings, device, output if force else None, make)
+        prepared = _prepare(voxel_set, module, settings, device, output if force else None, source)
         listed(prepared.overview)
         data, network = prepared.data, prepared.network
         config = {
@@ -185,7 +193,7 @@ def _prepare(
     settings: AttachSettings,
     device: torch.device,
     previous: Path | None,
-    make: Callable[[], nn.Module] | None = None,
+    source: Source | None = None,
 ) -> _Prepared:
     training, validation = _samples(voxels, settings.fitted_on, settings.seed)
     looked_at = training[np.linspace(0, len(training) - 1, min(_LOOKED_AT, len(training))).astype(np.int64)]
@@ -200,7 +208,7 @@ def _prepare(
         activation=settings.activation,
         decision=settings.decision,
         outputs=settings.outputs,
-        make=make,
+        source=source,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -124,9 +124,13 @@ def warnings(overview: Overview, fitted_on: str) -> list[str]:
     if any(not level.is_cut for level in overview.spec.levels):
         names = ", ".join(level.name for level in overview.spec.levels if not level.is_cut)
         said.append(f"{names}: no cut; the logits also depend on what goes around it, and a patch keeps that")
-    if any(level.field == "gradient" for level in overview.spec.levels):
-        names = ", ".join(level.name for level in overview.spec.levels if level.field == "gradient")
-        said.append(f"{names}: receptive fields are estimates from gradients; the network hides NaN")
+    for found_by, why in (
+        ("gradient", "estimates from gradients; the network hides NaN"),
+        ("noise", "estimates by noise; the network refuses NaN"),
+    ):
+        names = ", ".join(level.name for level in overview.spec.levels if level.field == found_by)
+        if names:
+            said.append(f"{names}: receptive fields are {why}")
     if overview.unnameable:
         names = ", ".join(overview.unnameable[:3]) + (", …" if len(overview.unnameable) > 3 else "")
         said.append(f"passed over, for no level can be called so: {names}")

@@ -50,6 +50,10 @@ def is_level_name(name: str) -> bool:
     return plain and name not in (*_RESERVED, ".", "..") and not name.startswith("nearest_")
 
 
+FoundBy = Literal["exact", "gradient", "noise", "whole"]
+"""How receptive fields were found; see `Level`."""
+
+
 @dataclass(frozen=True)
 class Level:
     """One tapped activation.
@@ -57,7 +61,7 @@ class Level:
     A module may be called several times in one forward pass: `call` is the number of this call, from 0. `shape` is
     (x, y, z) of the feature map. `is_cut` says whether the logits depend on the input through this level alone; with a
     skip connection around it, they do not. `signed` features may be negative. `field` says where the receptive fields
-    come from: computed (`exact`), estimated from gradients (`gradient`), or always the `whole` input.
+    come from: computed (`exact`), estimated from gradients (`gradient`) or by noise (`noise`), or the `whole` input.
     """
 
     name: str
@@ -66,7 +70,7 @@ class Level:
     call: int = 0
     is_cut: bool = True
     signed: bool = False
-    field: Literal["exact", "gradient", "whole"] = "exact"
+    field: FoundBy = "exact"
 
     @property
     def locations(self) -> int:

@@ -104,7 +104,7 @@ def level_rows(levels: Sequence[Mapping[str, Any]]) -> list[dict[str, str | int]
     rows = []
     for level in levels:
         sides = "×".join(str(high - low) for low, high in level["receptive_field"])
-        sees = {"exact": sides, "gradient": f"≈{sides}", "whole": "all"}[level["field"]]
+        sees = {"exact": sides, "gradient": f"≈{sides}", "noise": f"≈{sides}", "whole": "all"}[level["field"]]
         cut = "yes" if level["is_cut"] else "no"
         named = {"level": level["name"], "filters": level["filters"], "map": _sides(level["shape"])}
         rows.append({**named, "sees": sees, "cut": cut})

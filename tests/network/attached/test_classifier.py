@@ -412,6 +412,22 @@ def test_fields_that_nan_does_not_show_are_widened_and_said_to_be_estimates() ->
     assert (wide[2, 1, 3] - narrow[2, 1, 3] == [[-2, 2], [-2, 2], [-2, 2]]).all()
 
 
+class RefusesNan(Plain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.isfinite().all(), "voxels are not finite"
+        return super().forward(x)
+
+
+def test_fields_of_a_network_that_refuses_nan_are_found_by_noise_and_said_to_be_estimates() -> None:
+    plain, refusing = made(Plain, pooled=6), made(RefusesNan, pooled=6)
+    refusing.load_state_dict(plain.state_dict())
+    exact, estimated = attached(plain), attached(refusing)
+    for level in exact.spec.layer_names[:-1]:
+        np.testing.assert_array_equal(estimated.receptive_fields(level), exact.receptive_fields(level))
+        if exact.spec.levels[exact.spec.index(level)].field == "exact":
+            assert estimated.spec.levels[estimated.spec.index(level)].field == "noise"
+
+
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
 def test_one_logit_stands_for_two_classes(sigmoid: bool, flat: bool) -> None:

@@ -16,12 +16,16 @@ from torch import nn
 
 import attachables
 from attachables import Plain
+from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import InputError, UsageError
+from fer_cli.network.attached.classifier import attach_backbone
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.opening import allow_artifact, open_classifier
 from fer_cli.network.attached.permission import Recorded, allow, permitted, record_path, require_writable
 from fer_cli.network.attached.source import Source
+from fer_cli.network.attached.undisturbed import called, undisturbed
 from fer_cli.network.attached.weights_file import fit_state, read_state
+from fer_cli.network.backbone import Level
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import write_history
 from fer_cli.storage.schema import MODEL
@@ -328,6 +332,34 @@ def test_code_is_compared_where_it_is_imported_from(nets: Path, tmp_path: Path, 
         path.write_text("VALUE = 1\n")
 
 
+def test_code_that_a_pass_imports_runs_as_it_was_allowed(
+    nets: Path, tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    late = nets.parent / "late_of_nets.py"
+    late.write_text("VALUE = 1\n")
+    nets.write_text(
+        "from torch import nn\nclass Late(nn.Conv3d):\n def forward(self, x):\n  import late_of_nets\n"
+        "  return super().forward(x).mean((2, 3, 4)) * late_of_nets.VALUE\ndef build():\n return Late(1, 3, 3)\n"
+    )
+    read = InputSpec(1, (6, 5, 4))
+    x = torch.rand(4, *read.volume)
+    found = opened(f"{nets}:build")
+    with pytest.raises(UsageError, match="none of the model's 0 activations"):  # it has the answer alone
+        attach_backbone(found.module, x, read, ("a", "b", "c"), source=found.source)
+    found.allow()
+    assert late in found.source.files()
+    forget()
+    source = permitted(found.origin.recorded, Path("model.h5"))
+    module = source.build()
+    forget()
+    late.write_text("open('ran', 'w')\nVALUE = 1\n")
+    with (
+        pytest.raises(UsageError, match=r"late_of_nets\.py is about to be imported, but is not among"),
+        undisturbed(module, importing=source.importing),
+    ):
+        called(module, x)
+
+
 def test_every_module_of_a_package_outside_site_packages_is_compared(
     nets: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
 ) -> None:
@@ -354,7 +386,9 @@ def test_what_ends_the_program_is_an_error_of_the_code(nets: Path) -> None:
 
 def artifact_of(recorded: Recorded, path: Path) -> Path:
     """A model.h5 that names a callable, as far as `fer allow` reads it."""
-    network = {"kind": "attached", **Origin(recorded).to_json()}
+    level = {**vars(Level("c1", 2, (4, 4, 4))), "shape": [4, 4, 4]}
+    spec = {"levels": [level], "input": InputSpec(1, (4, 4, 4)).to_json(), "classes": ["a", "b"]}
+    network = {"kind": "attached", **spec, **Origin(recorded).to_json()}
     with ArtifactWriter(path, MODEL, config={"network": network}, parents={"voxels": "0" * 32}) as writer:
         writer.write("validation/index", np.zeros(1, np.int64))
         write_history(writer, [])
@@ -398,15 +432,12 @@ def test_a_record_that_cannot_be_written_is_noticed_before(own_record: Path) -> 
 
 def test_a_network_of_monai_is_tapped_at_its_stages() -> None:
     pytest.importorskip("monai", reason="monai is not installed (pip install monai)")
-    from fer_cli.data.volumes import InputSpec
-    from fer_cli.network.attached.classifier import attach_backbone
-
     kwargs = {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [4, 6, 8, 10], "spatial_dims": 3}
     kwargs |= {"n_input_channels": 1, "num_classes": 3, "conv1_t_size": 5, "conv1_t_stride": 2}
     found = opened("monai.networks.nets:ResNet", kwargs=json.dumps(kwargs))
     read = InputSpec(1, (32, 32, 32))
     volumes = (torch.rand(6, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.2).float()
-    backbone, candidates = attach_backbone(found.module, volumes, read, ("a", "b", "c"), make=found.make)
+    backbone, candidates = attach_backbone(found.module, volumes, read, ("a", "b", "c"), source=found.source)
     levels = {level.name: level.shape for level in backbone.spec.levels}
     assert list(levels) == ["conv1", "maxpool", "layer2", "layer3", "layer4"]
     assert list(levels.values()) == [(16,) * 3, (8,) * 3, (4,) * 3, (2,) * 3, (1,) * 3]

@@ -8,8 +8,8 @@ is switched off, since patched and captured features must be computed alike.
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from fer_cli.errors import FerError, UsageError
 from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped, unwrapped
 from fer_cli.network.attached.nan_fields import Fields, receptive_fields
 from fer_cli.network.attached.readout import Activation, Readout, find_readout
+from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.survey import DROPOUTS, Candidate, Survey
 from fer_cli.network.attached.undisturbed import called, home, undisturbed
 from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, Level, NetworkSpec
@@ -40,12 +41,12 @@ class Wiring:
 
 
 class Attached(Backbone):
-    """A module and its wiring."""
+    """A module and its wiring; `source` is what built it, None for a module in memory."""
 
-    def __init__(self, module: nn.Module, wiring: Wiring, make: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(self, module: nn.Module, wiring: Wiring, source: Source | None = None) -> None:
         self.module = unwrapped(module)
         self.wiring = wiring
-        self._make = make
+        self._source = source
         self._taps = {level.name: Tap.parse(level.name) for level in wiring.spec.levels}
         for level, tap in self._taps.items():
             try:
@@ -53,7 +54,7 @@ class Attached(Backbone):
             except AttributeError as error:
                 raise UsageError(f"the network has no module {tap.module!r}, which level {level} taps.") from error
         self._survey: Survey | None = None
-        with torch.no_grad(), undisturbed(self.module, compared=True):
+        with torch.no_grad(), self._undisturbed(compared=True):
             called(self.module, self._blank(2))
 
     @property
@@ -116,7 +117,7 @@ class Attached(Backbone):
         taps = {self._taps[level]: level for level in self.spec.layer_names[:-1] if level in wanted}
         replaced = {self._taps[level]: feature for level, feature in patch.items()}
         device, dtype = home(self.module)
-        with undisturbed(self.module):
+        with self._undisturbed():
             run = run_tapped(self.module, volumes.to(device, dtype), frozenset(taps), replaced)
         logits = self.wiring.readout.logits(run.returned)
         if len(logits) != len(volumes):
@@ -187,14 +188,18 @@ class Attached(Backbone):
     def untrained(self) -> "Attached":
         """The same network with fresh weights: built again where that gives other ones, else reset module by module."""
         fresh = None
-        if self._make is not None:
-            made = unwrapped(self._make()).to(*home(self.module))
+        if self._source is not None:
+            made = unwrapped(self._source.build()).to(*home(self.module))
             same = [torch.equal(a, b) for a, b in zip(made.parameters(), self.module.parameters(), strict=True)]
             fresh = None if all(same) else made
         if fresh is None:
             fresh = copy.deepcopy(self.module)
             _reset(fresh)
-        return Attached(fresh, self.wiring, self._make)
+        return Attached(fresh, self.wiring, self._source)
+
+    def _undisturbed(self, *, compared: bool = False) -> AbstractContextManager[None]:
+        importing = nullcontext if self._source is None else self._source.importing
+        return undisturbed(self.module, compared=compared, importing=importing)
 
     def _blank(self, count: int) -> Volumes:
         """Volumes of noise, the same every time: what the network is looked over with."""
@@ -205,7 +210,7 @@ class Attached(Backbone):
 
     def _looked_over(self) -> Survey:
         if self._survey is None:
-            with undisturbed(self.module):
+            with self._undisturbed():
                 self._survey = Survey(self.module, self._blank(2), self.wiring.readout)
         return self._survey
 
@@ -221,25 +226,26 @@ def attach_backbone(
     activation: Activation | None = None,
     decision: float = 0.5,
     outputs: Sequence[str] | None = None,
-    make: Callable[[], nn.Module] | None = None,
+    source: Source | None = None,
 ) -> tuple[Attached, tuple[Candidate, ...]]:
     """Look a classifier over and tap it: its backbone, and the candidates that were looked at.
 
     `volumes` are at least two typical samples as the classifier reads them. `levels` names the levels; None takes
-    `Survey.default`. `outputs` are the classes in the order of the model's outputs, where that is another one. `make`
-    builds the module again, with the weights that its constructor gives.
+    `Survey.default`. `outputs` are the classes in the order of the model's outputs, where that is another one. `source`
+    is what built the module, and builds it again for the sanity checks.
 
     Raises UsageError for a model that refuses the volumes, is no classifier of these classes, or answers differently
     for one input, and for unknown or unsuitable levels; FerError for features that are not finite.
     """
     module = unwrapped(module)
     volumes = _distinct(volumes).to(*home(module))
-    with undisturbed(module, compared=True), torch.no_grad():
+    importing = nullcontext if source is None else source.importing
+    with undisturbed(module, compared=True, importing=importing), torch.no_grad():
         returned, again = called(module, volumes), called(module, volumes)
     readout = find_readout(
         returned, output=output, activation=activation, decision=decision, classes=classes, outputs=outputs
     )
-    with undisturbed(module):
+    with undisturbed(module, importing=importing):
         _require_finite(module, volumes, readout.select(returned))
         _require_repeatable(readout.select(returned), readout.select(again))
         _require_single(module, volumes, readout)
@@ -249,7 +255,7 @@ def attach_backbone(
         tested = tuple(survey.tested(c) if c in chosen or c.depth == top else c for c in survey.candidates)
     spec = NetworkSpec(tuple(_level(candidate) for candidate in chosen), input, tuple(classes))
     unmeasured = {level.name: _whole(level.shape, input.shape) for level in spec.levels}
-    backbone = Attached(module, Wiring(spec, readout, unmeasured), make)
+    backbone = Attached(module, Wiring(spec, readout, unmeasured), source)
     names = spec.layer_names[:-1]
     with torch.no_grad():
         features = backbone.features(volumes, names)
@@ -261,7 +267,7 @@ def attach_backbone(
     )
     fields = {level: boxes for level, (boxes, _) in measured.items()}
     wiring = Wiring(replace(spec, levels=levels_found), readout, fields)
-    return Attached(module, wiring, make), tested
+    return Attached(module, wiring, source), tested
 
 
 def explain_attached(backbone: Attached) -> ExplainedNetwork:

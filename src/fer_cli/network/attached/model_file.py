@@ -171,7 +171,7 @@ def load_attached(artifact: Artifact, *, device: torch.device | str, module: nn.
     built = unwrapped(source.build()).to(precision)
     _restore(artifact, built)
     built = built.to(device).eval().requires_grad_(False)
-    backbone = Attached(built, wiring, source.build)
+    backbone = Attached(built, wiring, source)
     _require_same_answer(artifact, backbone, source.where)
     return backbone
 

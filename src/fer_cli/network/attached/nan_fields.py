@@ -3,11 +3,11 @@
 A plane of the input is set to NaN: exactly the locations that read a voxel of it become NaN. Convolution, pooling,
 batch norm in evaluation mode, ReLU and skip connections all carry NaN. One pass a plane of each axis gives every field.
 Squeeze-excitation, attention, group and instance norm rightly give the whole input. Operations that hide NaN
-(`nan_to_num`, `where(x > 0, …)`, `fmax`) are found by perturbing what lies outside the fields.
+(`nan_to_num`, `where(x > 0, …)`, `fmax`) are found by perturbing what lies outside the fields. Where a network refuses
+NaN, noise takes its place, several times.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.errors import UsageError
+from fer_cli.network.backbone import FoundBy
 
 Fields = Int[np.ndarray, "x y z 3 2"]
 Run = Callable[[Volumes], Mapping[str, Float[Tensor, "sample filter x y z"]]]
@@ -22,20 +24,24 @@ _PLANES = 8
 """Planes tried in one pass, each in a sample of its own."""
 _PERTURBATIONS = 20
 _GRADIENTS = 16
+_NOISES = 12
 
 
-def receptive_fields(
-    run: Run, volumes: Volumes, *, seed: int = 0
-) -> dict[str, tuple[Fields, Literal["exact", "gradient", "whole"]]]:
+def receptive_fields(run: Run, volumes: Volumes, *, seed: int = 0) -> dict[str, tuple[Fields, FoundBy]]:
     """Of every level that `run` gives features of: the box of each location, and how it was found.
 
     `volumes` are typical inputs. A box is half-open, [[x0, x1], [y0, y1], [z0, z1]]. `exact` fields were confirmed by
     perturbations outside them; where those changed a feature, `gradient` fields join where the gradients of some
-    locations are not zero with what NaN showed, and may be too small.
+    locations are not zero with what NaN showed, and may be too small. `noise` fields are what noise in the place of NaN
+    showed, and may be too small as well.
     """
     sides = tuple(volumes.shape[2:])
-    seen = _seen_planes(run, volumes[:1])
-    found: dict[str, tuple[Fields, Literal["exact", "gradient", "whole"]]] = {}
+    by: FoundBy = "exact"
+    try:
+        seen = _seen_planes(run, volumes[:1], torch.full_like(volumes[:1], torch.nan))
+    except UsageError:  # the network's own error: it looks for NaN
+        seen, by = _seen_planes_by_noise(run, volumes, seed), "noise"
+    found: dict[str, tuple[Fields, FoundBy]] = {}
     fields = {level: _boxes(planes, sides) for level, planes in seen.items()}
     hidden = _contradicted(run, volumes, fields, seed)
     for level, field in fields.items():
@@ -44,26 +50,42 @@ def receptive_fields(
         if bool((field[..., 0] == 0).all() and (field[..., 1] == sides).all()):
             found[level] = (field, "whole")
         else:
-            found[level] = (field, "gradient" if level in hidden else "exact")
+            found[level] = (field, "gradient" if level in hidden else by)
     return found
 
 
 @torch.no_grad()
-def _seen_planes(run: Run, volume: Volumes) -> dict[str, list[Tensor]]:
-    """For each level and axis whether each location reads each plane of the input: (plane, x, y, z)."""
+def _seen_planes(run: Run, volume: Volumes, other: Volumes) -> dict[str, list[Tensor]]:
+    """For each level and axis whether planes of another volume in one volume change each location: (plane, x, y, z)."""
     seen: dict[str, list[Tensor]] = {}
+    blank = bool(other.isnan().any())
     for axis in range(3):
         side = volume.shape[2 + axis]
         parts: dict[str, list[Tensor]] = {}
         for start in range(0, side, _PLANES):
             planes = range(start, min(side, start + _PLANES))
-            batch = volume.repeat(len(planes), 1, 1, 1, 1)
-            for row, plane in enumerate(planes):
-                batch[row].select(1 + axis, plane).fill_(torch.nan)
+            batch = volume.repeat(1 + len(planes), 1, 1, 1, 1)
+            for row, plane in enumerate(planes, start=1):
+                batch[row].select(1 + axis, plane).copy_(other[0].select(1 + axis, plane))
             for level, feature in run(batch).items():
-                parts.setdefault(level, []).append(feature.isnan().any(dim=1).cpu())
+                changed = feature.isnan()[1:] if blank else feature[1:] != feature[:1]
+                parts.setdefault(level, []).append(changed.any(dim=1).cpu())
         for level, of_level in parts.items():
             seen.setdefault(level, []).append(torch.cat(of_level))
+    return seen
+
+
+def _seen_planes_by_noise(run: Run, volumes: Volumes, seed: int) -> dict[str, list[Tensor]]:
+    """`_seen_planes` of noise of the volumes' range, in the trials joined."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = float(volumes.min()), float(volumes.max())
+    seen: dict[str, list[Tensor]] = {}
+    for trial in range(_NOISES):
+        volume = volumes[trial % len(volumes)][None]
+        noise = low + (high - low) * torch.rand(volume.shape, generator=generator).to(volume)
+        for level, planes in _seen_planes(run, volume, noise).items():
+            known = seen.setdefault(level, planes)
+            seen[level] = [a | b for a, b in zip(known, planes, strict=True)]
     return seen
 
 

@@ -1,6 +1,7 @@
 """What the user named → a module with its weights, ready to attach; and the permissions that go with it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -8,12 +9,13 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from fer_cli.errors import UsageError, is_out_of_memory
+from fer_cli.errors import FerError, UsageError, is_out_of_memory
 from fer_cli.network.attached.hooks import unwrapped
-from fer_cli.network.attached.model_file import Origin, is_attached, read_origin
+from fer_cli.network.attached.model_file import Origin, is_attached, read_origin, read_spec
 from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, allow, require_named
 from fer_cli.network.attached.source import Source
+from fer_cli.network.attached.undisturbed import called, home, undisturbed
 from fer_cli.network.attached.weights_file import fit_state, read_state
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
@@ -25,7 +27,7 @@ class OpenedClassifier:
 
     module: nn.Module
     origin: Origin
-    make: Callable[[], nn.Module]
+    source: Source
     allow: Callable[[], None]
     notes: tuple[str, ...]
 
@@ -68,7 +70,7 @@ def open_classifier(
         for wanted, by in used:
             allow(wanted, by)
 
-    return OpenedClassifier(module, origin, source.build, allow_all, tuple(notes))
+    return OpenedClassifier(module, origin, source, allow_all, tuple(notes))
 
 
 class Allowed(TypedDict):
@@ -84,7 +86,7 @@ def allow_artifact(path: Path, *, network: str | None, transform: str | None) ->
     """Allow the code that a model.h5 names to run in its present version; returns what was allowed.
 
     `network` and `transform` name the callables; without them, those that this user named before on this machine are
-    meant. Builds the network with the arguments of the artifact, to see what it imports.
+    meant. Builds the network with the arguments of the artifact and runs it once, to see what it imports.
 
     Raises UsageError where the artifact is of no attached network, or names code that is not here or was never named.
     """
@@ -106,7 +108,10 @@ def allow_artifact(path: Path, *, network: str | None, transform: str | None) ->
         source = wanted.source if named is None else replace(Source.parse(named), kwargs=wanted.source.kwargs)
         if source.is_file and not Path(source.where).is_file():
             raise UsageError(f"{source.where} is not here. Say where it is: {option} PATH.py:{source.name}.")
-        source.build() if wanted is origin.recorded else source.resolve()
+        if wanted is origin.recorded:
+            _run_once(source, path)
+        else:
+            source.resolve()
         allow(wanted, source)
         allowed.append(
             {
@@ -121,6 +126,15 @@ def allow_artifact(path: Path, *, network: str | None, transform: str | None) ->
             f"{path} was attached from Python to a network in memory; it names no code. Open it by fer_cli.load_run."
         )
     return allowed
+
+
+def _run_once(source: Source, path: Path) -> None:
+    """Build the network of a model.h5 and give it noise, so that it imports what it imports; it may answer anything."""
+    module = unwrapped(source.build())
+    with open_artifact(path, MODEL) as artifact, artifact.interpreted():
+        volume = read_spec(artifact).input.volume
+    with suppress(FerError), undisturbed(module, importing=source.importing), torch.no_grad():
+        called(module, torch.rand(2, *volume).to(*home(module)))
 
 
 def _refuse_files(network: str) -> None:

@@ -4,8 +4,8 @@ Kept are modes, buffers, gradients, the set of parameters and buffers, the gener
 gradients are computed. A module that writes to its parameters is refused: keeping a copy of all would be too dear.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -47,11 +47,16 @@ def called(module: nn.Module, volumes: Tensor) -> Any:
         ) from error
 
 
+Importing = Callable[[], AbstractContextManager[None]]
+"""Gives a block in which the module's code may import its own; `Source.importing`."""
+
+
 @contextmanager
-def undisturbed(module: nn.Module, *, compared: bool = False) -> Iterator[None]:
+def undisturbed(module: nn.Module, *, compared: bool = False, importing: Importing = nullcontext) -> Iterator[None]:
     """A block in which the module may run: in evaluation mode, its parameters without gradients, without autocast.
 
-    `compared` looks for changed parameters by their values, which costs a copy of them.
+    `compared` looks for changed parameters by their values, which costs a copy of them. `importing` is for modules
+    that import within `forward`.
 
     Raises UsageError for a module that writes to its parameters.
     """
@@ -62,7 +67,7 @@ def undisturbed(module: nn.Module, *, compared: bool = False) -> Iterator[None]:
                 module.eval()
             for parameter in kept.learnt:
                 parameter.requires_grad_(False)
-            with torch.autocast(home(module)[0].type, enabled=False):
+            with importing(), torch.autocast(home(module)[0].type, enabled=False):
                 yield
         finally:
             with Interrupts(patient=True):
