@@ -18,6 +18,7 @@ from torch.nn import functional
 import attachables
 import fer_cli
 from attachables import Plain, Residual, state_of
+from conftest import load_benchmark
 from fer_cli import attach, load_run, save_volumes
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.volumes import InputSpec
@@ -590,24 +591,10 @@ def test_an_interrupted_attachment_says_how_to_go_on(shell: Path, tmp_path: Path
 # A classifier that nobody here trained
 
 
-class VoxNet(nn.Module):
-    """The modules of voxnet30_state_dict.pt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.c2, self.c3 = nn.Conv3d(1, 16, 6, 2), nn.Conv3d(16, 64, 5, 2), nn.Conv3d(64, 64, 5, 2)
-        self.fc = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in (self.c1, self.c2, self.c3):
-            x = functional.relu(layer(x))
-        return self.fc(x.flatten(1))
-
-
 @pytest.mark.real_data
 def test_a_voxnet_of_somebody_else_has_its_accuracy_to_the_digit(shared_data: Path, tmp_path: Path) -> None:
     arrays = np.load(shared_data / "modelnet10-voxnet30.npz")
-    module = VoxNet()
+    module = load_benchmark("attach_voxnet").VoxNet()
     module.load_state_dict(torch.load(shared_data / "weights/voxnet30_state_dict.pt", weights_only=True))
     chosen = slice(0, None, 40)
     save_volumes(
