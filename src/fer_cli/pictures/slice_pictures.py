@@ -16,6 +16,7 @@ from fer_cli.pictures.planes import orientation_of
 from fer_cli.pictures.sheet import Panel, Row, mount
 from fer_cli.pictures.slices import (
     BLAMED,
+    CUBE,
     PANEL,
     Image,
     View,
@@ -29,7 +30,6 @@ from fer_cli.pictures.slices import (
 
 COMPARED = ("local", "nearest", "class-code")
 """The volumes that are compared with the input, by the names of their pictures."""
-_CUBE = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def cursor_words(diagnosis: Diagnosis) -> str:
 
 def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePicture]:
     """Every picture of the report by file name; of several channels the first is drawn. Errors share one window."""
-    inputs, view, blame = diagnosis.input_volume[0], _view(diagnosis, slicing), diagnosis.blame
+    inputs, view, blame = diagnosis.input_volume[0], view_of_diagnosis(diagnosis, slicing), diagnosis.blame
     channel = " (channel 0)" if len(diagnosis.input_volume) > 1 else ""
     pictures: dict[str, SlicePicture] = {}
 
@@ -87,7 +87,7 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
 
 def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, SlicePicture]) -> Image:
     """One picture of input, reconstructions, errors, nearest training sample and exemplars, of `slice_pictures`."""
-    view, blame = _view(diagnosis, slicing), diagnosis.blame
+    view, blame = view_of_diagnosis(diagnosis, slicing), diagnosis.blame
     heads = {"local": diagnosis.local_layer, "nearest": diagnosis.nearest_training_sample, "class-code": "class code"}
     said = ("local reconstruction", "nearest training sample", "class-code reconstruction")
     layers = [(layer.name, layer.paths[FEEDFORWARD]) for layer in diagnosis.pictured_layers]
@@ -119,10 +119,11 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
     return mount(f"{diagnosis.sample}: predicted {diagnosis.predicted}", rows, note=note, legend=legend, panel=PANEL)
 
 
-def _view(diagnosis: Diagnosis, slicing: Slicing) -> View:
+def view_of_diagnosis(diagnosis: Diagnosis, slicing: Slicing) -> View:
+    """The slices of a diagnosis's pictures, in the window of its input."""
     return View(
         orientation_of(slicing.index_to_world),
-        slicing.spacing or _CUBE,
+        slicing.spacing or CUBE,
         cursor_of(diagnosis),
         default_window(diagnosis.input_volume[0]),
     )

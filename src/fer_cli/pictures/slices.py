@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.dataset import Sample
+from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.volumes import InputSpec, Location
 from fer_cli.network.backbone import Box
-from fer_cli.pictures.planes import Orientation, Plane
+from fer_cli.pictures.planes import Orientation, Plane, orientation_of
 from fer_cli.pictures.scene import Colour
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -25,6 +27,8 @@ ERROR: Colour = (86, 180, 233)
 CROSS: Colour = (240, 190, 0)
 PANEL = 420
 """Side of a picture in pixels."""
+CUBE = (1.0, 1.0, 1.0)
+"""Edges of voxels whose size is not known."""
 _GAP = 6
 _TINT = 0.6
 
@@ -41,6 +45,23 @@ class View:
     def with_window(self, window: Window) -> "View":
         """The same slices in another window."""
         return replace(self, window=window)
+
+    def through(self, voxel: Location) -> "View":
+        """Slices through another voxel."""
+        return replace(self, cursor=voxel)
+
+
+def view_of(sample: Sample, read: InputSpec) -> View | None:
+    """How a sample of grey values is cut through its middle, in the window of its first channel; None of occupancy."""
+    if read.kind == "occupancy":
+        return None
+    x, y, z = read.shape
+    return View(
+        orientation_of(sample.index_to_world if sample.is_placed else None),
+        spacing_of(sample.index_to_world) if sample.is_placed else read.spacing or CUBE,
+        middle_of(((0, x), (0, y), (0, z))),
+        default_window(sample.volume[0]),
+    )
 
 
 def default_window(grid: Grid) -> Window:
@@ -107,8 +128,31 @@ def draw_slices(
         _cross(pen, (left, top, left + width - 1, top + height - 1), x, y, gap=size / 40)
         for name, (fx, fy), anchor in zip(plane.edges, _EDGES, _ANCHORS, strict=True):
             at = (left + 3 + fx * (width - 7), top + 3 + fy * (height - 7))
-            pen.text(at, name, fill="white", font=font, anchor=anchor, stroke_width=1, stroke_fill="black")
+            # Pillow's font has no minus sign.
+            pen.text(
+                at, name.replace("−", "-"), fill="white", font=font, anchor=anchor, stroke_width=1, stroke_fill="black"
+            )
     return np.asarray(canvas)
+
+
+def draw_slice(grid: Grid, view: View, *, size: int = PANEL) -> Image:
+    """The first plane's slice through the middle of a grid, in a square picture of `size` pixels, without marks."""
+    from PIL import Image as Pillow
+
+    plane = view.orientation.planes[0]
+    low, high = view.window
+    grey = 255 * np.clip((plane.cut(grid, grid.shape[plane.normal] // 2) - low) / (high - low), 0, 1)
+    extent = [grid.shape[axis] * view.spacing[axis] for axis in (plane.across, plane.down)]
+    width, height = (max(1, round(size * side / max(extent))) for side in extent)
+    canvas = Pillow.new("L", (size, size), 255)
+    slice_ = Pillow.fromarray(grey.round().astype(np.uint8)).resize((width, height), Pillow.Resampling.NEAREST)
+    canvas.paste(slice_, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(canvas.convert("RGB"))
+
+
+def box_share(shape: tuple[int, int, int], box: Box) -> Float[np.ndarray, "x y z"]:
+    """1 inside a box, 0 outside."""
+    return blamed_share(shape, (box,), (1.0,))
 
 
 def encode_slices(image: Image) -> bytes:

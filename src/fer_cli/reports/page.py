@@ -29,10 +29,11 @@ from fer_cli.pictures import render, scene
 from fer_cli.pictures.charts import Figure, depth_chart, error_chart, rank_sentence
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.planes import orientation_of, spacing_words
+from fer_cli.pictures.probe_slices import draw_probe_slices
 from fer_cli.pictures.shape_pictures import shape_pictures
 from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_sheet
 from fer_cli.pictures.slice_viewer import compared_volumes, slice_facts
-from fer_cli.pictures.slices import BLAMED, ERROR, encode_slices
+from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import (
     ERRORS,
@@ -133,13 +134,22 @@ class ProbeFiles:
     reconstruction: Path
 
 
-def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path) -> ProbeFiles:
-    """Draw a probe of the input `volume` into `folder`. Raises ResourceError where that cannot be written."""
+def write_probe(
+    probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path, view: View | None = None
+) -> ProbeFiles:
+    """Draw a probe of the input `volume` into `folder`; grey values have a `view`, and are drawn as slices.
+
+    Raises ResourceError where that cannot be written.
+    """
     files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
     array = io.BytesIO()
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
     write_whole(files.reconstruction, array.getvalue())
+    source = "from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there"
+    if view is not None:
+        write_whole(files.picture, encode_slices(draw_probe_slices(probed, volume, view, source)))
+        return files
     picture = render.render_probe(
         probed.layer,
         feature_map=probed.map_shape,
@@ -148,7 +158,7 @@ def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folde
         reconstruction=scene.flat(probed.reconstruction),
         receptive_field=probed.receptive_field,
         input_grid=scene.flat(volume),
-        source="from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there",
+        source=source,
     )
     render.write_png(picture, files.picture)
     return files
