@@ -318,12 +318,19 @@ def grey_levels(slice_: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return np.round(255 * np.clip((slice_[::-1, ::-1].T - low) / (high - low), 0, 1))
 
 
+@pytest.fixture(scope="module")
+def grey_report(browser: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A browser, and the page that it opens."""
+    return browser(), page.write_report(GREY, tmp_path_factory.mktemp("grey") / "a folder & 🪑")
+
+
 @pytest.fixture
-def slices(browser: Start, tmp_path: Path) -> Slices:
-    opened = Slices(browser(), page.write_report(GREY, tmp_path / "a folder & 🪑")).until_ready()
+def slices(grey_report: tuple[Any, Path]) -> Iterator[Slices]:
+    opened = Slices(*grey_report).until_ready()
     for overlay in ("overlay-blame", "slice-cross"):
         opened.check(overlay, False)
-    return opened
+    yield opened
+    opened.tab.close()
 
 
 def test_slices_open_from_disk_show_the_values_and_say_where_they_are(slices: Slices) -> None:
@@ -476,7 +483,7 @@ def test_slices_fit_a_phone(slices: Slices, theme: str) -> None:
     assert slices.errors == []
 
 
-def test_on_paper_and_without_unpacking_the_pictures_stand_for_slices(slices: Slices, browser: Start) -> None:
+def test_on_paper_and_without_unpacking_the_pictures_stand_for_slices(slices: Slices) -> None:
     pictures = slices.tab.locator(".shapes.static img")
     assert not pictures.first.is_visible()
     slices.tab.emulate_media(media="print")
@@ -484,7 +491,7 @@ def test_on_paper_and_without_unpacking_the_pictures_stand_for_slices(slices: Sl
     assert not slices.tab.locator("#first-0").is_visible()
     old = slices.path.with_name("old.html")
     old.write_text(slices.path.read_text("utf-8").replace("new DecompressionStream", "new Missing"), "utf-8")
-    opened = Slices(browser(), old).until_ready()
+    opened = Slices(slices.tab.context, old).until_ready()
     assert "cannot be moved here" in opened.tab.locator("#static-note").inner_text()
     assert opened.tab.locator(".shapes.static img").first.is_visible()
 

@@ -1,7 +1,6 @@
 """What the page's slice viewer is given: volumes of grey values, packed, and how slices are cut and coloured.
 
-Values are whole multiples of a step from the least value on. Differences between neighbours along z are gzipped, as
-browsers can unpack; that is smaller than values themselves (docs/report.md has the figures).
+Values are whole multiples of a step from the least value on, gzipped, as browsers can unpack.
 """
 
 import base64
@@ -43,13 +42,9 @@ def in_steps(grid: Float[np.ndarray, "x y z"], bits: int) -> Steps:
     return Steps(low, step, codes.astype(np.uint16 if bits > 8 else np.uint8))
 
 
-def pack_steps(codes: np.ndarray) -> str:
-    """Codes as base64 of gzip: differences from the value before, z fastest, modulo their range; high bytes first."""
-    flat = codes.ravel()
-    differences = np.diff(flat, prepend=flat.dtype.type(0))
-    planes = (
-        [differences] if flat.itemsize == 1 else [(differences >> 8).astype(np.uint8), differences.astype(np.uint8)]
-    )
+def pack_steps(codes: UInt8[np.ndarray, "channel x y z"] | UInt16[np.ndarray, "channel x y z"]) -> str:
+    """Codes as base64 of gzip, z fastest; of two bytes, all high ones come before all low ones."""
+    planes = [codes] if codes.itemsize == 1 else [(codes >> 8).astype(np.uint8), codes.astype(np.uint8)]
     return base64.b64encode(gzip.compress(b"".join(plane.tobytes() for plane in planes), _LEVEL, mtime=0)).decode()
 
 

@@ -17,13 +17,8 @@
     const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const plain = new Uint8Array(await new Response(stream).arrayBuffer());
-    const codes = bits > 8 ? new Uint16Array(plain.length / 2) : plain;
-    // Differences from the value before; the arrays' own range wraps around.
-    for (let i = 0, last = 0; i < codes.length; i++) {
-      last += bits > 8 ? (plain[i] << 8) + plain[codes.length + i] : plain[i];
-      codes[i] = last;
-      last = codes[i];
-    }
+    const half = plain.length / 2; // of two bytes, all high ones come first
+    const codes = bits > 8 ? Uint16Array.from({ length: half }, (_, i) => (plain[i] << 8) + plain[half + i]) : plain;
     return { name, words, low, step, codes };
   }
 
@@ -192,7 +187,6 @@
       }
       element("panel-second").hidden = !state.beside;
       tell();
-      root.dataset.drawn = Number(root.dataset.drawn ?? 0) + 1;
     });
   }
 
