@@ -305,6 +305,12 @@ class Slices(Opened):
         expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
         return eventually(lambda: np.abs(self.shown(panel, plane, rows, columns) - expected).max() <= tolerance)
 
+    def box(self) -> dict[str, float]:
+        """Where the axial slice is in the window."""
+        canvas = self.tab.locator("#first-0 canvas")
+        canvas.scroll_into_view_if_needed()
+        return canvas.bounding_box()
+
     def check(self, name: str, on: bool) -> None:
         self.tab.locator(f"#{name}").set_checked(on)
 
@@ -347,12 +353,12 @@ def test_slices_open_from_disk_show_the_values_and_say_where_they_are(slices: Sl
     assert slices.shows(grey_levels(GREY.local_volume[0, :, :, 2], window), "second")
     edges = slices.tab.locator("#first-0 .edge").all_inner_texts()
     assert edges == ["R", "L", "A", "P"]
-    box = slices.tab.locator("#first-0 canvas").bounding_box()
+    box = slices.box()
     assert box["width"] / box["height"] == pytest.approx(8 * 2 / (6 * 1.5), rel=0.02)
 
 
 def test_a_click_or_drag_in_one_plane_moves_the_others(slices: Slices) -> None:
-    box = slices.tab.locator("#first-0 canvas").bounding_box()
+    box = slices.box()
     x, y = box["x"] + box["width"] * 1.5 / 8, box["y"] + box["height"] * 0.5 / 6
     slices.tab.mouse.click(x, y)  # the second column from the right of the patient, the most anterior row
     assert slices.comes_to(6, 5, 2)
@@ -426,7 +432,7 @@ def test_projection_shows_the_largest_values_and_a_click_goes_to_one(slices: Sli
     slices.check("slice-projection", True)
     window = default_window(GREY.input_volume[0])
     assert slices.shows(grey_levels(GREY.input_volume[0].max(axis=2), window))
-    box = slices.tab.locator("#first-0 canvas").bounding_box()
+    box = slices.box()
     slices.tab.mouse.click(box["x"] + box["width"] * 0.5 / 8, box["y"] + box["height"] * 0.5 / 6)
     assert slices.comes_to(7, 5, int(GREY.input_volume[0, 7, 5].argmax()))
 

@@ -5,8 +5,8 @@ Values are whole multiples of a step from the least value on, gzipped, as browse
 
 import base64
 import gzip
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
@@ -17,8 +17,8 @@ from fer_cli.pictures.planes import orientation_of
 from fer_cli.pictures.slice_pictures import cursor_of
 from fer_cli.pictures.slices import BLAMED, CROSS, ERROR, default_window
 
-MOST_VALUES = 8_000_000
-"""So many voxel values a page holds at most, of all volumes and channels, unless four volumes have more."""
+MOST_PACKED = 4_000_000
+"""So many characters of packed volumes a page holds at most, unless the four that it always holds are larger."""
 _FINE, _COARSE = 16, 8
 _LEVEL = 6
 
@@ -48,11 +48,10 @@ def pack_steps(codes: UInt8[np.ndarray, "channel x y z"] | UInt16[np.ndarray, "c
     return base64.b64encode(gzip.compress(b"".join(plane.tobytes() for plane in planes), _LEVEL, mtime=0)).decode()
 
 
-def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, object]:
+def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, Any]:
     """Volumes, planes, window, overlays and colours, as plain JSON values."""
     volume = diagnosis.input_volume
     matrix = slicing.index_to_world
-    named = _named(diagnosis, slicing)
     return {
         "shape": list(volume.shape[1:]),
         "channels": len(volume),
@@ -70,10 +69,7 @@ def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, object]:
         ],
         "cursor": list(cursor_of(diagnosis)),
         "windows": [list(default_window(grid)) for grid in volume],
-        "volumes": [
-            {"name": name, "words": words, **_packed(values, _FINE if name == "input" else _COARSE)}
-            for name, words, values in named
-        ],
+        "volumes": _volumes(diagnosis, slicing),
         "boxes": [[list(span) for span in box] for box in diagnosis.blame.boxes],
         "weights": list(diagnosis.blame.weights),
         "fields": {layer: [list(map(list, axis)) for axis in axes] for layer, axes in slicing.fields.items()},
@@ -81,34 +77,30 @@ def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, object]:
     }
 
 
-def compared_volumes(diagnosis: Diagnosis, slicing: Slicing) -> list[tuple[str, str]]:
-    """Names and words of the volumes that can be compared with the input."""
-    return [(name, words) for name, words, _ in _named(diagnosis, slicing)[1:]]
-
-
-def _named(diagnosis: Diagnosis, slicing: Slicing) -> list[tuple[str, str, np.ndarray]]:
-    """The volumes of the page with their names and words: input, local reconstruction, other layers', and two more."""
-    others = {layer: v for layer, v in slicing.reconstructions.items() if layer != diagnosis.local_layer}
-    room = max(0, MOST_VALUES // math.prod(diagnosis.input_volume.shape) - 4)
-    kept = list(others)
-    if len(kept) > room:  # as far apart as there is room for
-        kept = [kept[i * len(kept) // room] for i in range(room)]
-    return [
-        ("input", "Input", diagnosis.input_volume),
-        (
-            "local",
-            f"Local reconstruction, from {diagnosis.local_layer}",
-            diagnosis.local_volume,
-        ),
-        ("class-code", f"Class-code reconstruction of {diagnosis.predicted}", diagnosis.class_code_volume),
-        ("nearest", f"Nearest training sample, {diagnosis.nearest_training_sample}", diagnosis.nearest_volume),
-        *((f"from-{layer}", f"Reconstruction from {layer}", others[layer]) for layer in kept),
+def _volumes(diagnosis: Diagnosis, slicing: Slicing) -> list[dict[str, Any]]:
+    """Input, local and class-code reconstruction, nearest training sample, and other layers that there is room for."""
+    nearest = f"Nearest training sample, {diagnosis.nearest_training_sample}"
+    found = [
+        _packed("input", "Input", diagnosis.input_volume, _FINE),
+        _packed("local", f"Local reconstruction, from {diagnosis.local_layer}", diagnosis.local_volume),
+        _packed("class-code", f"Class-code reconstruction of {diagnosis.predicted}", diagnosis.class_code_volume),
+        _packed("nearest", nearest, diagnosis.nearest_volume),
     ]
+    room = MOST_PACKED - sum(len(volume["packed"]) for volume in found)
+    for layer, values in slicing.reconstructions.items():
+        if layer != diagnosis.local_layer:
+            volume = _packed(f"from-{layer}", f"Reconstruction from {layer}", values)
+            if len(volume["packed"]) <= room:
+                found.append(volume)
+                room -= len(volume["packed"])
+    return found
 
 
-def _packed(volume: Float[np.ndarray, "channel x y z"], bits: int) -> dict[str, object]:
+def _packed(name: str, words: str, volume: Float[np.ndarray, "channel x y z"], bits: int = _COARSE) -> dict[str, Any]:
     steps = [in_steps(grid, bits) for grid in volume]
     return {
+        "name": name,
+        "words": words,
         "bits": bits,
         "low": [one.low for one in steps],
         "step": [one.step for one in steps],

@@ -32,7 +32,7 @@ from fer_cli.pictures.planes import orientation_of, spacing_words
 from fer_cli.pictures.probe_slices import draw_probe_slices
 from fer_cli.pictures.shape_pictures import shape_pictures
 from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_sheet
-from fer_cli.pictures.slice_viewer import compared_volumes, slice_facts
+from fer_cli.pictures.slice_viewer import slice_facts
 from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import (
@@ -165,7 +165,7 @@ def write_probe(
 
 
 def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str, bytes]) -> str:
-    errors, voxels = diagnosis.errors, diagnosis.input_volume.size
+    errors, voxels, shown = diagnosis.errors, diagnosis.input_volume.size, _shown(diagnosis)
     images = {name: _image(name, said, pngs[name]) for name, said in words.items()}
     pictured = [layer.name for layer in diagnosis.pictured_layers]
     layers = [
@@ -194,7 +194,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             controls=CONTROLS,
             policy=POLICY,
             differences={} if diagnosis.slicing else _differences(diagnosis),
-            slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing),
+            slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
             errors=[
                 {
@@ -214,7 +214,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
                 {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS
             ],
             suspicion_level=suspicion_level(diagnosis.suspicion),
-            facts=embedded_json({**_shown(diagnosis), "charts": charts}),
+            facts=embedded_json({**shown, "charts": charts}),
             library=packed_library(),
         )
     )
@@ -224,22 +224,22 @@ def _image(name: str, words: str, png: bytes) -> dict[str, str]:
     return {"name": name, "uri": "data:image/png;base64," + base64.b64encode(png).decode(), "words": words}
 
 
-def _shown(diagnosis: Diagnosis) -> dict[str, object]:
+def _shown(diagnosis: Diagnosis) -> dict[str, Any]:
     """What the page's script is given of the volumes."""
     if diagnosis.slicing is None:
         return viewer_facts(diagnosis)
     return {"slices": slice_facts(diagnosis, diagnosis.slicing)}
 
 
-def _slice_words(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, object]:
-    """What the template says of slices."""
+def _slice_words(diagnosis: Diagnosis, slicing: Slicing, facts: Mapping[str, Any]) -> dict[str, object]:
+    """What the template says of slices, given what the script is given."""
     orientation = orientation_of(slicing.index_to_world)
     return {
         "planes": orientation.planes,
         "convention": orientation.words,
         "spacing": spacing_words(slicing.spacing),
         "cursor": cursor_words(diagnosis),
-        "volumes": compared_volumes(diagnosis, slicing),
+        "volumes": [(volume["name"], volume["words"]) for volume in facts["volumes"][1:]],
         "channels": len(diagnosis.input_volume),
         "fields": list(slicing.fields),
         "blamed": css_colour(BLAMED),
