@@ -343,8 +343,8 @@
 
   start().catch((problem) => {
     root.classList.remove("interactive");
-    element("static-note").textContent = `The slices cannot be moved here: ${problem.message}.`;
+    element("static-note").append(`The slices cannot be moved here: ${problem.message}. `);
   }).then(drawCharts).catch((problem) => {
-    element("static-note").textContent = `Charts cannot be drawn here: ${problem.message}.`;
+    element("static-note").append(`Charts cannot be drawn here: ${problem.message}. `);
   }).finally(() => { root.dataset.ready = "true"; });
 })();
