@@ -11,6 +11,7 @@ from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, PathReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
+from fer_cli.diagnosis.slicing import Slicing
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
@@ -106,3 +107,40 @@ UNKNOWN = {
     "repair": (replace(REPAIR, chosen_by="evidence"),),
     "blame": Blame(None, (), ()),
 }
+
+
+GREY_SHAPE = (8, 6, 4)
+RAS = np.array([[2.0, 0, 0, -10], [0, 1.5, 0, 20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
+
+
+def grey(seed, channels=1, shape=GREY_SHAPE):
+    return np.random.default_rng(seed).normal(100, 40, (channels, *shape)).astype(np.float32)
+
+
+def grey_diagnosis(*, channels=1, matrix=RAS, spacing=(2.0, 1.5, 3.0), **changes):
+    """The same of a volume of grey values, with its place in the world unless `matrix` is None."""
+    whole = diagnosis_of()
+    volumes = {
+        f"{name}_volume": grey(seed, channels) for seed, name in enumerate(("input", "local", "nearest", "class_code"))
+    }
+    layers = tuple(
+        changed(
+            layer,
+            **{
+                path: {"exemplar_volume": grey(20, channels), "representative": grey(30, channels)}
+                for path in layer.paths
+            },
+        )
+        for layer in whole.layers
+    )
+    halves = tuple(((0, side // 2), (side // 2, side)) for side in GREY_SHAPE)
+    slicing = Slicing(
+        spacing=spacing,
+        index_to_world=matrix,
+        reconstructions={"conv1": grey(10, channels), "conv3": volumes["local_volume"], "conv4": grey(11, channels)},
+        fields={"conv3": halves},
+    )
+    blame = Blame(
+        "conv3", ((1, 0, 1), (0, 0, 0)), (((4, 8), (0, 3), (2, 4)), ((0, 6), (0, 3), (0, 2))), 3.25, (0.75, 0.25)
+    )
+    return replace(whole, **{"layers": layers, "blame": blame, "slicing": slicing, **volumes, **changes})

@@ -25,6 +25,7 @@ from fer_cli.data.source import close_archives, list_entries
 from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
 from fer_cli.network.weights import load_network
+from fer_cli.pictures.shape_pictures import shape_pictures
 from fer_cli.reports import page
 from fer_cli.reports.evaluation_page import write_evaluation_page
 from fer_cli.reports.gallery import Explained, write_gallery
@@ -477,12 +478,9 @@ def report_of(names: list[str]) -> str:
         probabilities=renamed(whole.probabilities),
         layers=layers,
     )
-    pictures = {name: replace(PICTURES[name], words=f"{PICTURES[name].words} {sample}") for name in PICTURES}
-    source = page._fill_page(diagnosis, pictures, dict.fromkeys(pictures, b""))
+    words = {name: f"{picture.words} {sample}" for name, picture in shape_pictures(diagnosis_of()).items()}
+    source = page._fill_page(diagnosis, words, dict.fromkeys(words, b""))
     return source.replace(page.packed_library(), "")  # a megabyte, the same in all
-
-
-PICTURES = page._pictures(diagnosis_of())
 
 
 @settings(STEADY, max_examples=40)

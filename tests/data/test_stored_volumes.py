@@ -180,6 +180,7 @@ def test_folders_of_scans_with_val_and_places(tmp_path: Path):
     for index, source in enumerate(sources):
         np.testing.assert_array_equal(voxels.volumes([index])[0, 0], wanted[source])
         np.testing.assert_allclose(voxels.index_to_world(index), affine, atol=1e-6)
+        assert voxels.is_placed(index)
     assert "a_train0" in voxels.names or "a_train_train0" in voxels.names
 
 
@@ -327,6 +328,7 @@ def test_a_file_is_prepared_as_the_run_was(tmp_path: Path):
     assert voxels.made_by == {"voxelization": {}, "preparation": settings.to_json() | {"shape": [6, 6, 6]}}
     np.testing.assert_array_equal(sample.volume, voxels.volumes([0])[0])
     np.testing.assert_allclose(sample.index_to_world, voxels.index_to_world(0))
+    assert sample.is_placed == voxels.is_placed(0)
     assert sample.name == "1"
 
 

@@ -61,6 +61,12 @@ def test_blame_falls_where_the_calibrated_evidence_turns(
         expected = [unravel(-i, shape) for value, i in best if value > 0]
     assert list(blame.locations) == expected
     assert list(blame.boxes) == [receptive_field(BACKBONE, layer, at) for at in expected]
+    assert len(blame.weights) == len(expected)
+    if expected and shape != (1, 1, 1):
+        of = [float(relevances[layer].reshape(shape)[at]) for at in expected]
+        np.testing.assert_allclose(blame.weights, [value / sum(of) for value in of])
+    elif expected:
+        assert blame.weights == (1.0,)
 
 
 @given(st.lists(st.floats(-9, 9, width=16), min_size=1, max_size=8))

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, changed, diagnosis_of
+from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, changed, diagnosis_of, grey, grey_diagnosis
 from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.drawing import open_drawing
+from fer_cli.pictures.slice_pictures import view_of_diagnosis
 from fer_cli.pictures.viewer import VIEWS
 from fer_cli.reports import page
 from fer_cli.reports.report import ERRORS, PATHS, diagnosis_json
@@ -263,3 +264,76 @@ def test_probe_is_a_picture_and_the_whole_reconstruction(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match=r"cannot write .*file"):
         page.write_probe(probed, volume, tmp_path / "file")
+
+
+# Grey values
+
+
+@pytest.fixture(scope="module")
+def grey_written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grey")
+    path = page.write_report(grey_diagnosis(channels=2), folder)
+    return folder, path, path.read_text(encoding="utf-8")
+
+
+def test_report_of_grey_values_is_slices_and_nothing_of_occupancy(grey_written):
+    folder, _, source = grey_written
+    strip = {f"{layer}-{path}{kind}" for layer in PICTURED for path in PATHS for kind in ("", "-exemplar")}
+    compared = {f"{name}{kind}" for name in ("local", "nearest", "class-code") for kind in ("", "-error")}
+    assert {picture.stem for picture in folder.glob("*.png")} == {"input", "blame", "slices"} | compared | strip
+    assert len(Page(source).all("img")) == len(compared | strip) + 2
+    for word in ("occupied", "matching", "turn\n    together", "WebGL"):
+        assert word not in source
+    text = " ".join(Page(source).text.split())
+    assert "Radiological convention: the patient's right is on the left of axial and coronal slices" in text
+    assert "Voxels measure 2 × 1.5 × 3 mm" in text
+    assert "1, 0, 1 0.75 4 to 7 0 to 2 2 to 3" in text  # a blamed location with its share
+    assert set(facts_of(source)) == {"slices", "charts"}
+    assert len(source) < 8e6
+
+
+def test_page_of_slices_has_names_for_all_controls_and_asks_for_nothing(grey_written):
+    parsed = Page(grey_written[2])
+    identifiers = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    labelled = {label["for"] for label in parsed.all("label") if "for" in label}
+    inside = grey_written[2]
+    for control in (*parsed.all("input"), *parsed.all("select")):
+        within = re.search(rf'<label[^>]*>(?:(?!</label>).)*id="{control["id"]}"', inside, re.DOTALL)
+        assert control.get("aria-label") or control["id"] in labelled or within, control
+    slices = [tag for tag in parsed.all("div") if tag.get("class") == "slice"]
+    assert len(slices) == 6
+    assert all(tag["tabindex"] == "0" and "Arrow keys move the cursor" in tag["aria-description"] for tag in slices)
+    test_page_asks_for_nothing_from_outside(grey_written)
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
+def test_slices_of_a_sample_without_blame(changes, tmp_path):
+    source = page.write_report(grey_diagnosis(**changes), tmp_path).read_text(encoding="utf-8")
+    assert "overlay-blame" not in Page(source).text
+    assert not any(tag.get("id") == "overlay-blame" for tag in Page(source).all("input"))
+    assert not (tmp_path / "blame.png").exists()
+    assert "the middle of the volume" in source
+
+
+def test_names_in_slices_are_escaped(tmp_path):
+    evil = '<script>alert("1")</script><!--\'" onload=x {{ 7 * 7 }} \u2028 🪑'
+    diagnosis = grey_diagnosis(sample=evil, nearest_training_sample=evil, local_layer=evil)
+    source = page.write_report(diagnosis, tmp_path).read_text(encoding="utf-8")
+    parsed = Page(source)
+    assert [tag.get("type") for tag in parsed.all("script")] == ["application/json", "text/plain", None]
+    assert not any("onload" in attributes for _, attributes in parsed.tags)
+    assert f"Nearest training sample, {evil}" in parsed.text
+    assert facts_of(source)["slices"]["volumes"][3]["words"] == f"Nearest training sample, {evil}"
+
+
+def test_probe_of_grey_values_is_drawn_as_slices(tmp_path):
+    diagnosis = grey_diagnosis()
+    view = view_of_diagnosis(diagnosis, diagnosis.slicing)
+    probed = Probe("conv1", (4, 3, 2), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), grey(5))
+    files = page.write_probe(probed, diagnosis.input_volume, tmp_path, view)
+    np.testing.assert_array_equal(np.load(files.reconstruction), probed.reconstruction[0])
+    with Pillow.open(files.picture) as picture:
+        assert picture.size[0] > 5 * 420

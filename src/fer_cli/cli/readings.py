@@ -66,6 +66,7 @@ def probe(
     from fer_cli.diagnosis.probe import layer_locations, sweep
     from fer_cli.diagnosis.probe import probe as probe_location
     from fer_cli.pictures import mosaic
+    from fer_cli.pictures.slices import view_of
     from fer_cli.reports.page import write_probe
 
     x, y, z = arguments.location(location or "0,0,0")
@@ -80,7 +81,8 @@ def probe(
         mosaic.check_size(layer, len(places), opened.network.spec.map_shape(layer)[2])
         probes = sweep(opened.network, chosen.volume, layer, places, centroids_of=centroids_of)
         folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
-        pictures, found = mosaic.write_sweep(probes, chosen.volume, folder, sample=chosen.name, by=by)
+        view = view_of(chosen, opened.network.spec.input)
+        pictures, found = mosaic.write_sweep(probes, chosen.volume, folder, sample=chosen.name, by=by, view=view)
         if as_json:
             print_json({**asked, "locations": found, "images": pictures})
             return
@@ -90,7 +92,7 @@ def probe(
         return
     result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
-    written = write_probe(result, chosen.volume, folder)
+    written = write_probe(result, chosen.volume, folder, view_of(chosen, opened.network.spec.input))
     if as_json:
         facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field")}
         print_json({**asked, **facts, "reconstruction": written.reconstruction, "images": [written.picture]})

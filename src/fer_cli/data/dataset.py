@@ -178,6 +178,10 @@ class VoxelSet(VolumeSet):
         """Affine map from voxel centres of a sample to the units of its source."""
         return self.artifact.read("index_to_world", index)
 
+    def is_placed(self, index: int) -> bool:
+        """Whether the file of a volume told where it lies in the world."""
+        return "placed" in self.artifact and bool(self.artifact.read("placed", index))
+
 
 def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
     """The voxel set of a voxels.h5; `in_memory` packs all grids into memory for repeated passes.
@@ -276,7 +280,8 @@ def validation_split(voxels: VolumeSet, split: str, seed: int) -> tuple[np.ndarr
 class Sample:
     """One sample to be explained: its name, volume, class if known, and its index in the voxel set if it is there.
 
-    `index_to_world` maps the centres of voxels to the units of the file that the shape comes from.
+    `index_to_world` maps the centres of voxels to the units of the file that the shape comes from; `is_placed` says
+    whether the file of a volume told it, in millimetres along right, anterior and superior.
     """
 
     name: str
@@ -284,6 +289,7 @@ class Sample:
     label: int | None
     index: int | None = None
     index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
+    is_placed: bool = False
 
 
 def load_sample(
@@ -321,7 +327,9 @@ def load_sample(
         if preparation:
             scan = _prepared(path, preparation)
             volume = _fitting(scan.values.astype(np.float32), input, path.name)
-            return Sample(stem_of(path.name), volume, given, index_to_world=scan.index_to_world)
+            return Sample(
+                stem_of(path.name), volume, given, index_to_world=scan.index_to_world, is_placed=scan.is_placed
+            )
         if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
             return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
         read = _read_grid(path, voxelization, input)
@@ -333,7 +341,14 @@ def load_sample(
     index = voxel_set.index_of(str(sample))
     known = int(voxel_set.labels[index])
     label_index = known if given is None and known >= 0 else given
-    return Sample(str(sample), voxel_set.volumes([index])[0], label_index, index, voxel_set.index_to_world(index))
+    return Sample(
+        str(sample),
+        voxel_set.volumes([index])[0],
+        label_index,
+        index,
+        voxel_set.index_to_world(index),
+        voxel_set.is_placed(index),
+    )
 
 
 def _fitting(volume: Float[np.ndarray, "channel x y z"], input: InputSpec, what: str) -> np.ndarray:

@@ -179,6 +179,8 @@ def _write_records(
         # File names need not be UTF-8, but what HDF5 holds is.
         writer.write(name, [text.encode(errors="replace").decode() for text in words])
     writer.write("index_to_world", np.stack([item.index_to_world for item in records]))
+    if any(item.is_placed for item in records):
+        writer.write("placed", np.array([item.is_placed for item in records], np.int8))
     writer.write("record/n_faces", np.full(count, -1, np.int64))
     writer.write("record/n_open_edges", np.full(count, -1, np.int64))
     writer.write("record/n_occupied", np.array(occupied, np.int64))

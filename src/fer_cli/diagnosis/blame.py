@@ -27,7 +27,8 @@ _BLAMED_SHARE = 1 / 8
 class Blame:
     """The layer at which the evidence turns to the wrong class, and the locations that make it so most.
 
-    `layer` and `margin` are None for a correctly classified sample. `boxes` are the receptive fields of `locations`.
+    `layer` and `margin` are None for a correctly classified sample. `boxes` are the receptive fields of `locations`,
+    `weights` the share that each location has in the relevance of all of them; they sum to 1.
     `margin` says how sure the layer is: how many nats of calibrated evidence speak for it rather than for the next best
     layer.
     """
@@ -36,6 +37,7 @@ class Blame:
     locations: tuple[Location, ...]
     boxes: tuple[Box, ...]
     margin: float | None = None
+    weights: tuple[float, ...] = ()
 
 
 def find_blame(
@@ -64,10 +66,14 @@ def find_blame(
     layer = [*below, OUTPUT][turn]
     shape = spec.map_shape(layer)
     locations: tuple[Location, ...] = ((0, 0, 0),)
+    weights: tuple[float, ...] = (1.0,)
     if math.prod(shape) > 1:
-        locations = leading_locations(relevance(layer), shape)
+        score = relevance(layer)
+        locations = leading_locations(score, shape)
+        relevant = np.array([score.reshape(shape)[location] for location in locations])
+        weights = tuple((relevant / relevant.sum()).tolist())
     boxes = tuple(receptive_field(backbone, layer, location) for location in locations)
-    return Blame(layer, locations, boxes, margin)
+    return Blame(layer, locations, boxes, margin, weights)
 
 
 def turning_point(differences: Sequence[float]) -> tuple[int, float]:

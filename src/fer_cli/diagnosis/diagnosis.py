@@ -21,15 +21,17 @@ from fer_cli.codebooks.reconstruction import (
     table1_errors,
 )
 from fer_cli.data.dataset import Sample
+from fer_cli.data.formats.scans import spacing_of
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import Category, categorise
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
+from fer_cli.diagnosis.slicing import Slicing, axis_fields
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.backbone import OUTPUT
+from fer_cli.network.backbone import OUTPUT, middle_layer
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Diagnosis:
 
     `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
     squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
-    theirs start from another local layer. `departure` is None where the codebook does not hold what it is measured
-    against. `repair` holds the repair tests, with the label first, then without; none of
+    theirs start from another local layer. `slicing` is None of occupancy. `departure` is None where the codebook does
+    not hold what it is measured against. `repair` holds the repair tests, with the label first, then without; none of
     a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of
     occupancy, reconstructions hold probabilities.
     """
@@ -103,6 +105,14 @@ class Diagnosis:
     local_volume: Float[np.ndarray, "channel x y z"]
     nearest_volume: Float[np.ndarray, "channel x y z"]
     class_code_volume: Float[np.ndarray, "channel x y z"]
+    slicing: Slicing | None = None
+
+    @property
+    def pictured_layers(self) -> tuple[LayerReading, ...]:
+        """The layers whose representatives are drawn: the upper half, without the output, as in Figs 3, 4, 6."""
+        layers = self.layers[:-1]
+        lowest = middle_layer([(layer.name, layer.locations) for layer in layers])
+        return layers[[layer.name for layer in layers].index(lowest) :]
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -183,6 +193,23 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         local_volume=local[0],
         nearest_volume=nearest_volume[0],
         class_code_volume=class_code[0],
+        slicing=_slicing(run, sample, reading, {local_layer: local[0]}) if spec.input.kind == "intensity" else None,
+    )
+
+
+@torch.inference_mode()
+def _slicing(run: RunArtifacts, sample: Sample, reading: Reading, known: dict[str, np.ndarray]) -> Slicing:
+    """What slices show beside the four volumes; the reconstructions `known` are not made again."""
+    network, spec = run.network, run.network.spec
+    layers = spec.layer_names[:-1]
+    features = {layer: reading.features[FEEDFORWARD][layer] for layer in layers if layer not in known}
+    made = {layer: volumes[0].cpu().numpy() for layer, volumes in network.reconstruct_each(features).items()}
+    fields = {layer: axis_fields(network.backbone.receptive_fields(layer)) for layer in spec.map_layers}
+    return Slicing(
+        spacing=spacing_of(sample.index_to_world) if sample.is_placed else spec.input.spacing,
+        index_to_world=sample.index_to_world if sample.is_placed else None,
+        reconstructions={layer: (made | known)[layer] for layer in layers},
+        fields={layer: found for layer, found in fields.items() if found is not None},
     )
 
 

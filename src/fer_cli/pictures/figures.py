@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.data.volumes import Location
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, explain
-from fer_cli.diagnosis.probe import layer_locations, probe
+from fer_cli.diagnosis.probe import Probe, layer_locations, probe
 from fer_cli.evaluation.results import Errors, Shares
 from fer_cli.evaluation.survey import RULE, Survey, survey
 from fer_cli.network.activations import PATHS
@@ -29,6 +29,7 @@ from fer_cli.pictures.scene import (
     LEGEND,
     SEEN,
     SHAPE,
+    Colour,
     Scene,
     boxes_scene,
     cells_scene,
@@ -37,6 +38,8 @@ from fer_cli.pictures.scene import (
     overlay_scene,
 )
 from fer_cli.pictures.sheet import Image, Panel, Row, mount
+from fer_cli.pictures.slice_pictures import view_of_diagnosis
+from fer_cli.pictures.slices import BLAMED, View, box_share, draw_slices, middle_of, view_of
 from fer_cli.storage.disk import make_folder, write_whole
 
 PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_code": 26.467, "input_vs_code": 35.837}
@@ -44,8 +47,8 @@ PAPER_TABLE1 = {"input_vs_local": 19.185, "nearest_vs_code": 22.610, "local_vs_c
 _PANEL = 200
 _FEW, _MANY = 3, 7
 
-Drawn = tuple[Scene | None, str, str]
-"""What a panel shows, its bold and its plain line."""
+Drawn = tuple[Scene | Image, str, str]
+"""What a panel shows, a scene or a picture that is drawn already, its bold and its plain line."""
 
 
 class DrawnFigure(TypedDict):
@@ -145,30 +148,69 @@ def fullest_location(backbone: Backbone, layer: str, volume: Float[np.ndarray, "
 def _response_fields(run: RunArtifacts, name: str) -> Image:
     """Fig. 2: at every layer the location, its response field, the reconstruction from it, and the receptive field."""
     spec, sample = run.network.spec, run.sample(name)
-    grid = flat(sample.volume)
+    view = view_of(sample, spec.input)
     rows: list[list[Drawn]] = [[], [], [], []]
     for layer in spec.layer_names[:-1]:
         location = fullest_location(run.network.backbone, layer, sample.volume)
         probed = probe(run.network, sample.volume, layer, location)
-        full = grid_scene(flat(probed.reconstruction))
         at, count = ",".join(map(str, location)), len(probed.response_field)
-        rows[0].append((boxes_scene(grid, [probed.receptive_field]), layer, f"location {at}"))
         total = int(np.prod(probed.map_shape))
         cells = cells_scene(probed.map_shape, probed.response_field, location)
-        rows[1].append((cells, layer, f"{count} of {total}"))
-        rows[2].append((Scene(full.shape, full.solids, (probed.receptive_field,)), layer, "box: receptive field"))
         sides = "×".join(str(high - low) for low, high in probed.receptive_field)
-        rows[3].append((overlay_scene(flat(probed.crop), flat(probed.cut(sample.volume))), layer, f"{sides} voxels"))
+        seen, reconstructed, cut = (
+            _shapes(probed, sample.volume) if view is None else _cuts(probed, sample.volume, view)
+        )
+        rows[0].append((seen, layer, f"location {at}"))
+        rows[1].append((cells, layer, f"{count} of {total}"))
+        rows[2].append((reconstructed, layer, "box: receptive field" if view is None else ""))
+        rows[3].append((cut, layer, f"{sides} voxels"))
     titles = (
         "Feature location: the voxels that it sees",
         "Response field: the locations of the layer that see some of them too",
         "Reconstruction from the response field alone",
-        "Receptive field cut out of it, over the input",
+        "Receptive field cut out of it, over the input" if view is None else "Receptive field cut out of it",
     )
-    legend = [("seen by the location", SEEN[0]), ("response field", FIELD)]
+    legend = [("seen by the location", SEEN[0] if view is None else BLAMED), ("response field", FIELD)]
+    if view is not None:
+        return _sheet(f"Fig. 2: response fields of {name}", titles, rows, legend)
     # The location and what is missing are of one colour.
     legend += [(f"location; in the last row {kind}" if colour == CHOSEN else kind, colour) for kind, colour in LEGEND]
     return _sheet(f"Fig. 2: response fields of {name}", titles, rows, legend)
+
+
+def _shapes(probed: Probe, volume: np.ndarray) -> tuple[Scene, Scene, Scene]:
+    """What a location sees, the reconstruction with that box, and what it is inside the box, over the input."""
+    full = grid_scene(flat(probed.reconstruction))
+    return (
+        boxes_scene(flat(volume), [probed.receptive_field]),
+        Scene(full.shape, full.solids, (probed.receptive_field,)),
+        overlay_scene(flat(probed.crop), flat(probed.cut(volume))),
+    )
+
+
+def _cuts(probed: Probe, volume: np.ndarray, view: View) -> tuple[Image, Image, Image]:
+    """The same of grey values, as slices through the middle of the receptive field."""
+    box, size = probed.receptive_field, 2 * _PANEL
+    view = view.through(middle_of(box))
+    inside = view.through(
+        middle_of(((0, box[0][1] - box[0][0]), (0, box[1][1] - box[1][0]), (0, box[2][1] - box[2][0])))
+    )
+    return (
+        draw_slices(volume[0], view, tint=box_share(volume.shape[1:], box), size=size),
+        draw_slices(probed.reconstruction[0], view, size=size),
+        draw_slices(probed.crop[0], inside, size=size),
+    )
+
+
+def _drawn(diagnosis: Diagnosis, volume: np.ndarray) -> Scene | Image:
+    """A volume of a diagnosis, as a shape or as slices."""
+    if diagnosis.slicing is None:
+        return grid_scene(flat(volume))
+    return draw_slices(volume[0], view_of_diagnosis(diagnosis, diagnosis.slicing), size=2 * _PANEL)
+
+
+def _legend(diagnoses: Sequence[Diagnosis]) -> tuple[tuple[str, Colour], ...]:
+    return () if diagnoses[0].slicing else (("occupied at probability 0.5", SHAPE),)
 
 
 def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, whole: bool) -> Image:
@@ -180,9 +222,9 @@ def _representatives(title: str, diagnoses: Sequence[Diagnosis], *, whole: bool)
             names = [layer.name for layer in diagnosis.layers]
             first = 0 if whole else names.index(diagnosis.local_layer)
             shown = [_read(layer, path) for layer in diagnosis.layers[first:-1]]
-            rows.append([(grid_scene(flat(volume)), head, line) for volume, head, line in (lead, *shown)])
+            rows.append([(_drawn(diagnosis, volume), head, line) for volume, head, line in (lead, *shown)])
             titles.append(f"{diagnosis.sample}, taken for a {diagnosis.predicted}: {path}")
-    return _sheet(title, titles, rows, (("occupied at probability 0.5", SHAPE),))
+    return _sheet(title, titles, rows, _legend(diagnoses))
 
 
 def _read(layer: LayerReading, path: str) -> tuple[np.ndarray, str, str]:
@@ -195,29 +237,31 @@ def _reconstructions(title: str, diagnoses: Sequence[Diagnosis]) -> Image:
     rows: list[list[Drawn]] = [[], [], [], []]
     for diagnosis in diagnoses:
         errors = diagnosis.errors
-        rows[0].append((grid_scene(flat(diagnosis.input_volume)), diagnosis.sample, f"taken for {diagnosis.predicted}"))
+        rows[0].append(
+            (_drawn(diagnosis, diagnosis.input_volume), diagnosis.sample, f"taken for {diagnosis.predicted}")
+        )
         for row, volume, line in (
             (1, diagnosis.local_volume, f"input_vs_local {errors['input_vs_local']:.0f}"),
             (2, diagnosis.nearest_volume, diagnosis.nearest_training_sample),
             (3, diagnosis.class_code_volume, f"input_vs_code {errors['input_vs_code']:.0f}"),
         ):
-            rows[row].append((grid_scene(flat(volume)), "", line))
+            rows[row].append((_drawn(diagnosis, volume), "", line))
     titles = (
         "Input",
         f"Local reconstruction, from {diagnoses[0].local_layer}",
         "Nearest training sample, by the class code",
         "Class-code reconstruction",
     )
-    return _sheet(title, titles, rows, (("occupied at probability 0.5", SHAPE),))
+    return _sheet(title, titles, rows, _legend(diagnoses))
 
 
 def _sheet(
-    title: str, titles: Sequence[str], rows: Sequence[Sequence[Drawn]], legend: Sequence[tuple[str, Any]]
+    title: str, titles: Sequence[str], rows: Sequence[Sequence[Drawn]], legend: Sequence[tuple[str, Colour]]
 ) -> Image:
-    scenes = [scene for row in rows for scene, _, _ in row if scene is not None]
+    scenes = [shown for row in rows for shown, _, _ in row if isinstance(shown, Scene)]
     pictures = iter(render.render_scenes(scenes, size=2 * _PANEL))
     mounted = [
-        Row(name, [Panel(None if scene is None else next(pictures), head, line) for scene, head, line in row])
+        Row(name, [Panel(next(pictures) if isinstance(shown, Scene) else shown, *words) for shown, *words in row])
         for name, row in zip(titles, rows, strict=True)
     ]
     return mount(title, mounted, legend=legend, panel=_PANEL)

@@ -17,7 +17,8 @@ from fer_cli.errors import UsageError
 from fer_cli.network.backbone import Box
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
-from fer_cli.pictures.sheet import Panel, Row, mount
+from fer_cli.pictures.sheet import Image, Panel, Row, mount
+from fer_cli.pictures.slices import View, draw_slice
 
 MOST_LOCATIONS = 1024
 """Most locations that one command draws."""
@@ -45,27 +46,38 @@ def check_size(layer: str, locations: int, slices: int) -> None:
 
 
 def write_sweep(
-    probes: Iterable[Probe], volume: Float[np.ndarray, "channel x y z"], folder: Path, *, sample: str, by: str
+    probes: Iterable[Probe],
+    volume: Float[np.ndarray, "channel x y z"],
+    folder: Path,
+    *,
+    sample: str,
+    by: str,
+    view: View | None = None,
 ) -> tuple[list[Path], list[Probed]]:
     """Draw probes of one layer of the input `volume` into `folder`; the pictures' paths, and what each location gave.
+
+    Grey values have a `view`, and are drawn as slices.
 
     Raises ResourceError where that cannot be written or drawn.
     """
     found: list[Probed] = []
-    scenes: dict[tuple[int, int, int], Scene | None] = {}
+    scenes: dict[Location, Scene | None] = {}
+    images: dict[Location, Image] = {}
     layer, shape = "", (0, 0, 0)
     for probed in probes:
         layer, shape = probed.layer, probed.map_shape
         crop, own = probed.crop, probed.cut(volume)
         grids = flat(crop), flat(own)
-        empty = not any(occupied(grid).any() for grid in grids)
+        empty = view is not None or not any(occupied(grid).any() for grid in grids)
         scenes[probed.location] = None if empty else overlay_scene(*grids)
+        if view is not None:
+            images[probed.location] = draw_slice(crop[0], view, size=2 * _PANEL)
         error = float(np.square(crop.astype(np.float64) - own).sum())
         found.append(Probed(probed.location, probed.receptive_field, probed.code, error))
     drawn = [place for place, scene in scenes.items() if scene is not None]
     panel = _PANEL if max(shape) > 4 else _LARGE_PANEL
     pictures = render.render_scenes([scene for scene in scenes.values() if scene is not None], size=2 * panel)
-    images = dict(zip(drawn, pictures, strict=True))
+    images |= dict(zip(drawn, pictures, strict=True))
     labels = {one.location: "" if one.code is None else f" #{one.code}" for one in found}
     paths = []
     for height in sorted({z for _, _, z in scenes}):
@@ -81,9 +93,14 @@ def write_sweep(
             + (" and by their code. " if by == "centroid" else ". ")
             + "Each is the receptive field of a location, reconstructed from its response field "
             + ("of centroids" if by == "centroid" else "alone")
-            + ", over the input; empty frames are empty in both."
+            + (
+                ", over the input; empty frames are empty in both."
+                if view is None
+                else f": its middle {view.orientation.planes[0].name}. {view.orientation.words}"
+            )
         )
-        sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=LEGEND, panel=panel)
+        legend = LEGEND if view is None else ()
+        sheet = mount(f"{sample}: {layer}, by {by}", rows, note=note, legend=legend, panel=panel)
         paths.append(folder / f"slice-{height:02}.png")
         render.write_png(sheet, paths[-1])
     return paths, found

@@ -107,7 +107,7 @@ def explain_one(
     place = target or parent / file_name(sample.name)
     if wanted.files:
         make_folder(place.parent if alone else place)
-    if wanted.drawing:
+    if wanted.drawing and run.network.spec.input.kind == "occupancy":  # slices need no window
         wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer)
     parts = wanted.drawing.processes if wanted.drawing else 1

@@ -21,13 +21,19 @@ import numpy as np
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading
+from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
+from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.backbone import middle_layer
 from fer_cli.pictures import render, scene
 from fer_cli.pictures.charts import Figure, depth_chart, error_chart, rank_sentence
 from fer_cli.pictures.drawing import Drawing
+from fer_cli.pictures.planes import orientation_of, spacing_words
+from fer_cli.pictures.probe_slices import draw_probe_slices
+from fer_cli.pictures.shape_pictures import shape_pictures
+from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_sheet
+from fer_cli.pictures.slice_viewer import slice_facts
+from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import (
     ERRORS,
@@ -81,9 +87,7 @@ def begin_report(
     diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False, parts: int = 1
 ) -> Callable[[], Path]:
     """Begin a report as `write_report` writes it; returns a function that draws and writes all files."""
-    pictures = _pictures(diagnosis)
-    scenes = {name: picture.scene for name, picture in pictures.items()}
-    finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
+    words, finish = _begin_pictures(diagnosis, drawing, parts)
     packed_library()  # while others draw
 
     def write() -> Path:
@@ -94,10 +98,29 @@ def begin_report(
             for name, png in pngs.items():
                 write_whole(folder / f"{name}.png", png)
             write_whole(folder / "diagnosis.json", summary + "\n")
-        write_whole(page, _fill_page(diagnosis, pictures, pngs))
+        write_whole(page, _fill_page(diagnosis, words, pngs))
         return page
 
     return write
+
+
+def _begin_pictures(
+    diagnosis: Diagnosis, drawing: Drawing | None, parts: int
+) -> tuple[dict[str, str], Callable[[], dict[str, bytes]]]:
+    """Text alternatives of the page's pictures by name, and a function that draws these, and others, as PNGs.
+
+    Shapes are drawn by `drawing` if given; slices are quick, and drawn here.
+    """
+    if diagnosis.slicing is not None:
+        slices = slice_pictures(diagnosis, diagnosis.slicing)
+        sheet = slice_sheet(diagnosis, diagnosis.slicing, slices)
+        images = {name: picture.image for name, picture in slices.items()} | {"slices": sheet}
+        words = {name: picture.words for name, picture in slices.items()}
+        return words, lambda: {name: encode_slices(image) for name, image in images.items()}
+    shapes = shape_pictures(diagnosis)
+    scenes = {name: picture.scene for name, picture in shapes.items()}
+    finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
+    return {name: picture.words for name, picture in shapes.items()}, finish
 
 
 @dataclass(frozen=True)
@@ -111,13 +134,22 @@ class ProbeFiles:
     reconstruction: Path
 
 
-def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path) -> ProbeFiles:
-    """Draw a probe of the input `volume` into `folder`. Raises ResourceError where that cannot be written."""
+def write_probe(
+    probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path, view: View | None = None
+) -> ProbeFiles:
+    """Draw a probe of the input `volume` into `folder`; grey values have a `view`, and are drawn as slices.
+
+    Raises ResourceError where that cannot be written.
+    """
     files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
     array = io.BytesIO()
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
     write_whole(files.reconstruction, array.getvalue())
+    source = "from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there"
+    if view is not None:
+        write_whole(files.picture, encode_slices(draw_probe_slices(probed, volume, view, source)))
+        return files
     picture = render.render_probe(
         probed.layer,
         feature_map=probed.map_shape,
@@ -126,65 +158,16 @@ def write_probe(probed: Probe, volume: Float[np.ndarray, "channel x y z"], folde
         reconstruction=scene.flat(probed.reconstruction),
         receptive_field=probed.receptive_field,
         input_grid=scene.flat(volume),
-        source="from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there",
+        source=source,
     )
     render.write_png(picture, files.picture)
     return files
 
 
-@dataclass(frozen=True)
-class _Picture:
-    scene: scene.Scene
-    words: str
-
-
-def _pictures(diagnosis: Diagnosis) -> dict[str, _Picture]:
-    """Every picture of the report, with its text alternative, by file name."""
-    pictures: dict[str, _Picture] = {}
-
-    inputs = scene.flat(diagnosis.input_volume)
-
-    def shape(name: str, volume: np.ndarray, words: str) -> None:
-        grid = scene.flat(volume)
-        count = int(scene.occupied(grid).sum())
-        pictures[name] = _Picture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
-
-    shape("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
-    for name, volume, words in (
-        ("local", diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
-        ("nearest", diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
-        ("class-code", diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
-    ):
-        shape(name, volume, words)
-        counts = scene.count_differences(scene.flat(volume), inputs)
-        said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        overlay = scene.overlay_scene(scene.flat(volume), inputs)
-        pictures[f"{name}-overlay"] = _Picture(overlay, f"{words} laid over the input: {said} voxels.")
-    if diagnosis.blame.boxes:
-        pictures["blame"] = _Picture(
-            scene.boxes_scene(inputs, diagnosis.blame.boxes),
-            f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
-            f"{diagnosis.blame.layer} as boxes.",
-        )
-    for layer in pictured_layers(diagnosis):
-        for path in PATHS:
-            name, read = f"{layer.name}-{path}", layer.paths[path]
-            shape(name, read.representative, f"{layer.name}, {path} representative")
-            shape(f"{name}-exemplar", read.exemplar_volume, f"{layer.name}, {path} exemplar {read.exemplar}")
-    return pictures
-
-
-def pictured_layers(diagnosis: Diagnosis) -> list[LayerReading]:
-    """The layers whose representatives are drawn: the upper half, without the output, as in Figs 3, 4, 6."""
-    layers = diagnosis.layers[:-1]
-    lowest = middle_layer([(layer.name, layer.locations) for layer in layers])
-    return list(layers[[layer.name for layer in layers].index(lowest) :])
-
-
-def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Mapping[str, bytes]) -> str:
-    errors, voxels = diagnosis.errors, diagnosis.input_volume.size
-    images = {name: _image(name, picture.words, pngs[name]) for name, picture in pictures.items()}
-    pictured = [layer.name for layer in pictured_layers(diagnosis)]
+def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str, bytes]) -> str:
+    errors, voxels, shown = diagnosis.errors, diagnosis.input_volume.size, _shown(diagnosis)
+    images = {name: _image(name, said, pngs[name]) for name, said in words.items()}
+    pictured = [layer.name for layer in diagnosis.pictured_layers]
     layers = [
         {
             "name": layer.name,
@@ -210,7 +193,8 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
             ],
             controls=CONTROLS,
             policy=POLICY,
-            differences=_differences(diagnosis),
+            differences={} if diagnosis.slicing else _differences(diagnosis),
+            slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
             errors=[
                 {
@@ -230,7 +214,7 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
                 {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS
             ],
             suspicion_level=suspicion_level(diagnosis.suspicion),
-            facts=embedded_json({**viewer_facts(diagnosis), "charts": charts}),
+            facts=embedded_json({**shown, "charts": charts}),
             library=packed_library(),
         )
     )
@@ -238,6 +222,29 @@ def _fill_page(diagnosis: Diagnosis, pictures: Mapping[str, _Picture], pngs: Map
 
 def _image(name: str, words: str, png: bytes) -> dict[str, str]:
     return {"name": name, "uri": "data:image/png;base64," + base64.b64encode(png).decode(), "words": words}
+
+
+def _shown(diagnosis: Diagnosis) -> dict[str, Any]:
+    """What the page's script is given of the volumes."""
+    if diagnosis.slicing is None:
+        return viewer_facts(diagnosis)
+    return {"slices": slice_facts(diagnosis, diagnosis.slicing)}
+
+
+def _slice_words(diagnosis: Diagnosis, slicing: Slicing, facts: Mapping[str, Any]) -> dict[str, object]:
+    """What the template says of slices, given what the script is given."""
+    orientation = orientation_of(slicing.index_to_world)
+    return {
+        "planes": orientation.planes,
+        "convention": orientation.words,
+        "spacing": spacing_words(slicing.spacing),
+        "cursor": cursor_words(diagnosis),
+        "volumes": [(volume["name"], volume["words"]) for volume in facts["volumes"][1:]],
+        "channels": len(diagnosis.input_volume),
+        "fields": list(slicing.fields),
+        "blamed": css_colour(BLAMED),
+        "error": css_colour(ERROR),
+    }
 
 
 def _differences(diagnosis: Diagnosis) -> dict[str, dict[str, int]]:

@@ -111,6 +111,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             "layer": diagnosis.blame.layer,
             "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
             "margin": diagnosis.blame.margin,
+            "weights": [float(weight) for weight in diagnosis.blame.weights],
         },
         "departure": None
         if diagnosis.departure is None

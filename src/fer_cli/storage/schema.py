@@ -103,6 +103,14 @@ VOXELS = Format(
             "float64",
             "4×4 affine map from voxel indices (voxel centres) to the source's own units",
         ),
+        DatasetSpec(
+            "placed",
+            ("sample",),
+            "int8",
+            "1 where the file of a volume says where it lies (of NIfTI, `index_to_world` is then in mm along right, "
+            "anterior and superior), else 0; absent where no file does",
+            required=False,
+        ),
         DatasetSpec("source", ("sample",), "text", "path of the shape inside the source"),
         DatasetSpec(
             "group",

@@ -1,0 +1,56 @@
+"""The pictures of a report on occupancy: every shape, and how it differs from the input, as scenes.
+
+Source: the panels of Figs 3 to 7.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.network.activations import PATHS
+from fer_cli.pictures import scene
+
+
+@dataclass(frozen=True)
+class ShapePicture:
+    """What a picture shows, and its text alternative."""
+
+    scene: scene.Scene
+    words: str
+
+
+def shape_pictures(diagnosis: Diagnosis) -> dict[str, ShapePicture]:
+    """Every picture of the report by file name."""
+    pictures: dict[str, ShapePicture] = {}
+
+    inputs = scene.flat(diagnosis.input_volume)
+
+    def shape(name: str, volume: np.ndarray, words: str) -> None:
+        grid = scene.flat(volume)
+        count = int(scene.occupied(grid).sum())
+        pictures[name] = ShapePicture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
+
+    shape("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
+    for name, volume, words in (
+        ("local", diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
+        ("nearest", diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        ("class-code", diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
+    ):
+        shape(name, volume, words)
+        counts = scene.count_differences(scene.flat(volume), inputs)
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        overlay = scene.overlay_scene(scene.flat(volume), inputs)
+        pictures[f"{name}-overlay"] = ShapePicture(overlay, f"{words} laid over the input: {said} voxels.")
+    if diagnosis.blame.boxes:
+        pictures["blame"] = ShapePicture(
+            scene.boxes_scene(inputs, diagnosis.blame.boxes),
+            f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
+            f"{diagnosis.blame.layer} as boxes.",
+        )
+    for layer in diagnosis.pictured_layers:
+        for path in PATHS:
+            name, read = f"{layer.name}-{path}", layer.paths[path]
+            shape(name, read.representative, f"{layer.name}, {path} representative")
+            shape(f"{name}-exemplar", read.exemplar_volume, f"{layer.name}, {path} exemplar {read.exemplar}")
+    return pictures

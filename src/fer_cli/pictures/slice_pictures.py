@@ -1,0 +1,145 @@
+"""The still pictures of a report on grey values: every volume, and its error, as slices through the blamed location.
+
+Source: the panels of Figs 3 to 7, for volumes that are no shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_cli.data.volumes import Location
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.diagnosis.slicing import Slicing
+from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.pictures.planes import orientation_of
+from fer_cli.pictures.sheet import Panel, Row, mount
+from fer_cli.pictures.slices import (
+    BLAMED,
+    CUBE,
+    PANEL,
+    Image,
+    View,
+    Window,
+    blamed_share,
+    default_window,
+    draw_slices,
+    error_window,
+    middle_of,
+)
+
+COMPARED = ("local", "nearest", "class-code")
+"""The volumes that are compared with the input, by the names of their pictures."""
+
+
+@dataclass(frozen=True)
+class SlicePicture:
+    """A picture, and its text alternative."""
+
+    image: Image
+    words: str
+
+
+def cursor_of(diagnosis: Diagnosis) -> Location:
+    """The voxel that slices go through: the middle of the most blamed location's field, else of the volume."""
+    x, y, z = diagnosis.input_volume.shape[1:]
+    boxes = diagnosis.blame.boxes
+    return middle_of(boxes[0] if boxes else ((0, x), (0, y), (0, z)))
+
+
+def cursor_words(diagnosis: Diagnosis) -> str:
+    """What that voxel is."""
+    at = ", ".join(map(str, cursor_of(diagnosis)))
+    blame = diagnosis.blame
+    if not blame.boxes:
+        return f"voxel {at}, the middle of the volume"
+    place = ", ".join(map(str, blame.locations[0]))
+    return f"voxel {at}, the middle of what the most blamed location ({place} of {blame.layer}) sees"
+
+
+def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePicture]:
+    """Every picture of the report by file name; of several channels the first is drawn. Errors share one window."""
+    inputs, view, blame = diagnosis.input_volume[0], view_of_diagnosis(diagnosis, slicing), diagnosis.blame
+    channel = " (channel 0)" if len(diagnosis.input_volume) > 1 else ""
+    pictures: dict[str, SlicePicture] = {}
+
+    def add(name: str, volume: np.ndarray, words: str) -> None:
+        said = f"{words}{channel}: slices through {cursor_words(diagnosis)}."
+        pictures[name] = SlicePicture(draw_slices(volume[0], view), said)
+
+    add("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
+    errors = view.with_window(_error_window(diagnosis))
+    for name, (volume, words) in _compared(diagnosis).items():
+        add(name, volume, words)
+        said = f"{words}{channel}: absolute difference from the input, white from {errors.window[1]:.3g}."
+        pictures[f"{name}-error"] = SlicePicture(draw_slices(np.abs(volume[0] - inputs), errors), said)
+    if blame.boxes:
+        tint = blamed_share(inputs.shape, blame.boxes, blame.weights)
+        words = f"Input{channel} with what {len(blame.boxes)} blamed locations of {blame.layer} see, in orange."
+        pictures["blame"] = SlicePicture(draw_slices(inputs, view, tint=tint), words)
+    for layer in diagnosis.pictured_layers:
+        for path in PATHS:
+            name, read = f"{layer.name}-{path}", layer.paths[path]
+            add(name, read.representative, f"{layer.name}, {path} representative")
+            add(f"{name}-exemplar", read.exemplar_volume, f"{layer.name}, {path} exemplar {read.exemplar}")
+    return pictures
+
+
+def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, SlicePicture]) -> Image:
+    """One picture of input, reconstructions, errors, nearest training sample and exemplars, of `slice_pictures`."""
+    view, blame = view_of_diagnosis(diagnosis, slicing), diagnosis.blame
+    heads = {"local": diagnosis.local_layer, "nearest": diagnosis.nearest_training_sample, "class-code": "class code"}
+    said = ("local reconstruction", "nearest training sample", "class-code reconstruction")
+    layers = [(layer.name, layer.paths[FEEDFORWARD]) for layer in diagnosis.pictured_layers]
+
+    def panels(suffix: str, line: str) -> list[Panel]:
+        return [
+            Panel(pictures[f"{name}-{FEEDFORWARD}{suffix}"].image, name, str(getattr(read, line)))
+            for name, read in layers
+        ]
+
+    rows = [
+        Row(
+            "Input, and what is compared with it",
+            [
+                Panel(pictures["blame" if blame.boxes else "input"].image, "input", diagnosis.label or ""),
+                *(Panel(pictures[name].image, head, heads[name]) for name, head in zip(COMPARED, said, strict=True)),
+            ],
+        ),
+        Row(
+            f"Absolute difference from the input, white from {_error_window(diagnosis)[1]:.3g}",
+            [None, *(Panel(pictures[f"{name}-error"].image) for name in COMPARED)],
+        ),
+        Row("Representatives: what the feedforward clusters stand for", panels("", "speaks_for")),
+        Row("Exemplars: the training samples that most of these clusters name", panels("-exemplar", "exemplar")),
+    ]
+    low, high = view.window
+    note = f"Slices through {cursor_words(diagnosis)}; window {low:.3g} to {high:.3g}. {view.orientation.words}"
+    legend = [("what blamed locations see", BLAMED)] if blame.boxes else []
+    return mount(f"{diagnosis.sample}: predicted {diagnosis.predicted}", rows, note=note, legend=legend, panel=PANEL)
+
+
+def view_of_diagnosis(diagnosis: Diagnosis, slicing: Slicing) -> View:
+    """The slices of a diagnosis's pictures, in the window of its input."""
+    return View(
+        orientation_of(slicing.index_to_world),
+        slicing.spacing or CUBE,
+        cursor_of(diagnosis),
+        default_window(diagnosis.input_volume[0]),
+    )
+
+
+def _error_window(diagnosis: Diagnosis) -> Window:
+    """One window for all errors, so that they can be compared."""
+    inputs = diagnosis.input_volume[0]
+    return error_window(*(np.abs(volume[0] - inputs) for volume, _ in _compared(diagnosis).values()))
+
+
+def _compared(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
+    """The volumes that are compared with the input, and what they are, by the names of their pictures."""
+    found = (
+        (diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
+        (diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        (diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
+    )
+    return dict(zip(COMPARED, found, strict=True))
