@@ -28,6 +28,7 @@ PAGES = {
     "attach-script.md": ("test_00000", "bar", ()),
     "attach-monai.md": ("case_100", "hollow", ("monai",)),
     "attach-lightning.md": ("test_00000", "bar", ("pytorch_lightning",)),
+    "medical.md": ("hippocampus_040_anterior", "posterior", ("monai",)),
 }
 """By page: the sample that it explains, its label, and the packages without which the page cannot be run."""
 
@@ -104,11 +105,16 @@ def test_every_package_that_a_page_imports_is_installed_by_the_page(page: str) -
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_leads_from_pip_install_to_a_report(page: str, programs: Path, tmp_path: Path) -> None:
+def test_a_page_leads_from_pip_install_to_a_report(
+    page: str, programs: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     sample, label, needed = PAGES[page]
     for package in needed:
         pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[test]'")
     (tmp_path / "fer").symlink_to(ROOT, target_is_directory=True)
+    if page == "medical.md":
+        archive = request.getfixturevalue("shared_data") / "msd-hippocampus-nifti-24.zip"
+        shutil.unpack_archive(archive, tmp_path / "hippocampus")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run_as_reader(as_script(HOWTO / page), programs, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -118,6 +124,11 @@ def test_a_page_leads_from_pip_install_to_a_report(page: str, programs: Path, tm
     )
     assert re.search(rf"^{sample}\b.*misclassified", done.stdout, re.MULTILINE)
     assert re.search(rf"label {label}\b", done.stdout)
+    if page == "medical.md":
+        assert "correlation with the scan 1.0" in done.stdout
+        written = {path.name for path in (tmp_path / "my-run/explain" / sample / "nifti").iterdir()}
+        assert {"blame.nii.gz", "fields.json", "input.nii.gz", "reconstruction-layer2.nii.gz"} <= written
+        return
     report = (tmp_path / "why.html").read_text(encoding="utf-8")
     assert report.startswith("<!DOCTYPE html>")
     assert sample in report

@@ -33,6 +33,7 @@ from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
 from fer_cli.network.attached.undisturbed import home
 from fer_cli.reports.gallery import misclassified
+from fer_cli.reports.nifti import write_nifti
 from fer_cli.reports.page import is_page, write_report
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import evaluate
@@ -45,15 +46,21 @@ Say = Callable[[str], None]
 class Explanation(Diagnosis):
     """A `Diagnosis` that can be saved as a report."""
 
-    def save(self, target: str | Path) -> Path:
+    def save(self, target: str | Path, *, nifti: bool = False) -> Path:
         """Write the report; answers the path of its page.
 
         A `target` that ends in .html is that page alone, in which all pictures are; any other is a folder for the page,
-        `diagnosis.json` and the pictures.
+        `diagnosis.json` and the pictures. With `nifti`, a folder `nifti` in it holds the volumes and the blame, with
+        the sample's affine.
 
-        Raises ResourceError where it cannot be written or the machine cannot draw.
+        Raises ResourceError where it cannot be written or the machine cannot draw; UsageError for `nifti` beside a page
+        alone, or without nibabel.
         """
         path = Path(target)
+        if nifti:
+            if is_page(path):
+                raise UsageError(f"NIfTI files are written beside the page: name a folder, not {path}.")
+            write_nifti(self, path)
         return write_report(self, path, alone=is_page(path))
 
 

@@ -43,6 +43,7 @@ Slices = Annotated[
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder for the pictures. Default: a new one in RUN/probe.")
 ]
+ProbeNifti = Annotated[bool, typer.Option("--nifti", help="Write field and reconstruction as NIfTI too, into nifti/.")]
 
 
 def probe(
@@ -53,6 +54,7 @@ def probe(
     code: Code = None,
     all_locations: AllLocations = False,
     slices: Slices = None,
+    nifti: ProbeNifti = False,
     output: Output = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -67,8 +69,11 @@ def probe(
     from fer_cli.diagnosis.probe import probe as probe_location
     from fer_cli.pictures import mosaic
     from fer_cli.pictures.slices import view_of
+    from fer_cli.reports.nifti import write_probe_nifti
     from fer_cli.reports.page import write_probe
 
+    if all_locations and nifti:
+        raise UsageError("--nifti writes one location; give no --all-locations with it.")
     x, y, z = arguments.location(location or "0,0,0")
     chosen_slices = arguments.probe_choices(by, code, location, slices, all_locations=all_locations)
     opened = _opened(run, voxels, model, codebook, device)
@@ -93,11 +98,15 @@ def probe(
     result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
     written = write_probe(result, chosen.volume, folder, view_of(chosen, opened.network.spec.input))
+    maps = write_probe_nifti(result, chosen, folder) if nifti else []
     if as_json:
         facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field")}
-        print_json({**asked, **facts, "reconstruction": written.reconstruction, "images": [written.picture]})
+        files = {"reconstruction": written.reconstruction, "images": [written.picture]}
+        print_json({**asked, **facts, **files, **({"nifti": maps} if nifti else {})})
         return
     _tell_location(result, written.picture)
+    if maps:
+        typer.echo(f"nifti: {maps[0].parent}")
 
 
 def _tell_location(result: "Probe", picture: Path) -> None:
@@ -122,6 +131,9 @@ Label = Annotated[str | None, typer.Option(help="True class of the shape, if the
 LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")]
 Images = Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")]
 Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")]
+Nifti = Annotated[
+    bool, typer.Option("--nifti", help="Write volumes and blame as NIfTI too, with the sample's affine, into nifti/.")
+]
 ExplainOutput = Annotated[
     Path | None,
     typer.Option(
@@ -141,6 +153,7 @@ def explain(
     local_layer: LocalLayer = None,
     images: Images = True,
     vtk: Vtk = False,
+    nifti: Nifti = False,
     output: ExplainOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -166,7 +179,7 @@ def explain(
         from fer_cli.reports.report import diagnosis_table, terminal_report
 
         opened = _opened(run, voxels, model, codebook, device)
-        wanted = Wanted(label, local_layer, drawing, volumes=vtk)
+        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti)
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
             if as_json:

@@ -1,7 +1,7 @@
 """Diagnosis of one sample: evidence of its codes in both paths, and the layer where a wrong class comes in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class Diagnosis:
     theirs start from another local layer. `slicing` is None of occupancy. `departure` is None where the codebook does
     not hold what it is measured against. `repair` holds the repair tests, with the label first, then without; none of
     a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of
-    occupancy, reconstructions hold probabilities.
+    occupancy, reconstructions hold probabilities. `index_to_world` and `is_placed` are the sample's.
     """
 
     sample: str
@@ -106,6 +106,8 @@ class Diagnosis:
     nearest_volume: Float[np.ndarray, "channel x y z"]
     class_code_volume: Float[np.ndarray, "channel x y z"]
     slicing: Slicing | None = None
+    index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
+    is_placed: bool = False
 
     @property
     def pictured_layers(self) -> tuple[LayerReading, ...]:
@@ -194,6 +196,8 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         nearest_volume=nearest_volume[0],
         class_code_volume=class_code[0],
         slicing=_slicing(run, sample, reading, {local_layer: local[0]}) if spec.input.kind == "intensity" else None,
+        index_to_world=sample.index_to_world,
+        is_placed=sample.is_placed,
     )
 
 

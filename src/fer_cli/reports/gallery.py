@@ -15,12 +15,14 @@ import numpy as np
 from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.dataset import Sample
+from fer_cli.data.formats.scans import nibabel
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.network.activations import batches, predict
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
+from fer_cli.reports.nifti import write_nifti
 from fer_cli.reports.page import POLICY, begin_report, environment, is_page
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.storage.disk import make_folder, write_whole
@@ -31,17 +33,21 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes."""
+    """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes.
+
+    `volumes` are for ParaView, `nifti` for medical viewers.
+    """
 
     label: str | None
     local_layer: str | None
     drawing: Drawing | None
     volumes: bool
+    nifti: bool = False
 
     @property
     def files(self) -> bool:
         """Whether anything is written."""
-        return self.drawing is not None or self.volumes
+        return self.drawing is not None or self.volumes or self.nifti
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,9 @@ def explain_one(
     and for a folder that is named as a page is.
     """
     alone = target is not None and is_page(target)
-    if alone and wanted.volumes:
-        raise UsageError(f"--vtk writes shapes.vti beside the page: name a folder, not {target}.")
+    if alone and (wanted.volumes or wanted.nifti):
+        written = "--vtk writes shapes.vti" if wanted.volumes else "--nifti writes files"
+        raise UsageError(f"{written} beside the page: name a folder, not {target}.")
     _check(run, wanted)
     sample = run.sample(name, label=wanted.label)
     if alone and target is not None and target.is_dir():
@@ -164,7 +171,9 @@ def explain_several(
 
 
 def _check(run: RunArtifacts, wanted: Wanted) -> None:
-    """Raise what would meet every sample, before anything is begun: artifacts that do not fit, no such layer."""
+    """Raise what would meet every sample, before anything is begun: what does not fit, or is not installed."""
+    if wanted.nifti:
+        nibabel()
     if wanted.local_layer is not None:
         run.network.spec.index(wanted.local_layer)
     _ = run.codebook
@@ -186,6 +195,10 @@ def _begin(
         if wanted.volumes:
             files["volumes"] = write_volumes(diagnosis, sample.index_to_world, target)
             answer["volumes"] = str(files["volumes"])
+        if wanted.nifti:
+            maps = write_nifti(diagnosis, target)
+            files["nifti"] = maps[0].parent
+            answer["nifti"] = [str(path) for path in maps]
         return Explained(answer, diagnosis.blame, diagnosis.suspicion, files)
 
     return finish

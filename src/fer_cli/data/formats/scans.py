@@ -1,4 +1,4 @@
-"""File content → volume with its own values: NIfTI (`.nii`, `.nii.gz`), `.npy`, `.npz`; and grids, as occupancy.
+"""File content → volume with its own values: NIfTI (`.nii`, `.nii.gz`), `.npy`, `.npz`; grids, as occupancy. And back.
 
 What a header promises is compared with what is there before memory is taken. Text of a header, which may name a
 patient, is not read.
@@ -94,6 +94,25 @@ def as_channels(values: np.ndarray, name: str) -> np.ndarray:
         sides = "×".join(map(str, values.shape))
         raise InputError(f"{name}: an array of {sides or 'no'} values, expected axes (x, y, z) or (channel, x, y, z).")
     return values if values.ndim == 4 else values[None]
+
+
+def encode_nifti(
+    values: Shaped[np.ndarray, "channel x y z"], index_to_world: Float64[np.ndarray, "4 4"], *, is_placed: bool
+) -> bytes:
+    """A `.nii.gz` of NIfTI-1 whose affine is `index_to_world`, in mm; several channels are its fourth axis.
+
+    The affine is sform and qform, with codes 0 where the volume is not `is_placed`; with shear, which a qform cannot
+    hold, sform alone. The header holds no text.
+
+    Raises UsageError where nibabel is not installed.
+    """
+    image = nibabel().Nifti1Image(values[0] if len(values) == 1 else np.moveaxis(values, 0, 3), index_to_world)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(index_to_world, code=int(is_placed), strip_shears=True)
+    if not np.allclose(image.get_qform(), index_to_world, rtol=0, atol=1e-4 * max(spacing_of(index_to_world))):
+        image.header["qform_code"] = 0
+    image.set_sform(index_to_world, code=int(is_placed))
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 def _read_npy(content: bytes, name: str) -> Scan:
