@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TINY_K
 from fer_cli.codebooks import layer_fitting
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ResourceError, UsageError
@@ -22,6 +21,7 @@ from fer_cli.execution.progress import FITTING, ClusteringProgress
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
+from tiny import TINY_K
 
 pytest.importorskip("distributed")
 

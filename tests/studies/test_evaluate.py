@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Rewrite
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.data.dataset import open_voxels
@@ -19,6 +18,7 @@ from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import evaluate, write_evaluation
+from tiny import Rewrite
 
 KINDS = ("ours", "baseline", "trivial")
 
