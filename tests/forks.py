@@ -24,8 +24,9 @@ class Outcome:
     stderr: str
 
 
-# What a command imports late, later commands find imported. Files are opened without a process apart, which would start
-# anew for every command; test_cli starts some commands anew, and those have theirs.
+# What a command imports late, later commands find imported. Two processes that would start anew for every command do
+# not: the one apart that opens files, and, before anything is drawn, the one that draws. test_cli starts some commands
+# anew, and those have theirs.
 SERVING = """
 import contextlib, gc, importlib, json, os, select, socket, sys
 from fer_cli.cli import app, attachments, demo, doctor, readings, stages, terminal, voxelizing
@@ -33,13 +34,14 @@ from fer_cli.diagnosis import diagnosis, probe
 from fer_cli.network import attach, training
 from fer_cli.codebooks import clustering
 from fer_cli.studies import evaluate
-from fer_cli.pictures import curves, figures, mosaic
+from fer_cli.pictures import curves, drawing, figures, mosaic
 from fer_cli.reports import evaluation_page, evaluation_report, gallery, info, page, report
 from fer_cli.data import plan, store_volumes, triangles, voxelize
 from fer_cli.data.formats import scanning
 from fer_cli.storage import artifact, vetting
 
 vetting.vet = artifact.vet = lambda *_: None
+drawing.preload_for_workers = lambda *_: None
 
 late = sys.argv[1] + ".modules"
 

@@ -28,6 +28,7 @@ from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
 from fer_cli.data.augmentation import Augmentation  # noqa: E402
 from fer_cli.data.voxelize import VoxelSettings, voxelize_source  # noqa: E402
 from fer_cli.diagnosis.replacement import Replacement  # noqa: E402
+from fer_cli.evaluation.results import Evaluation  # noqa: E402
 from fer_cli.network.activations import encode  # noqa: E402
 from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
@@ -38,6 +39,7 @@ from fer_cli.storage import artifact  # noqa: E402
 from fer_cli.storage.artifact import Artifact  # noqa: E402
 from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402
 from fer_cli.storage.run_paths import RunPaths  # noqa: E402
+from fer_cli.studies.evaluate import evaluate  # noqa: E402
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -153,6 +155,12 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 def run(run_paths: RunPaths) -> Run:
     """The tiny run, opened."""
     return Run(run_paths, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(run: Run) -> Evaluation:
+    """What `fer evaluate` finds of the tiny run; nobody changes it."""
+    return evaluate(run)
 
 
 @pytest.fixture
