@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import load_benchmark
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
 from fer_cli.studies.evaluate import evaluate
 from networks import cube
+from tiny import load_benchmark
 
 
 @pytest.fixture(scope="module")

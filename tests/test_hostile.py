@@ -24,6 +24,7 @@ from fer_cli.data.formats.registry import read_shape
 from fer_cli.data.source import close_archives, list_entries
 from fer_cli.diagnosis import markup
 from fer_cli.errors import ArtifactError, InputError
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.network.weights import load_network
 from fer_cli.pictures.shape_pictures import shape_pictures
 from fer_cli.reports import page
@@ -31,11 +32,9 @@ from fer_cli.reports.evaluation_page import write_evaluation_page
 from fer_cli.reports.gallery import Explained, write_gallery
 from fer_cli.reports.info import describe
 from fer_cli.reports.report import diagnosis_json
-from fer_cli.run import Run
 from fer_cli.storage import artifact, vetting
 from fer_cli.storage.artifact import DIGEST, open_artifact
 from fer_cli.storage.schema import MODEL, VOXELS
-from fer_cli.studies.evaluate import evaluate
 
 STEADY = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -490,11 +489,9 @@ def test_no_element_or_attribute_of_a_report_comes_from_a_name(names: list[str])
     assert_same_structure(report_of(names), report_of(PLAIN))
 
 
-def test_no_element_or_attribute_of_an_evaluation_comes_from_a_name(run: Run, tmp_path: Path) -> None:
-    found = evaluate(run)
-
+def test_no_element_or_attribute_of_an_evaluation_comes_from_a_name(evaluated: Evaluation, tmp_path: Path) -> None:
     def written(names: list[str]) -> str:
-        named = copy.deepcopy(found)
+        named = copy.deepcopy(evaluated)
         named["runs"] = [{**each, "run": names[0]} for each in named["runs"]]
         classes = named["per_class_accuracy"]
         named["per_class_accuracy"] = dict(zip(names, classes.values(), strict=False))

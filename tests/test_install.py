@@ -95,10 +95,12 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
-# `fer demo` with fewer shapes and codes: what is asked is whether the wheel holds all that it needs.
+# `fer demo` with fewer shapes, epochs and codes: what is asked is whether the wheel holds all that it needs.
 SMALL_DEMO = """
+from functools import partial
 from fer_cli.cli import app, demo
-demo.PER_CLASS_TRAIN, demo.PER_CLASS_TEST, demo.DEMO_K = 8, 5, (4,) * 7
+demo.PER_CLASS_TRAIN, demo.PER_CLASS_TEST, demo.DEMO_K = 4, 3, (2,) * 7
+demo.preset_settings = partial(demo.preset_settings, epochs=3, feedback_epochs=1)
 app.main()
 """
 

@@ -23,7 +23,7 @@ SIDES = {"conv1": 16, "conv2": 8, "conv3": 4, "conv4": 2, "conv5": 1, "fc6": 1, 
 ERRORS = {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
 PER_CLASS = 20  # a tenth is two of a class
 FEEDBACK_EPOCHS = 10
-K = "16,16,16,12,12,10,10"
+K = "8,8,8,8,8,8,8"
 
 
 def done(*arguments: object, folder: Path) -> Outcome:

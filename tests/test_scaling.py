@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import load_benchmark
 from fer_cli.network.fer_cnn import NetworkConfig, build
 from networks import cube
+from tiny import load_benchmark
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import write_box
 from fer_cli.calibration.calibrate import calibrated
 from fer_cli.codebooks.clustering import PAPER_K, default_codes
 from fer_cli.codebooks.fitted_layer import FittedLayers
@@ -40,6 +39,7 @@ from fer_cli.storage.schema import CALIBRATION, VOXELS
 from fer_cli.studies.evaluate import evaluate
 from forks import forked
 from networks import ArrayVolumes, Residual, explained
+from tiny import write_box
 
 SOURCE = Path(__file__).parents[1] / "src" / "fer_cli"
 CPU = torch.device("cpu")

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
-from conftest import TINY_LAYERS
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.execution.world import SharedBatchNorm3d, SharedDropout, World, join_world
 from fer_cli.network import phases
 from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
+from tiny import TINY_LAYERS
 
 BATCHES = {"even": 6, "uneven": 5, "one has nothing": 1}
 """Rows of a batch that two processes share."""

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Rewrite
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook, class_evidence, open_codebook
 from fer_cli.errors import ArtifactError, LineageError
 from fer_cli.network.activations import PATHS
@@ -15,6 +14,7 @@ from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CODEBOOK, MODEL
 from networks import cube
+from tiny import Rewrite
 
 SPEC = NetworkSpec((Level("a", 5, (2, 2, 2)), Level("b", 3, (1, 1, 1))), cube(8), ("p", "q", "r"))
 

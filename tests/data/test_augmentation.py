@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import load_benchmark
 from fer_cli.data.augmentation import Augmentation, resample, turn
 from fer_cli.errors import UsageError
+from tiny import load_benchmark
 
 
 def vary(grids: Tensor, seed: int, **settings: Any) -> Tensor:

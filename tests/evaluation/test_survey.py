@@ -4,10 +4,10 @@ import pytest
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample
 from fer_cli.evaluation.outcomes import Outcomes
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.evaluation.survey import Survey, survey
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
-from fer_cli.studies.evaluate import evaluate
 
 
 def made(labels: list[int], predicted: list[int], suspicion: list[float], names: str) -> Survey:
@@ -77,7 +77,7 @@ def test_survey_of_a_run_is_what_its_samples_read_alone_say(run: Run) -> None:
                 assert classes[position] == reading.evidence[path][layer][0].argmax()
 
 
-def test_table1_of_a_survey_is_that_of_the_evaluation(run: Run) -> None:
-    found, evaluated = survey(run).outcomes.table1(), evaluate(run)["table1"]
-    for group, row in evaluated.items():
+def test_table1_of_a_survey_is_that_of_the_evaluation(run: Run, evaluated: Evaluation) -> None:
+    found = survey(run).outcomes.table1()
+    for group, row in evaluated["table1"].items():
         assert found[group] == pytest.approx(row, rel=1e-9)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TINY_K
 from fer_cli.codebooks import layer_fitting
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.errors import ResourceError, UsageError
@@ -22,6 +21,7 @@ from fer_cli.execution.progress import FITTING, ClusteringProgress
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import VOXELS
+from tiny import TINY_K
 
 pytest.importorskip("distributed")
 
@@ -57,9 +57,9 @@ class Cluster:
     workers: list[subprocess.Popen[bytes]]
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    log = tmp_path / "scheduler.log"
+@contextmanager
+def started(folder: Path) -> Iterator[Cluster]:
+    log = folder / "scheduler.log"
     with dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", log=log) as main:
         wait_until(
             lambda: b"Scheduler at:" in log.read_bytes() and b"\n" in log.read_bytes().split(b"Scheduler at:")[1],
@@ -68,10 +68,24 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         )
         address = log.read_text().split("Scheduler at:")[1].split()[0]
         options = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
-        logs = tmp_path / "1.log", tmp_path / "2.log"
+        logs = folder / "1.log", folder / "2.log"
         with dask(*options, log=logs[0]) as one, dask(*options, log=logs[1]) as two:
             wait_until(lambda: log.read_bytes().count(b"Register worker addr") == 2, log, *logs, seconds=START_SECONDS)
             yield Cluster(address, main, [one, two])
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of which a test may kill what it likes."""
+    with started(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that tests leave as it is."""
+    with started(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -234,13 +248,13 @@ def test_unreachable_scheduler_is_an_error_within_seconds(tmp_path: Path) -> Non
 
 
 @pytest.mark.end_to_end
-def test_source_that_workers_do_not_see_is_an_error(cluster: Cluster, tmp_path: Path) -> None:
+def test_source_that_workers_do_not_see_is_an_error(whole_cluster: Cluster) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom fer_cli.execution.scheduler import open_scheduler\n"
         "with open_scheduler(sys.argv[1], reads=Path('/nowhere/shapes')):\n    pass\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script, cluster.address], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script, whole_cluster.address], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.stderr.splitlines()[-1].startswith(
         f"{ResourceError.__module__}.ResourceError: worker tcp://127.0.0.1:"
@@ -249,7 +263,7 @@ def test_source_that_workers_do_not_see_is_an_error(cluster: Cluster, tmp_path: 
 
 
 @pytest.mark.end_to_end
-def test_what_fails_in_the_event_loop_is_not_printed(cluster: Cluster) -> None:
+def test_what_fails_in_the_event_loop_is_not_printed(whole_cluster: Cluster) -> None:
     # A result on its way when the scheduler goes fails there, and Tornado logs it with a traceback.
     program = f"""
 import time
@@ -258,7 +272,7 @@ from fer_cli.execution.scheduler import open_scheduler
 async def fail():
     raise OSError("connection reset")
 
-with open_scheduler({cluster.address!r}, reads=None) as executor:
+with open_scheduler({whole_cluster.address!r}, reads=None) as executor:
     executor._client.loop.add_callback(fail)
     print(executor.wait(executor.submit(len, "abc")))
     time.sleep(0.5)

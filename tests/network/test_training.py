@@ -66,7 +66,7 @@ def history(path: Path) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(run_paths: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import TINY_LAYERS
+    from tiny import TINY_LAYERS
 
     path = tmp_path_factory.mktemp("uninterrupted") / "model.h5"
     with pytest.MonkeyPatch.context() as patch:

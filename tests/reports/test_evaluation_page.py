@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from fer_cli.errors import ResourceError
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.reports.evaluation_page import write_evaluation_page
-from fer_cli.run import Run
-from fer_cli.studies.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
-def found(run: Run) -> dict[str, Any]:
-    return evaluate(run)
+def found(evaluated: Evaluation) -> dict[str, Any]:
+    return copy.deepcopy(dict(evaluated))
 
 
 def without_script(page: Path) -> str:

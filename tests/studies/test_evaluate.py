@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Rewrite
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.data.dataset import open_voxels
@@ -14,11 +13,13 @@ from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.detection import METRICS, detection_metrics
 from fer_cli.evaluation.pooled import _apart
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import evaluate, write_evaluation
+from tiny import Rewrite
 
 KINDS = ("ours", "baseline", "trivial")
 
@@ -63,7 +64,7 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
         assert result["detection"][name]["auroc"] == pytest.approx(expected_auroc, abs=2 * pair)
 
 
-def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) -> None:
+def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run, evaluated: Evaluation) -> None:
     result = evaluate(run, votes=1)
     assert result["votes"] == {
         "views": 1,
@@ -73,14 +74,16 @@ def test_a_vote_of_one_view_is_the_network_itself_and_more_are_a_mean(run: Run) 
     quarters = [torch.rot90(grids, number, (2, 3)) for number in range(4)]
     mean = torch.stack([run.network.backbone(turned).softmax(1) for turned in quarters]).mean(0)
     torch.testing.assert_close(voted_probabilities(run.network, grids, 4), mean, atol=1e-5, rtol=0)
-    assert evaluate(run)["votes"] is None
+    assert evaluated["votes"] is None
     for votes in (0, 361):
         with pytest.raises(UsageError, match=f"{votes} votes cannot be taken; give 1 to 360"):
             evaluate(run, votes=votes)
 
 
-def test_reconstructions_are_measured_from_every_level_with_gates_shut_and_open(run: Run) -> None:
-    measured = evaluate(run)["reconstruction"]
+def test_reconstructions_are_measured_from_every_level_with_gates_shut_and_open(
+    run: Run, evaluated: Evaluation
+) -> None:
+    measured = evaluated["reconstruction"]
     assert list(measured) == list(run.network.spec.layer_names)
     grids = run.voxels.tensor(run.voxels.indices("test"))
     with torch.inference_mode():
@@ -98,9 +101,8 @@ def test_reconstructions_are_measured_from_every_level_with_gates_shut_and_open(
 
 
 def test_test_shapes_that_training_has_are_left_out_of_a_second_accuracy(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, evaluated: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = evaluate(run)
     test, training = run.voxels.indices("test"), run.voxels.indices("train")
     twins = test[[0, 3]]
     first = np.full(len(run.voxels), -1)
@@ -112,15 +114,14 @@ def test_test_shapes_that_training_has_are_left_out_of_a_second_accuracy(
     )
     assert run.voxels.repeats_training(test).tolist() == [i in twins for i in test]
     result = evaluate(run)
-    assert result["without_duplicates"]["n"] == plain["n"] - 2
-    wrong = {m["sample"] for m in plain["misclassified"]} - {run.voxels.names[i] for i in twins}
+    assert result["without_duplicates"]["n"] == evaluated["n"] - 2
+    wrong = {m["sample"] for m in evaluated["misclassified"]} - {run.voxels.names[i] for i in twins}
     assert result["without_duplicates"]["n_errors"] == len(wrong)
 
 
-def test_evaluation_names_every_score(run: Run) -> None:
-    result = evaluate(run)
+def test_evaluation_names_every_score(run: Run, evaluated: Evaluation) -> None:
     layers = run.network.spec.layer_names[:-1]
-    kinds = {kind: {n for n, row in result["detection"].items() if row["kind"] == kind} for kind in KINDS}
+    kinds = {kind: {n for n, row in evaluated["detection"].items() if row["kind"] == kind} for kind in KINDS}
     assert kinds["ours"] == {
         "combined",
         "without_clusters",
@@ -138,11 +139,11 @@ def test_evaluation_names_every_score(run: Run) -> None:
     }
     assert kinds["trivial"] == {"class_mean_grid", "nearest_grid", "random_class_code", "random_decoder"}
     metrics = {key for metric in METRICS for key in (metric, f"{metric}_ci")}
-    assert all(set(row) == {"kind", *metrics} for row in result["detection"].values())
+    assert all(set(row) == {"kind", *metrics} for row in evaluated["detection"].values())
 
 
-def test_runs_of_the_same_voxels_are_pooled_and_drawn_by_shape(run: Run) -> None:
-    one, two = evaluate(run), evaluate(run, run)
+def test_runs_of_the_same_voxels_are_pooled_and_drawn_by_shape(run: Run, evaluated: Evaluation) -> None:
+    one, two = evaluated, evaluate(run, run)
     assert (two["n"], two["n_errors"]) == (2 * one["n"], 2 * one["n_errors"])
     assert [found["n"] for found in two["runs"]] == [one["n"]] * 2
     for name, row in one["detection"].items():
@@ -201,21 +202,19 @@ def test_without_both_kinds_nothing_is_detected_and_that_is_said(
         assert all(claim["verdict"] is None for claim in result["claims"])
 
 
-def test_curves_end_where_everything_is_accepted(run: Run) -> None:
-    result = evaluate(run)
-    assert {"combined", "max_softmax"} <= set(result["curves"])
-    for drawn in result["curves"].values():
+def test_curves_end_where_everything_is_accepted(evaluated: Evaluation) -> None:
+    assert {"combined", "max_softmax"} <= set(evaluated["curves"])
+    for drawn in evaluated["curves"].values():
         assert drawn["roc"]["true_positive_rate"][-1] == 1
-        assert drawn["risk_coverage"]["risk"][-1] == pytest.approx(1 - result["accuracy"])
+        assert drawn["risk_coverage"]["risk"][-1] == pytest.approx(1 - evaluated["accuracy"])
         area = np.trapezoid(drawn["roc"]["true_positive_rate"], drawn["roc"]["false_positive_rate"])
         assert 0 <= area <= 1
 
 
-def test_evaluation_is_the_same_twice_and_survives_json(run: Run, tmp_path: Path) -> None:
-    result = evaluate(run)
-    path = write_evaluation(result, tmp_path / "new" / "evaluate")
+def test_evaluation_is_the_same_twice_and_survives_json(run: Run, evaluated: Evaluation, tmp_path: Path) -> None:
+    path = write_evaluation(evaluated, tmp_path / "new" / "evaluate")
     assert path == tmp_path / "new" / "evaluate" / "test.json"
-    assert json.loads(path.read_text(encoding="utf-8")) == result == evaluate(run)
+    assert json.loads(path.read_text(encoding="utf-8")) == evaluated == evaluate(run)
 
 
 def test_split_without_samples_is_refused(run: Run) -> None:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY_K
 from fer_cli.calibration.calibrate import calibrate
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.synthetic import write_collection
@@ -19,6 +18,7 @@ from fer_cli.studies.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYN
 from fer_cli.studies.graft_candidates import GRAFTS, part_grafts
 from fer_cli.studies.planted import CODE_DISTANCE, locations_over, plant_faults
 from networks import SMOKE
+from tiny import TINY_K
 
 
 def test_middles_of_the_receptive_fields_fill_the_grid_side_by_side() -> None:

@@ -1,5 +1,6 @@
 """`fer voxelize`: shapes become occupancy grids, volumes are stored as a network reads them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -213,73 +214,58 @@ def _store_volumes(
 
 def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
     """Print what became of the volumes."""
-    from fer_cli.reports.inventory import counts_table, duplicates_line, skipped_lines
-
     written = summary.written
-    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
-    duplicates = vars(written.duplicates)
-    samples = sum(sum(of_split.values()) for of_split in written.counts.values())
-    if as_json:
-        print_json(
-            {
-                "output": str(summary.path),
-                "samples": samples,
-                "classes": written.counts,
-                "input": written.input.to_json(),
-                "stored": written.stored,
-                "skipped": skipped,
-                "duplicates": duplicates,
-                "dropped": 0,
-                "enclosing_nothing": None,
-                "resumed": 0,
-                "notes": list(summary.notes),
-                "seconds": summary.seconds,
-            }
-        )
-        return
-    print_rich(counts_table(written.counts))
-    for line in (*skipped_lines(skipped), *summary.notes):
-        typer.echo(line)
-    if identical := duplicates_line(duplicates, 0):
-        typer.echo(identical)
+    answer = {
+        "output": str(summary.path),
+        "samples": sum(sum(of_split.values()) for of_split in written.counts.values()),
+        "classes": written.counts,
+        "input": written.input.to_json(),
+        "stored": written.stored,
+        "skipped": [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped],
+        "duplicates": vars(written.duplicates),
+        "dropped": 0,
+        "enclosing_nothing": None,
+        "resumed": 0,
+        "notes": list(summary.notes),
+        "seconds": summary.seconds,
+    }
     classes = len(written.counts.keys() - {"unlabelled"})
-    typer.echo(
-        f"{summary.path}: {samples} volumes of {written.input} in {classes} classes, "
-        f"{written.input.kind} stored as {written.stored}, {len(skipped)} skipped, {summary.seconds:.1f} s"
-    )
+    what = f"volumes of {written.input} in {classes} classes, {written.input.kind} stored as {written.stored}"
+    _tell(answer, what, summary.notes, as_json=as_json)
 
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
     """Print what became of the shapes."""
-    from fer_cli.reports.inventory import counts_table, duplicates_line, enclosed_line, skipped_lines
+    from fer_cli.reports.inventory import enclosed_line
 
-    skipped = [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped]
-    duplicates = vars(summary.duplicates)
+    answer = {
+        "output": str(summary.path),
+        "samples": summary.n_samples,
+        "classes": summary.counts,
+        "skipped": [{"source": skip.path, "reason": skip.reason} for skip in summary.skipped],
+        "duplicates": vars(summary.duplicates),
+        "dropped": summary.n_dropped,
+        "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+        "resumed": summary.n_resumed,
+        "seconds": summary.seconds,
+    }
+    resumed = f"{summary.n_resumed} shapes had been done by an earlier run" if summary.n_resumed else None
+    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), resumed)
+    _tell(answer, f"shapes in {summary.n_classes} classes", notes, hint=True, as_json=as_json)
+
+
+def _tell(answer: dict[str, Any], what: str, notes: Iterable[str | None], *, as_json: bool, hint: bool = False) -> None:
+    """Print the answer as JSON, or as a table, a line for each note, and how many there are of `what`."""
+    from fer_cli.reports.inventory import counts_table, duplicates_line, skipped_lines
+
     if as_json:
-        print_json(
-            {
-                "output": str(summary.path),
-                "samples": summary.n_samples,
-                "classes": summary.counts,
-                "skipped": skipped,
-                "duplicates": duplicates,
-                "dropped": summary.n_dropped,
-                "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
-                "resumed": summary.n_resumed,
-                "seconds": summary.seconds,
-            }
-        )
+        print_json(answer)
         return
-    print_rich(counts_table(summary.counts))
-    for line in skipped_lines(skipped):
-        typer.echo(line)
-    if identical := duplicates_line(duplicates, summary.n_dropped, hint=True):
-        typer.echo(identical)
-    if left_alone := enclosed_line(summary.enclosing_nothing, summary.n_samples):
-        typer.echo(left_alone)
-    if summary.n_resumed:
-        typer.echo(f"{summary.n_resumed} shapes had been done by an earlier run")
+    print_rich(counts_table(answer["classes"]))
+    identical = duplicates_line(answer["duplicates"], answer["dropped"], hint=hint)
+    for line in (*skipped_lines(answer["skipped"]), identical, *notes):
+        if line:
+            typer.echo(line)
     typer.echo(
-        f"{summary.path}: {summary.n_samples} shapes in {summary.n_classes} classes, {len(skipped)} skipped, "
-        f"{summary.seconds:.1f} s"
+        f"{answer['output']}: {answer['samples']} {what}, {len(answer['skipped'])} skipped, {answer['seconds']:.1f} s"
     )

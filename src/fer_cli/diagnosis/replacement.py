@@ -90,10 +90,6 @@ class Replacement:
         """By how much the log odds rise when the marked locations are replaced."""
         return self.log_odds(self.logits(self.replaced(where))) - self.log_odds(self.logits(self.feature))
 
-    def wins(self, where: Bool[Tensor, "sample location"]) -> Bool[Tensor, " sample"]:
-        """Whether the network says the class wanted when the marked locations are replaced."""
-        return self.logits(self.replaced(where)).argmax(dim=1) == self.wanted
-
 
 def highest(score: Float[Tensor, "sample location"], count: int) -> Bool[Tensor, "sample location"]:
     """Marks the `count` locations of the highest score in each row, the first of equals."""

@@ -69,10 +69,10 @@ def evaluate(
     weights = draw_weights(outcomes.index)
     classes = runs[0].voxels.classes
     wrong, labels = outcomes.wrong, outcomes.labels
-    found = detect_failures(pool, weights, repeated=True)
+    detected = detect_failures(pool, weights, repeated=True)
     drawn = [COMBINED, "suspicion", SOFTMAX, "input_vs_code", RATIO]
-    if found["undefined"] is None:
-        drawn.append(best_baseline(found["detection"]))
+    if detected["undefined"] is None:
+        drawn.append(best_baseline(detected["detection"]))
     distinct, voted = ~outcomes.repeated, outcomes.voted
     repairs = [of_run.repairs for of_run in of_runs if of_run.repairs]
     plantings = [of_run.planting for of_run in of_runs if of_run.planting]
@@ -88,12 +88,12 @@ def evaluate(
         "confusion": confusion_matrix(labels, outcomes.predicted, labels=np.arange(len(classes))).tolist(),
         "without_duplicates": {
             **accuracy_of(wrong[distinct], labels[distinct]),
-            **detect_failures(pool, weights, repeated=False),
+            **(detected if distinct.all() else detect_failures(pool, weights, repeated=False)),
         },
         "votes": None if voted is None else {"views": votes or 0, **accuracy_of(voted != labels, labels)},
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": outcomes.table1(),
-        **found,
+        **detected,
         "not_applicable": not_applicable(runs[0].network),
         "curves": curves(pool, drawn),
         "claims": judge_claims(outcomes, weights),
