@@ -100,7 +100,11 @@ def test_volumes_that_strides_divide_keep_the_layers_and_thin_ones_get_stride_1(
     assert unreduced(PRESETS["compact"], cube(32)) == PRESETS["compact"]
     assert unreduced(PRESETS["compact"], cube(28)) == PRESETS["compact"]
     thin = unreduced(PRESETS["compact"], InputSpec(1, (16, 20, 12), "intensity"))
-    assert [(spec.kernel, spec.stride, spec.padding) for spec in thin[:2]] == [(5, 1, 2), (5, 2, 2)]
+    assert [(spec.kernel, spec.stride, spec.padding) for spec in thin[:3]] == [(6, 2, 2), (5, 1, 2), (4, 2, 1)]
+    thinner = unreduced(PRESETS["compact"], InputSpec(1, (16, 20, 8), "intensity"))
+    assert [spec.stride for spec in thinner if not spec.is_dense] == [2, 1, 1, 2, 2]
+    thinnest = unreduced(PRESETS["compact"], InputSpec(1, (16, 20, 2), "intensity"))
+    assert [spec.stride for spec in thinnest if not spec.is_dense] == [2, 1, 1, 1, 1]
     with pytest.raises(UsageError, match="too small"):
         unreduced(PRESETS["compact"][:5], InputSpec(1, (0, 4, 4), "intensity"))
 

@@ -231,7 +231,7 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
                 "duplicates": duplicates,
                 "dropped": 0,
                 "enclosing_nothing": None,
-                "resumed": 0,
+                "resumed": summary.n_resumed,
                 "notes": list(summary.notes),
                 "seconds": summary.seconds,
             }
@@ -242,6 +242,8 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
         typer.echo(line)
     if identical := duplicates_line(duplicates, 0):
         typer.echo(identical)
+    if summary.n_resumed:
+        typer.echo(f"{summary.n_resumed} volumes had been done by an earlier run")
     classes = len(written.counts.keys() - {"unlabelled"})
     typer.echo(
         f"{summary.path}: {samples} volumes of {written.input} in {classes} classes, "
