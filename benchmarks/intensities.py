@@ -34,6 +34,7 @@ class ByGradient(Intensity):
     """Voxels weigh more by the steepness of the volume in the place of their distance from the background."""
 
     def loss(self, raw: Tensor, target: Tensor, weight: Tensor, reduction: str) -> Tensor:
+        """See `Signal.loss`."""
         distance = ((raw - target) * weight[:, None, None, None, None]).abs()
         steep = steepness(target)
         weights = 1 + self.emphasis * (steep / steep.mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-9)).clamp(max=3)
@@ -91,7 +92,8 @@ def scores(network: ExplainedNetwork, data: TrainingData, level: str) -> np.ndar
         steep = steepness(target)
         edges = steep >= steep.flatten(1).quantile(0.9, dim=1).view(-1, 1, 1, 1, 1)
         masks = [torch.ones_like(edges), deviations(target) > 1, edges]
-        centres = [slice(start := (of - to) // 2, start + to) for of, to in zip(target.shape[2:], similarity.shape[2:])]
+        sides = zip(target.shape[2:], similarity.shape[2:], strict=True)
+        centres = [slice(start := (of - to) // 2, start + to) for of, to in sides]
         for each in range(len(target)):
             psnr = [-10 * np.log10(float(errors[each][mask[each]].mean())) for mask in masks]
             inner = [mask[each][:, *centres] for mask in masks]

@@ -17,8 +17,11 @@ from fer_cli.network.backbone import NetworkSpec
 
 _CHARBONNIER = 1e-3
 """Where the Charbonnier loss turns from a parabola to a cone, in standard deviations of the voxels."""
-EMPHASIS = 1.0
-"""How much more a voxel of an intensity volume weighs for each standard deviation from the background; measured."""
+EMPHASIS = 0.0
+"""How much more a voxel of an intensity volume weighs for each standard deviation from the background.
+
+0 until `benchmarks/intensities.py` has shown that another is better.
+"""
 _MOST_DEVIATIONS = 3.0
 _SSIM_WINDOW = 7
 _SSIM_CONSTANTS = (0.01, 0.03)
@@ -108,7 +111,8 @@ class Intensity(Signal):
         """Weighted Charbonnier loss, a smooth absolute difference, of voxels divided by their standard deviation."""
         difference = (raw - target) * weight[:, None, None, None, None]
         distance = (difference.square() + _CHARBONNIER**2).sqrt() - _CHARBONNIER
-        distance = distance * foreground_weights(target, self.emphasis)
+        if self.emphasis:
+            distance = distance * foreground_weights(target, self.emphasis)
         return distance.sum() if reduction == "sum" else distance.mean()
 
     def value(self, raw: Volumes) -> Volumes:
