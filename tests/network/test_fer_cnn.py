@@ -78,7 +78,8 @@ def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, ad
 def test_any_box_is_read_and_reconstructed(shape: tuple[int, int, int]) -> None:
     config = NetworkConfig.to_train(PRESETS["smoke"], CLASSES, InputSpec(2, shape, "intensity"))
     strides = [spec.stride for spec in config.layers if not spec.is_dense]
-    assert strides == sorted(strides)
+    assert strides[1:] == sorted(strides[1:])
+    assert strides[0] == 2  # the lowest layer keeps its stride longest
     assert strides[-1] == 2
     assert NetworkConfig.from_json(config.to_json()) == config
     network = build(config).eval()
