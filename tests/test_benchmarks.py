@@ -182,6 +182,30 @@ def test_recognition_without_codebooks_is_what_evaluate_finds(run: Run) -> None:
             assert found["reconstruction"][layer][gates] == pytest.approx(measures, rel=1e-6)
 
 
+def test_recognition_of_volumes_is_what_evaluate_finds(run: Run) -> None:
+    row, majority = load_benchmark("volumes").recognised(run, "test")
+    wanted = evaluate(run)
+    assert row[:3] == pytest.approx([wanted["accuracy"], wanted["recognition"]["auc"], wanted["class_accuracy"]])
+    assert np.isnan(row[3:]).all()  # a threshold is of two classes
+    assert majority == wanted["recognition"]["majority"]
+
+
+def test_steep_voxels_weigh_more_in_the_loss_by_gradient() -> None:
+    intensities = load_benchmark("intensities")
+    target = torch.zeros(1, 1, 8, 6, 5)
+    target[:, :, 4:] = 1.0
+    raw = target.clone()
+    weight = torch.ones(1)
+    losses = []
+    for x in (1, 3, 4, 6):  # far from the step, at it, at it, far from it
+        raw = target.clone()
+        raw[:, :, x] += 0.5
+        losses.append(float(intensities.ByGradient(1.0).loss(raw, target, weight, "sum")))
+    # The step of two planes has four times the mean steepness, of which three count.
+    assert losses == pytest.approx([15 / 1.75, 60 / 1.75, 60 / 1.75, 15 / 1.75], rel=1e-3)
+    assert np.array_equal(np.flatnonzero(intensities.steepness(target)[0, 0, :, 0, 0].numpy()), [3, 4])
+
+
 def test_throughput_measures_products_only_in_the_precisions_that_are_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -330,6 +331,42 @@ def test_a_file_is_prepared_as_the_run_was(tmp_path: Path):
     np.testing.assert_allclose(sample.index_to_world, voxels.index_to_world(0))
     assert sample.is_placed == voxels.is_placed(0)
     assert sample.name == "1"
+
+
+def test_an_interrupted_run_that_resamples_goes_on_where_it_stopped(tmp_path: Path):
+    folder = tmp_path / "set"
+    for index in range(6):
+        kind = folder / "ab"[index % 2] / ("train" if index < 4 else "test")
+        write_nifti(kind / f"{index}.nii.gz", grey(1)[0])
+    (folder / "a/train/broken.nii").write_bytes(b"no scan")
+    settings = PreparationSettings(kind="intensity", spacing=(1.0, 1.5, 2.0), shape=(6, 6, 6))
+    output = tmp_path / "v.h5"
+
+    def run(output: Path, settings=settings, stop: int = 99):
+        def progress(done: int, _: int) -> None:
+            if done >= stop:
+                raise KeyboardInterrupt
+
+        planned = plan(folder)
+        return store_volumes(folder, output, planned.listing, None, settings, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(output, stop=5)
+    assert [path.name for path in tmp_path.glob("*v.h5*")] == [".v.h5.journal"]
+    summary, whole = run(output), run(tmp_path / "whole.h5")
+    assert (summary.n_resumed, whole.n_resumed) == (5, 0)
+    assert summary.skipped == whole.skipped
+    assert [skip.path for skip in summary.skipped] == ["a/train/broken.nii"]
+    assert not list(tmp_path.glob(".v*"))
+    with open_artifact(output) as one, open_artifact(tmp_path / "whole.h5") as other:
+        assert one.id == other.id
+    # Another spacing begins afresh; a run that does not resample keeps no journal.
+    for changed in (replace(settings, spacing=(1.0, 2.0, 2.0)), replace(settings, spacing=None)):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "w.h5", stop=5)
+        assert run(tmp_path / "w.h5", changed).n_resumed == 0
+        assert not list(tmp_path.glob(".w*"))
+        (tmp_path / "w.h5").unlink()
 
 
 def fer(*words: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from fer_cli.data.volumes import InputSpec
 from fer_cli.network.backbone import Level, NetworkSpec
-from fer_cli.network.signal import Intensity, Occupancy, signal_of
+from fer_cli.network.signal import Intensity, Occupancy, foreground_weights, signal_of
 
 SPEC = NetworkSpec((Level("a", 3, (4, 2, 2)), Level("b", 3, (1, 1, 1))), InputSpec(2, (8, 5, 6)), ("p", "q"))
 
@@ -40,7 +40,7 @@ def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
 
 
 def test_intensities_are_measured_in_their_standard_deviation() -> None:
-    signal = Intensity()
+    signal = Intensity(0.0)
     raw, target = pair()
     weights = signal.level_weights(SPEC, 100.0, 40.0)
     assert weights.tolist() == pytest.approx([1 / 40] * 3)
@@ -52,6 +52,36 @@ def test_intensities_are_measured_in_their_standard_deviation() -> None:
     torch.testing.assert_close(scaled, loss)
     assert signal.loss(target, target, weights, "sum") == 0
     assert torch.equal(signal.value(raw), raw)
+
+
+def test_voxels_weigh_by_their_distance_from_the_background() -> None:
+    _, target = pair()
+    target[1, 0] = 7.0
+    found = foreground_weights(target, 2.0)
+    for i in range(3):
+        expected = []
+        for channel in range(2):
+            values = np.sort(target[i, channel].numpy().ravel().astype(np.float64))
+            background, spread = values[(len(values) - 1) // 2], values.std() or 1.0
+            deviation = np.abs(target[i, channel].numpy() - background) / spread
+            expected.append(1 + 2 * np.minimum(deviation, 3))
+        expected = np.stack(expected)
+        np.testing.assert_allclose(found[i].numpy(), expected / expected.mean(), rtol=1e-4)
+    assert foreground_weights(target, 0.0).unique().tolist() == [1]
+
+
+def test_a_small_structure_painted_over_costs_more_than_as_much_error_in_the_background() -> None:
+    target = torch.zeros(1, 1, 8, 5, 6)
+    target[..., 2:4, 2:4, 2:4] = 1.0
+    painted_over, noise = torch.zeros_like(target), target.clone()
+    noise[..., 5:7, 2:4, 2:4] = 1.0
+    weight = torch.ones(1)
+
+    def ratio(signal: Intensity) -> float:
+        return float(signal.loss(painted_over, target, weight, "sum") / signal.loss(noise, target, weight, "sum"))
+
+    assert ratio(Intensity(0.0)) == pytest.approx(1)
+    assert ratio(Intensity(1.0)) == pytest.approx(4)  # three standard deviations at most
 
 
 def test_psnr_is_of_the_targets_own_range() -> None:

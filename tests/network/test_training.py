@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import open_voxels
+from fer_cli.data.volume_file import save_volumes
 from fer_cli.errors import ArtifactError, FerError, InputError, ResourceError, UsageError
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network import loop
@@ -646,6 +647,18 @@ def test_pretrained_layers_serve_other_classes_with_an_output_of_their_own(
         "encoder/blocks.output.2.weight",
         "encoder/blocks.output.2.bias",
     }
+
+
+def test_volumes_too_small_for_the_strides_serve_to_start_from_too(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).normal(size=(24, 8, 6, 2)).astype(np.float32)
+    save_volumes(tmp_path / "v.h5", (volumes, np.arange(24) % 2), kind="intensity")
+    options = {"device": CPU, "vary_by_kind": True}
+    first = train(tmp_path / "v.h5", tmp_path / "m.h5", settings(epochs=1, feedback_epochs=1), **options)
+    assert first.unreduced_layers
+    still = settings(seed=7, epochs=1, feedback_epochs=1, learning_rate=1e-30)
+    train(tmp_path / "v.h5", tmp_path / "n.h5", still, pretrained=first.path, **options)
+    mine, theirs = weights(tmp_path / "n.h5"), weights(first.path)
+    assert mine["encoder/blocks.conv1.0.weight"] == theirs["encoder/blocks.conv1.0.weight"]
 
 
 def test_pretrained_model_that_does_not_fit_is_refused(

@@ -225,13 +225,14 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
         "duplicates": vars(written.duplicates),
         "dropped": 0,
         "enclosing_nothing": None,
-        "resumed": 0,
+        "resumed": summary.n_resumed,
         "notes": list(summary.notes),
         "seconds": summary.seconds,
     }
     classes = len(written.counts.keys() - {"unlabelled"})
     what = f"volumes of {written.input} in {classes} classes, {written.input.kind} stored as {written.stored}"
-    _tell(answer, what, summary.notes, as_json=as_json)
+    resumed = f"{summary.n_resumed} volumes had been done by an earlier run" if summary.n_resumed else None
+    _tell(answer, what, (*summary.notes, resumed), as_json=as_json)
 
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:

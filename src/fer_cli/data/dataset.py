@@ -222,7 +222,9 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
         for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
             packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
     elif in_memory and artifact.size("intensity") <= _MOST_IN_MEMORY:
-        packed = np.concatenate(list(artifact.blocks("intensity", _BLOCK)))
+        for number, block in enumerate(artifact.blocks("intensity", _BLOCK)):
+            packed = np.empty((count, *block.shape[1:]), block.dtype) if packed is None else packed
+            packed[number * _BLOCK :][: len(block)] = block
     return VoxelSet(
         names=artifact.read_text("name"),
         labels=labels,

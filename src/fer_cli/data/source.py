@@ -8,6 +8,8 @@ Members of archives are never unpacked to disk; what looks hostile is refused by
 """
 
 import functools
+import hashlib
+import json
 import os
 import re
 import zipfile
@@ -16,10 +18,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fer_cli import __version__
 from fer_cli.data.entries import SPLIT_WORDS, Entry, Listing, Skipped, check_limits, draw_test, listing_of
 from fer_cli.data.formats.registry import SUFFIXES
 from fer_cli.data.formats.scans import READ_SUFFIXES, SCAN_SUFFIXES, file_suffix, stem_of
 from fer_cli.errors import InputError, UsageError
+from fer_cli.storage.schema import Json
 
 MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
@@ -270,3 +274,29 @@ def _class_folder(path: str) -> str | None:
     while folders and folders[-1].isdecimal():
         folders.pop()
     return folders[-1] if folders else None
+
+
+def run_key(source: Path, listing: Listing, settings: Json, *, batch: int) -> str:
+    """A hash of whatever decides the content of a journal's records, of `batch` entries each.
+
+    Equal keys mean that a journal can be gone on with. `source` is absolute.
+    """
+
+    def stamp(path: Path) -> list[int]:
+        try:
+            status = path.stat()
+        except OSError:  # which reading it will say more of
+            return []
+        return [status.st_size, status.st_mtime_ns]
+
+    in_folder = source.is_dir()
+    facts = {
+        "version": __version__,
+        "batch": batch,
+        "settings": settings,
+        "source": [str(source.resolve()), [] if in_folder else stamp(source)],
+        "entries": [
+            [*vars(entry).values(), stamp(source / entry.path) if in_folder else []] for entry in listing.entries
+        ],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

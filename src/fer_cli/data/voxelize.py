@@ -5,8 +5,6 @@ when all are there is the artifact written from it: duplicates are known by then
 """
 
 import functools
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -14,13 +12,12 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_cli import __version__
 from fer_cli.data.batches import Outcome, decode, voxelize_batch
 from fer_cli.data.duplicates import DuplicateCounts
 from fer_cli.data.entries import Entry, Listing, Skipped
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.samples import collect_samples, write_samples
-from fer_cli.data.source import close_archives, list_entries
+from fer_cli.data.source import close_archives, list_entries, run_key
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.scheduler import open_scheduler
@@ -114,7 +111,7 @@ def voxelize_source(
             "drop_duplicates": drop_duplicates,
         }
         place = source.absolute()  # workers of a cluster have a working folder of their own
-        key = _run_key(place, listing, settings)
+        key = run_key(place, listing, settings.to_json(), batch=_BATCH)
         journal = at_end.enter_context(Journal(output, key))
         with journal.used():
             batches = _Batches(listing, journal, strict=strict)
@@ -135,29 +132,6 @@ def voxelize_source(
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,
     )
-
-
-def _run_key(source: Path, listing: Listing, settings: VoxelSettings) -> str:
-    """A hash of whatever decides the content of batches; equal keys mean that a journal can be gone on with."""
-
-    def stamp(path: Path) -> list[int]:
-        try:
-            status = path.stat()
-        except OSError:  # which reading it will say more of
-            return []
-        return [status.st_size, status.st_mtime_ns]
-
-    in_folder = source.is_dir()
-    facts = {
-        "version": __version__,
-        "batch": _BATCH,
-        "settings": settings.to_json(),
-        "source": [str(source.resolve()), [] if in_folder else stamp(source)],
-        "entries": [
-            [*vars(entry).values(), stamp(source / entry.path) if in_folder else []] for entry in listing.entries
-        ],
-    }
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 class _Batches:

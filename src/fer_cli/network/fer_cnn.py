@@ -78,7 +78,7 @@ class NetworkConfig:
     def to_train(cls, layers: tuple[LayerSpec, ...], classes: tuple[str, ...], read: InputSpec) -> "NetworkConfig":
         """A new network of these layers, with a head of twice as many hidden filters as the lowest has, up to 32.
 
-        Where volumes are too small to be reduced so often, the lowest layers keep the resolution (`unreduced`).
+        Where volumes are too small to be reduced so often, some layers keep the resolution (`unreduced`).
         """
         return cls(unreduced(layers, read), classes, read, min(2 * layers[0].filters, _MOST_HEAD_FILTERS))
 
@@ -145,15 +145,18 @@ def require_resolution(layers: Sequence[LayerSpec], read: InputSpec) -> None:
 
 
 def unreduced(layers: Sequence[LayerSpec], read: InputSpec) -> tuple[LayerSpec, ...]:
-    """The layers, of which as few of the lowest as possible get stride 1, so that each has a location at least.
+    """The layers, of which as few as possible get stride 1, so that each has a location at least.
 
-    An even kernel then becomes the next smaller odd one, with the padding that keeps the size. Raises UsageError for
-    volumes that are too small even so.
+    The second lowest convolution first, then those above it, the lowest last: its map costs eight times as much at the
+    volume's own resolution. An even kernel becomes the next smaller odd one, with the padding that keeps the size.
+    Raises UsageError for volumes that are too small even so.
     """
-    for count in range(sum(not spec.is_dense for spec in layers) + 1):
+    convolutions = [index for index, spec in enumerate(layers) if not spec.is_dense]
+    order = [*convolutions[1:], *convolutions[:1]]
+    for count in range(len(order) + 1):
         fitted = [
             replace(spec, kernel=odd, stride=1, padding=odd // 2)
-            if index < count and (odd := spec.kernel - 1 + spec.kernel % 2) and not spec.is_dense
+            if index in order[:count] and (odd := spec.kernel - 1 + spec.kernel % 2)
             else spec
             for index, spec in enumerate(layers)
         ]

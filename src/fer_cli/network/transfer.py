@@ -13,7 +13,7 @@ from fer_cli.execution.progress import EpochRecord
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.attached.model_file import is_attached
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, unreduced
 from fer_cli.network.weights import load_classifier
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.history import read_history
@@ -46,9 +46,11 @@ class GivenEncoder:
     def to_start_from(cls, path: Path, voxel_set: VoxelSet, preset: str) -> "GivenEncoder":
         """The same to start from, whatever its classes. Raises UsageError unless it has the layers of `preset`."""
         given = cls._read(path, voxel_set, "pretrained")
-        if given.classifier.config.layers != PRESETS[preset]:
+        if given.preset != preset:
             raise UsageError(f"{path} is of preset {given.preset}, not {preset}. Give --preset {given.preset}.")
         _check_resolution(path, given.classifier.config, voxel_set)
+        if given.classifier.config.layers != unreduced(PRESETS[preset], voxel_set.input):
+            raise UsageError(f"{path} has other layers than preset {preset} has in this fer. Give another model.")
         return given
 
     @classmethod
