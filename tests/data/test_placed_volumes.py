@@ -61,7 +61,7 @@ def test_a_landmark_keeps_its_place_in_the_world(
 
 @pytest.mark.parametrize("name", affines())
 def test_a_resampled_blob_keeps_its_centre_of_mass(name: str, tmp_path: Path) -> None:
-    """Linear interpolation spreads a blob alike to both sides, so that its centre stays; the blob is wide and inside."""
+    """Linear interpolation spreads a blob alike to both sides, so that its centre stays."""
     away = np.stack(np.meshgrid(*(np.arange(24) - 11.5 for _ in "xyz"), indexing="ij"))
     blob = np.exp(-((away - np.array([1.5, -0.75, 0.4])[:, None, None, None]) ** 2).sum(0) / 8).astype(np.float32)
     blob[blob < 1e-5] = 0
@@ -88,7 +88,7 @@ def test_hippocampus_volumes_keep_their_place_in_voxels(kind: str, shared_data: 
     for index, source in enumerate(voxels.artifact.read_text("source")):
         image = nibabel.load((tmp_path / names[0]).parent / Path(source).name)
         found, values = voxels.index_to_world(index), voxels.volumes([index])[0, 0]
-        # The voxel of the file's corner is where padding and turning put it.
+        # Turning and padding move voxels by whole indices.
         to_file = np.linalg.inv(image.affine) @ found
         np.testing.assert_allclose(to_file, np.rint(to_file), atol=1e-6)
         np.testing.assert_allclose(image.affine @ np.rint(to_file), found, rtol=1e-6, atol=1e-6)
