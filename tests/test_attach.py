@@ -18,7 +18,7 @@ from torch.nn import functional
 import attachables
 import fer_cli
 from attachables import Plain, Residual, state_of
-from conftest import load_benchmark
+from tiny import load_benchmark
 from fer_cli import attach, load_run, save_volumes
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.volumes import InputSpec

@@ -80,6 +80,10 @@ def test_header_has_the_place_and_no_text() -> None:
     )
     assert (int(unplaced.header["sform_code"]), int(unplaced.header["qform_code"])) == (0, 0)
     assert unplaced.shape == (5, 4, 3, 2)
+    told = nibabel.Nifti1Image.from_bytes(
+        gzip.decompress(encode_nifti(np.zeros((1, 5, 4, 3)), OBLIQUE, is_placed=False))
+    )
+    assert int(told.header["sform_code"]) == 2
 
 
 def test_files_of_a_diagnosis(tmp_path: Path) -> None:

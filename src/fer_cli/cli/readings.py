@@ -188,6 +188,8 @@ def explain(
             print_rich(terminal_report(diagnosis))
             for kind, written in one.files.items():
                 typer.echo(f"{kind}: {written}")
+            if nifti and not diagnosis.is_placed:
+                typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
             return
         names = given or misclassified(opened, split)
         folder = output or run / "explain"

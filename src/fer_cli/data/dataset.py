@@ -316,16 +316,16 @@ def load_sample(
     Raises InputError for what does not exist or does not fit, UsageError for an unknown class.
     """
     given = None if label is None else _class_index(label, classes)
+    edges = np.diag([*(input.spacing or (1.0, 1.0, 1.0)), 1.0])
     if not isinstance(sample, (str, Path)):
-        return Sample("array", _fitting(as_volume(sample), input, "the array"), given)
+        return Sample("array", _fitting(as_volume(sample), input, "the array"), given, index_to_world=edges)
     path = Path(sample)
     suffix = file_suffix(path.name)
     if path.is_file():
         if transform is not None and suffix != ".npy":
             made = _transformed(transform(), path)
-            return Sample(
-                stem_of(path.name), _fitting(as_volume(made), input, f"what the transform made of {path.name}"), given
-            )
+            volume = _fitting(as_volume(made), input, f"what the transform made of {path.name}")
+            return Sample(stem_of(path.name), volume, given, index_to_world=edges)
         if preparation:
             scan = _prepared(path, preparation)
             volume = _fitting(scan.values.astype(np.float32), input, path.name)
@@ -333,7 +333,9 @@ def load_sample(
                 stem_of(path.name), volume, given, index_to_world=scan.index_to_world, is_placed=scan.is_placed
             )
         if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
-            return Sample(path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given)
+            return Sample(
+                path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given, index_to_world=edges
+            )
         read = _read_grid(path, voxelization, input)
         volume = read.occupancy[None].astype(np.float32)
         return Sample(path.stem, volume, given, index_to_world=read.index_to_world)

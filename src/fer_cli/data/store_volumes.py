@@ -203,6 +203,7 @@ def store_volumes(
 
 def _encoded(outcome: Scan | str) -> bytes:
     """A record of the journal: compressed, a length, a JSON object, and the values."""
+    head: dict[str, object]
     if isinstance(outcome, str):
         head, values = {"reason": outcome}, b""
     else:

@@ -101,17 +101,19 @@ def encode_nifti(
 ) -> bytes:
     """A `.nii.gz` of NIfTI-1 whose affine is `index_to_world`, in mm; several channels are its fourth axis.
 
-    The affine is sform and qform, with codes 0 where the volume is not `is_placed`; with shear, which a qform cannot
-    hold, sform alone. The header holds no text.
+    The affine is sform and qform; with shear, which a qform cannot hold, sform alone. Their code is 1 where the volume
+    `is_placed`, 0 where nothing but edges is known of its voxels, else 2. The header holds no text.
 
     Raises UsageError where nibabel is not installed.
     """
     image = nibabel().Nifti1Image(values[0] if len(values) == 1 else np.moveaxis(values, 0, 3), index_to_world)
+    edges_alone = np.allclose(index_to_world, np.diag([*spacing_of(index_to_world), 1]))
+    code = 1 if is_placed else 0 if edges_alone else 2
     image.header.set_xyzt_units("mm")
-    image.set_qform(index_to_world, code=int(is_placed), strip_shears=True)
+    image.set_qform(index_to_world, code=code, strip_shears=True)
     if not np.allclose(image.get_qform(), index_to_world, rtol=0, atol=1e-4 * max(spacing_of(index_to_world))):
         image.header["qform_code"] = 0
-    image.set_sform(index_to_world, code=int(is_placed))
+    image.set_sform(index_to_world, code=code)
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
