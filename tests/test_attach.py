@@ -18,7 +18,6 @@ from torch.nn import functional
 import attachables
 import fer_cli
 from attachables import Plain, Residual, state_of
-from tiny import load_benchmark
 from fer_cli import attach, load_run, save_volumes
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.volumes import InputSpec
@@ -35,6 +34,7 @@ from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
 from forks import fer, forked
 from test_docs import DOCS, assert_same, keys_documented, keys_of
+from tiny import load_benchmark
 
 HOWTO = Path(__file__).parents[1] / "docs" / "howto" / "attach.md"
 NETS = Path(attachables.__file__)
