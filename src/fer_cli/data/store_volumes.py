@@ -26,6 +26,7 @@ from fer_cli.data.volume_file import Volume, WrittenVolumes, write_volumes
 from fer_cli.errors import InputError
 from fer_cli.storage.journal import Journal, journal_path
 from fer_cli.storage.outputs import check_output, claim_output
+from fer_cli.storage.schema import Json
 
 _LENGTH = struct.Struct("<I")
 
@@ -203,9 +204,9 @@ def store_volumes(
 
 def _encoded(outcome: Scan | str) -> bytes:
     """A record of the journal: compressed, a length, a JSON object, and the values."""
-    if isinstance(outcome, str):
-        head, values = {"reason": outcome}, b""
-    else:
+    head: Json = {"reason": outcome} if isinstance(outcome, str) else {}
+    values = b""
+    if not isinstance(outcome, str):
         head = {
             "type": outcome.values.dtype.str,
             "shape": outcome.values.shape,
