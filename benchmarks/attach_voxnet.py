@@ -1,10 +1,10 @@
 """The VoxNet of the shared weights: a classifier that nobody here trained, for `fer attach`.
 
-fer voxelize ../shared/data/modelnet10-voxnet30.npz --run RUN
-fer attach benchmarks/attach_voxnet.py:VoxNet --weights ../shared/data/weights/voxnet30_state_dict.pt --run RUN
-fer cluster --run RUN
-fer evaluate RUN --repair --planted --sanity
-fer explain --errors --run RUN
+Run: fer voxelize ../shared/data/modelnet10-voxnet30.npz --run RUN --classes bathtub,bed,chair,desk,dresser,monitor,night_stand,sofa,table,toilet
+     fer attach benchmarks/attach_voxnet.py:VoxNet --weights ../shared/data/weights/voxnet30_state_dict.pt --run RUN
+     fer cluster --run RUN
+     fer evaluate RUN --repair --planted
+     fer explain --errors --run RUN
 """
 
 from torch import Tensor, nn
