@@ -84,7 +84,11 @@ def diagnosis_of(**changes):
         nearest_training_sample="table_0042",
         layers=tuple(reading(name, count, index) for index, (name, count) in enumerate(LOCATIONS.items())),
         blame=Blame(
-            "conv3", ((0, 1, 2), (3, 3, 1)), (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))), 3.25
+            "conv3",
+            ((0, 1, 2), (3, 3, 1)),
+            (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))),
+            3.25,
+            (0.75, 0.25),
         ),
         repair=(REPAIR,),
         departure=DEPARTURE,

@@ -104,7 +104,8 @@ def check_explanation(said: dict[str, Any]) -> None:
             assert sorted(evidence) == CLASSES
             assert evidence[layer[f"{path}_class"]] == max(evidence.values())
             assert re.fullmatch(r"[a-z_]+_\d{4}", layer[f"{path}_exemplar"])
-    assert set(said["blame"]) == {"layer", "locations", "margin"}
+    assert set(said["blame"]) == {"layer", "locations", "weights", "margin"}
+    assert len(said["blame"]["weights"]) == len(said["blame"]["locations"])
     assert (said["blame"]["margin"] is None) == (said["blame"]["layer"] is None)
     assert said["category_name"] == CATEGORIES[said["category"]]
     assert said["criterion"]
@@ -247,7 +248,7 @@ def test_a_real_mesh_is_voxelized_and_explained(pipeline: Pipeline, shared_data:
     check_explanation(said)
     assert (said["sample"], said["label"], said["report"]) == (mesh.stem, "bathtub", None)
     if said["correct"]:
-        assert said["blame"] == {"layer": None, "locations": [], "margin": None}
+        assert said["blame"] == {"layer": None, "locations": [], "weights": [], "margin": None}
 
 
 @pytest.mark.real_data

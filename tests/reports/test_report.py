@@ -92,7 +92,9 @@ def test_json_has_exactly_the_contracts_keys():
             "probability": 0.91, "gain": 5.25, "p_value": 0.01,
         }
     ]  # fmt: skip
-    assert summary["blame"] == {"layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "margin": 3.25}
+    assert summary["blame"] == {
+        "layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "weights": [0.75, 0.25], "margin": 3.25
+    }  # fmt: skip
     assert summary["departure"] == {
         "layer": "conv2", "locations": [[1, 2, 3], [7, 0, 4]], "score": 6.5, "margin": 1.25, "p_value": 0.01,
     }  # fmt: skip
