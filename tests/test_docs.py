@@ -224,15 +224,16 @@ def test_keys_of_calibrate_are_documented(run_folder, tmp_path):
 
 
 def test_keys_of_probe_are_documented(run_folder, tmp_path):
-    probed = answer("probe", "beam_test_00", "--layer", "conv1", "--run", run_folder, "-o", tmp_path)
+    probed = answer("probe", "beam_test_00", "--layer", "conv1", "--nifti", "--run", run_folder, "-o", tmp_path)
     swept = answer("probe", "beam_test_00", "--layer", "conv3", "--all-locations", "--run", run_folder, "-o", tmp_path)
     assert_keys_are_documented("probe", keys_of(probed, KNOWN_NAMES) | keys_of(swept, KNOWN_NAMES))
 
 
-def test_keys_of_explain_are_documented(run_folder, evaluation):
+def test_keys_of_explain_are_documented(run_folder, evaluation, tmp_path):
     mistake = evaluation["misclassified"][0]["sample"]
+    wanted = ("--no-images", "--vtk", "--nifti", "-o", tmp_path)
     assert_keys_are_documented(
-        "explain", keys_of(answer("explain", mistake, "--no-images", "--run", run_folder), KNOWN_NAMES)
+        "explain", keys_of(answer("explain", mistake, *wanted, "--run", run_folder), KNOWN_NAMES)
     )
 
 
