@@ -1,7 +1,7 @@
 """Train MONAI's ResNet on grey volumes with splits of their own: a stranger's classifier to try `fer attach` on.
 
-Run: fer voxelize msd-hippocampus-patches.npz --kind intensity --normalise zscore --run RUN
-     .venv/bin/python benchmarks/attach_monai.py RUN/voxels.h5 resnet.pt [--epochs 10] [--seed 0]
+Run: fer voxelize msd-hippocampus-patches.npz --kind intensity --run RUN
+     .venv/bin/python benchmarks/attach_monai.py RUN/voxels.h5 resnet.pt [--epochs 30] [--seed 0]
 Then: fer attach benchmarks/attach_monai.py:build --weights resnet.pt --run RUN
 
 Needs monai (pip install -c constraints.txt monai==1.6.0). One block a level; widths 16, 32, 64, 128; a stem of 3³ with
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("voxels", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     voxels = open_voxels(options.voxels, in_memory=True)
