@@ -17,10 +17,10 @@ from fer_cli.network.backbone import NetworkSpec
 
 _CHARBONNIER = 1e-3
 """Where the Charbonnier loss turns from a parabola to a cone, in standard deviations of the voxels."""
-EMPHASIS = 0.0
+EMPHASIS = 1.0
 """How much more a voxel of an intensity volume weighs for each standard deviation from the background.
 
-0 until `benchmarks/intensities.py` has shown that another is better.
+Chosen by `benchmarks/intensities.py` on validation samples.
 """
 _MOST_DEVIATIONS = 3.0
 _SSIM_WINDOW = 7
