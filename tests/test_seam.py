@@ -17,7 +17,8 @@ from fer_cli.codebooks.fitted_layer import FittedLayers
 from fer_cli.codebooks.layer_fitting import LayerFitting
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.data.augmentation import Augmentation
-from fer_cli.data.dataset import Sample, hold_out
+from fer_cli.data.dataset import hold_out
+from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import InputSpec
 from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.diagnosis.diagnosis import explain

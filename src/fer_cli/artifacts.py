@@ -14,7 +14,8 @@ from fer_cli.calibration.departure import Course, known_course, load_course, ret
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
 from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
-from fer_cli.data.dataset import Sample, VoxelSet, load_sample, open_voxels
+from fer_cli.data.dataset import VoxelSet, open_voxels
+from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork

@@ -15,7 +15,7 @@ from torch import nn
 from fer_cli.artifacts import RunArtifacts, choose_device
 from fer_cli.calibration.calibrate import calibrated, check_calibration
 from fer_cli.codebooks.clustering import cluster_network
-from fer_cli.data.dataset import Sample
+from fer_cli.data.sample_input import Sample
 from fer_cli.data.volume_file import save_volumes
 from fer_cli.data.volumes import Kind, Location
 from fer_cli.diagnosis import diagnosis, probe

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fer_cli.data import dataset
-from fer_cli.data.dataset import Sample, VoxelSet, hold_out, load_sample, open_voxels
+from fer_cli.data.dataset import VoxelSet, hold_out, open_voxels
+from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.backbone import Level
 from fer_cli.run import Run

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from fer_cli.data.collections import open_collection
-from fer_cli.data.dataset import load_sample, open_voxels, validation_split
+from fer_cli.data.dataset import open_voxels, validation_split
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.plan import plan
 from fer_cli.data.preparation import PreparationSettings
+from fer_cli.data.sample_input import load_sample
 from fer_cli.data.store_volumes import store_volumes
 from fer_cli.data.tables import read_table
 from fer_cli.data.volume_file import narrowest, save_volumes

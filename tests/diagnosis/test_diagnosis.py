@@ -10,7 +10,7 @@ from fer_cli.calibration.departure import Course, Departure, return_errors
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
-from fer_cli.data.dataset import Sample
+from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis import diagnosis, repair
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diagnoses import CORRECT, UNKNOWN, diagnosis_of
-from fer_cli.data.dataset import Sample
+from fer_cli.data.sample_input import Sample
 from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.pictures.drawing import open_drawing
 from fer_cli.reports import gallery, page

@@ -10,9 +10,9 @@ import pytest
 from nibabel.eulerangles import euler2mat
 
 from diagnoses import diagnosis_of
-from fer_cli.data.dataset import Sample
 from fer_cli.data.formats.scans import encode_nifti, read_scan
 from fer_cli.data.preparation import PreparationSettings, prepare
+from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.reports.nifti import write_nifti, write_probe_nifti

@@ -1,4 +1,4 @@
-"""voxels.h5 → splits and batches; and one SAMPLE named by the user → its grid.
+"""voxels.h5 → splits and batches.
 
 Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³.
 """
@@ -7,24 +7,18 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from fer_cli.data.entries import whole_groups
-from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
-from fer_cli.data.formats.scans import SCAN_SUFFIXES, Scan, file_suffix, read_scan, stem_of
-from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
-from fer_cli.data.preparation import PreparationSettings, prepare
-from fer_cli.data.volume_file import as_volume
+from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.volumes import InputSpec, Volumes
-from fer_cli.errors import ArtifactError, FerError, InputError, UsageError, one_line
+from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.schema import VOXELS, Json
 
@@ -32,7 +26,6 @@ _BLOCK = 256
 _MOST_IN_MEMORY = 2 << 30
 """Bytes of intensities that are held in memory where a stage reads them again and again."""
 VALIDATION_FRACTION = 0.1
-NOT_PREPARED: Mapping[str, Any] = MappingProxyType({})
 
 Indices = Sequence[int] | Int[np.ndarray, " chosen"]
 
@@ -276,147 +269,3 @@ def validation_split(voxels: VolumeSet, split: str, seed: int) -> tuple[np.ndarr
     groups = None if voxels.groups is None else [voxels.groups[index] for index in fitted]
     kept, held = hold_out(voxels.labels[fitted], VALIDATION_FRACTION, seed, groups)
     return fitted[kept], fitted[held]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample to be explained: its name, volume, class if known, and its index in the voxel set if it is there.
-
-    `index_to_world` maps the centres of voxels to the units of the file that the shape comes from; `is_placed` says
-    whether the file of a volume told it, in millimetres along right, anterior and superior.
-    """
-
-    name: str
-    volume: Float[np.ndarray, "channel x y z"]
-    label: int | None
-    index: int | None = None
-    index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
-    is_placed: bool = False
-
-
-def load_sample(
-    sample: Any,
-    *,
-    voxelization: Mapping[str, Any],
-    preparation: Mapping[str, Any] = NOT_PREPARED,
-    input: InputSpec,
-    classes: Sequence[str],
-    voxels: Callable[[], VoxelSet],
-    transform: Callable[[], Callable[[Path], Any]] | None = None,
-    label: str | None = None,
-) -> Sample:
-    """The volume that a user's SAMPLE names: an array, a file if there is one, else a sample of the voxel set.
-
-    A mesh is voxelized with the settings `voxelization`, a smaller grid is centred; with `preparation` a volume is
-    prepared as those of the run were; an array, in memory or in a .npy
-    file, must be a volume that `input` describes. `transform` gives what turns any other file into such an array.
-    `label` gives the class of an array or a file, or overrides that of a named sample. `voxels` is called only if
-    `sample` is a name.
-
-    Raises InputError for what does not exist or does not fit, UsageError for an unknown class.
-    """
-    given = None if label is None else _class_index(label, classes)
-    edges = np.diag([*(input.spacing or (1.0, 1.0, 1.0)), 1.0])
-    if not isinstance(sample, (str, Path)):
-        return Sample("array", _fitting(as_volume(sample), input, "the array"), given, index_to_world=edges)
-    path = Path(sample)
-    suffix = file_suffix(path.name)
-    if path.is_file():
-        if transform is not None and suffix != ".npy":
-            made = _transformed(transform(), path)
-            volume = _fitting(as_volume(made), input, f"what the transform made of {path.name}")
-            return Sample(stem_of(path.name), volume, given, index_to_world=edges)
-        if preparation:
-            scan = _prepared(path, preparation)
-            volume = _fitting(scan.values.astype(np.float32), input, path.name)
-            return Sample(
-                stem_of(path.name), volume, given, index_to_world=scan.index_to_world, is_placed=scan.is_placed
-            )
-        if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
-            return Sample(
-                path.stem, _fitting(as_volume(_read_array(path)), input, path.name), given, index_to_world=edges
-            )
-        read = _read_grid(path, voxelization, input)
-        volume = read.occupancy[None].astype(np.float32)
-        return Sample(path.stem, volume, given, index_to_world=read.index_to_world)
-    if suffix in (*SUFFIXES, *SCAN_SUFFIXES) or len(path.parts) > 1:
-        raise InputError(f"{sample} does not exist.")
-    voxel_set = voxels()
-    index = voxel_set.index_of(str(sample))
-    known = int(voxel_set.labels[index])
-    label_index = known if given is None and known >= 0 else given
-    return Sample(
-        str(sample),
-        voxel_set.volumes([index])[0],
-        label_index,
-        index,
-        voxel_set.index_to_world(index),
-        voxel_set.is_placed(index),
-    )
-
-
-def _fitting(volume: Float[np.ndarray, "channel x y z"], input: InputSpec, what: str) -> np.ndarray:
-    """The volume, if it is one that `input` describes. Raises InputError where it is not."""
-    if volume.shape != input.volume:
-        raise InputError(f"{what} has shape {volume.shape}, but the network reads {input.volume} (channel, x, y, z).")
-    if input.kind == "occupancy" and not bool(((volume == 0) | (volume == 1)).all()):
-        raise InputError(f"{what} holds other values than 0 and 1, but the network reads occupancy.")
-    return volume
-
-
-def _transformed(transform: Callable[[Path], Any], path: Path) -> Any:
-    try:
-        return transform(path)
-    except FerError:
-        raise
-    except Exception as error:
-        said = one_line(str(error))[:300]
-        raise InputError(f"the transform failed on {path.name}: {type(error).__name__}: {said}") from error
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path.name} is damaged, or no .npy array of numbers: {one_line(str(error))[:200]}"
-        ) from error
-    return array
-
-
-def _prepared(path: Path, preparation: Mapping[str, Any]) -> Scan:
-    """The volume of a file, prepared as those of the run were."""
-    settings = PreparationSettings.from_json(dict(preparation))
-    try:
-        return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> Grid:
-    if not voxelization:
-        raise InputError(
-            f"{path.name} cannot be turned into {read}, which the run holds as it is. Give a .npy array of shape "
-            f"{read.volume}, or attach with --transform."
-        )
-    try:
-        shape = read_shape(path.read_bytes(), path.name)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    settings = VoxelSettings.from_json(dict(voxelization))
-    is_array = isinstance(shape, Grid) and path.suffix.lower() == ".npy"
-    if isinstance(shape, Grid) and is_array and shape.occupancy.shape != read.shape:
-        found = "×".join(map(str, shape.occupancy.shape))
-        raise InputError(f"{path.name} is a grid of {found} voxels, but the network reads {read}.")
-    if read.shape == (settings.resolution,) * 3:
-        return voxelize_shape(shape, settings)
-    if isinstance(shape, Grid) and is_array:
-        return shape
-    raise InputError(f"{path.name} cannot be voxelized into {read}; give a .npy array of that shape.")
-
-
-def _class_index(label: str, classes: Sequence[str]) -> int:
-    if label not in classes:
-        near = difflib.get_close_matches(label, classes, n=3, cutoff=0.3)
-        raise UsageError(f"there is no class {label!r}; {'near' if near else 'known'}: {', '.join(near or classes)}.")
-    return list(classes).index(label)

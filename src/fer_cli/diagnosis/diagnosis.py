@@ -20,8 +20,8 @@ from fer_cli.codebooks.reconstruction import (
     representatives,
     table1_errors,
 )
-from fer_cli.data.dataset import Sample
 from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations

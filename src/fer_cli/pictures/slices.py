@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from fer_cli.data.dataset import Sample
 from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import InputSpec, Location
 from fer_cli.network.backbone import Box
 from fer_cli.pictures.planes import Orientation, Plane, orientation_of

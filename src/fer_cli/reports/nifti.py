@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fer_cli.arguments import file_name
-from fer_cli.data.dataset import Sample
 from fer_cli.data.formats.scans import encode_nifti
+from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.network.activations import PATHS
