@@ -1,4 +1,4 @@
-"""How the loss of intensities should weigh voxels: the feedback network of a trained run, trained anew with each weighting.
+"""Compare voxel weights in the loss of intensities: train the feedback network of a finished run again with each weighting.
 
     python benchmarks/intensities.py RUN --epochs 20 [--seed 0]
 

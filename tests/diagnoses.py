@@ -140,11 +140,11 @@ def grey_diagnosis(*, channels=1, matrix=RAS, spacing=(2.0, 1.5, 3.0), **changes
     halves = tuple(((0, side // 2), (side // 2, side)) for side in GREY_SHAPE)
     slicing = Slicing(
         spacing=spacing,
-        index_to_world=matrix,
         reconstructions={"conv1": grey(10, channels), "conv3": volumes["local_volume"], "conv4": grey(11, channels)},
         fields={"conv3": halves},
     )
     blame = Blame(
         "conv3", ((1, 0, 1), (0, 0, 0)), (((4, 8), (0, 3), (2, 4)), ((0, 6), (0, 3), (0, 2))), 3.25, (0.75, 0.25)
     )
-    return replace(whole, **{"layers": layers, "blame": blame, "slicing": slicing, **volumes, **changes})
+    place = {} if matrix is None else {"index_to_world": matrix, "is_placed": True}
+    return replace(whole, **{"layers": layers, "blame": blame, "slicing": slicing, **place, **volumes, **changes})

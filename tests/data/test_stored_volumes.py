@@ -361,7 +361,7 @@ def test_an_interrupted_run_that_resamples_goes_on_where_it_stopped(tmp_path: Pa
     assert not list(tmp_path.glob(".v*"))
     with open_artifact(output) as one, open_artifact(tmp_path / "whole.h5") as other:
         assert one.id == other.id
-    # Another spacing begins afresh; a run that does not resample keeps no journal.
+    # With another spacing the run starts again. Without --spacing there is no journal.
     for changed in (replace(settings, spacing=(1.0, 2.0, 2.0)), replace(settings, spacing=None)):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "w.h5", stop=5)

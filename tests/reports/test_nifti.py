@@ -50,7 +50,7 @@ def test_a_landmark_stays_where_it_was(affine: np.ndarray, given: dict[str, obje
     image = prepared(values, affine, **given)
     found = np.argwhere(image.get_fdata() == 1)
     assert len(found) == 1
-    # NIfTI keeps an affine in single precision.
+    # A NIfTI header holds the affine as float32.
     np.testing.assert_allclose(image.affine @ [*found[0], 1], affine @ [*landmark, 1], rtol=1e-6, atol=2e-5)
 
 

@@ -40,6 +40,14 @@ class Blame:
     weights: tuple[float, ...] = ()
 
 
+def weigh_voxels(shape: Location, boxes: Sequence[Box], weights: Sequence[float]) -> Float[np.ndarray, "x y z"]:
+    """For each voxel, the sum of the weights of the boxes that hold it; without weights each box counts 1."""
+    total = np.zeros(shape)
+    for ((x0, x1), (y0, y1), (z0, z1)), weight in zip(boxes, weights or (1.0,) * len(boxes), strict=True):
+        total[x0:x1, y0:y1, z0:z1] += weight
+    return total
+
+
 def find_blame(
     backbone: Backbone,
     reading: Reading,

@@ -110,6 +110,11 @@ class Diagnosis:
     is_placed: bool = False
 
     @property
+    def world(self) -> Float[np.ndarray, "4 4"] | None:
+        """The affine map, None where the sample's file tells no place."""
+        return self.index_to_world if self.is_placed else None
+
+    @property
     def pictured_layers(self) -> tuple[LayerReading, ...]:
         """The layers whose representatives are drawn: the upper half, without the output, as in Figs 3, 4, 6."""
         layers = self.layers[:-1]
@@ -211,7 +216,6 @@ def _slicing(run: RunArtifacts, sample: Sample, reading: Reading, known: dict[st
     fields = {layer: axis_fields(network.backbone.receptive_fields(layer)) for layer in spec.map_layers}
     return Slicing(
         spacing=spacing_of(sample.index_to_world) if sample.is_placed else spec.input.spacing,
-        index_to_world=sample.index_to_world if sample.is_placed else None,
         reconstructions={layer: (made | known)[layer] for layer in layers},
         fields={layer: found for layer, found in fields.items() if found is not None},
     )

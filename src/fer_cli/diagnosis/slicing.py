@@ -1,4 +1,4 @@
-"""What slices through a volume of grey values need: where it lies, what every layer keeps of it, and what it sees."""
+"""What slices through a volume of grey values need beside the diagnosis: what every layer keeps of it, and sees."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,14 +14,12 @@ AxisFields = tuple[tuple[tuple[int, int], ...], ...]
 class Slicing:
     """What a report on grey values shows beside the four volumes of a diagnosis.
 
-    `index_to_world` maps voxel centres to mm along right, anterior and superior, None where the volume's file did not
-    say where it lies; `spacing` is the edges of a voxel in mm, None if unknown. `reconstructions` are decoded from the
+    `spacing` is the edges of a voxel in mm, None if unknown. `reconstructions` are decoded from the
     sample's own features at each layer below the output, lowest first. `fields` are the receptive fields of each layer
     that has a map, without those whose fields are no grid of boxes.
     """
 
     spacing: tuple[float, float, float] | None = None
-    index_to_world: Float[np.ndarray, "4 4"] | None = None
     reconstructions: Mapping[str, Float[np.ndarray, "channel x y z"]] = field(default_factory=dict)
     fields: Mapping[str, AxisFields] = field(default_factory=dict)
 

@@ -151,7 +151,7 @@ def deviations(target: Volumes) -> Volumes:
 def foreground_weights(target: Volumes, emphasis: float) -> Volumes:
     """Weights of voxels with a mean of 1 over each volume: 1 + `emphasis` · deviation, up to three deviations.
 
-    An absolute difference is least where a rare structure is painted over by what surrounds it; weights make it count.
+    Without weights, a decoder that leaves small structures out has nearly the same loss, since they have few voxels.
     """
     weights = 1 + emphasis * deviations(target).clamp(max=_MOST_DEVIATIONS)
     return weights / weights.mean((1, 2, 3, 4), keepdim=True)

@@ -12,6 +12,15 @@ from fer_cli.network.activations import PATHS
 from fer_cli.pictures import scene
 
 
+def compared(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
+    """The volumes that a report compares with the input, each with its words, by the names of their pictures."""
+    return {
+        "local": (diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
+        "nearest": (diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        "class-code": (diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
+    }
+
+
 @dataclass(frozen=True)
 class ShapePicture:
     """What a picture shows, and its text alternative."""
@@ -32,11 +41,7 @@ def shape_pictures(diagnosis: Diagnosis) -> dict[str, ShapePicture]:
         pictures[name] = ShapePicture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
 
     shape("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
-    for name, volume, words in (
-        ("local", diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
-        ("nearest", diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
-        ("class-code", diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
-    ):
+    for name, (volume, words) in compared(diagnosis).items():
         shape(name, volume, words)
         counts = scene.count_differences(scene.flat(volume), inputs)
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -13,6 +13,7 @@ from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.pictures.planes import orientation_of
+from fer_cli.pictures.shape_pictures import compared
 from fer_cli.pictures.sheet import Panel, Row, mount
 from fer_cli.pictures.slices import (
     BLAMED,
@@ -27,9 +28,6 @@ from fer_cli.pictures.slices import (
     error_window,
     middle_of,
 )
-
-COMPARED = ("local", "nearest", "class-code")
-"""The volumes that are compared with the input, by the names of their pictures."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def cursor_words(diagnosis: Diagnosis) -> str:
 
 
 def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePicture]:
-    """Every picture of the report by file name; of several channels the first is drawn. Errors share one window."""
+    """All pictures of the report by file name. Only the first channel is drawn; all errors have the same window."""
     inputs, view, blame = diagnosis.input_volume[0], view_of_diagnosis(diagnosis, slicing), diagnosis.blame
     channel = " (channel 0)" if len(diagnosis.input_volume) > 1 else ""
     pictures: dict[str, SlicePicture] = {}
@@ -69,7 +67,7 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
 
     add("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
     errors = view.with_window(_error_window(diagnosis))
-    for name, (volume, words) in _compared(diagnosis).items():
+    for name, (volume, words) in compared(diagnosis).items():
         add(name, volume, words)
         said = f"{words}{channel}: absolute difference from the input, white from {errors.window[1]:.3g}."
         pictures[f"{name}-error"] = SlicePicture(draw_slices(np.abs(volume[0] - inputs), errors), said)
@@ -103,12 +101,12 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
             "Input, and what is compared with it",
             [
                 Panel(pictures["blame" if blame.boxes else "input"].image, "input", diagnosis.label or ""),
-                *(Panel(pictures[name].image, head, heads[name]) for name, head in zip(COMPARED, said, strict=True)),
+                *(Panel(pictures[name].image, head, heads[name]) for name, head in zip(heads, said, strict=True)),
             ],
         ),
         Row(
             f"Absolute difference from the input, white from {_error_window(diagnosis)[1]:.3g}",
-            [None, *(Panel(pictures[f"{name}-error"].image) for name in COMPARED)],
+            [None, *(Panel(pictures[f"{name}-error"].image) for name in heads)],
         ),
         Row("Representatives: what the feedforward clusters stand for", panels("", "speaks_for")),
         Row("Exemplars: the training samples that most of these clusters name", panels("-exemplar", "exemplar")),
@@ -122,7 +120,7 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
 def view_of_diagnosis(diagnosis: Diagnosis, slicing: Slicing) -> View:
     """The slices of a diagnosis's pictures, in the window of its input."""
     return View(
-        orientation_of(slicing.index_to_world),
+        orientation_of(diagnosis.world),
         slicing.spacing or CUBE,
         cursor_of(diagnosis),
         default_window(diagnosis.input_volume[0]),
@@ -132,14 +130,4 @@ def view_of_diagnosis(diagnosis: Diagnosis, slicing: Slicing) -> View:
 def _error_window(diagnosis: Diagnosis) -> Window:
     """One window for all errors, so that they can be compared."""
     inputs = diagnosis.input_volume[0]
-    return error_window(*(np.abs(volume[0] - inputs) for volume, _ in _compared(diagnosis).values()))
-
-
-def _compared(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
-    """The volumes that are compared with the input, and what they are, by the names of their pictures."""
-    found = (
-        (diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
-        (diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
-        (diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
-    )
-    return dict(zip(COMPARED, found, strict=True))
+    return error_window(*(np.abs(volume[0] - inputs) for volume, _ in compared(diagnosis).values()))

@@ -51,7 +51,7 @@ def pack_steps(codes: UInt8[np.ndarray, "channel x y z"] | UInt16[np.ndarray, "c
 def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, Any]:
     """Volumes, planes, window, overlays and colours, as plain JSON values."""
     volume = diagnosis.input_volume
-    matrix = slicing.index_to_world
+    matrix = diagnosis.world
     return {
         "shape": list(volume.shape[1:]),
         "channels": len(volume),

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped, UInt8
 from fer_cli.data.formats.scans import spacing_of
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import InputSpec, Location
+from fer_cli.diagnosis.blame import weigh_voxels
 from fer_cli.network.backbone import Box
 from fer_cli.pictures.planes import Orientation, Plane, orientation_of
 from fer_cli.pictures.scene import Colour
@@ -82,9 +83,7 @@ def blamed_share(
     shape: tuple[int, int, int], boxes: tuple[Box, ...], weights: tuple[float, ...]
 ) -> Float[np.ndarray, "x y z"]:
     """Of each voxel, the weights of the blamed boxes that hold it, over the largest such sum; 0 without any box."""
-    share = np.zeros(shape)
-    for ((x0, x1), (y0, y1), (z0, z1)), weight in zip(boxes, weights or (1.0,) * len(boxes), strict=True):
-        share[x0:x1, y0:y1, z0:z1] += weight
+    share = weigh_voxels(shape, boxes, weights)
     return share / (share.max() or 1.0)
 
 
@@ -136,7 +135,7 @@ def draw_slices(
 
 
 def draw_slice(grid: Grid, view: View, *, size: int = PANEL) -> Image:
-    """The first plane's slice through the middle of a grid, in a square picture of `size` pixels, without marks."""
+    """A slice through the middle of a grid, in the first plane, as a square picture of `size` pixels without marks."""
     from PIL import Image as Pillow
 
     plane = view.orientation.planes[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from fer_cli.diagnosis.blame import weigh_voxels
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.network.activations import PATHS
 from fer_cli.pictures.scene import Grid
@@ -63,7 +64,5 @@ def _arrays(diagnosis: Diagnosis) -> dict[str, Grid]:
         for name, volume in arrays.items()
         for channel, grid in enumerate(volume)
     }
-    blamed = np.zeros(diagnosis.input_volume.shape[1:], np.uint16)
-    for (x0, x1), (y0, y1), (z0, z1) in diagnosis.blame.boxes:
-        blamed[x0:x1, y0:y1, z0:z1] += 1
-    return {**grids, "blamed": blamed}
+    x, y, z = diagnosis.input_volume.shape[1:]
+    return {**grids, "blamed": weigh_voxels((x, y, z), diagnosis.blame.boxes, ()).astype(np.uint16)}

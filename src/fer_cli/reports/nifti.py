@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from fer_cli.arguments import file_name
 from fer_cli.data.formats.scans import encode_nifti
 from fer_cli.data.sample_input import Sample
+from fer_cli.diagnosis.blame import weigh_voxels
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.network.activations import PATHS
@@ -51,9 +52,8 @@ def write_nifti(diagnosis: Diagnosis, folder: Path) -> list[Path]:
 
 def write_probe_nifti(probed: Probe, sample: Sample, folder: Path) -> list[Path]:
     """Write `input`, `field` (1 where the location sees a voxel) and `reconstruction` of a probe, as `write_nifti`."""
-    field = np.zeros((1, *sample.volume.shape[1:]), np.uint8)
-    (x0, x1), (y0, y1), (z0, z1) = probed.receptive_field
-    field[0, x0:x1, y0:y1, z0:z1] = 1
+    x, y, z = sample.volume.shape[1:]
+    field = weigh_voxels((x, y, z), (probed.receptive_field,), ())[None].astype(np.uint8)
     maps: Maps = {"input": sample.volume, "field": field, "reconstruction": probed.reconstruction}
     place = folder / "nifti"
     return [
@@ -75,13 +75,11 @@ def _maps(diagnosis: Diagnosis) -> Maps:
             maps[f"exemplar-{layer.name}-{path}"] = layer.paths[path].exemplar_volume
     blame = diagnosis.blame
     if blame.boxes:
-        weights = np.zeros((1, *diagnosis.input_volume.shape[1:]), np.float32)
-        labels = np.zeros(weights.shape, np.uint16)
-        for label, (box, weight) in reversed([*enumerate(zip(blame.boxes, blame.weights, strict=True), start=1)]):
-            (x0, x1), (y0, y1), (z0, z1) = box
-            weights[0, x0:x1, y0:y1, z0:z1] += weight
+        x, y, z = diagnosis.input_volume.shape[1:]
+        labels = np.zeros((1, x, y, z), np.uint16)
+        for label, ((x0, x1), (y0, y1), (z0, z1)) in reversed([*enumerate(blame.boxes, start=1)]):
             labels[0, x0:x1, y0:y1, z0:z1] = label
-        maps |= {"blame": weights, "fields": labels}
+        maps |= {"blame": weigh_voxels((x, y, z), blame.boxes, blame.weights)[None], "fields": labels}
     return maps
 
 

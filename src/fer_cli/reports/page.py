@@ -233,7 +233,7 @@ def _shown(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _slice_words(diagnosis: Diagnosis, slicing: Slicing, facts: Mapping[str, Any]) -> dict[str, object]:
     """What the template says of slices, given what the script is given."""
-    orientation = orientation_of(slicing.index_to_world)
+    orientation = orientation_of(diagnosis.world)
     return {
         "planes": orientation.planes,
         "convention": orientation.words,
