@@ -228,3 +228,12 @@ def test_hippocampus_scans_are_what_nibabel_reads(shared_data: Path):
             found = read_scan(archive.read(name), name)
             np.testing.assert_array_equal(found.values[0], np.asanyarray(image.dataobj))
             np.testing.assert_allclose(found.index_to_world, image.affine, atol=1e-6)
+
+
+def test_a_grid_of_shapes_tells_no_place_in_a_patient():
+    content = b"#binvox 1\ndim 2 2 2\ntranslate 5 0 0\nscale 1\ndata\n" + bytes([1, 8])
+    scan = read_scan(content, "a.binvox")
+    assert scan.values.shape == (1, 2, 2, 2)
+    assert not scan.is_placed
+    with pytest.raises(InputError, match=r"a\.binvox: holds no affine map; --orientation and --spacing need one"):
+        prepare(scan, PreparationSettings(kind="intensity", spacing=(1.0, 1.0, 1.0)), "a.binvox")

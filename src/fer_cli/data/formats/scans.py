@@ -38,7 +38,7 @@ _MOST_WORLD = 1e9
 class Scan:
     """A volume: its values as the file holds them, and the affine map from indices (voxel centres) to the world.
 
-    `is_placed` tells whether the file says where the volume lies.
+    `is_placed` tells whether the file has an affine map to millimetres along right, anterior and superior, as NIfTI does.
     """
 
     values: Shaped[np.ndarray, "channel x y z"]
@@ -82,7 +82,7 @@ def read_scan(content: bytes, name: str) -> Scan:
         shape = read_shape(content, name)
         if not isinstance(shape, Grid):
             raise InputError(f"{name}: a mesh or points, expected a volume.")
-        return Scan(shape.occupancy[None], shape.index_to_world, is_placed=True)
+        return Scan(shape.occupancy[None], shape.index_to_world)
     raise InputError(f"{name}: not a volume that fer reads; known are {KNOWN}.")
 
 
