@@ -38,7 +38,7 @@ _MOST_WORLD = 1e9
 class Scan:
     """A volume: its values as the file holds them, and the affine map from indices (voxel centres) to the world.
 
-    `is_placed` tells whether the file has an affine map to millimetres along right, anterior and superior, as NIfTI does.
+    `is_placed` tells whether the file has an affine map to millimetres (right, anterior, superior), as NIfTI does.
     """
 
     values: Shaped[np.ndarray, "channel x y z"]
