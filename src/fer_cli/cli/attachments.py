@@ -34,15 +34,19 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="PATH.py:callable or package.module:callable that returns the torch.nn.Module."
+        metavar="MODEL",
+        help="PATH.py:callable or package.module:callable that returns the torch.nn.Module; a FILE.pt2 of "
+        "torch.export; or the folder of a MONAI bundle.",
     ),
 ]
 
 
 Weights = Annotated[
-    Path | None, typer.Option(help="State dict: torch.save or safetensors. Default: what the callable gives.")
+    Path | None, typer.Option(help="State dict: file or folder of torch.save or safetensors. Default: what MODEL has.")
 ]
-Kwargs = Annotated[str | None, typer.Option(help="Arguments of the callable, a JSON object.")]
+Kwargs = Annotated[
+    str | None, typer.Option(help="Arguments of the callable, or values of the bundle by id: a JSON object.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output-file", help="File to write. Default: RUN/model.h5.")]
 Levels = Annotated[
     str | None, typer.Option(help="Activations to tap, as --dry-run lists them. Default: at most eight cuts.")
@@ -246,8 +250,8 @@ def allow(
 
     A model.h5 never makes fer run code by itself. Read the code first.
     """
+    from fer_cli.network.attached.forms import source_of
     from fer_cli.network.attached.opening import allow_artifact
-    from fer_cli.network.attached.source import Source
     from fer_cli.reports.tables import printable
 
     allowed = allow_artifact(model, network=network, transform=transform)
@@ -255,6 +259,6 @@ def allow(
         print_json({"model": str(model), "allowed": allowed})
         return
     for each in allowed:
-        typer.echo(printable(f"allowed for {model}: {Source(each['where'], each['name'], each['kwargs']).call}"))
+        typer.echo(printable(f"allowed for {model}: {source_of(each['where'], each['name'], each['kwargs']).call}"))
         for file in each["files"]:
             typer.echo(printable(f"  {file}"))

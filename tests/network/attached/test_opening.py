@@ -300,7 +300,7 @@ def test_what_comes_to_lie_before_an_allowed_file_is_not_run(
     source = allowed_source(nets, forget)
     (nets.parent / "parts_of_nets").mkdir()
     (nets.parent / "parts_of_nets" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(UsageError, match=r"parts_of_nets/__init__\.py is about to be imported, but is not among"):
+    with pytest.raises(UsageError, match=r"parts_of_nets/__init__\.py is about to run, but is not among"):
         source.build()
     assert not (tmp_path / "ran").exists()
 
@@ -354,7 +354,7 @@ def test_code_that_a_pass_imports_runs_as_it_was_allowed(
     forget()
     late.write_text("open('ran', 'w')\nVALUE = 1\n")
     with (
-        pytest.raises(UsageError, match=r"late_of_nets\.py is about to be imported, but is not among"),
+        pytest.raises(UsageError, match=r"late_of_nets\.py is about to run, but is not among"),
         undisturbed(module, importing=source.importing),
     ):
         called(module, x)

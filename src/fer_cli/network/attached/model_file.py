@@ -5,6 +5,7 @@ takes a module that the caller has in memory; either must then answer as the att
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fer_cli.data.volumes import InputSpec
-from fer_cli.errors import ArtifactError, LineageError, UsageError
+from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.network.attached.classifier import Attached, Wiring
 from fer_cli.network.attached.hooks import unwrapped
-from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, permitted
 from fer_cli.network.attached.readout import Readout
+from fer_cli.network.attached.weights_file import weights_digest, weights_files
 from fer_cli.network.backbone import Level, NetworkSpec, is_utf8
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -50,7 +51,8 @@ class Origin:
     def read_files(self) -> list[Path]:
         """The files that it was read from: weights and code."""
         used = [recorded.source for recorded in (self.recorded, self.transform) if recorded is not None]
-        return [*filter(None, [self.weights]), *(file for source in used for file in source.files())]
+        weights = [] if self.weights is None else weights_files(self.weights)
+        return [*weights, *(file for source in used for file in source.files())]
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -73,10 +75,12 @@ class Origin:
         )
 
     def stale_weights(self) -> Path | None:
-        """The weights file, if it exists and has changed since the network was attached."""
-        if self.weights is None or not self.weights.is_file():
+        """The file or folder of weights, if it exists and has changed since the network was attached."""
+        if self.weights is None or not self.weights.exists():
             return None
-        return self.weights if file_digest(self.weights) != self.weights_digest else None
+        with suppress(InputError):
+            return self.weights if weights_digest(self.weights) != self.weights_digest else None
+        return self.weights
 
 
 def is_attached(config: Mapping[str, Any]) -> bool:

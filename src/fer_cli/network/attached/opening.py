@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from fer_cli.errors import FerError, UsageError, is_out_of_memory
+from fer_cli.network.attached.forms import parse_network
 from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin, is_attached, read_origin, read_spec
-from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.permission import Recorded, allow, require_named
 from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.undisturbed import called, home, undisturbed
-from fer_cli.network.attached.weights_file import fit_state, read_state
+from fer_cli.network.attached.weights_file import fit_state, read_state, weights_digest
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import MODEL
 
@@ -40,8 +40,9 @@ def open_classifier(
     Runs the user's code. Raises UsageError and InputError for names, arguments and weights that do not fit.
     """
     _refuse_files(network)
-    source = Source.parse(network, kwargs)
+    source = parse_network(network, kwargs)
     prepare = None if transform is None else Source.parse(transform)
+    weights = weights or source.weights
     state = None if weights is None else read_state(weights)
     module = unwrapped(source.build())
     notes = []
@@ -58,7 +59,7 @@ def open_classifier(
     recorded = Recorded(source, source.digest())
     used = [(recorded, source)]
     origin = Origin(
-        recorded, None if weights is None else weights.resolve(), "" if weights is None else file_digest(weights)
+        recorded, None if weights is None else weights.resolve(), "" if weights is None else weights_digest(weights)
     )
     if prepare is not None:
         prepare.resolve()
@@ -105,9 +106,9 @@ def allow_artifact(path: Path, *, network: str | None, transform: str | None) ->
             continue
         if named is None:
             require_named(wanted, path, option)
-        source = wanted.source if named is None else replace(Source.parse(named), kwargs=wanted.source.kwargs)
-        if source.is_file and not Path(source.where).is_file():
-            raise UsageError(f"{source.where} is not here. Say where it is: {option} PATH.py:{source.name}.")
+        source = wanted.source if named is None else replace(parse_network(named), kwargs=wanted.source.kwargs)
+        if not source.exists:
+            raise UsageError(f"{source.where} is not here. Say where it is: {option} {source.label}.")
         if wanted is origin.recorded:
             _run_once(source, path)
         else:
@@ -142,7 +143,6 @@ def _refuse_files(network: str) -> None:
     suffix = Path(network).suffix.lower()
     ways = {
         ".onnx": "an ONNX graph has no modules to tap; give the PyTorch code it was exported from",
-        ".pt2": "exported programs are not read yet; give the PyTorch code it was exported from",
         ".pt": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
         ".pth": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",
         ".ckpt": "a checkpoint holds weights, not the network; give PATH.py:callable and this file by --weights",

@@ -85,7 +85,7 @@ class OwnLoader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """See `importlib.abc.InspectLoader`; bytecode files are ignored."""
         content = self.get_data(self.path)
-        _note(self._root, Path(self.path), hashlib.sha256(content).hexdigest(), self._allowed)
+        note(self._root, Path(self.path), hashlib.sha256(content).hexdigest(), self._allowed)
         code: CodeType = self.source_to_code(content, self.path)
         return code
 
@@ -113,7 +113,7 @@ class _Finder(MetaPathFinder):
             _roots[fullname] = self._root
         else:  # a compiled module, or one in an archive
             file = Path(getattr(spec.loader, "archive", file))
-            _note(self._root, file, file_digest(file), self._allowed)
+            note(self._root, file, file_digest(file), self._allowed)
         return spec
 
     def _spec(self, fullname: str, path: Sequence[str] | None, target: Any) -> importlib.machinery.ModuleSpec | None:
@@ -127,10 +127,11 @@ class _Finder(MetaPathFinder):
         return None
 
 
-def _note(root: Root, file: Path, digest: str, allowed: Mapping[Path, str] | None) -> None:
+def note(root: Root, file: Path, digest: str, allowed: Mapping[Path, str] | None) -> None:
+    """Note that a file of this content runs now. Raises UsageError for one that was not allowed."""
     if allowed is not None and allowed.get(file) != digest:
         raise UsageError(
-            f"{file} is about to be imported, but is not among the code that was allowed. Read it, then attach again, "
+            f"{file} is about to run, but is not among the code that was allowed. Read it, then attach again, "
             "or run 'fer allow' again."
         )
     _loaded.setdefault(root, {})[file] = digest

@@ -16,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from fer_cli.errors import InputError, UsageError
+from fer_cli.network.attached.forms import source_of
 from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.source import Source
 from fer_cli.storage.schema import Json
@@ -38,7 +39,7 @@ class Recorded:
     def from_json(cls, value: Mapping[str, Any]) -> "Recorded":
         """From JSON values. Raises KeyError or TypeError where they do not fit."""
         where, name, digest = (str(value[key]) for key in ("where", "name", "digest"))
-        return cls(Source(where, name, dict(value["kwargs"])), digest)
+        return cls(source_of(where, name, dict(value["kwargs"])), digest)
 
 
 def record_path() -> Path:
@@ -85,7 +86,7 @@ def permitted(wanted: Recorded, artifact: Path) -> Source:
         differing = [path for path, digest in entry["files"].items() if file_digest(Path(path)) != digest]
         if not differing:
             allowed = {Path(path): digest for path, digest in entry["files"].items()}
-            return Source(entry["where"], entry["name"], entry["kwargs"], allowed)
+            return source_of(entry["where"], entry["name"], entry["kwargs"], allowed)
         changed = differing[0]
     if changed is not None:
         raise UsageError(
@@ -94,7 +95,7 @@ def permitted(wanted: Recorded, artifact: Path) -> Source:
         )
     raise UsageError(
         f"{artifact} is of a network that {wanted.source.call} builds, code that was not allowed on this machine. Read "
-        f"it; if you trust it with these arguments, run 'fer allow {artifact} --network {_to_name(wanted.source)}'."
+        f"it; if you trust it with these arguments, run 'fer allow {artifact} --network {wanted.source.label}'."
     )
 
 
@@ -108,12 +109,8 @@ def require_named(wanted: Recorded, artifact: Path, option: str) -> None:
     if (source.where, source.name, dict(source.kwargs)) not in known:
         raise UsageError(
             f"{artifact} asks for {source.call}, which you have not named on this machine. Read it; if you trust it "
-            f"with these arguments, name it: fer allow {artifact} {option} {_to_name(source)}"
+            f"with these arguments, name it: fer allow {artifact} {option} {source.label}"
         )
-
-
-def _to_name(source: Source) -> str:
-    return f"PATH/{Path(source.where).name}:{source.name}" if source.is_file else str(source)
 
 
 @contextmanager

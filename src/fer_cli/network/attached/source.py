@@ -45,7 +45,8 @@ class Source:
         where, colon, name = given.rpartition(":")
         if not colon or not where or not name.isidentifier():
             raise UsageError(
-                f"{given!r} names no callable. Give PATH.py:callable or package.module:callable, such as nets.py:build."
+                f"{given!r} names no callable. Give PATH.py:callable or package.module:callable, such as "
+                "nets.py:build, a program FILE.pt2, or the folder of a MONAI bundle."
             )
         if where.endswith(".py"):
             path = Path(where).expanduser()
@@ -57,18 +58,27 @@ class Source:
                 raise InputError(f"{where} is no file.")
         elif not all(part.isidentifier() for part in where.split(".")):
             raise UsageError(f"{where!r} is neither a .py file nor the name of a module.")
-        try:
-            arguments = json.loads(kwargs) if kwargs else {}
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"--kwargs is no JSON: {error}. Give an object such as '{{\"classes\": 3}}'.") from error
-        if not isinstance(arguments, dict):
-            raise UsageError(f"--kwargs is a JSON {type(arguments).__name__}; an object of names and values is needed.")
-        return cls(where, name, arguments)
+        return cls(where, name, json_object(kwargs))
 
     @property
     def is_file(self) -> bool:
         """Whether the callable is in a file, not in an installed module."""
         return self.where.endswith(".py")
+
+    @property
+    def exists(self) -> bool:
+        """Whether a file that holds the callable is here; true of an installed module."""
+        return not self.is_file or Path(self.where).is_file()
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of weights that lies with the code, if there is one."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """How a user names it where the folder is not known."""
+        return f"PATH/{Path(self.where).name}:{self.name}" if self.is_file else str(self)
 
     @property
     def call(self) -> str:
@@ -143,7 +153,7 @@ class Source:
 
     def digest(self) -> str:
         """SHA-256 of `files`, wherever they lie. The callable must have been resolved."""
-        base = Path(self.where).parent if self.is_file else None
+        base = self._root if isinstance(self._root, Path) else None
         named = {
             path.relative_to(base).as_posix() if base and base in path.parents else path.name: sha
             for path, sha in self.files().items()
@@ -187,6 +197,17 @@ class Source:
     def importing(self) -> AbstractContextManager[None]:
         """A block in which the callable's own code may be imported; see `own_code.importing`."""
         return importing(self._root, self.allowed)
+
+
+def json_object(kwargs: str | None) -> dict[str, Any]:
+    """The object of `--kwargs`; empty without. Raises UsageError where it is none."""
+    try:
+        arguments = json.loads(kwargs) if kwargs else {}
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--kwargs is no JSON: {error}. Give an object such as '{{\"classes\": 3}}'.") from error
+    if not isinstance(arguments, dict):
+        raise UsageError(f"--kwargs is a JSON {type(arguments).__name__}; an object of names and values is needed.")
+    return arguments
 
 
 def _signature(found: Any) -> str:

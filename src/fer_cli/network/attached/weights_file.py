@@ -1,8 +1,11 @@
 """State dicts of a user's checkpoint: read without running code from it, and fitted to the module's names.
 
-Files of `safetensors`, and of `torch.save` read with `weights_only=True`.
+Files of `safetensors`, files of `torch.save` read with `weights_only=True`, and folders as Hugging Face has them: one
+such file of the usual name, or several that an index lists.
 """
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from fer_cli.errors import FerError, InputError, UsageError, one_line
+from fer_cli.network.attached.own_code import file_digest
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "ema")
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 _DEEPEST = 8
 _PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "classifier.")
 
@@ -22,8 +27,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
     Raises InputError for a file that is missing, damaged, holds other objects than tensors, or is a TorchScript or ONNX
-    model.
+    model, and for a folder without weights of a usual name.
     """
+    if path.is_dir():
+        return {name: tensor for part in weights_files(path) for name, tensor in read_state(part).items()}
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -93,6 +100,34 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> str
     except Exception as error:  # of the network's own loading, too
         raise UsageError(f"{path} does not fit the network: {one_line(str(error))[:300]}") from error
     return prefix or None
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over the files of weights; of one file, that of its content."""
+    digests = [file_digest(part) for part in weights_files(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def weights_files(path: Path) -> list[Path]:
+    """The file, or of a folder its files of weights. Raises InputError for a folder without any of a usual name."""
+    if not path.is_dir():
+        return [path]
+    folder = path
+    for name in _IN_FOLDER:
+        if (whole := folder / name).is_file():
+            return [whole]
+        index = folder / f"{name}.index.json"
+        if not index.is_file():
+            continue
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            parts = [folder / part for part in names if part == Path(part).name]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is damaged, or no index of weights.") from error
+        if not parts or len(parts) < len(names):
+            raise InputError(f"{index} names no files of its own folder.")
+        return parts
+    raise InputError(f"{folder} has no {' or '.join(_IN_FOLDER)}; name the file of weights.")
 
 
 def _fitting_prefix(wanted: set[str], given: set[str]) -> str:
