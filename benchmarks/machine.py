@@ -1,9 +1,9 @@
 """What the benchmarks share: the processor's name, and a command run as a process of its own."""
 
-import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,17 +28,24 @@ class Finished:
     output: str
 
 
+_MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+"""A small process starts the command: Linux counts the memory of who starts it as the command's own."""
+
+
 def run_command(command: Sequence[str | Path], *, stderr: int | None = None) -> Finished:
     """Run a command to its end; exits with what failed if it does."""
-    started = time.perf_counter()
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=stderr, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        sys.exit(f"{' '.join(map(str, command))} failed with exit code {process.returncode}")
-    # Linux counts kilobytes, macOS bytes.
-    return Finished(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), output)
+    words = [str(word) for word in command]
+    with tempfile.NamedTemporaryFile() as peak:
+        started = time.perf_counter()
+        measured = [sys.executable, "-c", _MEASURED, peak.name, *words]
+        done = subprocess.run(measured, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            sys.exit(f"{' '.join(words)} failed with exit code {done.returncode}")
+        # Linux counts kilobytes, macOS bytes.
+        return Finished(seconds, int(peak.read()) * (1 if sys.platform == "darwin" else 1024), done.stdout)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from fer_cli.data.volumes import InputSpec, Location, Volumes
 from fer_cli.errors import FerError, UsageError
-from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped, unwrapped
+from fer_cli.network.attached.hooks import Tap, as_map, record_calls, run_tapped, unwrapped
 from fer_cli.network.attached.nan_fields import Fields, receptive_fields
 from fer_cli.network.attached.readout import Activation, Readout, find_readout
 from fer_cli.network.attached.source import Source
@@ -127,9 +127,9 @@ class Attached(Backbone):
             if tap not in run.features:
                 raise FerError(f"the network did not call {tap.name} in this pass; its levels have to run every time.")
             feature, shape = run.features[tap], (len(volumes), *self.spec.level_shape(level))
-            if feature.numel() != math.prod(shape):
+            if feature.ndim != 3 and feature.numel() != math.prod(shape):
                 raise FerError(f"{level} has shape {tuple(feature.shape)} in this pass, not always {shape}.")
-            found[level] = feature.reshape(shape)
+            found[level] = as_map(feature, self.spec.map_shape(level))
         return found, logits
 
     def receptive_fields(self, level: str) -> Int[np.ndarray, "x y z 3 2"]:

@@ -5,6 +5,7 @@ replace outputs, so that no graph of the model is needed. Source: activation pat
 Editing Factual Associations in GPT", 2022.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fer_cli.data.volumes import Location
 from fer_cli.errors import UsageError
 from fer_cli.network.attached.undisturbed import called
 
@@ -116,8 +118,24 @@ def run_tapped(module: nn.Module, volumes: Tensor, wanted: frozenset[Tap], patch
     return Pass(returned, found)
 
 
+def as_map(output: Tensor, shape: Location) -> Tensor:
+    """A module's output as a feature (sample, filter, x, y, z).
+
+    Tokens (sample, token, filter) fill the map in order, z fastest; those before them, such as a class token, are left.
+    """
+    if output.ndim == 3:
+        output = output[:, output.shape[1] - math.prod(shape) :].transpose(1, 2)
+    return output.reshape(len(output), -1, *shape)
+
+
 def shaped_as(feature: Tensor, output: Tensor) -> Tensor:
-    """A feature (sample, filter, x, y, z) as a copy in the shape, precision and memory format of a module's output."""
+    """A feature (sample, filter, x, y, z) as a copy in the shape, precision and memory format of a module's output.
+
+    Of tokens, those that are not of the map stay the output's own.
+    """
+    if output.ndim == 3 and feature.ndim == 5:
+        tokens = feature.to(output.dtype).flatten(2).transpose(1, 2)
+        return torch.cat([output[:, : output.shape[1] - tokens.shape[1]], tokens], dim=1)
     replaced = feature.to(output.dtype).reshape(output.shape)
     if output.ndim == 5 and output.is_contiguous(memory_format=torch.channels_last_3d):
         return replaced.contiguous(memory_format=torch.channels_last_3d).clone(memory_format=torch.preserve_format)

@@ -1,7 +1,7 @@
 """Which activations of somebody's classifier can be levels, and which are the default ones.
 
-One dry forward pass lists every module call whose output has 5 axes (sample, filter, x, y, z) or 2 (sample, filter). A
-candidate is a *cut* if the logits depend on the input through it alone: with its activation of volumes A patched into
+One dry forward pass lists every module call whose output has 5 axes (sample, filter, x, y, z), 2 (sample, filter), or 3
+(sample, token, filter) where the tokens are the cells of a map, with at most eight others before them. A candidate is a *cut* if the logits depend on the input through it alone: with its activation of volumes A patched into
 the pass of volumes B, the logits are those of A, bit for bit.
 """
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from fer_cli.data.volumes import Location, Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
-from fer_cli.network.attached.hooks import Tap, record_calls, run_tapped
+from fer_cli.network.attached.hooks import Tap, as_map, record_calls, run_tapped
 from fer_cli.network.attached.readout import Activation, Readout
 from fer_cli.network.attached.undisturbed import called
 from fer_cli.network.backbone import is_level_name
 
 MOST_LEVELS = 8
+MOST_OTHER_TOKENS = 8
+"""Tokens before those of the map, such as a class token."""
 MOST_LOCATIONS = 4096
 """Locations of a level with codebooks of its own for each location; larger maps are left out by default."""
 
@@ -47,6 +49,8 @@ class Candidate:
     shape: Location
     signed: bool
     is_cut: bool | None = None
+    tokens: int = 0
+    """How many tokens it has, those that are of no map among them; 0 where it is no sequence of tokens."""
 
     @property
     def name(self) -> str:
@@ -86,7 +90,10 @@ class Survey:
             self.own = readout.logits(returned).detach().clone()
             self._theirs = readout.logits(called(module, self._others))
         self._activation = {call.tap: call.tensor for call in self.calls if call.tensor is not None}
+        whole = [call.tensor.shape[2:] for call in self.calls if call.tensor is not None and call.tensor.ndim == 5]
+        self._maps = dict.fromkeys((shape[0], shape[1], shape[2]) for shape in whole)
         self._cuts: dict[Tap, bool] = {}
+        self._carriers: dict[Tap, bool] = {}
         self.candidates = tuple(self._listed())
 
     def _listed(self) -> Iterable[Candidate]:
@@ -97,19 +104,43 @@ class Survey:
         best: dict[bytes, tuple[tuple[bool, int, int], Candidate]] = {}
         for order, call in enumerate(self.calls):
             tensor = call.tensor
-            if tensor is None or tensor.ndim not in (2, 5) or not tensor.is_floating_point():
+            if tensor is None or not tensor.is_floating_point():
                 continue
             if len(tensor) != len(self._volumes) or not tensor[0].numel() or self._is_output(tensor):
                 continue
-            filters, *sides = tensor.shape[1:]
-            shape = (sides[0], sides[1], sides[2]) if sides else (1, 1, 1)
-            found = Candidate(call.tap, type(call.module).__name__, filters, shape, bool((tensor < 0).any()))
+            shape = self._map_of(tensor)
+            if shape is None:
+                continue
+            tokens, filters = tensor.shape[1:] if tensor.ndim == 3 else (0, tensor.shape[1])
+            found = Candidate(
+                call.tap, type(call.module).__name__, filters, shape, bool((tensor < 0).any()), tokens=tokens
+            )
             content = _digest(tensor) if bool((tensor != tensor[0, 0].flatten()[0]).any()) else str(order).encode()
-            rank = (not sides, found.depth, order)
+            rank = (tensor.ndim == 2, found.depth, order)
             if content not in best or rank < best[content][0]:
                 best[content] = (rank, found)
         order_of = {call.tap: order for order, call in enumerate(self.calls)}
         return sorted((candidate for _, candidate in best.values()), key=lambda found: order_of[found.tap])
+
+    def _map_of(self, tensor: Tensor) -> Location | None:
+        """The map that an activation fills; None where it is neither map, vector nor tokens of a map.
+
+        Tokens are of a map that the network computes, else of patches with equal sides.
+        """
+        if tensor.ndim == 5:
+            return (tensor.shape[2], tensor.shape[3], tensor.shape[4])
+        if tensor.ndim == 2:
+            return (1, 1, 1)
+        if tensor.ndim != 3:
+            return None
+        sides = self._volumes.shape[2:]
+        patches = (
+            tuple(side // p for side in sides) for p in range(1, min(sides) + 1) if not any(s % p for s in sides)
+        )
+        for shape in (*self._maps, *patches):
+            if 0 <= tensor.shape[1] - math.prod(shape) <= MOST_OTHER_TOKENS and math.prod(shape) > 1:
+                return (shape[0], shape[1], shape[2])
+        return None
 
     def _is_output(self, tensor: Tensor) -> bool:
         """Whether this is the model's answer itself, before or after its last activation."""
@@ -127,13 +158,25 @@ class Survey:
     def is_cut(self, tap: Tap) -> bool:
         """Whether the logits depend on the input through this activation alone."""
         if tap not in self._cuts:
-            with torch.no_grad():
-                run = run_tapped(self.module, self._others, frozenset(), {tap: self._activation[tap]})
-                patched = self._logits(run.returned)
+            activation = self._activation[tap]
+            shape = self._map_of(activation)
+            assert shape is not None
+            patched = self._patched(tap, as_map(activation, shape))
             # Where both passes give equal logits, putting one's activation into the other shows nothing.
             differ = (self.own != self._theirs).any(1)
             self._cuts[tap] = bool(differ.any()) and torch.equal(patched, self.own)
+            if activation.ndim == 3 and not self._cuts[tap] and not torch.equal(patched, self._theirs):
+                self._carriers[tap] = torch.equal(self._patched(tap, activation), self.own)
         return self._cuts[tap]
+
+    def is_stage(self, candidate: Candidate) -> bool:
+        """Whether it is a cut, or would be one with the tokens that are not of its map, and its map alone matters."""
+        return self.is_cut(candidate.tap) or self._carriers.get(candidate.tap, False)
+
+    def _patched(self, tap: Tap, feature: Tensor) -> Tensor:
+        """The logits of the other volumes with this activation put in."""
+        with torch.no_grad():
+            return self._logits(run_tapped(self.module, self._others, frozenset(), {tap: feature}).returned)
 
     def tested(self, candidate: Candidate) -> Candidate:
         """The candidate with `is_cut` known."""
@@ -144,7 +187,7 @@ class Survey:
         known = {candidate.name: candidate for candidate in self.candidates}
         for name in names:
             if name not in known:
-                raise UsageError(f"the model has no activation {name!r} of 5 or 2 axes.{near(name, known)}")
+                raise UsageError(f"the model has no such activation {name!r}.{near(name, known)}")
         return [self.tested(candidate) for candidate in self.candidates if candidate.name in names]
 
     def default(self) -> list[Candidate]:
@@ -152,13 +195,15 @@ class Survey:
 
         Of every map size of at most 4096 locations the first cut, and the last where it has another number of filters,
         and the last vector below the logits. Modules in fewer others come first. Beyond eight, the last cuts are left
-        out, those of the largest maps first, then the largest maps.
+        out, those of the largest maps first, then the largest maps. Of tokens, which all have one map, the first, middle
+        and last that are cuts, or would be with their class token.
 
         Raises UsageError where there is no cut.
         """
         firsts: list[Candidate] = []
         lasts: list[Candidate] = []
-        nameable = [c for c in self.candidates if c.is_nameable]
+        nameable = [c for c in self.candidates if c.is_nameable and not c.tokens]
+        lasts += self._token_stages()
         sizes = dict.fromkeys(c.shape for c in nameable if c.locations <= MOST_LOCATIONS)
         for shape in sizes:
             of_size = [candidate for candidate in nameable if candidate.shape == shape]
@@ -172,14 +217,23 @@ class Survey:
                 if last is not None and level.index(last) > level.index(first):
                     lasts.append(last)
                 break
-        if not firsts:
+        if not firsts and not lasts:
             raise UsageError(
-                f"none of the model's {len(self.candidates)} activations of 5 or 2 axes is a cut, which all that "
+                f"none of the model's {len(self.candidates)} activations is a cut, which all that "
                 "decides the logits passes. Name levels with --levels; their patches keep what goes around them."
             )
         lasts.sort(key=lambda candidate: candidate.locations)
         chosen = [*sorted(firsts, key=lambda candidate: candidate.locations), *lasts][:MOST_LEVELS]
-        return [replace(candidate, is_cut=True) for candidate in self.candidates if candidate in chosen]
+        return [self.tested(candidate) for candidate in self.candidates if candidate in chosen]
+
+    def _token_stages(self) -> list[Candidate]:
+        """The first, middle and last of the sequences of tokens that are stages, of modules in fewest others."""
+        tokens = [c for c in self.candidates if c.is_nameable and c.tokens and c.locations <= MOST_LOCATIONS]
+        for depth in sorted({candidate.depth for candidate in tokens}):
+            stages = [c for c in tokens if c.depth == depth and self.is_stage(c)]
+            if len(stages) > 1:
+                return [stages[at] for at in sorted({0, (len(stages) - 1) // 2, len(stages) - 1})]
+        return []
 
     def parameters_between(self, below: Tap | None, tap: Tap | None) -> list[nn.Parameter]:
         """Parameters of modules called after `below` (from the input: None) and up to `tap` (the output: None)."""
