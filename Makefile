@@ -7,6 +7,7 @@
 # make faults  kill every stage at random instants, run two at once, fill the disk: the tables of docs/reliability.md
 # make fuzz   every reader against INPUTS hostile files each; findings in fuzz-findings (FUZZ="--readers off,ply" for some)
 # make fuzz-coverage  READER against files that Atheris makes by coverage, for SECONDS
+# make attach-zoo  nine networks of others through all steps; writes docs/networks.md
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage lowest format clean
+.PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage attach-zoo lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -68,6 +69,9 @@ fuzz-coverage: .venv-fuzz/.installed
 	mkdir -p fuzz-findings/corpus-$(READER)
 	.venv-fuzz/bin/python tests/atheris_fuzz.py $(READER) fuzz-findings/corpus-$(READER) -max_total_time=$(SECONDS) \
 		-timeout=5 -rss_limit_mb=2048 -artifact_prefix=fuzz-findings/$(READER)-
+
+attach-zoo: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/zoo.py --output docs/networks.md
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones

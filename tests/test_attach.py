@@ -518,7 +518,7 @@ def test_what_does_not_fit_is_refused_in_one_line(shell: Path, tmp_path: Path) -
     base = "attach nets.py:Residual --weights best.pt -o new.h5"
     refusals = (
         (f"{base}", 2, "a dict with 'scores', 'map'. Name the element with the classes: --output KEY"),
-        (f"{base} --output scores --levels stem,pol", 2, "no such activation 'pol'. Near: pool"),
+        (f"{base} --output scores --levels stem,pol", 2, "no activation 'pol' that can be a level. Near: pool"),
         (f"{base} --output scores --fit-on val", 2, r"no sample in the split 'val' \(splits: test, train\)"),
         (f'{base} --output scores --kwargs {{"classes":2}}', 2, r"2 keys of another shape \(fc.weight: \(3, 10\)"),
         (f"{base} --output scores --classes a,b,c", 2, "--classes names a, b, c; the samples' classes are blob"),

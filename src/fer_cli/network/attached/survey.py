@@ -1,8 +1,9 @@
 """Which activations of somebody's classifier can be levels, and which are the default ones.
 
-One dry forward pass lists every module call whose output has 5 axes (sample, filter, x, y, z), 2 (sample, filter), or 3
-(sample, token, filter) where the tokens are the cells of a map, with at most eight others before them. A candidate is a *cut* if the logits depend on the input through it alone: with its activation of volumes A patched into
-the pass of volumes B, the logits are those of A, bit for bit.
+One dry forward pass lists every module call whose output has 5 axes (sample, filter, x, y, z), 2 (sample, filter), or
+3 (sample, token, filter) where the tokens are the cells of a map, with at most eight others before them. A candidate is
+a *cut* if the logits depend on the input through it alone: with its activation of volumes A patched into the pass of
+volumes B, the logits are those of A, bit for bit.
 """
 
 import difflib
@@ -187,7 +188,7 @@ class Survey:
         known = {candidate.name: candidate for candidate in self.candidates}
         for name in names:
             if name not in known:
-                raise UsageError(f"the model has no such activation {name!r}.{near(name, known)}")
+                raise UsageError(f"the model has no activation {name!r} that can be a level.{near(name, known)}")
         return [self.tested(candidate) for candidate in self.candidates if candidate.name in names]
 
     def default(self) -> list[Candidate]:
@@ -195,8 +196,8 @@ class Survey:
 
         Of every map size of at most 4096 locations the first cut, and the last where it has another number of filters,
         and the last vector below the logits. Modules in fewer others come first. Beyond eight, the last cuts are left
-        out, those of the largest maps first, then the largest maps. Of tokens, which all have one map, the first, middle
-        and last that are cuts, or would be with their class token.
+        out, those of the largest maps first, then the largest maps. Of tokens, which all have one map, the first, the
+        middle and the last that are cuts, or would be with their class token.
 
         Raises UsageError where there is no cut.
         """
