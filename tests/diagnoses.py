@@ -92,7 +92,7 @@ def diagnosis_of(**changes):
         ),
         repair=(REPAIR,),
         departure=DEPARTURE,
-        suspicion=Suspicion(0.87, 0.031),
+        suspicion=Suspicion(0.87, 0.031, 999),
         category=Category("representation", "calibrated evidence turns from chair to table at conv3"),
         verdict=VERDICT,
         local_layer="conv3",

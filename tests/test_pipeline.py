@@ -109,7 +109,7 @@ def check_explanation(said: dict[str, Any]) -> None:
     assert (said["blame"]["margin"] is None) == (said["blame"]["layer"] is None)
     assert said["category_name"] == CATEGORIES[said["category"]]
     assert said["criterion"]
-    assert set(said["suspicion"]) == {"score", "p_value"}
+    assert set(said["suspicion"]) == {"score", "p_value", "n_reference", "enough"}
     assert 0 <= said["suspicion"]["score"] <= 1
     assert 0 < said["suspicion"]["p_value"] <= 1
     assert said["verdict"]

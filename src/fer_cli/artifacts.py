@@ -15,6 +15,7 @@ from fer_cli.calibration.temperature import Temperatures, load_evidence, load_te
 from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.data.dataset import VoxelSet, open_voxels
+from fer_cli.data.preparation import PreparationSettings
 from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
@@ -124,6 +125,12 @@ class RunArtifacts:
         voxel_set = open_voxels(self.paths.voxels, in_memory=self._in_memory)
         self.model.require_parent("voxels", voxel_set.artifact)
         return split_as_trained(voxel_set, self.model)
+
+    @property
+    def prepared(self) -> str:
+        """What was done to the volumes of files, in a sentence; empty where nothing was, or it is not known."""
+        recorded = self.model.config.get("preparation")
+        return PreparationSettings.from_json(recorded).words if recorded else ""
 
     def sample(self, sample: Any, *, label: str | None = None) -> Sample:
         """The volume that the user's SAMPLE names or is; see `dataset.load_sample`."""

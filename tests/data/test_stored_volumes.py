@@ -85,18 +85,35 @@ def test_plain_arrays_with_splits_groups_and_class_names(tmp_path: Path):
         images=volumes,
         labels=np.arange(9) % 3,
         split=np.array(["train", "valid", "test"] * 3),
-        subject=np.array([f"s{i // 3}" for i in range(9)]),
+        subject=np.array([f"s{i % 3}" for i in range(9)]),
         classes=np.array(["a", "b", "c"]),
     )
     summary = stored(tmp_path / "p.npz", tmp_path / "v.h5", PreparationSettings(kind="intensity"))
     assert summary.written.stored == "float16"
     voxels = open_voxels(tmp_path / "v.h5")
     np.testing.assert_array_equal(voxels.volumes(range(9))[:, 0], volumes)
-    assert voxels.groups == [f"s{i // 3}" for i in range(9)]
+    assert voxels.groups == [f"s{i % 3}" for i in range(9)]
     assert voxels.splits == ["train", "val", "test"] * 3
     assert voxels.classes == ("a", "b", "c")
     for name, index in (("train_00000", 0), ("test_00002", 2)):
         assert voxels.names[index] == name
+
+
+def test_given_splits_that_divide_a_group_are_refused(tmp_path: Path):
+    groups, splits = (
+        np.array(["s0", "s0", "s1", "s1", "", ""]),
+        np.array(["train", "test", "val", "train", "train", "test"]),
+    )
+    np.savez(tmp_path / "p.npz", images=grey(6), labels=np.arange(6) % 2, split=splits, subject=groups)
+    said = r"the group s0 is in two splits: images/0 in train, images/1 in test, and 1 more groups?\. No split may"
+    with pytest.raises(InputError, match=said):
+        stored(tmp_path / "p.npz", tmp_path / "v.h5", PreparationSettings(kind="intensity"))
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii", grey(1)[0])
+    (tmp_path / "t.csv").write_text("path,class,split,group\na.nii,x,train,p1\nb.nii,y,test,p1\n")
+    with pytest.raises(InputError, match=r"the group p1 is in two splits: a\.nii in train, b\.nii in test\. No"):
+        stored(tmp_path / "scans", tmp_path / "v.h5", PreparationSettings(kind="intensity"), table=tmp_path / "t.csv")
+    assert not (tmp_path / "v.h5").exists()
 
 
 def test_labels_may_be_names_and_a_split_is_drawn_by_groups(tmp_path: Path):

@@ -17,7 +17,6 @@ from fer_cli.diagnosis.categories import categorise
 from fer_cli.diagnosis.diagnosis import LayerReading, explain
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
-from fer_cli.diagnosis.wording import percentage
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.run import Run
@@ -114,8 +113,10 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     unlabelled = explain(run, Sample("shape", volume, None))
     predicted = unlabelled.predicted
     label = run.network.spec.classes.index(predicted)
-    share = percentage(unlabelled.suspicion.p_value)
-    rarity = f"{share} of correctly classified validation samples look at least as suspicious."
+    suspicion = unlabelled.suspicion
+    assert suspicion.n_reference == run.calibration.correct.sum()
+    assert suspicion.enough == (suspicion.n_reference >= 19)
+    rarity = f"{suspicion.words}."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
     agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
     clusters = f"The feedforward clusters of {agreeing} of 4 layers speak for {predicted}"

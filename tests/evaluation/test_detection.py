@@ -42,7 +42,9 @@ def test_metrics_of_weights_are_those_of_the_samples_repeated(distinct: int) -> 
 def test_draws_of_one_kind_are_left_out() -> None:
     score, errors = np.array([0.1, 0.7, 0.4]), np.array([True, False, False])
     assert np.isnan(weighted_metrics(score, errors, np.array([[3, 0, 0], [0, 2, 1]]))["auroc"]).all()
+    score, errors = np.repeat(score, 12), np.repeat(errors, 12)
     assert detection_metrics(score, errors)["auroc_ci"] == [1, 1]
+    assert detection_metrics(score[3:], errors[3:])["auroc_ci"] is None  # of nine errors
 
 
 def test_interval_is_that_of_the_slow_bootstrap() -> None:

@@ -47,7 +47,7 @@ def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> No
 
 def test_the_best_score_of_a_kind_comes_first(found: dict[str, Any]) -> None:
     text = printed(found).partition("baselines, the best first")[2].partition("trivial")[0]
-    values = [float(value) for value in re.findall(r"^\w+ +(\d\.\d{3}) +\d\.\d{3} to", text, re.MULTILINE)]
+    values = [float(value) for value in re.findall(r"^\w+ +(\d\.\d{3}) +(?:\d\.\d{3} to|–)", text, re.MULTILINE)]
     assert len(values) > 10
     assert values == sorted(values, reverse=True)
 

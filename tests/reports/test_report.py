@@ -99,7 +99,7 @@ def test_json_has_exactly_the_contracts_keys():
         "layer": "conv2", "locations": [[1, 2, 3], [7, 0, 4]], "score": 6.5, "margin": 1.25, "p_value": 0.01,
     }  # fmt: skip
     assert report.diagnosis_json(diagnosis_of(departure=None), report=None)["departure"] is None
-    assert set(summary["suspicion"]) == {"score", "p_value"}
+    assert set(summary["suspicion"]) == {"score", "p_value", "n_reference", "enough"}
     assert summary["report"] == "out/index.html"
 
 
@@ -120,7 +120,7 @@ def test_json_refuses_numbers_that_are_not_finite():
 
 def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
     answers = [
-        report.diagnosis_json(diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125), **changes), report=None)
+        report.diagnosis_json(diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125, 31), **changes), report=None)
         for name, score, changes in (("sure", 0.25, CORRECT), ("odd", 0.75, {}), ("new\x1b", 0.5, UNKNOWN))
     ]
     lines = printed(report.diagnosis_table(answers)).rstrip("\n").split("\n")[-3:]

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from fer_cli.errors import UsageError
+from fer_cli.errors import InputError, UsageError
 
 Label = TypeVar("Label", bound=Hashable)
 Split = Literal["train", "val", "test", "unlabelled"]
@@ -48,11 +48,17 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Listing:
-    """Shapes of a source in order of class, split (train first) and name; sorted classes; skipped files."""
+    """Shapes of a source in order of class, split (train first) and name; sorted classes; skipped files.
+
+    Raises InputError where the splits that the source gives divide a group.
+    """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+
+    def __post_init__(self) -> None:
+        _require_whole_groups(self.entries)
 
 
 def listing_of(placed: Sequence[Entry], skipped: Sequence[Skipped], per_class: int | None) -> Listing:
@@ -148,6 +154,25 @@ def _name(entry: Entry, level: int, position: int) -> str:
 
 def _order(entry: Entry) -> tuple[str, int, str]:
     return entry.class_name or "", SPLITS.index(entry.split), entry.name
+
+
+def _require_whole_groups(entries: Sequence[Entry]) -> None:
+    """Raise InputError where a group, such as a patient, is in two splits: what is tested would have been seen."""
+    first: dict[str, Entry] = {}
+    divided: dict[str, Entry] = {}
+    for entry in entries:
+        if not entry.group or entry.split == "unlabelled":
+            continue
+        if first.setdefault(entry.group, entry).split != entry.split:
+            divided.setdefault(entry.group, entry)
+    if divided:
+        group, other = next(iter(divided.items()))
+        one = first[group]
+        more = f", and {len(divided) - 1} more groups" if len(divided) > 1 else ""
+        raise InputError(
+            f"the group {group} is in two splits: {one.path} in {one.split}, {other.path} in {other.split}{more}. No "
+            "split may divide a group; correct the splits, or leave them out and give --test-fraction."
+        )
 
 
 def evenly(entries: Sequence[Entry], count: int) -> Iterator[Entry]:

@@ -64,6 +64,24 @@ class PreparationSettings:
         """Whether anything is asked for."""
         return self != PreparationSettings()
 
+    @property
+    def words(self) -> str:
+        """What was done, in a sentence; empty where nothing was."""
+        done = []
+        if self.orientation is not None:
+            done.append(f"turned to {self.orientation}")
+        if self.spacing is not None:
+            done.append(f"resampled to {' × '.join(f'{step:g}' for step in self.spacing)} mm")
+        if self.shape is not None:
+            done.append(f"cropped or padded to {'×'.join(map(str, self.shape))} voxels")
+        if self.scaling == "zscore":
+            done.append("scaled to mean 0 and standard deviation 1")
+        if self.scaling == "minmax":
+            done.append("scaled to values from 0 to 1")
+        if self.window is not None:
+            done.append(f"clipped to values from {self.window[0]:g} to {self.window[1]:g}, which became 0 to 1")
+        return f"Each volume was {', '.join(done)}." if done else ""
+
     def to_json(self) -> Json:
         """As recorded in artifacts."""
         return asdict(self)

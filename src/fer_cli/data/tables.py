@@ -92,11 +92,11 @@ def list_table(
     """
     check_limits(per_class, test_fraction)
     entries = read_table(table)
-    if all(entry.split == "unlabelled" for entry in entries) and test_fraction is None:
-        raise UsageError(f"{table} has no column 'split'; give --test-fraction 0.2 to draw a test split.")
     repeated = Counter(entry.path for entry in entries)
     if twice := next((path for path, count in repeated.items() if count > 1), None):
         raise InputError(f"{table} names {twice} {repeated[twice]} times.")
+    if all(entry.split == "unlabelled" for entry in entries) and test_fraction is None:
+        raise UsageError(f"{table} has no column 'split'; give --test-fraction 0.2 to draw a test split.")
     objection = objections(source, [entry.path for entry in entries])
     skipped = [Skipped(path, reason) for path, reason in objection.items()]
     found = [

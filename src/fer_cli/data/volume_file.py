@@ -297,8 +297,11 @@ def _check(item: Volume, read: InputSpec, names: Collection[str]) -> None:
     if item.values.shape != read.volume:
         found, first = ("×".join(map(str, shape)) for shape in (item.values.shape[1:], read.shape))
         if len(item.values) != read.channels:
-            found, first = f"{len(item.values)} channels of {found}", f"{read.channels} of {first}"
-        raise InputError(f"{item.name} has {found} voxels, but the first volume {first}.")
+            raise InputError(
+                f"{item.name} has {len(item.values)} channels, but the first volume {read.channels}. The frames of a "
+                "NIfTI file are read as channels: keep one frame of each file, or the same number of all."
+            )
+        raise InputError(f"{item.name} has {found} voxels, but the first volume {first}. Give --shape X,Y,Z.")
     if read.kind == "occupancy" and not _are_binary([item]):
         raise InputError(f"{item.name} holds other values than 0 and 1; give kind='intensity'.")
     if item.name in names:

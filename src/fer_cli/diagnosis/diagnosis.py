@@ -25,11 +25,10 @@ from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
-from fer_cli.diagnosis.categories import Category, categorise
+from fer_cli.diagnosis.categories import LEVEL, Category, categorise
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.diagnosis.slicing import Slicing, axis_fields
-from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.network.backbone import OUTPUT, middle_layer
 
@@ -65,12 +64,27 @@ class LayerReading:
 class Suspicion:
     """How unlike a correctly classified sample this one looks.
 
-    `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of correctly
-    classified validation samples that look at least as suspicious.
+    `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of `n_reference` correctly
+    classified validation samples that look at least as suspicious, the sample itself counted in on both sides.
     """
 
     score: float
     p_value: float
+    n_reference: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough validation samples for a p-value of 0.05."""
+        return 1 / (self.n_reference + 1) <= LEVEL
+
+    @property
+    def words(self) -> str:
+        """How many validation samples look at least as suspicious."""
+        alike = round(self.p_value * (self.n_reference + 1)) - 1
+        few = "" if self.enough else ", too few to raise an alarm"
+        look = "looks" if alike == 1 else "look"
+        of = f"{alike or 'none'} of {self.n_reference} correctly classified validation samples"
+        return f"{of} {look} at least as suspicious{few}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,12 @@ class Diagnosis:
     def world(self) -> Float[np.ndarray, "4 4"] | None:
         """The affine map, None where the sample's file tells no place."""
         return self.index_to_world if self.is_placed else None
+
+    @property
+    def blames_everything(self) -> bool:
+        """Whether all blamed locations see the whole input, so that blame has no place in it."""
+        whole = tuple((0, side) for side in self.input_volume.shape[1:])
+        return bool(self.blame.boxes) and all(tuple(map(tuple, box)) == whole for box in self.blame.boxes)
 
     @property
     def pictured_layers(self) -> tuple[LayerReading, ...]:
@@ -159,7 +179,11 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
     correct = None if sample.label is None else predicted == sample.label
     blame, repair = _blame_and_repair(run, volumes, reading, predicted, sample.label)
     suspicion_score = run.calibration.suspicion(reading.confidence_scores())
-    suspicion = Suspicion(float(suspicion_score[0]), float(run.calibration.p_value(suspicion_score)[0]))
+    suspicion = Suspicion(
+        float(suspicion_score[0]),
+        float(run.calibration.p_value(suspicion_score)[0]),
+        int(run.calibration.correct.sum()),
+    )
     distances = code_distances(codebook, reading)
     decoded = representatives(network, codebook, reading)
     layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
@@ -218,6 +242,7 @@ def _slicing(run: RunArtifacts, sample: Sample, reading: Reading, known: dict[st
         spacing=spacing_of(sample.index_to_world) if sample.is_placed else spec.input.spacing,
         reconstructions={layer: (made | known)[layer] for layer in layers},
         fields={layer: found for layer, found in fields.items() if found is not None},
+        prepared=run.prepared,
     )
 
 
@@ -303,8 +328,7 @@ def _verdict(
         lead += ", its true class not known"
     elif label != predicted:
         lead = f"{_article(label).capitalize()} {label} taken for {_article(predicted)} {sure}"
-    rarity = f"{percentage(suspicion.p_value)} of correctly classified validation samples look at least as suspicious"
-    return f"{lead}: {category.name}. {where}; {rarity}."
+    return f"{lead}: {category.name}. {where}; {suspicion.words}."
 
 
 def _article(noun: str) -> str:

@@ -16,12 +16,14 @@ class Slicing:
 
     `spacing` is the edges of a voxel in mm, None if unknown. `reconstructions` are decoded from the
     sample's own features at each layer below the output, lowest first. `fields` are the receptive fields of each layer
-    that has a map, without those whose fields are no grid of boxes.
+    that has a map, without those whose fields are no grid of boxes. `prepared` says what was done to the volumes of
+    files, empty if nothing or not known.
     """
 
     spacing: tuple[float, float, float] | None = None
     reconstructions: Mapping[str, Float[np.ndarray, "channel x y z"]] = field(default_factory=dict)
     fields: Mapping[str, AxisFields] = field(default_factory=dict)
+    prepared: str = ""
 
 
 def axis_fields(fields: Int[np.ndarray, "x y z 3 2"]) -> AxisFields | None:

@@ -21,6 +21,7 @@ from fer_cli.evaluation.results import Differences, Metrics
 
 METRICS = ("auroc", "aurc", "augrc", "fpr95", "coverage_at_5")
 """What is measured; the first and the last are better when high, the others when low."""
+FEWEST_OUTCOMES = 10
 _RISK = 0.05
 _AT_ONCE = 1 << 19
 """Numbers worked on at once; what fits a processor's cache goes several times as fast."""
@@ -33,20 +34,29 @@ Weights = Int[np.ndarray, "draw sample"]
 def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = None) -> Metrics:
     """All metrics of one score, each `<metric>` with `<metric>_ci`, its 95 % percentile interval over the draws.
 
-    Without `weights` the draws are those of `draw_weights` of samples that each stand alone.
+    Without `weights` the draws are those of `draw_weights` of samples that each stand alone. With fewer than
+    `FEWEST_OUTCOMES` errors, or correct samples, there is no interval: draws of so few say more than they know.
     """
     if errors.all() or not errors.any():
         return cast(Metrics, {key: None for metric in METRICS for key in (metric, f"{metric}_ci")})
     if weights is None:
         weights = draw_weights(np.arange(len(score)))
     point = weighted_metrics(score, errors, np.ones((1, len(score)), np.int64))
-    drawn = weighted_metrics(score, errors, weights)
+    drawn = weighted_metrics(score, errors, weights) if enough_outcomes(errors) else None
     figures = {
         key: value
         for metric in METRICS
-        for key, value in ((metric, float(point[metric][0])), (f"{metric}_ci", interval(drawn[metric])))
+        for key, value in (
+            (metric, float(point[metric][0])),
+            (f"{metric}_ci", None if drawn is None else interval(drawn[metric])),
+        )
     }
     return cast(Metrics, figures)
+
+
+def enough_outcomes(errors: Errors) -> bool:
+    """Whether there are enough errors, and enough correct samples, to rank scores by."""
+    return min(int(errors.sum()), int((~errors).sum())) >= FEWEST_OUTCOMES
 
 
 def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[str, Float[np.ndarray, " draw"]]:
@@ -120,7 +130,7 @@ def compare(scores: Mapping[str, Scores], errors: Errors, weights: Weights, *, o
     differences = {
         metric: {
             "difference": float(point[0][metric][0] - point[1][metric][0]),
-            "ci": interval(drawn[0][metric] - drawn[1][metric]),
+            "ci": interval(drawn[0][metric] - drawn[1][metric]) if enough_outcomes(errors) else None,
         }
         for metric in METRICS
     }

@@ -18,7 +18,7 @@ RULE = (
     "or its misclassified ones (Figs 6, 7) are ordered by suspicion, the lower one of two in the middle, by name where "
     "suspicion is equal. Figs 4 and 6 show the first three, Figs 5 and 7 the first seven. Figs 2 and 3 show the sample "
     "in the middle of all correctly classified ones; Fig. 2 at each layer the location whose receptive field holds the "
-    "most occupied voxels, the first of equals."
+    "largest sum of voxel values (of occupancy: the most occupied voxels), the first of equals."
 )
 
 

@@ -112,6 +112,7 @@ def error_chart(
             ("correct", correct, CORRECT),
         )
     ]
+    highest = max([error, *(float(value) for group in (misclassified, correct) for value in group)])
     layout = {
         "height": 170,
         "margin": {"l": 54, "r": 10, "t": 20, "b": 28},
@@ -120,7 +121,15 @@ def error_chart(
         "yaxis": {**AXIS, "type": "category"},
         "shapes": [{"type": "line", "x0": error, "x1": error, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 2}}],
         "annotations": [
-            {"text": "this shape", "x": error, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+            {
+                "text": "this sample",
+                "x": error,
+                "xanchor": "right" if error > highest / 2 else "left",
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
         ],
     }
     return {"data": boxes, "layout": shared_layout(layout)}

@@ -71,7 +71,7 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
         add(name, volume, words)
         said = f"{words}{channel}: absolute difference from the input, white from {errors.window[1]:.3g}."
         pictures[f"{name}-error"] = SlicePicture(draw_slices(np.abs(volume[0] - inputs), errors), said)
-    if blame.boxes:
+    if blame.boxes and not diagnosis.blames_everything:
         tint = blamed_share(inputs.shape, blame.boxes, blame.weights)
         words = f"Input{channel} with what {len(blame.boxes)} blamed locations of {blame.layer} see, in orange."
         pictures["blame"] = SlicePicture(draw_slices(inputs, view, tint=tint), words)
@@ -100,7 +100,7 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
         Row(
             "Input, and what is compared with it",
             [
-                Panel(pictures["blame" if blame.boxes else "input"].image, "input", diagnosis.label or ""),
+                Panel(pictures.get("blame", pictures["input"]).image, "input", diagnosis.label or ""),
                 *(Panel(pictures[name].image, head, heads[name]) for name, head in zip(heads, said, strict=True)),
             ],
         ),

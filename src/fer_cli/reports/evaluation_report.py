@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fer_cli.evaluation.detection import FEWEST_OUTCOMES
 from fer_cli.evaluation.results import (
     Accuracy,
     Added,
@@ -50,6 +51,10 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
         _title("reconstruction error: summed squares, mean over samples"),
         error_table(evaluation["table1"]),
     ]
+    few = min(evaluation["n_errors"], evaluation["n"] - evaluation["n_errors"])
+    if few < FEWEST_OUTCOMES:
+        what = "misclassified" if few == evaluation["n_errors"] else "correctly classified"
+        parts.append(Text(f"\nOnly {few} {what}: too few to rank scores, and no intervals are given.", style="bold"))
     for kind, head in _KINDS.items():
         rows = {n: row for n, row in detection.items() if row["kind"] == kind and (n not in of_layers or n in kept)}
         if rows:
@@ -109,6 +114,10 @@ def _accuracy(evaluation: Evaluation) -> Text:
                 f", {at['class_accuracy']:.3f} at the threshold {at['threshold']:.2f} of the validation samples"
             )
         first.append(f"; always the most frequent class: accuracy {recognition['majority']:.3f}\n")
+    mean, classes = evaluation["class_accuracy"], len(evaluation["per_class_accuracy"])
+    if mean is not None and mean <= 1.1 / classes:
+        hardly = f"The classifier hardly tells the classes apart: their mean accuracy is {mean:.2f}, guessing has "
+        first.append((f"{hardly}{1 / classes:.2f}.\n", "bold"))
     return Text.assemble(
         f"{printable(str(evaluation['split']))}: {evaluation['n']} samples{runs}, "
         f"{evaluation['n_errors']} misclassified\n",

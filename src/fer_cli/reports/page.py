@@ -237,7 +237,7 @@ def _slice_words(diagnosis: Diagnosis, slicing: Slicing, facts: Mapping[str, Any
     return {
         "planes": orientation.planes,
         "convention": orientation.words,
-        "spacing": spacing_words(slicing.spacing),
+        "spacing": f"{spacing_words(slicing.spacing)} {slicing.prepared}".strip(),
         "cursor": cursor_words(diagnosis),
         "volumes": [(volume["name"], volume["words"]) for volume in facts["volumes"][1:]],
         "channels": len(diagnosis.input_volume),

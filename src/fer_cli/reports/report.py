@@ -27,7 +27,7 @@ ERRORS = {
     "input_vs_local": (
         "input−local",
         "Input and local reconstruction",
-        "what the local features lose of this very shape.",
+        "what the local features lose of this very sample.",
     ),
     "nearest_vs_code": (
         "nearest−code",
@@ -42,7 +42,7 @@ ERRORS = {
     "input_vs_code": (
         "input−code",
         "Input and class-code reconstruction",
-        "how far the shape itself is from what the network recognised; the paper's sign of a failure.",
+        "how far the input is from what the network recognised; the paper's sign of a failure.",
     ),
 }
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
@@ -128,7 +128,11 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             }
             for test in diagnosis.repair
         ],
-        "suspicion": _finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
+        "suspicion": {
+            **_finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
+            "n_reference": diagnosis.suspicion.n_reference,
+            "enough": diagnosis.suspicion.enough,
+        },
         "category": diagnosis.category.id,
         "category_name": diagnosis.category.name,
         "criterion": diagnosis.category.criterion,
@@ -204,8 +208,10 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> PathReadi
 
 
 def suspicion_level(suspicion: Suspicion) -> str:
-    """The conventional 5 %, and what one correct sample in five reaches."""
+    """The conventional 5 %, and what one correct sample in five reaches; nothing where so few samples cannot tell."""
     p = suspicion.p_value
+    if not suspicion.enough:
+        return f"too few validation samples ({suspicion.n_reference}) for an alarm"
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
 
 

@@ -151,7 +151,7 @@
     const voxel = `voxel ${state.cursor.map((value, axis) => `${"xyz"[axis]} ${value}`).join(", ")}`;
     if (given.affine) {
       const world = given.affine.map((row) => row[3] + row.slice(0, 3).reduce((sum, part, axis) => sum + part * state.cursor[axis], 0));
-      return `${voxel} · ${world.map((mm, axis) => `${"RAS"[axis]} ${mm.toFixed(1)}`).join(", ")} mm`;
+      return `${voxel} · ${world.map((mm, axis) => `${(mm < 0 ? "LPI" : "RAS")[axis]} ${Math.abs(mm).toFixed(1)}`).join(", ")} mm`;
     }
     if (!given.spacing) return voxel;
     return `${voxel} · ${state.cursor.map((value, axis) => (value * spacing[axis]).toFixed(1)).join(", ")} mm from the first voxel`;
