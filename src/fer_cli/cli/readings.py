@@ -123,11 +123,11 @@ def _tell_location(result: "Probe", picture: Path) -> None:
 
 Samples = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SAMPLE", help="Files that hold a shape, or names of samples in the voxels."),
+    typer.Argument(metavar="SAMPLE", help="Files that hold a shape or a volume, or names of samples in the voxels."),
 ]
 Errors = Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")]
 ExplainSplit = Annotated[Split, typer.Option(help="With --errors: the split to search.")]
-Label = Annotated[str | None, typer.Option(help="True class of the shape, if the run's voxels do not contain it.")]
+Label = Annotated[str | None, typer.Option(help="True class of the sample, if the run's voxels do not contain it.")]
 LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")]
 Images = Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")]
 Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")]
@@ -163,7 +163,7 @@ def explain(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Explain how shapes were recognised, or where the wrong class came in; for several, write a gallery too."""
+    """Explain how samples were recognised, or where the wrong class came in; for several, write a gallery too."""
     given = samples or []
     if errors and (given or label):
         raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
@@ -215,7 +215,7 @@ Runs = Annotated[
     typer.Argument(metavar="RUN", help="Folders of runs on the same voxels, to pool. Default: --run."),
 ]
 EvaluateSplit = Annotated[Split, typer.Option(help="Split to evaluate.")]
-Votes = Annotated[int | None, typer.Option(help="Number of turned views of each shape that vote too, such as 12.")]
+Votes = Annotated[int | None, typer.Option(help="Number of turned views of each sample that vote too, such as 12.")]
 Sanity = Annotated[bool, typer.Option("--sanity", help="Compare trained with randomised networks; takes longer.")]
 Repair = Annotated[
     bool, typer.Option("--repair", help="Replace what rankings blame by a donor's features; takes longer.")
