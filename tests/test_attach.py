@@ -456,6 +456,7 @@ def commands() -> Iterator[str]:
     yield "info run/model.h5"
     yield "info run/voxels.h5"
     yield "probe test_00001 --layer down --location 0,0,1"
+    yield "probe test_00001 --layer down --all-locations"
     yield "explain test_00000 --vtk"
     yield "explain case.txt --label ridge --no-images"
     yield "explain --errors --no-images"
