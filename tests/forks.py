@@ -38,9 +38,9 @@ from fer_cli.pictures import curves, drawing, figures, mosaic
 from fer_cli.reports import evaluation_page, evaluation_report, gallery, info, page, report
 from fer_cli.data import plan, store_volumes, triangles, voxelize
 from fer_cli.data.formats import scanning
-from fer_cli.storage import artifact, vetting
+from fer_cli.storage import arrays, artifact, vetting
 
-vetting.vet = artifact.vet = lambda *_: None
+vetting.vet = arrays.vet = artifact.vet = lambda *_: None
 drawing.preload_for_workers = lambda *_: None
 
 late = sys.argv[1] + ".modules"

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import FrameType
 
 import hostile
-from fer_cli.storage import artifact
+from fer_cli.storage import arrays, artifact
 
 SECONDS = 5
 MEMORY = 1 << 30
@@ -97,7 +97,7 @@ def fuzz(reader: str, first: int, inputs: int, findings: Path) -> tuple[collecti
 
 def _kind(reader: str, number: int, status: int) -> str:
     """What to call a file that ended the child."""
-    if reader in hostile.ARTIFACTS:
+    if reader in hostile.VETTED:
         with tempfile.TemporaryDirectory(dir=_SCRATCH) as folder:
 
             def read() -> None:
@@ -124,7 +124,7 @@ def _in_child(call: "collections.abc.Callable[[], None]") -> int:
 
 def _read_all(reader: str, number: int, end: int, folder: Path, findings: Path, shared: mmap.mmap) -> None:
     """Read file after file; the shared memory tells how far."""
-    artifact.vet = lambda *_: None  # this is the process apart
+    artifact.vet = arrays.vet = lambda *_: None  # this is the process apart
     for seed in hostile.seeds(reader):  # which imports and compiles what is needed, so that it does not count
         hostile.outcome(reader, seed, folder)
     limit = _size("VmSize") + MEMORY

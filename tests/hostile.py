@@ -16,13 +16,17 @@ import struct
 import traceback
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
+import nrrd
 import numpy as np
+import tifffile
 import trimesh
 from scipy.io import savemat
 from trimesh.exchange import obj, off, ply, stl
@@ -32,12 +36,15 @@ from fer_cli.calibration.temperature import load_evidence
 from fer_cli.calibration.typicality import load_typicality
 from fer_cli.data.batches import _voxelized
 from fer_cli.data.collections import open_collection
+from fer_cli.data.containers import read_file
 from fer_cli.data.dataset import open_voxels
-from fer_cli.data.formats.registry import SUFFIXES, read_shape
+from fer_cli.data.formats.dicom import read_dicom, series_of
+from fer_cli.data.formats.registry import SUFFIXES, PointCloud, read_shape
 from fer_cli.data.formats.scans import read_scan
 from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.point_sets import close_point_sets, point_entries, point_set_row, read_points
 from fer_cli.data.preparation import PreparationSettings, prepare
-from fer_cli.data.source import close_archives, list_entries, read_entry
+from fer_cli.data.source import close_archives, list_entries
 from fer_cli.data.tables import list_table
 from fer_cli.errors import FerError
 from fer_cli.network.checkpoint import load_checkpoint
@@ -46,6 +53,7 @@ from fer_cli.reports.info import describe
 from fer_cli.storage.artifact import DIGEST, Artifact, open_artifact
 from fer_cli.storage.identity import content_bytes
 from fer_cli.storage.schema import FORMATS, Format
+from slices import dicom_frames, dicom_slice
 
 FIXTURES = Path(__file__).parent / "fixtures"
 READ, REFUSED = "read", "refused"
@@ -84,7 +92,7 @@ def _read_zip(content: bytes, folder: Path) -> None:
     try:
         for entry in list_entries(path).entries:
             try:
-                read_shape(read_entry(path, entry), entry.name + ".off")
+                read_shape(read_file(path, entry.path), entry.name + ".off")
             except FerError as error:
                 refused = error
     finally:
@@ -102,6 +110,25 @@ def _reads_scan(suffix: str) -> Harness:
         prepare(scan, settings, "a")
 
     return read
+
+
+def _read_slice(content: bytes, folder: Path) -> None:
+    """A slice among two that are sound."""
+    series_of(content)
+    read_dicom([("0", _sound_slice(0)), ("1", content), ("2", _sound_slice(2))], "a")
+
+
+_sound_slice = functools.cache(dicom_slice)
+
+
+def _read_points(content: bytes, folder: Path) -> None:
+    path = folder / "a.h5"
+    path.write_bytes(content)
+    close_point_sets()
+    for entry in point_entries(path, "a.h5")[:2]:
+        row = point_set_row(entry.path)
+        assert row is not None
+        _voxelized(PointCloud(read_points(path, *row)), VoxelSettings(8, 1, "surface"))
 
 
 def _read_collection(content: bytes, folder: Path) -> None:
@@ -172,11 +199,19 @@ READERS: dict[str, Harness] = {
     "nii": _reads_scan(".nii"),
     "nii.gz": _reads_scan(".nii.gz"),
     "npz": _reads_scan(".npz"),
+    "nrrd": _reads_scan(".nrrd"),
+    "mha": _reads_scan(".mha"),
+    "tif": _reads_scan(".tif"),
+    "dcm": _reads_scan(".dcm"),
+    "slice": _read_slice,
+    "points": _read_points,
     "collection": _read_collection,
     "csv": _read_table,
     **{form.name.removeprefix("fer-"): _reads_artifact(form) for form in FORMATS.values()},
 }
 ARTIFACTS = tuple(form.name.removeprefix("fer-") for form in FORMATS.values())
+VETTED = (*ARTIFACTS, "points")
+"""Readers whose files a separate process opens first."""
 
 
 # ----------------------------------------------------------------------------------------------- files that are read
@@ -193,6 +228,8 @@ def seeds(reader: str) -> tuple[bytes, ...]:
         return older, _with_digests(older, form)
     if reader in _VOLUMES:
         return _volumes(reader)
+    if reader in _SCANS:
+        return _SCANS[reader]()
     return tuple(content for suffix, content in _shapes() if suffix == reader)
 
 
@@ -222,6 +259,79 @@ def _volumes(reader: str) -> tuple[bytes, ...]:
             save(stream := io.BytesIO(), **arrays)
             contents.append(stream.getvalue())
     return tuple(contents)
+
+
+def _nrrds() -> tuple[bytes, ...]:
+    grey = np.random.default_rng(0).integers(-9, 9, (5, 4, 3)).astype(np.int16)
+    body = {"space": "left-posterior-superior", "space directions": np.diag([1.0, 2.0, 1.5]), "space origin": [1, 2, 3]}
+    channels = {"kinds": ["vector", "domain", "domain", "domain"], "spacings": [np.nan, 1, 2, 3]}
+    contents = []
+    for values, header in (
+        (grey, {**body, "encoding": "raw"}),
+        (grey, {**body, "encoding": "gzip", "patient": "Jane Doe"}),
+        (grey.astype(">f4"), {"spacings": [1, 2, 3], "units": ["mm", "mm", "mm"], "encoding": "bzip2"}),
+        (np.stack([grey, grey]), {**channels, "encoding": "raw"}),
+    ):
+        nrrd.write(stream := io.BytesIO(), values, header, compression_level=6)
+        # What tells the version of pynrrd and the time.
+        contents.append(re.sub(rb"(?m)^#.*\n", b"", stream.getvalue(), count=2))
+    return tuple(contents)
+
+
+def _mhas() -> tuple[bytes, ...]:
+    grey = np.random.default_rng(0).integers(-9, 9, (3, 4, 5)).astype(np.int16).tobytes()
+    head = (
+        b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = %b\n"
+        b"TransformMatrix = 0 1 0 1 0 0 0 0 -1\nOffset = -1.5 2 3e1\nElementSpacing = 1 0.5 2\nDimSize = %b\n%b"
+        b"ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    many = b"ElementNumberOfChannels = 5\n"
+    return (
+        head % (b"False", b"5 4 3", b"") + grey,
+        head % (b"True", b"5 4 3", b"CompressedDataSize = 99\n") + zlib.compress(grey),
+        head % (b"False", b"3 2 2", many) + grey,
+        b"NDims = 3\nDimSize = 5 4 6\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n" + grey,
+    )
+
+
+def _tiffs() -> tuple[bytes, ...]:
+    grey = np.random.default_rng(0).integers(0, 9, (3, 4, 5)).astype(np.uint16)
+    plain: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "software": False}
+    ome = {"axes": "ZYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.4, "PhysicalSizeZ": 2.0, "UUID": "a"}
+    imagej = {"axes": "ZCYX", "spacing": 2.0, "unit": "um"}
+    contents = []
+    for values, options in (
+        (grey, plain),
+        (grey, {**plain, "compression": "zlib", "predictor": True, "rowsperstrip": 2}),
+        (grey, {**plain, "tile": (16, 16), "bigtiff": True, "byteorder": ">"}),
+        (np.stack([grey] * 3, 3).astype(np.uint8), {**plain, "photometric": "rgb"}),
+        (grey[:, None], {"imagej": True, "metadata": imagej, "resolution": (2.5, 3)}),
+        (grey, {"ome": True, "metadata": ome, "photometric": "minisblack"}),
+    ):
+        tifffile.imwrite(stream := io.BytesIO(), values, **options)
+        contents.append(stream.getvalue())
+    return tuple(contents)
+
+
+def _point_sets() -> tuple[bytes, ...]:
+    points = np.random.default_rng(0).random((3, 4, 3)).astype(np.float32)
+    contents = []
+    for options in ({}, {"compression": "gzip", "shuffle": True, "chunks": True}):
+        with h5py.File(stream := io.BytesIO(), "w") as file:
+            file.create_dataset("data", data=points, **options)
+            file.create_dataset("label", data=np.array([[0], [1], [1]], np.uint8), **options)
+        contents.append(stream.getvalue())
+    return tuple(contents)
+
+
+_SCANS: dict[str, Callable[[], tuple[bytes, ...]]] = {
+    "nrrd": _nrrds,
+    "mha": _mhas,
+    "tif": _tiffs,
+    "dcm": lambda: tuple(dicom_frames(kind) for kind in ("explicit", "implicit", "deflated", "rle")),
+    "slice": lambda: tuple(dicom_slice(1, kind) for kind in ("explicit", "implicit", "deflated", "rle", "big endian")),
+    "points": _point_sets,
+}
 
 
 def _with_digests(content: bytes, form: Format) -> bytes:
@@ -378,13 +488,34 @@ _WORDS: dict[str, bytes] = {
     "collection": b"PK\1\2|PK\3\4|PK\5\6|.npy|images|labels|"
     b"split|train_|\x93NUMPY|'shape':|(3, |(|)|'<U4'|'|O'|\x08\0|\0\0",
     "csv": b"path|class|split|group|,|;|\t|\n|\r|\"|a.npy|../a.npy|/etc/passwd|train|test|val|\0|\xff|\xef\xbb\xbf",
+    "nrrd": b"NRRD0005\n|type: |dimension: |sizes: |space: RAS\n|space directions: (1,0,0) (0,1,0) (0,0,1)\n|"
+    b"space origin: (0,0,0)\n|spacings: |kinds: domain domain list domain\n|encoding: |raw\n|gzip\n|bzip2\n|hex\n|"
+    b"endian: big\n|data file: /etc/passwd\n|data file: LIST\n|line skip: |byte skip: -1\n|"
+    b"units: \"um\" \"mm\"\n|none |"
+    b"key:=value\n|\n\n|\r\n|nan",
+    "mha": b"NDims = |DimSize = |ElementType = MET_FLOAT\n|ElementType = MET_UCHAR\n|ElementNumberOfChannels = |"
+    b"TransformMatrix = |Offset = |ElementSpacing = |CompressedData = True\n|BinaryData = False\n|"
+    b"BinaryDataByteOrderMSB = True\n|ElementDataFile = LOCAL\n|ElementDataFile = /etc/passwd\n|"
+    b"ElementDataFile = LIST\n|HeaderSize = -1\n|\n|\r|=",
+    "tif": b"II*\0|MM\0*|II+\0\x08\0|\x00\x01\x03\0|\x01\x01\x04\0|\x02\x01\x03\0|\x03\x01\x03\0|\x06\x01\x03\0|"
+    b"\x11\x01\x04\0|"
+    b"\x15\x01\x03\0|\x17\x01\x04\0|\x1c\x01\x03\0|\x3d\x01\x03\0|\x42\x01\x04\0|\x53\x01\x03\0|\x05\x80|\x08\0|"
+    b"\xb2\x80|"
+    b"ImageJ=1\n|channels=|slices=|frames=|spacing=|unit=|<OME><Pixels SizeZ='3' SizeC='1'>",
+    "dcm": b"DICM|\x08\0\x18\0UI|\x28\0\x10\0US\x02\0|\x28\0\x08\0IS\x02\0|\x20\0\x32\0DS|\x28\0\x30\0DS|"
+    b"\xe0\x7f\x10\0OW\0\0|"
+    b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff|\xfe\xff\0\xe0|\xfe\xff\x0d\xe0\0\0\0\0|\xfe\xff\xdd\xe0\0\0\0\0|"
+    b"SQ\0\0\xff\xff\xff\xff|"
+    b"1.2.840.10008.1.2.1.99|1.2.840.10008.1.2.5|1.2.840.10008.1.2.4.50|MONOCHROME1 |RGB |-1\\0\\|1e400|\\",
+    "points": b"HEAP|TREE|SNOD|data|label|OHDR|\x89HDF\r\n\x1a\n",
     "zip": b"PK\1\2|PK\3\4|PK\5\6|PK\6\6|PK\6\7|PK\7\x08|../|/|\\|.off|train/|test/|\x63\0|\x0e\0|\x0c\0|\x01\0",
 }  # fmt: skip
 
 
 def words_of(reader: str) -> list[bytes]:
     """What files of the reader are made of, beside numbers."""
-    return _WORDS.get(reader, b"HEAP|TREE|SNOD|GCOL|OHDR|FRHP|\x89HDF\r\n\x1a\n").split(b"|")
+    known = "dcm" if reader == "slice" else reader
+    return _WORDS.get(known, b"HEAP|TREE|SNOD|GCOL|OHDR|FRHP|\x89HDF\r\n\x1a\n").split(b"|")
 
 
 def hostile_file(reader: str, number: int) -> bytes:
@@ -401,7 +532,7 @@ def hostile_file(reader: str, number: int) -> bytes:
     return bytes(content)
 
 
-TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox", "csv")
+TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox", "csv", "nrrd", "mha")
 
 
 def _babble(reader: str, words: list[bytes], chance: random.Random) -> bytes:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fer_cli.data.formats.registry import GreyError
-from fer_cli.data.formats.scans import Scan, file_suffix, read_scan, spacing_of
+from fer_cli.data.formats.scans import file_suffix, read_scan
+from fer_cli.data.formats.volume import Scan, spacing_of
 from fer_cli.data.preparation import PreparationSettings, orientation_of, prepare
 from fer_cli.errors import InputError, UsageError
 
@@ -61,6 +62,7 @@ def test_fourth_axis_of_nifti_are_channels():
         (b"", "empty"),
         (b"\x1f\x8bnonsense", "cannot be unpacked"),
         (nifti()[:-20], "cannot be unpacked"),
+        (nifti()[:-8] + bytes(8), "cannot be unpacked: CRC check failed"),
         (nifti(compressed=False)[:-7], "expected 240"),
         (nifti(compressed=False)[:100], "no header"),
         (nifti(GREY.astype(np.complex64)), "complex64"),

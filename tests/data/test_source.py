@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fer_cli.data.containers import read_file
 from fer_cli.data.entries import Entry, Skipped
-from fer_cli.data.source import close_archives, list_entries, read_entry
+from fer_cli.data.source import close_archives, list_entries
 from fer_cli.errors import InputError, UsageError
 
 
@@ -60,7 +61,7 @@ def test_modelnet_layout_gives_class_and_split(tmp_path: Path, wrapping: str) ->
     assert list_entries(folder).classes == ("bed", "sofa")
     for source in (folder, archive):
         for entry in list_entries(source).entries:
-            assert read_entry(source, entry) == f"content of {entry.path}".encode()
+            assert read_file(source, entry.path) == f"content of {entry.path}".encode()
 
 
 def test_3dshapenets_layout_takes_the_label_from_the_folder(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_single_file_is_one_unlabelled_entry(tmp_path: Path) -> None:
     file = fill(tmp_path, "my chair.off") / "my chair.off"
     (entry,) = list_entries(file).entries
     assert entry == Entry("my chair", "my chair.off", None, "unlabelled")
-    assert read_entry(file, entry) == b"content of my chair.off"
+    assert read_file(file, entry.path) == b"content of my chair.off"
 
 
 def test_names_that_collide_are_told_apart_and_none_is_lost(tmp_path: Path) -> None:
@@ -231,11 +232,11 @@ def test_odd_names_are_kept(tmp_path: Path) -> None:
     latin.write_text("content")
     entry = list_entries(tmp_path / "s").entries[0]
     assert (entry.name, entry.class_name) == ("?", "?")
-    assert read_entry(tmp_path / "s", entry) == b"content"
+    assert read_file(tmp_path / "s", entry.path) == b"content"
 
 
 def test_hostile_members_of_an_archive_are_skipped_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.data.source._BOMB_BYTES", 1000)
+    monkeypatch.setattr("fer_cli.data.containers._BOMB_BYTES", 1000)
     hostile = ["/etc/train/a.off", "../train/b.off", "bed/train/../../../c.off", "C:/train/d.off", "..\\train\\e.off"]
     archive = zipped(tmp_path / "s.zip", "bed/train/f.off", "./bed/train/g.off", *hostile)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
@@ -258,7 +259,7 @@ def test_hostile_members_of_an_archive_are_skipped_by_name(tmp_path: Path, monke
 
 
 def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.data.source.MAX_FILE_BYTES", 30)
+    monkeypatch.setattr("fer_cli.data.containers.MAX_FILE_BYTES", 30)
     paths = ["t/a.off", "a very long path makes a long file/a.off"]
     for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
         listing = list_entries(source)
@@ -301,11 +302,11 @@ def test_entries_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (entry,) = list_entries(folder).entries
     (folder / entry.path).unlink()
     with pytest.raises(InputError, match=r"bed/train/a\.off: cannot be read: No such file"):
-        read_entry(folder, entry)
+        read_file(folder, entry.path)
     archive = zipped(tmp_path / "s.zip", entry.path)
     archive.write_bytes(archive.read_bytes().replace(b"PK\3\4", b"PK\3\5"))
     with pytest.raises(InputError, match=r"bed/train/a.off: cannot be unpacked from s.zip"):
-        read_entry(archive, entry)
+        read_file(archive, entry.path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that exists and cannot be read")
@@ -313,13 +314,13 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.off").symlink_to("/proc/self/mem")
     (entry,) = list_entries(tmp_path).entries
     with pytest.raises(InputError, match=r"a\.off: cannot be read: Input/output error"):
-        read_entry(tmp_path, entry)
+        read_file(tmp_path, entry.path)
 
 
 def test_archive_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "s.zip", "bed/train/a.off")
-    read_entry(archive, list_entries(archive).entries[0])
+    read_file(archive, list_entries(archive).entries[0].path)
     archive.unlink()
     zipped(archive, "bed/train/b.off")
     (entry,) = list_entries(archive).entries
-    assert read_entry(archive, entry) == b"content of bed/train/b.off"
+    assert read_file(archive, entry.path) == b"content of bed/train/b.off"

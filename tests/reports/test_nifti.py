@@ -10,7 +10,8 @@ import pytest
 from nibabel.eulerangles import euler2mat
 
 from diagnoses import diagnosis_of
-from fer_cli.data.formats.scans import encode_nifti, read_scan
+from fer_cli.data.formats.nifti import encode_nifti
+from fer_cli.data.formats.scans import read_scan
 from fer_cli.data.preparation import PreparationSettings, prepare
 from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.blame import Blame

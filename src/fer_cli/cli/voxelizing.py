@@ -89,8 +89,8 @@ def voxelize(
 ) -> None:
     """Turn shapes into occupancy grids, or store volumes as a network reads them: SOURCE → voxels.h5.
 
-    NIfTI files, .npz files and tables with such files are volumes; other grids are with any of --kind, --threshold,
-    --shape, --spacing, --orientation and --normalise.
+    NIfTI, NRRD, MetaImage, TIFF, DICOM and .npz files, and tables with such files, are volumes; other grids are with
+    any of --kind, --threshold, --shape, --spacing, --orientation and --normalise.
     """
     from fer_cli.data.occupancy import VoxelSettings
     from fer_cli.data.plan import plan

@@ -19,9 +19,9 @@ from fer_cli.data import triangles  # noqa: F401, slow to import: once for all w
 from fer_cli.data.entries import Entry
 from fer_cli.data.facts import MeshFacts, describe_mesh
 from fer_cli.data.formats import ply, points, scanning  # noqa: F401, slow to import: once for all workers
-from fer_cli.data.formats.registry import GreyError, Mesh, read_shape
+from fer_cli.data.formats.registry import GreyError, Mesh
 from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
-from fer_cli.data.source import close_archives, read_entry
+from fer_cli.data.source import close_archives, read_shape_of
 from fer_cli.errors import InputError, one_line
 from fer_cli.execution.workers import is_stopping
 
@@ -71,7 +71,7 @@ def voxelize_batch(source: Path, entries: Sequence[Entry], settings: VoxelSettin
         if is_stopping():
             break
         try:
-            outcomes.append(_voxelized(read_shape(read_entry(source, entry), entry.path), settings))
+            outcomes.append(_voxelized(read_shape_of(source, entry), settings))
         except GreyError:
             raise  # what becomes of such grids, the user has to say
         except InputError as error:

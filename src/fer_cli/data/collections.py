@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_cli.data.entries import SPLIT_WORDS, Entry, Split
 from fer_cli.data.formats.registry import MAX_VOXELS, read_array
-from fer_cli.data.formats.scans import Scan, as_channels
+from fer_cli.data.formats.volume import Scan, as_channels
 from fer_cli.errors import InputError, one_line
 
 _VOLUMES = ("images", "image", "volumes", "volume", "data", "x")

@@ -27,7 +27,8 @@ SPLIT_WORDS: dict[str, Split] = {
 class Entry:
     """One shape of a source: unique `name`, `path` inside the source, class (None if unknown) and split.
 
-    `group` is what it belongs to, such as its patient, empty if nothing; `columns` are further ones of a table.
+    `group` is what it belongs to, such as its patient, empty if nothing; `columns` are further ones of a table. `files`
+    are its slices where it is a series of them, else none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     split: Split
     group: str = ""
     columns: tuple[tuple[str, str], ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

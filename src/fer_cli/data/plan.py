@@ -62,4 +62,4 @@ def plan(
 
 
 def _holds_scans(listing: Listing) -> bool:
-    return any(file_suffix(entry.path) in SCAN_SUFFIXES for entry in listing.entries)
+    return any(entry.files or file_suffix(entry.path) in SCAN_SUFFIXES for entry in listing.entries)

@@ -4,15 +4,16 @@ In this order. What was done is recorded in voxels.h5, and done again to a file 
 map follows every step, so that voxels stay where they are in the world.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float64
 
 from fer_cli.arguments import Scaling
+from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.formats.registry import require_mask
-from fer_cli.data.formats.scans import Scan, nibabel, spacing_of
+from fer_cli.data.formats.volume import Scan, spacing_of
 from fer_cli.data.volumes import Kind, Location
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.storage.schema import Json
@@ -104,8 +105,10 @@ def prepare(scan: Scan, settings: PreparationSettings, name: str) -> Scan:
     Raises InputError where orientation or spacing is asked of a file that does not tell its own, or where it is not
     clear whether a volume is occupancy.
     """
-    if (settings.orientation or settings.spacing) and not scan.is_placed:
+    if (settings.orientation or settings.spacing) and not scan.has_spacing:
         raise InputError(f"{name}: holds no affine map; --orientation and --spacing need one.")
+    if settings.orientation and not scan.is_placed:
+        raise InputError(f"{name}: does not tell how its axes lie in a body; --orientation needs that.")
     if settings.orientation is not None:
         scan = _oriented(scan, settings.orientation)
     if settings.kind is None and settings.threshold is None:
@@ -115,19 +118,19 @@ def prepare(scan: Scan, settings: PreparationSettings, name: str) -> Scan:
             values = scan.values.astype(np.float32)
         if not np.isfinite(values).all():
             raise InputError(f"{name}: holds values beyond those of single precision.")
-        scan = Scan(values, scan.index_to_world, scan.is_placed)
+        scan = replace(scan, values=values)
         if settings.spacing is not None:
             scan = _resampled(scan, settings.spacing)
-        scan = Scan(_scaled(scan.values, settings), scan.index_to_world, scan.is_placed)
+        scan = replace(scan, values=_scaled(scan.values, settings))
     else:
         threshold = settings.threshold
         occupied = scan.values != 0 if threshold is None else scan.values >= threshold
         if len(occupied) != 1:
             raise InputError(f"{name}: has {len(occupied)} channels; occupancy has one. Give --kind intensity.")
         if settings.spacing is not None:
-            share = _resampled(Scan(occupied.astype(np.float32), scan.index_to_world, scan.is_placed), settings.spacing)
+            share = _resampled(replace(scan, values=occupied.astype(np.float32)), settings.spacing)
             scan, occupied = share, share.values >= 0.5
-        scan = Scan(occupied.astype(np.uint8), scan.index_to_world, scan.is_placed)
+        scan = replace(scan, values=occupied.astype(np.uint8))
     return scan if settings.shape is None else _fitted(scan, settings.shape)
 
 
@@ -147,7 +150,7 @@ def _oriented(scan: Scan, wanted: str) -> Scan:
     )
     values = np.stack([orientations.apply_orientation(channel, change) for channel in scan.values])
     step = orientations.inv_ornt_aff(change, scan.values.shape[1:])
-    return Scan(values, scan.index_to_world @ step, scan.is_placed)
+    return replace(scan, values=values, index_to_world=scan.index_to_world @ step)
 
 
 def _resampled(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
@@ -181,7 +184,7 @@ def _resampled(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
     )
     step = np.diag([*ratio, 1.0])
     step[:3, 3] = offset
-    return Scan(values, scan.index_to_world @ step, scan.is_placed)
+    return replace(scan, values=values, index_to_world=scan.index_to_world @ step)
 
 
 def _scaled(values: np.ndarray, settings: PreparationSettings) -> np.ndarray:
@@ -212,4 +215,4 @@ def _fitted(scan: Scan, shape: Location) -> Scan:
     values[tuple(placed)] = scan.values[tuple(taken)]
     step = np.eye(4)
     step[:3, 3] = starts
-    return Scan(values, scan.index_to_world @ step, scan.is_placed)
+    return replace(scan, values=values, index_to_world=scan.index_to_world @ step)

@@ -11,10 +11,13 @@ import numpy as np
 from jaxtyping import Float
 
 from fer_cli.data.dataset import VoxelSet
+from fer_cli.data.entries import Entry
 from fer_cli.data.formats.registry import SUFFIXES, Grid, read_shape
-from fer_cli.data.formats.scans import SCAN_SUFFIXES, Scan, file_suffix, read_scan, stem_of
+from fer_cli.data.formats.scans import SCAN_SUFFIXES, file_suffix, read_scan, stem_of
+from fer_cli.data.formats.volume import Scan
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.data.preparation import PreparationSettings, prepare
+from fer_cli.data.source import close_archives, list_entries, read_volume, series_entry
 from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import FerError, InputError, UsageError, one_line
@@ -64,14 +67,16 @@ def load_sample(
         return _of_array(sample, "array", input, "the array", given)
     path = Path(sample)
     suffix = file_suffix(path.name)
-    if path.is_file():
+    series = series_entry(path)
+    if path.is_file() or series is not None:
+        name = stem_of(path.name) if series is None else series.name
         if transform is not None and suffix != ".npy":
             made = _transformed(transform(), path)
-            return _of_array(made, stem_of(path.name), input, f"what the transform made of {path.name}", given)
+            return _of_array(made, name, input, f"what the transform made of {path.name}", given)
         if preparation:
-            scan = _prepared(path, preparation)
+            scan = _prepared(path, series, preparation)
             volume = _fitting(scan.values.astype(np.float32), input, path.name)
-            return Sample(stem_of(path.name), volume, given, None, scan.index_to_world, scan.is_placed)
+            return Sample(name, volume, given, None, scan.index_to_world, scan.is_placed)
         if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
             return _of_array(_read_array(path), path.stem, input, path.name, given)
         read = _read_grid(path, voxelization, input)
@@ -126,13 +131,22 @@ def _read_array(path: Path) -> np.ndarray:
     return array
 
 
-def _prepared(path: Path, preparation: Mapping[str, Any]) -> Scan:
-    """The volume of a file, prepared as those of the run were."""
+def _prepared(path: Path, series: Entry | None, preparation: Mapping[str, Any]) -> Scan:
+    """The volume of a file, of a DICOM series' folder or of a .zip with one sample, prepared as the run's were."""
     settings = PreparationSettings.from_json(dict(preparation))
     try:
-        return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
+        if series is not None:
+            return prepare(read_volume(path, series), settings, path.name)
+        if path.suffix.lower() != ".zip":
+            return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
+        entries = list_entries(path).entries
+        if len(entries) != 1:
+            raise InputError(f"{path} holds {len(entries)} samples, expected one.")
+        return prepare(read_volume(path, entries[0]), settings, path.name)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    finally:
+        close_archives()
 
 
 def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> Grid:

@@ -19,10 +19,10 @@ import numpy as np
 from fer_cli.data.collections import Collection
 from fer_cli.data.entries import Entry, Listing, Skipped
 from fer_cli.data.formats.registry import GreyError
-from fer_cli.data.formats.scans import Scan, read_scan, spacing_of
+from fer_cli.data.formats.volume import Scan
 from fer_cli.data.preparation import PreparationSettings, orientation_of, prepare
-from fer_cli.data.source import close_archives, read_entry, run_key
-from fer_cli.data.volume_file import Volume, WrittenVolumes, write_volumes
+from fer_cli.data.source import close_archives, read_volume, run_key
+from fer_cli.data.volume_file import Volume, WrittenVolumes, rounded_spacing, write_volumes
 from fer_cli.errors import InputError
 from fer_cli.storage.journal import Journal, journal_path
 from fer_cli.storage.outputs import check_output, claim_output
@@ -72,7 +72,7 @@ class _Volumes:
             if isinstance(prepared, str):
                 self.skipped.append(Skipped(entry.path, prepared))
                 continue
-            if prepared.is_placed:
+            if prepared.has_spacing:
                 self._note_place(prepared, entry)
             sides = "×".join(map(str, prepared.values.shape[1:]))
             first = first or sides
@@ -94,6 +94,7 @@ class _Volumes:
                 group=entry.group,
                 columns=entry.columns,
                 is_placed=prepared.is_placed,
+                is_measured=prepared.is_measured,
             )
         if self.progress:
             self.progress(len(self.entries), len(self.entries))
@@ -120,13 +121,12 @@ class _Volumes:
             yield from self.collection.scans(self.entries)
             return
         for entry in self.entries:
-            yield entry, partial(self._read, entry)
-
-    def _read(self, entry: Entry) -> Scan:
-        return read_scan(read_entry(self.source, entry), entry.path)
+            yield entry, partial(read_volume, self.source, entry)
 
     def _note_place(self, scan: Scan, entry: Entry) -> None:
-        self.spacings.add(tuple(round(step, 4) for step in spacing_of(scan.index_to_world)))
+        self.spacings.add(rounded_spacing(scan.index_to_world))
+        if not scan.is_placed:
+            return
         found = orientation_of(scan.index_to_world)
         self.orientations.setdefault(found, entry.path)
         if len(self.orientations) > 1:
@@ -212,6 +212,7 @@ def _encoded(outcome: Scan | str) -> bytes:
             "shape": outcome.values.shape,
             "index_to_world": outcome.index_to_world.tolist(),
             "is_placed": outcome.is_placed,
+            "is_measured": outcome.is_measured,
         }
         values = outcome.values.tobytes()
     text = json.dumps(head).encode()
@@ -227,4 +228,4 @@ def _decoded(content: bytes) -> Scan | str:
     if "reason" in head:
         return str(head["reason"])
     values = np.frombuffer(content, head["type"], offset=start).reshape(head["shape"])
-    return Scan(values, np.array(head["index_to_world"]), head["is_placed"])
+    return Scan(values, np.array(head["index_to_world"]), head["is_placed"], head["is_measured"])

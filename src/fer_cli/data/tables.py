@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from fer_cli.data.containers import objections, slices_in
 from fer_cli.data.entries import SPLIT_WORDS, Entry, Listing, Skipped, Split, check_limits, draw_test, listing_of
-from fer_cli.data.formats.scans import stem_of
-from fer_cli.data.source import objections
+from fer_cli.data.formats.scans import READ_SUFFIXES, file_suffix, stem_of
 from fer_cli.errors import InputError, UsageError
 
 _MOST_BYTES = 1 << 26
@@ -67,6 +67,11 @@ def read_table(table: Path) -> list[Entry]:
     return entries
 
 
+def _name_of(path: str, *, is_folder: bool) -> str:
+    name = PurePosixPath(path).name
+    return name if is_folder else stem_of(name)
+
+
 def _further(names: list[str]) -> list[tuple[str, int]]:
     """Columns that the artifact keeps: a name that an HDF5 dataset may have, and the position in a row."""
     further: dict[str, int] = {}
@@ -87,6 +92,8 @@ def list_table(
 ) -> Listing:
     """The samples that a table names of a folder or .zip, whose paths are relative to it.
 
+    A path may be that of a folder with the slices of a DICOM series.
+
     A file that is not there, or of a format that fer does not read, is skipped. Raises InputError as `read_table` and
     `list_entries` do; UsageError where there is no split and no `test_fraction` to draw one by.
     """
@@ -99,8 +106,11 @@ def list_table(
         raise UsageError(f"{table} has no column 'split'; give --test-fraction 0.2 to draw a test split.")
     objection = objections(source, [entry.path for entry in entries])
     skipped = [Skipped(path, reason) for path, reason in objection.items()]
+    series = slices_in(source, [entry.path for entry in entries if file_suffix(entry.path) not in READ_SUFFIXES])
     found = [
-        replace(entry, name=stem_of(PurePosixPath(entry.path).name)) for entry in entries if entry.path not in objection
+        replace(entry, name=_name_of(entry.path, is_folder=entry.path in series), files=series.get(entry.path, ()))
+        for entry in entries
+        if entry.path not in objection
     ]
     if not found:
         raise InputError(

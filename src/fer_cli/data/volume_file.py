@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Shaped
 
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates
 from fer_cli.data.entries import Skipped, described
-from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.formats.volume import spacing_of
 from fer_cli.data.volumes import InputSpec, Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -69,7 +69,10 @@ def save_volumes(
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume to be stored, and what is recorded of it; `label` is −1 where it has no class."""
+    """A volume to be stored, and what is recorded of it; `label` is −1 where it has no class.
+
+    `is_placed` and `is_measured` are as in `Scan`.
+    """
 
     values: Shaped[np.ndarray, "channel x y z"]
     name: str
@@ -80,6 +83,7 @@ class Volume:
     group: str = ""
     columns: tuple[tuple[str, str], ...] = ()
     is_placed: bool = False
+    is_measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def write_volumes(
 ) -> WrittenVolumes:
     """Write a voxels.h5 of volumes as they come, without holding more than a few.
 
-    Without `spacing`, that of the volumes is recorded where all know their place and have the same. `kind` is found on
+    Without `spacing`, that of the volumes is recorded where all know theirs and have the same. `kind` is found on
     the values of the first block if None; `recorded` is added to the configuration; `skipped` is looked at when all
     volumes have come. Raises InputError for volumes that differ in shape, or if there are none.
     """
@@ -139,8 +143,8 @@ def write_volumes(
         if read is None:
             first = f"; {skipped[0].path}: {skipped[0].reason}" if skipped else ""
             raise InputError(f"there is no volume to store{first}" if first else "the dataset is empty.")
-        spacings = {tuple(round(step, 4) for step in spacing_of(item.index_to_world)) for item in records}
-        if spacing is None and len(spacings) == 1 and all(item.is_placed for item in records):
+        spacings = {rounded_spacing(item.index_to_world) for item in records}
+        if spacing is None and len(spacings) == 1 and all(item.is_placed or item.is_measured for item in records):
             read = replace(read, spacing=spacing_of(records[0].index_to_world))
             config["volumes"] = read.to_json()
         duplicate_of = find_duplicates(digests, lambda sample: digests[sample])
@@ -151,6 +155,11 @@ def write_volumes(
         of_split[item.split] = of_split.get(item.split, 0) + 1
     labels = [item.label for item in records]
     return WrittenVolumes(read, stored, counts, count_duplicates(duplicate_of, [i.split for i in records], labels))
+
+
+def rounded_spacing(matrix: Float64[np.ndarray, "4 4"]) -> tuple[float, ...]:
+    """Edges of a voxel to compare with others: to four digits, for they may be micrometres."""
+    return tuple(float(f"{step:.4g}") for step in spacing_of(matrix))
 
 
 _NOTHING = np.empty((1, 0, 0, 0), np.uint8)

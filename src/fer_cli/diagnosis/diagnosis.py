@@ -20,7 +20,7 @@ from fer_cli.codebooks.reconstruction import (
     representatives,
     table1_errors,
 )
-from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.formats.volume import spacing_of
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from fer_cli.data.formats.scans import spacing_of
+from fer_cli.data.formats.volume import spacing_of
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import InputSpec, Location
 from fer_cli.diagnosis.blame import weigh_voxels

@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.data.formats.scans import nibabel
+from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain

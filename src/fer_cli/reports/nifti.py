@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fer_cli.arguments import file_name
-from fer_cli.data.formats.scans import encode_nifti
+from fer_cli.data.formats.nifti import encode_nifti
 from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.blame import weigh_voxels
 from fer_cli.diagnosis.diagnosis import Diagnosis

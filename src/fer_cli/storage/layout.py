@@ -29,7 +29,7 @@ def check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset
         found = "text" if h5py.check_string_dtype(dtype) else dtype.name
         if found not in (spec.dtype, *spec.narrower):
             raise ArtifactError(f"{path}: dataset {name!r} is {found}, but {spec.dtype} is needed.")
-        if reason := _storage_objection(dataset, spec):
+        if reason := storage_objection(dataset, is_compressed=spec.compressed):
             raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
         if spec.axes is None:
             continue
@@ -46,7 +46,7 @@ def check_datasets(path: Path, form: Format, datasets: Mapping[str, h5py.Dataset
             raise ArtifactError(f"{path}: dataset {name!r} {reason}. Run '{form.command}' again.")
 
 
-def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
+def storage_objection(dataset: h5py.Dataset, *, is_compressed: bool) -> str | None:
     """The reason why this storage layout is not supported, or None."""
     if dataset.shape is None:
         return "has no shape"
@@ -56,7 +56,7 @@ def _storage_objection(dataset: h5py.Dataset, spec: DatasetSpec) -> str | None:
     filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
     if unknown := filters - _FILTERS:
         return f"needs the HDF5 filter {min(unknown)}, which fer does not use"
-    growth = _MOST_INFLATION if spec.compressed else 1
+    growth = _MOST_INFLATION if is_compressed else 1
     stored = dataset.id.get_storage_size()
     if (promised := dataset.nbytes) > growth * stored:
         return f"promises {promised} bytes, but only {stored} are stored"
