@@ -153,8 +153,7 @@ def slices_in(source: Path, folders: Sequence[str]) -> dict[str, tuple[str, ...]
     if is_zip(source):
         paths = files_of(source)[0]
     else:
-        inside = [folder for folder in folders if (source / folder).is_dir()]
-        paths = [f"{folder.strip('/')}/{path}" for folder in inside for path in _files_in(source / folder)]
+        paths = [f"{folder.strip('/')}/{path}" for folder in folders for path in _files_in(source / folder)]
     found: dict[str, list[str]] = {}
     for path in sorted(path for path in paths if is_dicom_path(path)):
         folder = path.rpartition("/")[0]
@@ -164,7 +163,11 @@ def slices_in(source: Path, folders: Sequence[str]) -> dict[str, tuple[str, ...]
 
 
 def _files_in(folder: Path) -> list[str]:
-    names = (path.name for path in folder.iterdir() if path.is_file() and not _is_hidden(path.name))
+    """The files that fer reads right in a folder; none of what is no folder, or cannot be opened."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_file() and not _is_hidden(path.name)]
+    except (OSError, ValueError):
+        return []
     return [name for name in names if _is_read(folder, name, [])]
 
 
