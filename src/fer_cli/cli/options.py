@@ -52,7 +52,9 @@ FeedbackLearningRate = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
 SampleName = Annotated[
     str,
-    typer.Argument(metavar="SAMPLE", help="A file that holds a shape or a volume, or the name of a sample in the voxels."),
+    typer.Argument(
+        metavar="SAMPLE", help="A file that holds a shape or a volume, or the name of a sample in the voxels."
+    ),
 ]
 DEFAULT_RUN = Path("fer-run")
 FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
