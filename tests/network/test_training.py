@@ -718,7 +718,8 @@ def test_occupied_voxels_weigh_more_where_a_level_keeps_no_places() -> None:
     assert weights == {**dict.fromkeys(spec.layer_names, 4.0), **places}
 
 
-def test_balance_weighs_every_class_alike(run_paths: RunPaths) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_balance_weighs_every_class_alike(run_paths: RunPaths, smoothing: float) -> None:
     voxels = open_voxels(run_paths.voxels, in_memory=True)
     rare = voxels.indices("train")
     rare = np.concatenate([rare[voxels.labels[rare] == 0], rare[voxels.labels[rare] == 1][:3]])
@@ -726,7 +727,7 @@ def test_balance_weighs_every_class_alike(run_paths: RunPaths) -> None:
     classes = len(voxels.classes)
 
     def loss(balance: bool) -> float:
-        phase = FeedforwardPhase(data, TrainingSettings(label_smoothing=0.0, balance=balance), nn.Module())
+        phase = FeedforwardPhase(data, TrainingSettings(label_smoothing=smoothing, balance=balance), nn.Module())
 
         class AlwaysTheFirst(nn.Module):
             def forward(self, volumes: Tensor) -> Tensor:
@@ -735,7 +736,10 @@ def test_balance_weighs_every_class_alike(run_paths: RunPaths) -> None:
         return float(phase.terms(AlwaysTheFirst(), rare, torch.Generator().manual_seed(0))["class"])
 
     logits = torch.eye(classes)[0] * 4
-    right, wrong = (float(torch.nn.functional.cross_entropy(logits, torch.tensor(label))) for label in (0, 1))
+    right, wrong = (
+        float(torch.nn.functional.cross_entropy(logits, torch.tensor(label), label_smoothing=smoothing))
+        for label in (0, 1)
+    )
     share = float((voxels.labels[rare] == 0).mean())
     assert loss(False) == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
     assert loss(True) == pytest.approx((right + wrong) / classes, rel=1e-5)

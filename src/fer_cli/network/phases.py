@@ -134,13 +134,13 @@ class FeedforwardPhase:
         grids, labels = self.data.varied_batch(indices, self.settings.augmentation, generator)
         with mixed_precision(self.data.device):
             logits = module(grids)
-        loss = functional.cross_entropy(
-            logits.float(),
-            labels,
-            self.class_weights,
-            label_smoothing=self.settings.label_smoothing,
-            reduction="sum",
-        )
+        smoothing = self.settings.label_smoothing
+        if self.class_weights is None:
+            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        else:
+            # Weights of samples: those of cross_entropy weigh what is smoothed towards rare classes by these classes.
+            each = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
+            loss = (each * self.class_weights[labels]).sum()
         return {"class": loss / len(indices)}
 
     @torch.no_grad()
