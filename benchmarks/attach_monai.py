@@ -5,8 +5,9 @@ Run: fer voxelize msd-hippocampus-patches.npz --kind intensity --run RUN
 Then: fer attach benchmarks/attach_monai.py:build --weights resnet.pt --run RUN
 
 Needs monai (pip install -c constraints.txt monai==1.6.0). One block a level; widths 16, 32, 64, 128; a stem of 3³ with
-stride 2 along x and y. AdamW, one cycle, shifts of up to two voxels, changes of contrast and brightness, no mirroring.
-The weights of the epoch with the best accuracy on the split `val` are written. The test split is read once, at the end.
+stride 2 along x and y. AdamW, one cycle, shifts of up to two voxels, changes of contrast and brightness, mirrored in x: there are left
+and right hippocampi. The weights of the epoch with the best accuracy on the split `val` are written. The test split is
+read once, at the end.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def train(network: nn.Module, voxels: VoxelSet, epochs: int, seed: int) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs=epochs, steps_per_epoch=steps)
     generator = torch.Generator().manual_seed(seed)
-    varied = Augmentation(shift=2, contrast=0.1, brightness=0.1, edge=True)
+    varied = Augmentation(shift=2, mirror="x", contrast=0.1, brightness=0.1, edge=True)
     best, state = -1, network.state_dict()
     for epoch in range(epochs):
         started, total = time.monotonic(), 0.0
