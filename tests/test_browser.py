@@ -242,7 +242,7 @@ def test_gallery_sorts_by_mouse_and_by_keyboard_and_leads_to_the_reports(browser
         written = page.write_report(diagnosis, tmp_path / f"a # {number} 🪑")
         answer = diagnosis_json(diagnosis, report=str(written))
         answer["suspicion"]["score"] = score
-        suspicion = type(diagnosis.suspicion)(score, 0.5)
+        suspicion = type(diagnosis.suspicion)(score, 0.5, 31)
         explained.append(Explained(answer, diagnosis.blame, suspicion, {"report": written}))
     path = write_gallery(explained, ["conv3"], tmp_path, "three")
     gallery = Opened(browser(), path)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -154,3 +156,18 @@ def test_torch_keeps_its_threads_when_faiss_works() -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, range(4)))
     assert torch.get_num_threads() == before
+
+
+def test_another_library_of_swig_in_the_process_changes_nothing() -> None:
+    code = (
+        "import sys; {first}; import numpy as np; from fer_cli.codebooks.kmeans import cluster, distinct_rows\n"
+        "vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)\n"
+        "sys.stdout.write(cluster(distinct_rows(vectors), 7, seed=0).tobytes().hex())"
+    )
+    pytest.importorskip("SimpleITK", reason="SimpleITK is not installed: pip install '.[test]'")
+    alone, beside = (
+        subprocess.run([sys.executable, "-c", code.format(first=first)], capture_output=True, text=True, check=True)
+        for first in ("pass", "import SimpleITK")
+    )
+    assert alone.stdout
+    assert alone.stdout == beside.stdout

@@ -113,9 +113,11 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     clustering.check_input_data_for_NaNs = False  # features are finite
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = len(rows) + 1
-    clustering.train(varying, faiss.IndexFlatL2(varying.shape[1]), distinct.count.astype(np.float32))
+    index = faiss.IndexFlatL2(varying.shape[1])
+    clustering.train(varying, index, distinct.count.astype(np.float32))
     centroids = np.tile(rows[0], (k, 1))
-    centroids[:, live] = faiss.vector_to_array(clustering.centroids).reshape(k, -1)
+    # The index holds them too; clustering.centroids cannot be read where SimpleITK, which SWIG made too, is loaded.
+    centroids[:, live] = index.reconstruct_n(0, k)
     return distinct_rows(centroids).rows
 
 
