@@ -253,7 +253,8 @@ REFUSALS = (
     Refusal("no such source", "voxelize nowhere -o new.h5", 3, r"nowhere does not exist"),
     Refusal("empty folder", "voxelize empty -o new.h5", 3, r"empty holds no shape that fer reads"),
     Refusal("folder without shapes", "voxelize notes -o new.h5", 3, r"notes holds no shape .*\.off, \.obj, \.stl"),
-    Refusal("not a shape", "voxelize damaged/garbage.h5 -o new.h5", 3, r"garbage\.h5 is not a shape"),
+    Refusal("not a shape", "voxelize notes/readme.txt -o new.h5", 3, r"readme\.txt is not a shape"),
+    Refusal("no HDF5", "voxelize damaged/garbage.h5 -o new.h5", 3, r"garbage\.h5: not a readable HDF5 file"),
     Refusal("truncated OFF", "voxelize bad/truncated.off -o new.h5", 3, r"truncated\.off"),
     Refusal("garbage OFF", "voxelize bad/garbage.off -o new.h5", 3, r"garbage\.off: not an OFF file"),
     Refusal(
