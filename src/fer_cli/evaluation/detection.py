@@ -22,6 +22,8 @@ from fer_cli.evaluation.results import Differences, Metrics
 METRICS = ("auroc", "aurc", "augrc", "fpr95", "coverage_at_5")
 """What is measured; the first and the last are better when high, the others when low."""
 FEWEST_OUTCOMES = 10
+_TOLD_APART = 64
+"""Draws that tell shapes apart by their weights."""
 _RISK = 0.05
 _AT_ONCE = 1 << 19
 """Numbers worked on at once; what fits a processor's cache goes several times as fast."""
@@ -42,7 +44,7 @@ def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = N
     if weights is None:
         weights = draw_weights(np.arange(len(score)))
     point = weighted_metrics(score, errors, np.ones((1, len(score)), np.int64))
-    drawn = weighted_metrics(score, errors, weights) if enough_outcomes(errors) else None
+    drawn = weighted_metrics(score, errors, weights) if _enough(errors, weights) else None
     figures = {
         key: value
         for metric in METRICS
@@ -54,9 +56,13 @@ def detection_metrics(score: Scores, errors: Errors, weights: Weights | None = N
     return cast(Metrics, figures)
 
 
-def enough_outcomes(errors: Errors) -> bool:
-    """Whether there are enough errors, and enough correct samples, to rank scores by."""
-    return min(int(errors.sum()), int((~errors).sum())) >= FEWEST_OUTCOMES
+def _enough(errors: Errors, weights: Weights) -> bool:
+    """Whether errors and correct samples are of `FEWEST_OUTCOMES` shapes each.
+
+    Samples of one shape, of several runs, have the same weight in every draw, and count once.
+    """
+    of_shapes = [np.unique(weights[:_TOLD_APART][:, chosen], axis=1).shape[1] for chosen in (errors, ~errors)]
+    return min(of_shapes) >= FEWEST_OUTCOMES
 
 
 def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[str, Float[np.ndarray, " draw"]]:
@@ -130,7 +136,7 @@ def compare(scores: Mapping[str, Scores], errors: Errors, weights: Weights, *, o
     differences = {
         metric: {
             "difference": float(point[0][metric][0] - point[1][metric][0]),
-            "ci": interval(drawn[0][metric] - drawn[1][metric]) if enough_outcomes(errors) else None,
+            "ci": interval(drawn[0][metric] - drawn[1][metric]) if _enough(errors, weights) else None,
         }
         for metric in METRICS
     }

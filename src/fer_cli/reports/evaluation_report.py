@@ -6,7 +6,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.evaluation.detection import FEWEST_OUTCOMES
 from fer_cli.evaluation.results import (
     Accuracy,
     Added,
@@ -52,7 +51,7 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
         error_table(evaluation["table1"]),
     ]
     few = min(evaluation["n_errors"], evaluation["n"] - evaluation["n_errors"])
-    if few < FEWEST_OUTCOMES:
+    if few and all(row["auroc_ci"] is None for row in detection.values()):
         what = "misclassified" if few == evaluation["n_errors"] else "correctly classified"
         parts.append(Text(f"\nOnly {few} {what}: too few to rank scores, and no intervals are given.", style="bold"))
     for kind, head in _KINDS.items():
