@@ -34,7 +34,7 @@ code = subprocess.call(sys.argv[2:])
 open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(code)
 """
-"""A small process starts the command: Linux counts the memory of who starts it as the command's own."""
+"""Starts the command from a small process: Linux counts the memory of the starting process in the command's peak."""
 
 
 def run_command(command: Sequence[str | Path], *, stderr: int | None = None) -> Finished:

@@ -1,4 +1,4 @@
-"""An image of SimpleITK, which lies obliquely in a body, for the readers of formats that ITK writes."""
+"""An oblique image made by SimpleITK, for tests of the readers of formats that ITK writes."""
 
 import math
 
@@ -19,7 +19,7 @@ def image(values: np.ndarray = GREY) -> SimpleITK.Image:
 
 
 def affine_of(given: SimpleITK.Image) -> np.ndarray:
-    """Voxels to right, anterior and superior, of an image whose world is left, posterior and superior."""
+    """The affine map from voxel indices to RAS+ coordinates in mm; those of SimpleITK are LPS+."""
     corners = [given.TransformIndexToPhysicalPoint(index) for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     origin, *ends = (np.array([-x, -y, z]) for x, y, z in corners)
     matrix = np.eye(4)

@@ -1,6 +1,6 @@
 """Files of DICOM for the tests, written by pydicom: slices of a series, and enhanced files of several frames.
 
-Every file names a patient, and holds private elements at its root and within a sequence.
+Every file holds the name of a patient, and private elements at its top level and in a sequence.
 """
 
 import io

@@ -32,7 +32,7 @@ AFTER = 1.5
 """Standard deviation of residuals above that layer. All three were chosen on validation samples, `docs/adr/0018`."""
 SIGNIFICANT = 0.05
 _FLOOR = 0.01
-"""Lower limit of a figure, as a share of the validation samples' median: the logarithm of 0 is not finite."""
+"""Smallest value of which a logarithm is taken, as a share of the median over validation samples: log 0 is infinite."""
 
 Figures = Mapping[str, Float[np.ndarray, " sample"]]
 """By layer; squared distances, summed over locations."""

@@ -47,6 +47,11 @@ def test_bytes_in_the_other_order_are_turned() -> None:
     np.testing.assert_array_equal(read_scan(content, "a.mha").values[0], GREY)
 
 
+def test_a_rescaling_that_changes_nothing_is_none() -> None:
+    content = edited(b"BinaryData", b"ElementToIntensityFunctionSlope = 1.0\nBinaryData")
+    np.testing.assert_array_equal(read_scan(content, "a.mha").values[0], GREY)
+
+
 def test_edges_alone_measure_a_volume() -> None:
     assert not read_scan(PLAIN, "a.mha").has_spacing
     scan = read_scan(edited(b"BinaryData", b"ElementSpacing = 1 2 3\nBinaryData"), "a.mha")
@@ -58,6 +63,8 @@ def test_edges_alone_measure_a_volume() -> None:
     ("content", "said"),
     [
         (b"PNG", "no line ElementDataFile"),
+        (edited(b"BinaryData", b"ElementToIntensityFunctionSlope = 2\nBinaryData"), "values are to be rescaled"),
+        (edited(b"BinaryData", b"ElementToIntensityFunctionOffset = x\nBinaryData"), "values are to be rescaled"),
         (PLAIN[:-1], "239 bytes of voxels, expected 240"),
         (edited(b"LOCAL", b"/etc/passwd"), "voxels are in another file"),
         (edited(b"BinaryData = True", b"BinaryData = False"), "voxels are text"),

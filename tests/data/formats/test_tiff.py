@@ -177,7 +177,7 @@ def test_a_page_that_promises_more_than_the_file_holds_costs_no_memory() -> None
 def test_packed_pages_are_not_unpacked_further_than_promised() -> None:
     small = np.zeros((8, 8, 2), np.uint8)
     content = tiff(small, compression="zlib")
-    # Each page shrinks to half its width, so that its part holds more than it promises.
+    # The tags now say half the width, so that each page unpacks to twice as many bytes as they promise.
     content = edited(content, b"\x00\x01\x04\x00\x01\x00\x00\x00\x08", b"\x00\x01\x04\x00\x01\x00\x00\x00\x04")
     with pytest.raises(InputError, match="does not unpack to 32 bytes"):
         read_scan(content, "a.tif")

@@ -1,10 +1,9 @@
 """MetaImage in one file (`.mha`) → volume.
 
-Read here: of the packages that read it, those in use bring ITK's C++. World coordinates of MetaImage are those of ITK
-(left, posterior, superior) and become right, anterior and superior. Text of a header, which may name a patient, is not
-kept.
+fer has a reader of its own because the packages in use that read MetaImage bring ITK's C++ with them. Coordinates of
+the file are LPS+, as in ITK; those of the volume are RAS+. Text of a header, which may name a patient, is not kept.
 
-Not read: `.mhd` with its voxels in another file, text encoding, time series, slope and offset of values.
+Refused: `.mhd` headers, whose voxels are in another file; voxels as text; time series; values to be rescaled.
 Source: ITK, MetaIO documentation; itkMetaImageIO.
 """
 
@@ -26,6 +25,7 @@ _TYPES = {
     "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }  # fmt: skip
+_NO_RESCALING = {"Slope": "1", "Offset": "0"}
 _FURTHER_NAMES = {
     "Offset": ("Position", "Origin"),
     "TransformMatrix": ("Orientation", "Rotation"),
@@ -69,7 +69,7 @@ def read_mha(content: bytes, name: str) -> Scan:
 
 
 def _header(content: bytes, name: str) -> tuple[Mapping[str, str], bytes]:
-    """The fields of the header by name, and what follows it."""
+    """The fields of the header by name, and the bytes after the header."""
     head = content[:_MOST_HEADER]
     place = 0 if head.startswith(_MARK) else head.find(b"\n" + _MARK) + 1
     end = head.find(b"\n", place)
@@ -81,6 +81,9 @@ def _header(content: bytes, name: str) -> tuple[Mapping[str, str], bytes]:
         raise InputError(f"{name}: its voxels are in another file; save it as one .mha file.")
     if fields.get("BinaryData", "True").lower() in ("false", "0"):
         raise InputError(f"{name}: its voxels are text; save it in binary.")
+    rescaling = [fields.get(f"ElementToIntensityFunction{word}", usual) for word, usual in _NO_RESCALING.items()]
+    if any(not _is_number(text, usual) for text, usual in zip(rescaling, _NO_RESCALING.values(), strict=True)):
+        raise InputError(f"{name}: its values are to be rescaled; save it with the rescaled values.")
     for wanted, others in _FURTHER_NAMES.items():
         for other in others:
             if other in fields:
@@ -96,6 +99,13 @@ def _numbers(fields: Mapping[str, str], key: str) -> Float64[np.ndarray, " numbe
     if not (np.abs(found) <= _MOST).all():
         raise ValueError(f"{key} is {fields[key][:60]!r}, expected numbers up to {_MOST:g}")
     return found
+
+
+def _is_number(text: str, wanted: str) -> bool:
+    try:
+        return float(text) == float(wanted)
+    except ValueError:
+        return False
 
 
 def _is_true(fields: Mapping[str, str], key: str) -> bool:

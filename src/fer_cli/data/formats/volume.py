@@ -36,7 +36,7 @@ class Scan:
 
     @property
     def has_spacing(self) -> bool:
-        """Whether the edges of a voxel are known in millimetres."""
+        """Whether the spacing of voxels is known, in millimetres."""
         return self.is_placed or self.is_measured
 
 
@@ -78,7 +78,7 @@ def unreadable(name: str, kind: str, error: BaseException) -> InputError:
 
 @contextmanager
 def reading(name: str, kind: str, logger: str) -> Iterator[None]:
-    """Turn whatever a library raises into an InputError, and let it log and warn of nothing."""
+    """A block in which a library reads a file: its errors become InputError, its logs and warnings are silenced."""
     log = logging.getLogger(logger)
     was_disabled, log.disabled = log.disabled, True
     try:

@@ -128,7 +128,7 @@ class _Finder(MetaPathFinder):
 
 
 def note(root: Root, file: Path, digest: str, allowed: Mapping[Path, str] | None) -> None:
-    """Note that a file of this content runs now. Raises UsageError for one that was not allowed."""
+    """Record the SHA-256 of a file that is about to run. Raises UsageError where that content was not allowed."""
     if allowed is not None and allowed.get(file) != digest:
         raise UsageError(
             f"{file} is about to run, but is not among the code that was allowed. Read it, then attach again, "
