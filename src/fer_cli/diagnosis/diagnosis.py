@@ -81,10 +81,9 @@ class Suspicion:
     def words(self) -> str:
         """How many validation samples look at least as suspicious."""
         alike = round(self.p_value * (self.n_reference + 1)) - 1
-        few = "" if self.enough else ", too few to raise an alarm"
         look = "looks" if alike == 1 else "look"
         of = f"{alike or 'none'} of {self.n_reference} correctly classified validation samples"
-        return f"{of} {look} at least as suspicious{few}"
+        return f"{of} {look} at least as suspicious"
 
 
 @dataclass(frozen=True)
@@ -328,7 +327,8 @@ def _verdict(
         lead += ", its true class not known"
     elif label != predicted:
         lead = f"{_article(label).capitalize()} {label} taken for {_article(predicted)} {sure}"
-    return f"{lead}: {category.name}. {where}; {suspicion.words}."
+    few = "" if suspicion.enough else ", too few to raise an alarm"
+    return f"{lead}: {category.name}. {where}; {suspicion.words}{few}."
 
 
 def _article(noun: str) -> str:

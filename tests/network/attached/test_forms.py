@@ -87,7 +87,9 @@ def test_an_exported_program_is_tapped_as_the_network_it_was_made_from(program: 
     assert len(ours.logits(volumes[:1])) == 1
 
 
-def test_a_program_that_is_of_no_use_is_refused_with_what_to_do(program: Path, tmp_path: Path) -> None:
+def test_a_program_that_is_of_no_use_is_refused_with_what_to_do(
+    program: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Two(nn.Module):
         def forward(self, volumes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return (volumes * mask).mean((2, 3, 4))
@@ -104,13 +106,15 @@ def test_a_program_that_is_of_no_use_is_refused_with_what_to_do(program: Path, t
         learning: r"was exported in training mode.*after model\.eval\(\): torch\.export\.export",
         fixed: r"was exported for batches of 2 alone.*for any number: torch\.export\.export",
         tmp_path / "two.pt2": "takes 2 inputs",
-        tmp_path / "damaged.pt2": "is damaged, or no program",
-        tmp_path / "text.pt2": "is damaged, or no program",
+        tmp_path / "damaged.pt2": r"damaged\.pt2: not a readable torch\.export file",
+        tmp_path / "text.pt2": r"text\.pt2: not a readable torch\.export file",
         tmp_path / "none.pt2": "there is no such file",
     }.items():
+        caplog.clear()
         with pytest.raises((UsageError, InputError), match=said) as caught:
             opened(name)
         assert "\n" not in str(caught.value)
+        assert not caplog.text  # PyTorch logs a traceback of its own
     with pytest.raises(UsageError, match="takes no --kwargs"):
         opened(program, kwargs="{}")
 

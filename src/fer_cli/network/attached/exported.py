@@ -5,7 +5,6 @@ Loading one unpickles its example inputs and evaluates its expressions, so that 
 
 import hashlib
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from fer_cli.errors import FerError, InputError, UsageError, is_out_of_memory, one_line
+from fer_cli.data.formats.volume import reading
+from fer_cli.errors import InputError, UsageError
 from fer_cli.network.attached.own_code import Root, file_digest, note
 from fer_cli.network.attached.source import Source
 
@@ -70,19 +70,10 @@ class ExportedProgram(Source):
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from error
         note(self._root, path, hashlib.sha256(content).hexdigest(), self.allowed)
-        try:
-            with self.importing(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
-                program = torch.export.load(io.BytesIO(content))
-                _require_usable(program, path)
-                module: nn.Module = torch.export.unflatten(program)
-        except FerError:
-            raise
-        except (Exception, SystemExit) as error:
-            if is_out_of_memory(error):
-                raise
-            said = f"{type(error).__name__}: {one_line(str(error))[:300]}"
-            raise InputError(f"{path} is damaged, or no program of this version of torch.export: {said}") from error
+        with self.importing(), reading(str(path), "torch.export", "torch.export"):
+            program = torch.export.load(io.BytesIO(content))
+            _require_usable(program, path)
+            module: nn.Module = torch.export.unflatten(program)
         return module
 
     def files(self) -> dict[Path, str]:
