@@ -1,6 +1,6 @@
 """The commands that read a finished run: probe, explain, evaluate, figures."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ from fer_cli.cli.options import (
     print_json,
     print_rich,
 )
-from fer_cli.errors import UsageError
+from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
@@ -169,10 +169,11 @@ def explain(
         raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
     if not errors and not given:
         raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
-    _expect(run, voxels, model, codebook)
+    paths = _expect(run, voxels, model, codebook)
     from fer_cli.pictures.drawing import open_drawing
 
-    with open_drawing(workers) if images else nullcontext() as drawing:
+    soon = images and _holds_shapes(paths.voxels)
+    with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.cli.terminal import CountView, complain, progress_bar
         from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified
@@ -295,12 +296,22 @@ def figures(
     print_rich(figures_table(answer))
 
 
-def _expect(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None) -> None:
-    """Have the artifacts of a run vetted while the libraries are imported."""
+def _expect(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None) -> RunPaths:
+    """Have the artifacts of a run vetted while the libraries are imported, and say where they are."""
     from fer_cli.storage.artifact import expect
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    expect((paths.model, paths.codebook, paths.voxels))
+    expect((paths.voxels, paths.model, paths.codebook))
+    return paths
+
+
+def _holds_shapes(voxels: Path) -> bool:
+    """Whether samples are shapes, which other processes draw; True where the file cannot be read, which shows later."""
+    from fer_cli.storage.artifact import open_artifact
+
+    with suppress(ArtifactError):
+        return "occupancy" in open_artifact(voxels)
+    return True
 
 
 def _opened(

@@ -60,8 +60,9 @@ class Drawing:
 
 
 @contextmanager
-def open_drawing(processes: int | None = None) -> Iterator[Drawing]:
-    """Start processes that draw, by default one for each core; they import libraries in the background."""
-    preload_for_workers(*_NEEDS)
+def open_drawing(processes: int | None = None, *, soon: bool = True) -> Iterator[Drawing]:
+    """Offer processes that draw, by default one for each core; with `soon` they import libraries from now on."""
+    if soon:
+        preload_for_workers(*_NEEDS)
     with ExitStack() as stack:
         yield Drawing(processes or os.cpu_count() or 1, stack)
