@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attach_resnet import build, training_samples
+from attach_resnet import build
 from fer_cli.data.augmentation import Augmentation
-from fer_cli.data.dataset import open_voxels
+from fer_cli.data.dataset import open_voxels, validation_split
 from fer_cli.network.attached.classifier import attach_backbone, explain_attached
 
 LEVELS = ("maxpool", "layer2")
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     voxels = open_voxels(options.voxels, in_memory=True)
-    kept, held = training_samples(voxels, options.seed)
+    kept, held = validation_split(voxels, "train", options.seed)
     augmentation, steps = Augmentation(mirror=True), len(kept) // 32
     occupied = float(voxels.tensor(kept[::8]).mean())
     weight = torch.tensor(((1 - occupied) / occupied) ** 0.25)

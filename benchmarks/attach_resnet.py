@@ -1,10 +1,10 @@
 """Train MONAI's ResNet of quarter width on a run's voxels: the classifier of somebody else that `fer attach` is tried on.
 
-Run: .venv/bin/python benchmarks/attach_resnet.py RUN/voxels.h5 resnet.pt [--epochs 8] [--seed 0]
-Then: fer attach benchmarks/attach_resnet.py:build --weights resnet.pt --run RUN
+Run: .venv/bin/python benchmarks/attach_resnet.py RUN/voxels.h5 resnet.pt [--epochs 8] [--seed 0] [--augment shift=2,mirror=xy]
+Then: fer attach benchmarks/attach_resnet.py:build --weights resnet.pt --run RUN [--kwargs '{"classes": 2}']
 
 Needs monai (pip install -c constraints.txt monai==1.6.0). Widths 16, 32, 64, 128, a stem of 5³ with stride 2. AdamW,
-one cycle, shapes mirrored in x and y and shifted by up to two voxels. The test split is read once, at the end.
+one cycle. The test split is read once, at the end.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from fer_cli.data.augmentation import Augmentation
-from fer_cli.data.dataset import VALIDATION_FRACTION, VoxelSet, hold_out, open_voxels
+from fer_cli.data.dataset import VoxelSet, open_voxels, validation_split
 
 
 def build(classes: int = 10) -> nn.Module:
@@ -47,13 +47,6 @@ def accuracy(network: nn.Module, voxels: VoxelSet, indices: np.ndarray) -> float
     return right / len(indices)
 
 
-def training_samples(voxels: VoxelSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples to train on, and the tenth of each class that validates, as `fer attach` draws them."""
-    split = voxels.indices("train")
-    kept, held = hold_out(voxels.labels[split], VALIDATION_FRACTION, seed)
-    return split[kept], split[held]
-
-
 def main() -> None:
     """Train, and write the state dict of the last epoch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -61,22 +54,22 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--augment", type=Augmentation.parsed, default=Augmentation(shift=2, mirror=True))
     options = parser.parse_args()
     voxels = open_voxels(options.voxels, in_memory=True)
-    kept, held = training_samples(voxels, options.seed)
+    kept, held = validation_split(voxels, "train", options.seed)
     torch.manual_seed(options.seed)
     network = build(len(voxels.classes))
     steps = len(kept) // 32
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs=options.epochs, steps_per_epoch=steps)
     generator = torch.Generator().manual_seed(options.seed)
-    varied = Augmentation(shift=2, mirror=True)
     for epoch in range(options.epochs):
         started, total = time.monotonic(), 0.0
         network.train()
         order = kept[torch.randperm(len(kept), generator=generator).numpy()]
         for part in np.array_split(order, steps):
-            volumes = varied.draw(len(part), generator).apply(voxels.tensor(part))
+            volumes = options.augment.draw(len(part), generator).apply(voxels.tensor(part))
             loss = functional.cross_entropy(network(volumes), torch.from_numpy(voxels.labels[part]))
             optimizer.zero_grad()
             loss.backward()
