@@ -31,7 +31,8 @@ from fer_cli.network.activations import batches
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig
 from fer_cli.network.loop import TrainingLoop
-from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
+from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.precision import mixed_precision
 from fer_cli.network.training import preset_settings
 from variants import OwnMirrors, Poses, Proportions, mirrored, within
 

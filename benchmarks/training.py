@@ -27,7 +27,8 @@ from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
-from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
+from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.precision import mixed_precision
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
 from machine import cpu_name
 from scaling import Cost

@@ -9,7 +9,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings, mixed_precision
+from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.precision import mixed_precision
 
 
 class SharpnessAware(FeedforwardPhase):

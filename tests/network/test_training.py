@@ -32,8 +32,8 @@ from fer_cli.network.phases import (
     TrainingSettings,
     draw_entries,
     entry_shares,
-    mixed_precision,
 )
+from fer_cli.network.precision import mixed_precision
 from fer_cli.network.signal import Occupancy
 from fer_cli.network.training import preset_settings, train, volume_settings
 from fer_cli.network.weights import load_network
@@ -112,6 +112,7 @@ def test_summary_and_history_agree_with_the_artifact(run: Run, run_paths: RunPat
     assert np.bincount(run.voxels.labels[held]).tolist() == [2, 2, 2]
     assert {run.voxels.splits[i] for i in held} == {"train"}
     assert (summary.accuracy, summary.score) == (records[2].validation_score, records[4].validation_score)
+    assert summary.majority == pytest.approx(1 / 3)
     assert summary.parameters == sum(p.numel() for p in run.network.parameters())
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
 

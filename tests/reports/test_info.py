@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from fer_cli import __version__
+from fer_cli import __version__, save_volumes
 from fer_cli.errors import ArtifactError
 from fer_cli.execution.progress import TrainingProgress
 from fer_cli.network.phases import TrainingSettings
@@ -22,6 +23,14 @@ def test_voxels_are_counted_by_class_and_split(run: Run, run_paths: RunPaths) ->
     assert (content["samples"], content["resolution"], content["skipped"]) == (78, 8, [])
     assert content["classes"] == {name: {"train": 20, "test": 6} for name in ("beam", "plate", "pole")}
     assert content["occupied_share"] == pytest.approx(float(run.voxels.grids(range(78)).mean()))
+
+
+def test_grey_values_are_not_called_occupied(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).normal(size=(4, 1, 4, 4, 4)).astype(np.float32)
+    save_volumes(tmp_path / "voxels.h5", (volumes, np.array([0, 0, 1, 1])), classes=["a", "b"])
+    content = describe(tmp_path / "voxels.h5")["content"]
+    assert (content["samples"], content["occupied_share"]) == (4, None)
+    assert [record["occupied_share"] for record in content["records"]] == [None, None]
 
 
 def test_model_is_counted_and_its_history_told(run: Run, run_paths: RunPaths) -> None:

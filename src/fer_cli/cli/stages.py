@@ -172,6 +172,11 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
         f"{summary.score_name} {summary.score:.3f} on {summary.validation_samples} held-out samples, "
         f"{summary.seconds:.0f} s"
     )
+    if summary.accuracy <= summary.majority:
+        typer.echo(
+            "The classifier is right no more often than always guessing the most frequent class "
+            f"({summary.majority:.4f}). More --epochs, --balance or another --augment may help."
+        )
     typer.echo(f"learning curve: {curve_path(summary.path)}")
 
 

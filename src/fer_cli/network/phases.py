@@ -21,6 +21,7 @@ from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, batches
 from fer_cli.network.backbone import NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS
+from fer_cli.network.precision import mixed_precision
 
 ATTACHED = "attached"
 """In the place of a preset, where the classifier is somebody's and has no phase of its own."""
@@ -296,9 +297,3 @@ def draw_entries(count: int, shares: Float[Tensor, " level"], generator: torch.G
     """
     comb = (torch.arange(count) + torch.rand(1, generator=generator)) / count
     return torch.searchsorted(shares.cumsum(0), comb, right=True).clamp(max=len(shares) - 1)
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware has it; elsewhere float32 throughout."""
-    fast = device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)

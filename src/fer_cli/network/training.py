@@ -78,7 +78,8 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
 class TrainingSummary:
     """Summary of a training; accuracy and score of reconstructions of the validation samples.
 
-    `unreduced_layers` keep the resolution, since the volumes are too small for the preset's strides.
+    `majority` is the accuracy of always guessing their most frequent class. `unreduced_layers` keep the resolution,
+    since the volumes are too small for the preset's strides.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class TrainingSummary:
     training_samples: int
     validation_samples: int
     accuracy: float
+    majority: float
     score_name: str
     score: float
     seconds: float
@@ -175,6 +177,7 @@ def train(
             training_samples=len(data.training),
             validation_samples=len(data.validation),
             accuracy=_accuracy(history, FeedforwardPhase(data, settings, classifier)),
+            majority=float(np.bincount(voxel_set.labels[data.validation]).max() / len(data.validation)),
             score_name=network.signal.score_name,
             score=history[-1].validation_score,
             seconds=time.monotonic() - started,

@@ -65,9 +65,9 @@ def _voxels(artifact: Artifact) -> dict[str, object]:
         "samples": samples,
         **({} if is_grid else {"volumes": artifact.config["volumes"]}),
         "resolution": sides[0] if len(set(sides)) == 1 else sides,
-        "occupied_share": float(n_occupied.sum()) / max(1, samples * voxels),
+        "occupied_share": float(n_occupied.sum()) / max(1, samples * voxels) if is_grid else None,
         "classes": by_class,
-        "records": _records(artifact, groups, n_occupied / voxels),
+        "records": _records(artifact, groups, n_occupied / voxels if is_grid else None),
         "duplicates": vars(count_duplicates(artifact.read("record/duplicate_of"), splits, labels)),
         "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
@@ -81,7 +81,7 @@ def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:
 
 
 def _records(
-    artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"]
+    artifact: Artifact, groups: Mapping[tuple[str, str], list[int]], occupied: Float64[np.ndarray, " sample"] | None
 ) -> list[dict[str, str | int | float | None]]:
     """What the samples of each class and split are like; null where it is not known of any of them."""
     n_faces, n_open_edges = artifact.read("record/n_faces"), artifact.read("record/n_open_edges")
@@ -99,7 +99,7 @@ def _records(
                 "open_share": float((n_open_edges[meshes] > 0).mean()) if meshes else None,
                 "warned_share": sum(bool(warnings[sample]) for sample in members) / len(members),
                 "enclosed_share": float((enclosed[filled] == 1).mean()) if filled else None,
-                "occupied_share": float(occupied[members].mean()),
+                "occupied_share": None if occupied is None else float(occupied[members].mean()),
             }
         )
     return records
