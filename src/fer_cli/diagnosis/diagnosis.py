@@ -177,12 +177,7 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
     predicted = int(reading.predicted[0])
     correct = None if sample.label is None else predicted == sample.label
     blame, repair = _blame_and_repair(run, volumes, reading, predicted, sample.label)
-    suspicion_score = run.calibration.suspicion(reading.confidence_scores())
-    suspicion = Suspicion(
-        float(suspicion_score[0]),
-        float(run.calibration.p_value(suspicion_score)[0]),
-        int(run.calibration.correct.sum()),
-    )
+    suspicion = _suspicion(run, reading)
     distances = code_distances(codebook, reading)
     decoded = representatives(network, codebook, reading)
     layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
@@ -227,6 +222,12 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         index_to_world=sample.index_to_world,
         is_placed=sample.is_placed,
     )
+
+
+def _suspicion(run: RunArtifacts, reading: Reading) -> Suspicion:
+    """How suspicious a sample is, and among how many correct validation samples."""
+    score = run.calibration.suspicion(reading.confidence_scores())
+    return Suspicion(float(score[0]), float(run.calibration.p_value(score)[0]), int(run.calibration.correct.sum()))
 
 
 @torch.inference_mode()
