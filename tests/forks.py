@@ -92,7 +92,7 @@ while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # whic
 
 
 @cache
-def _address(python: str = sys.executable) -> str:
+def _address(python: str) -> str:
     """The socket of the process that forks; it is started here. Another Python than ours finds its own fer alone."""
     folder = tempfile.TemporaryDirectory(prefix="fer-")
     address = f"{folder.name}/socket"
@@ -129,7 +129,9 @@ def fer(*words: object, folder: Path, **variables: str) -> Outcome:
         tempfile.TemporaryFile("w+", encoding="utf-8") as err,
     ):
         streams = [stream.fileno() for stream in (stdin, out, err)]
-        code = ask(_address(), [str(word) for word in words], str(folder), os.environ | variables, streams)
+        code = ask(
+            _address(sys.executable), [str(word) for word in words], str(folder), os.environ | variables, streams
+        )
         out.seek(0)
         err.seek(0)
         return Outcome(code, out.read(), err.read())
