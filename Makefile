@@ -17,8 +17,9 @@ SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint
-# A file of tests to a process, each of them on one thread; in the order of tests/conftest.py.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file of tests to a process, each of them on one thread; in the order of tests/conftest.py. Compiled code is kept, also where
+# the environment says otherwise: every process would compile all tests anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
 .PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage attach-zoo lowest format clean

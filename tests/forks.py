@@ -92,12 +92,13 @@ while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # whic
 
 
 @cache
-def _address() -> str:
-    """The socket of the process that forks; it is started here."""
+def _address(python: str) -> str:
+    """The socket of the process that forks; it is started here. Another Python than ours finds its own fer alone."""
     folder = tempfile.TemporaryDirectory(prefix="fer-")
     address = f"{folder.name}/socket"
+    isolated = [] if python == sys.executable else ["-I"]
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVING, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [python, *isolated, "-c", SERVING, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -128,7 +129,9 @@ def fer(*words: object, folder: Path, **variables: str) -> Outcome:
         tempfile.TemporaryFile("w+", encoding="utf-8") as err,
     ):
         streams = [stream.fileno() for stream in (stdin, out, err)]
-        code = ask(_address(), [str(word) for word in words], str(folder), os.environ | variables, streams)
+        code = ask(
+            _address(sys.executable), [str(word) for word in words], str(folder), os.environ | variables, streams
+        )
         out.seek(0)
         err.seek(0)
         return Outcome(code, out.read(), err.read())
@@ -139,10 +142,10 @@ def forked(commands: Sequence[Sequence[object]], *, folder: Path, **variables: s
     return [fer(*words, folder=folder, **variables) for words in commands]
 
 
-def write_program(path: Path) -> None:
-    """Write a program that does what `fer` does, for shells."""
+def write_program(path: Path, python: str = sys.executable) -> None:
+    """Write a program that does what the `fer` of a Python does, for shells."""
     path.write_text(
         f"#!{sys.executable} -IS\nimport os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport forks\n"
-        f"sys.exit(forks.ask({_address()!r}, sys.argv[1:], os.getcwd(), os.environ))\n"
+        f"sys.exit(forks.ask({_address(python)!r}, sys.argv[1:], os.getcwd(), os.environ))\n"
     )
     path.chmod(0o755)

@@ -572,7 +572,7 @@ def test_what_a_network_prints_or_is_called_spoils_no_answer(shell: Path, tmp_pa
 @pytest.mark.end_to_end
 def test_an_interrupted_attachment_says_how_to_go_on(shell: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "fer_cli", *ATTACH.replace("epochs 2", "epochs 500").split(), "-o", "long.h5"]
-    environment = {"FER_RUN": "run", "XDG_CONFIG_HOME": str(tmp_path), "PATH": ""}
+    environment = {"FER_RUN": "run", "XDG_CONFIG_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         words, cwd=shell, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )

@@ -21,8 +21,8 @@ LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
 # Side of each layer's feature map at 32³.
 SIDES = {"conv1": 16, "conv2": 8, "conv3": 4, "conv4": 2, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
 ERRORS = {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
-PER_CLASS = 20  # a tenth is two of a class
-FEEDBACK_EPOCHS = 10
+PER_CLASS = 12  # a tenth is one of a class
+FEEDBACK_EPOCHS = 5
 K = "8,8,8,8,8,8,8"
 
 

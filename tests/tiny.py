@@ -32,7 +32,6 @@ from fer_cli.evaluation.results import Evaluation  # noqa: E402
 from fer_cli.network.activations import encode  # noqa: E402
 from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
 from fer_cli.network.phases import TrainingSettings  # noqa: E402
-from fer_cli.network.receptive import LayerSpec  # noqa: E402
 from fer_cli.network.training import train  # noqa: E402
 from fer_cli.run import Run  # noqa: E402
 from fer_cli.storage import artifact  # noqa: E402
@@ -40,16 +39,11 @@ from fer_cli.storage.artifact import Artifact  # noqa: E402
 from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402
 from fer_cli.storage.run_paths import RunPaths  # noqa: E402
 from fer_cli.studies.evaluate import evaluate  # noqa: E402
+from tiny_layers import TINY_LAYERS  # noqa: E402
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TINY_LAYERS = (
-    LayerSpec("conv1", 6, 4, 2, 1),
-    LayerSpec("conv2", 8, 3, 2, 1),
-    LayerSpec("conv3", 10, 2, 2, 0),
-    LayerSpec("fc4", 9),
-)
 TINY_K = (5, 4, 4, 3)
 BOX = "OFF\n8 6 0\n{}4 0 2 3 1\n4 4 5 7 6\n4 0 1 5 4\n4 2 6 7 3\n4 0 4 6 2\n4 1 3 7 5\n"
 SIDES = {"beam": (8, 2, 2), "plate": (8, 8, 2), "pole": (2, 2, 8)}

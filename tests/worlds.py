@@ -1,7 +1,15 @@
-"""What several processes do in the tests of `world`: run by `torchrun`, or spawned."""
+"""What several processes do in the tests of `world`: run by `torchrun`, or spawned.
+
+They do not import `tiny`, which takes seconds in each; of what they run, `execution` is checked as in the tests.
+"""
 
 import sys
 from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+if "tiny" not in sys.modules:
+    install_import_hook("fer_cli.execution", "beartype.beartype")
 
 import torch
 from torch import Tensor, distributed, nn
@@ -12,7 +20,7 @@ from fer_cli.network import phases
 from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
-from tiny import TINY_LAYERS
+from tiny_layers import TINY_LAYERS
 
 BATCHES = {"even": 6, "uneven": 5, "one has nothing": 1}
 """Rows of a batch that two processes share."""

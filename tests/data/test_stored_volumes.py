@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -28,6 +26,7 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter, common_type
 from fer_cli.storage.schema import VOXELS
+from forks import fer
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (8, 6, 5)
@@ -387,31 +386,26 @@ def test_an_interrupted_run_that_resamples_goes_on_where_it_stopped(tmp_path: Pa
         (tmp_path / "w.h5").unlink()
 
 
-def fer(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fer_cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
 @pytest.mark.end_to_end
 def test_command_line_asks_what_grey_values_mean(tmp_path: Path):
     np.savez(tmp_path / "g.npz", images=grey(4), labels=np.arange(4) % 2, split=np.array(["train", "test"] * 2))
     folder = tmp_path / "set/a/train"
     folder.mkdir(parents=True)
     np.save(folder / "1.npy", grey(1)[0])
-    for source, options in ((tmp_path / "g.npz", ()), (tmp_path / "set", ("--resolution", 8))):
-        result = fer("voxelize", source, "-o", tmp_path / "v.h5", *options)
-        assert result.returncode == 3
+    for command in ("voxelize g.npz -o v.h5", "voxelize set -o v.h5 --resolution 8"):
+        result = fer(*command.split(), folder=tmp_path)
+        assert result.code == 3
         assert "--kind" in result.stderr
         assert "--threshold" in result.stderr
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "v.h5").exists()
-    result = fer("voxelize", tmp_path / "g.npz", "-o", tmp_path / "v.h5", "--kind", "intensity", "--resolution", 8)
-    assert result.returncode == 2
+    result = fer("voxelize", "g.npz", "-o", "v.h5", "--kind", "intensity", "--resolution", "8", folder=tmp_path)
+    assert result.code == 2
     assert "--shape" in result.stderr
-    result = fer("voxelize", tmp_path / "g.npz", "-o", tmp_path / "v.h5", "--kind", "intensity", "--json")
-    assert result.returncode == 0
+    result = fer("voxelize", "g.npz", "-o", "v.h5", "--kind", "intensity", "--json", folder=tmp_path)
+    assert result.code == 0
     assert json.loads(result.stdout)["input"] == {"channels": 1, "shape": list(SHAPE), "kind": "intensity"}
-    result = fer("voxelize", folder / "1.npy", "-o", tmp_path / "one.h5", "--kind", "intensity")
+    result = fer("voxelize", "set/a/train/1.npy", "-o", "one.h5", "--kind", "intensity", folder=tmp_path)
     assert "1 volumes of 8×6×5 in 0 classes, intensity stored as float32, 0 skipped" in result.stdout
 
 

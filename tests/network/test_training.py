@@ -43,6 +43,7 @@ from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.storage.schema import CHECKPOINT, MODEL
 from networks import cube
+from tiny_layers import TINY_LAYERS
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]
@@ -67,8 +68,6 @@ def history(path: Path) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(run_paths: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny import TINY_LAYERS
-
     path = tmp_path_factory.mktemp("uninterrupted") / "model.h5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", TINY_LAYERS)

@@ -40,7 +40,9 @@ def test_every_figure_is_drawn_of_the_samples_that_the_rule_picks(run: Run, writ
         assert path == folder / f"{name}.png"
         with Image.open(path) as picture:
             assert picture.width >= 560
-            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+            colours = picture.convert("RGB").getcolors(picture.width * picture.height)
+            assert colours is not None
+            assert len(colours) > 20
     assert answer["table1"] == found.outcomes.table1()
     assert answer["shares"] == found.outcomes.shares()
     assert answer["rule"]
