@@ -186,7 +186,7 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
     category = categorise(
         _by_class(spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
         label,
-        atypicality=run.typicality.measure(distances)[0],
+        atypicality=run.typicality.measure(distances, reading.predicted)[0],
         suspicion=suspicion.p_value,
         blame=blame,
     )
@@ -227,7 +227,9 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
 def _suspicion(run: RunArtifacts, reading: Reading) -> Suspicion:
     """How suspicious a sample is, and among how many correct validation samples."""
     score = run.calibration.suspicion(reading.confidence_scores())
-    return Suspicion(float(score[0]), float(run.calibration.p_value(score)[0]), int(run.calibration.correct.sum()))
+    return Suspicion(
+        float(score[0]), float(run.calibration.p_value(score, reading.predicted)[0]), int(run.calibration.correct.sum())
+    )
 
 
 @torch.inference_mode()
@@ -282,7 +284,7 @@ def _departure(
     if run.course is None:
         return None
     features = reading.features[FEEDFORWARD]
-    [found] = run.course.measure(distances, return_errors(run.network, volumes, features))
+    [found] = run.course.measure(distances, return_errors(run.network, volumes, features), reading.predicted)
     codes = reading.codes[FEEDFORWARD][found.layer]
     away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
     shape = run.network.spec.map_shape(found.layer)
