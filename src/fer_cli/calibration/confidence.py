@@ -65,7 +65,7 @@ class Calibration:
     ) -> Float[np.ndarray, " sample"]:
         """Share of correctly classified samples that look at least as suspicious, the sample itself counted in.
 
-        Each predicted class has the same weight.
+        Suspicion is standardised by predicted class first.
         """
         correct = self.predicted.only(np.flatnonzero(self.correct))
         return correct.p_values(suspicion, predicted, self.suspicion(self.scores)[self.correct])

@@ -1,4 +1,4 @@
-"""The empirical p-value: how rare a score is among reference samples, every predicted class alike."""
+"""The empirical p-value: how rare a score is among reference samples, within its predicted class."""
 
 from dataclasses import dataclass
 
@@ -6,41 +6,31 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SHRINKAGE = 10
-"""So many samples with the mean of all classes are added to those of each class when its mean is taken."""
+"""So many samples like those of all classes are added to each class when its mean and deviation are taken."""
 FOLDS = 10
 
 
 def empirical_p_value(
-    scores: Float[np.ndarray, " sample"],
-    reference: Float[np.ndarray, " reference"],
-    *,
-    weights: Float[np.ndarray, " reference"] | None = None,
-    own: Float[np.ndarray, " sample"] | None = None,
+    scores: Float[np.ndarray, " sample"], reference: Float[np.ndarray, " reference"]
 ) -> Float[np.ndarray, " sample"]:
     """Share of reference scores that are at least as high as each score, the sample itself counted in.
 
-    Reference scores count by their `weights` and each sample by its `own` weight; all by 1 without. Never zero: with n
-    reference scores of weight 1 at least 1 / (n + 1).
+    Never zero: with n reference scores at least 1 / (n + 1).
 
-    Source: the conformal p-value of Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World"; its weights
-    those of Tibshirani, Barber, Candès and Ramdas, "Conformal Prediction Under Covariate Shift", NeurIPS 2019.
+    Source: the conformal p-value of Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World".
     """
-    weights = np.ones(len(reference)) if weights is None else weights
-    own = np.ones(len(scores)) if own is None else own
-    order = np.argsort(reference)
-    below = np.concatenate([[0.0], weights[order].cumsum()])
-    at_least = below[-1] - below[np.searchsorted(reference[order], scores, side="left")]
-    p_values: Float[np.ndarray, " sample"] = (np.maximum(at_least, 0) + own) / (below[-1] + own)
-    return p_values
+    ordered = np.sort(reference)
+    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    return (at_least + 1) / (len(ordered) + 1)
 
 
 @dataclass(frozen=True)
 class PredictedClasses:
     """Predicted classes of reference samples, by which later samples are compared with them.
 
-    Validation samples have the classes' shares of the training split, later samples may have others. Therefore each
-    predicted class has the same weight among the reference samples. The scale of a figure differs by class too, so that
-    its mean is taken by class.
+    Figures and scores differ by class, and validation samples have other shares of the classes than later samples may
+    have. Therefore they are standardised by predicted class: by mean and deviation, shrunk towards those of all
+    samples. See `docs/adr/0028`.
     """
 
     predicted: Int[np.ndarray, " reference"]
@@ -52,17 +42,17 @@ class PredictedClasses:
         predicted: Int[np.ndarray, " sample"],
         reference: Float[np.ndarray, " reference"],
     ) -> Float[np.ndarray, " sample"]:
-        """Empirical p-values of samples, given their predicted classes and the reference samples' scores."""
-        share = 1 / np.maximum(1, np.bincount(self.predicted, minlength=self.classes))
-        return empirical_p_value(scores, reference, weights=share[self.predicted], own=share[predicted])
+        """Empirical p-values of samples, given their predicted classes and the reference samples' scores.
 
-    def smallest(self) -> float:
-        """The smallest p-value that a sample of the most frequent predicted class can have; 1 without references."""
-        counts = np.bincount(self.predicted, minlength=self.classes)
-        if not counts.sum():
-            return 1.0
-        own = 1 / counts.max()
-        return float(own / ((counts > 0).sum() + own))
+        Each sample is standardised among the reference samples, as one of them (full conformal prediction), so that
+        the p-value holds for samples like them, however few there are.
+        """
+        p_values = np.empty(len(scores))
+        for number, (score, of) in enumerate(zip(scores, predicted, strict=True)):
+            together = PredictedClasses(np.append(self.predicted, of), self.classes)
+            standard = together._standardised(np.append(reference, score))
+            p_values[number] = empirical_p_value(standard[-1:], standard[:-1])[0]
+        return p_values
 
     def means(self, figures: Float[np.ndarray, "reference figure"]) -> Float[np.ndarray, "classes figure"]:
         """Mean of each figure by predicted class, shrunk towards that of all reference samples."""
@@ -72,15 +62,18 @@ class PredictedClasses:
         means: Float[np.ndarray, "classes figure"] = (sums + SHRINKAGE * figures.mean(axis=0)) / (counts + SHRINKAGE)
         return means
 
+    def _standardised(self, scores: Float[np.ndarray, " reference"]) -> Float[np.ndarray, " reference"]:
+        """Scores less their mean, in standard deviations, both by predicted class."""
+        centred = scores - self.means(scores[:, None])[self.predicted, 0]
+        variance = self.means(centred[:, None] ** 2)[self.predicted, 0]
+        return centred / np.sqrt(np.where(variance > 0, variance, 1.0))
+
     def only(self, chosen: Int[np.ndarray, " some"]) -> "PredictedClasses":
         """Some of the reference samples."""
         return PredictedClasses(self.predicted[chosen], self.classes)
 
     def folds(self) -> list[tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " scored"]]]:
-        """Parts of the reference samples, each behind all others: no sample is scored by statistics that it is in.
-
-        A single reference sample has no others; it is scored by its own.
-        """
+        """Parts of the reference samples, each behind all others; a single sample behind itself."""
         count = len(self.predicted)
         if count < 2:
             return [(np.arange(count), np.arange(count))]
