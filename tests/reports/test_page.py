@@ -147,7 +147,7 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table, truly chair", "2241", "2.00 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicious: 30 of 999 correctly classified validation samples look at least as suspicious (conformal p = "
+        "Suspicious: 30 of 999 correctly classified validation samples look at least as suspicious for their class (conformal p = "
         "0.031)" in text
     )
     assert "672 matching 512 missing 0 extra" in text

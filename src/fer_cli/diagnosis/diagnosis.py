@@ -65,7 +65,8 @@ class Suspicion:
     """How unlike a correctly classified sample this one looks.
 
     `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of `n_reference` correctly
-    classified validation samples that look at least as suspicious, the sample itself counted in on both sides.
+    classified validation samples that look at least as suspicious for their predicted class, the sample itself counted
+    in on both sides.
     """
 
     score: float
@@ -79,11 +80,11 @@ class Suspicion:
 
     @property
     def words(self) -> str:
-        """How many validation samples look at least as suspicious."""
+        """How many validation samples look at least as suspicious, each for its predicted class."""
         alike = round(self.p_value * (self.n_reference + 1)) - 1
         look = "looks" if alike == 1 else "look"
         of = f"{alike or 'none'} of {self.n_reference} correctly classified validation samples"
-        return f"{of} {look} at least as suspicious"
+        return f"{of} {look} at least as suspicious for {'its' if alike == 1 else 'their'} class"
 
 
 @dataclass(frozen=True)
