@@ -253,6 +253,7 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         "curves": dict.fromkeys(scores, "<score>"),
         "reconstruction": layers,
         "comparisons": metrics,
+        "false_alarms": dict.fromkeys(evaluation["false_alarms"], "<score>") | KNOWN_NAMES,
         "added_to_softmax": metrics,
         "sanity": layers | dict.fromkeys(evaluation["sanity"][0]["checks"], "<network>"),
     }

@@ -12,7 +12,7 @@ from torch import nn
 from fer_cli.calibration.confidence import Calibration, load_calibration
 from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
-from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
+from fer_cli.calibration.typicality import Typicality, load_distances, load_predicted, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.data.preparation import PreparationSettings
@@ -117,7 +117,8 @@ class RunArtifacts:
             volumes = self.voxels.tensor(part)
             parts.append(return_errors(self.network, volumes, encode(self.network, volumes)))
         errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
-        return known_course(self.network.spec.layer_names, load_distances(self._calibration, self._layers), errors)
+        distances = load_distances(self._calibration, self._layers)
+        return known_course(self.network.spec.layer_names, distances, errors, load_predicted(self._calibration))
 
     @cached_property
     def voxels(self) -> VoxelSet:

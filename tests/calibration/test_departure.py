@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from fer_cli.calibration.departure import AFTER, RAISED, SPREAD, known_course, return_errors
+from fer_cli.calibration.departure import AFTER, RAISED, SPREAD, Course, known_course, return_errors
+from fer_cli.calibration.p_value import PredictedClasses
 from fer_cli.network.activations import encode
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.run import Run
@@ -25,13 +26,23 @@ def figures(count: int, seed: int, raised: Mapping[int, float] | None = None) ->
     return distances, errors
 
 
+def alike(count: int) -> np.ndarray:
+    """Predicted classes of samples that are all of one."""
+    return np.zeros(count, dtype=int)
+
+
+def known_of(distances: dict, errors: dict) -> Course:
+    """The course of samples of one class."""
+    return known_course(LAYERS, distances, errors, PredictedClasses(alike(len(errors[OUTPUT])), 1))
+
+
 def in_order(distances: dict, errors: dict) -> np.ndarray:
     return np.log(np.stack([f[layer] for layer in LAYERS for f in (errors, distances) if layer in f], axis=1))
 
 
 def test_surprises_are_what_figures_add_to_those_before_them() -> None:
     known = figures(20_000, 0)
-    found = known_course(LAYERS, *known).surprises(*known)
+    found = known_of(*known).surprises(*known, alike(20_000))
     logarithms = in_order(*known)
     for i in range(logarithms.shape[1]):
         before = np.column_stack([logarithms[:, :i], np.ones(len(logarithms))])
@@ -43,8 +54,8 @@ def test_surprises_are_what_figures_add_to_those_before_them() -> None:
 
 def test_layer_is_the_most_likely_one() -> None:
     known, new = figures(300, 1), figures(40, 2, {1: 2.0})
-    course = known_course(LAYERS, *known)
-    for surprises, found in zip(course.surprises(*new), course.measure(*new), strict=True):
+    course = known_of(*known)
+    for surprises, found in zip(course.surprises(*new, alike(40)), course.measure(*new, alike(40)), strict=True):
         likelihoods = []
         for layer in range(len(LAYERS)):
             laws = [
@@ -61,9 +72,9 @@ def test_layer_is_the_most_likely_one() -> None:
 
 @pytest.mark.parametrize("layer", range(len(LAYERS)))
 def test_fault_is_found_where_it_enters_whatever_comes_after(layer: int) -> None:
-    course = known_course(LAYERS, *figures(300, 3))
+    course = known_of(*figures(300, 3))
     after = dict.fromkeys(range(layer + 1, len(LAYERS)), -1.5)
-    found = course.measure(*figures(200, 4, {layer: 2.5, **after}))
+    found = course.measure(*figures(200, 4, {layer: 2.5, **after}), alike(200))
     assert np.mean([each.layer == LAYERS[layer] for each in found]) > 0.9
     assert np.mean([each.is_significant for each in found]) > 0.9
 
@@ -74,16 +85,32 @@ def test_p_values_of_samples_like_the_known_ones_are_uniform() -> None:
         distances, errors = figures(120, 100 + seed)
         known, new = ([{layer: v[part] for layer, v in f.items()} for f in (distances, errors)] for part in
                       (slice(100), slice(100, None)))  # fmt: skip
-        p_values += [found.p_value for found in known_course(LAYERS, *known).measure(*new)]
-    # The known samples are those the course was fitted on, and so a little less surprising than new ones.
-    for level in (0.1, 0.25, 0.5):
-        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.1)
+        p_values += [found.p_value for found in known_of(*known).measure(*new, alike(20))]
+    # 2000 values from 100 courses.
+    for level in (0.05, 0.1, 0.25, 0.5):
+        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.03)
+
+
+def test_p_values_hold_where_classes_have_other_shares_and_scales() -> None:
+    """Validation samples of one class in ten; later samples half and half."""
+    p_values = []
+    for seed in range(60):
+        distances, errors = figures(240, 1000 + seed)
+        classes = np.r_[np.arange(200) % 10 == 0, np.arange(40) % 2 == 0].astype(int)
+        scaled = [{layer: v * np.exp(3 * classes) for layer, v in f.items()} for f in (distances, errors)]
+        known, new = ([{layer: v[part] for layer, v in f.items()} for f in scaled] for part in
+                      (slice(200), slice(200, None)))  # fmt: skip
+        course = known_course(LAYERS, *known, PredictedClasses(classes[:200], 2))
+        p_values.append([found.p_value for found in course.measure(*new, classes[200:])])
+    flagged = np.array(p_values) <= 0.05
+    assert flagged.mean() == pytest.approx(0.05, abs=0.03)
+    assert max(flagged[:, ::2].mean(), flagged[:, 1::2].mean()) < 0.1
 
 
 def test_few_samples_and_figures_that_never_change_are_no_errors() -> None:
     distances, errors = figures(2, 5)
     errors["conv2"] = np.zeros(2)
-    for found in known_course(LAYERS, distances, errors).measure(*figures(3, 6)):
+    for found in known_of(distances, errors).measure(*figures(3, 6), alike(3)):
         assert np.isfinite([found.score, found.margin]).all()
         assert 0 < found.p_value <= 1
 

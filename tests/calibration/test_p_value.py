@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fer_cli.calibration.p_value import empirical_p_value
+from fer_cli.calibration.p_value import FOLDS, PredictedClasses, empirical_p_value
 
 
 def test_p_value_counts_the_reference_scores_at_least_as_high_and_the_sample_itself() -> None:
@@ -14,3 +14,42 @@ def test_p_value_of_an_exchangeable_sample_is_uniform() -> None:
     reference = np.arange(9.0)
     p = empirical_p_value(np.arange(10) - 0.5, reference)
     np.testing.assert_allclose(np.sort(p), np.arange(1, 11) / 10)
+
+
+def test_order_within_one_class_is_that_of_the_scores() -> None:
+    known = PredictedClasses(np.zeros(4, int), 1)
+    scores, reference = np.array([2.0, 4.0, 0.0, 3.0]), np.array([3.0, 1.0, 2.0, 2.0])
+    found = known.p_values(scores, np.zeros(4, int), reference)
+    assert found == pytest.approx(empirical_p_value(scores, reference))
+    assert PredictedClasses(np.zeros(0, int), 3).p_values(scores, np.arange(4) % 3, np.zeros(0)).tolist() == [1] * 4
+    assert known.p_values(np.zeros(1), np.zeros(1, int), np.zeros(4)).tolist() == [1]
+
+
+def test_p_values_hold_for_every_predicted_class_whatever_its_share_and_scale() -> None:
+    """Of validation samples one in ten is of the class with the large scores; of later samples one in two."""
+    flagged, plain = [], []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        known, new = (np.arange(200) % 10 == 0).astype(int), np.arange(40) % 2
+        reference, scores = (3 * of + (1 + of) * generator.gumbel(size=len(of)) for of in (known, new))
+        flagged.append(PredictedClasses(known, 2).p_values(scores, new, reference) <= 0.05)
+        plain.append(empirical_p_value(scores, reference) <= 0.05)
+    by_class = np.mean(flagged, axis=0).reshape(-1, 2).mean(axis=0)
+    assert by_class.mean() == pytest.approx(0.05, abs=0.03)
+    assert by_class.max() < 0.12  # twenty samples of a class are drawn to those of all
+    assert np.mean(plain) > 0.15
+
+
+def test_means_of_few_samples_are_drawn_to_that_of_all() -> None:
+    figures = np.array([[0.0], [0.0], [6.0]])
+    found = PredictedClasses(np.array([0, 0, 1]), 3).means(figures)
+    assert found[:, 0] == pytest.approx([20 / 12, (6 + 20) / 11, 2])
+
+
+def test_no_sample_is_in_the_fold_it_is_scored_by() -> None:
+    for count in (2, 9, 10, 57):
+        folds = PredictedClasses(np.zeros(count, int), 1).folds()
+        assert len(folds) == min(FOLDS, count)
+        assert sorted(np.concatenate([scored for _, scored in folds])) == list(range(count))
+        for fitted, scored in folds:
+            assert sorted([*fitted, *scored]) == list(range(count))

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from fer_cli.calibration.confidence import Calibration
+from fer_cli.calibration.p_value import PredictedClasses
 from fer_cli.codebooks.reading import code_distances, margin, read_samples
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, encode, feed_back
 from fer_cli.network.backbone import OUTPUT
@@ -66,13 +67,23 @@ def test_scores_are_softmax_and_margins_of_every_layer_below_the_output(run: Run
     assert all(np.isfinite(values).all() for values in scores.values())
 
 
+def known_scores(scores: dict[str, np.ndarray], correct: np.ndarray) -> Calibration:
+    """The calibration of samples of one predicted class."""
+    return Calibration(scores, correct, PredictedClasses(alike(len(correct)), 1))
+
+
+def alike(count: int) -> np.ndarray:
+    """Predicted classes of samples that are all of one."""
+    return np.zeros(count, dtype=int)
+
+
 def calibration(count: int, seed: int = 0, distinct: int | None = None) -> Calibration:
     generator = np.random.default_rng(seed)
     common = generator.standard_normal(count)
     scores = {name: common + generator.standard_normal(count) for name in NAMES}
     if distinct:
         scores = {name: np.round(values * distinct) / distinct for name, values in scores.items()}
-    return Calibration(scores, generator.random(count) < 0.8)
+    return known_scores(scores, generator.random(count) < 0.8)
 
 
 def test_suspicion_is_one_less_the_mean_rank_within_families() -> None:
@@ -107,18 +118,18 @@ def test_suspicion_lies_between_0_and_1_and_falls_with_every_score() -> None:
 def test_p_value_counts_the_correct_samples_that_look_as_suspicious() -> None:
     known, new = calibration(40, distinct=1), calibration(20, seed=2, distinct=1)
     suspicion, reference = known.suspicion(new.scores), known.suspicion(known.scores)
-    for value, p in zip(suspicion, known.p_value(suspicion), strict=True):
+    for value, p in zip(suspicion, known.p_value(suspicion, alike(20)), strict=True):
         at_least = sum(correct and other >= value for other, correct in zip(reference, known.correct, strict=True))
-        assert p == (at_least + 1) / (known.correct.sum() + 1)
-    assert known.p_value(np.array([2.0]))[0] == 1 / (known.correct.sum() + 1)
-    assert known.p_value(np.array([-1.0]))[0] == 1
-    assert (Calibration(known.scores, np.zeros(40, bool)).p_value(suspicion) == 1).all()
+        assert p == pytest.approx((at_least + 1) / (known.correct.sum() + 1))
+    assert known.p_value(np.array([2.0]), alike(1))[0] == pytest.approx(1 / (known.correct.sum() + 1))
+    assert known.p_value(np.array([-1.0]), alike(1))[0] == 1
+    assert (known_scores(known.scores, np.zeros(40, bool)).p_value(suspicion, alike(20)) == 1).all()
 
 
 def test_p_value_of_one_score_is_exactly_uniform() -> None:
     """A new sample is as likely to fall between any two of n others."""
-    known = Calibration({"max_softmax": np.arange(9.0)}, np.ones(9, bool))
-    p = known.p_value(known.suspicion({"max_softmax": np.arange(10) - 0.5}))
+    known = known_scores({"max_softmax": np.arange(9.0)}, np.ones(9, bool))
+    p = known.p_value(known.suspicion({"max_softmax": np.arange(10) - 0.5}), alike(10))
     np.testing.assert_allclose(np.sort(p), np.arange(1, 11) / 10)
 
 
@@ -127,9 +138,9 @@ def test_p_value_is_valid_on_exchangeable_samples() -> None:
     values = []
     for seed in range(400):
         together = calibration(60, seed=seed)
-        known = Calibration({name: scores[:50] for name, scores in together.scores.items()}, np.ones(50, bool))
+        known = known_scores({name: scores[:50] for name, scores in together.scores.items()}, np.ones(50, bool))
         new = {name: scores[50:] for name, scores in together.scores.items()}
-        values.extend(known.p_value(known.suspicion(new)))
+        values.extend(known.p_value(known.suspicion(new), alike(10)))
     for level in (0.05, 0.1, 0.2, 0.5, 0.8):
         # 4000 values from 400 calibrations: a standard error below 0.012; and the ranks of known samples, among
         # themselves, are up to half a place nearer the middle than a new one's.
@@ -137,7 +148,7 @@ def test_p_value_is_valid_on_exchangeable_samples() -> None:
 
 
 def test_scores_a_rounding_apart_are_as_suspicious() -> None:
-    known = Calibration({"max_softmax": np.array([0.2, 0.5, 0.5, 0.9])}, np.ones(4, bool))
+    known = known_scores({"max_softmax": np.array([0.2, 0.5, 0.5, 0.9])}, np.ones(4, bool))
     exact, above, below, further = known.suspicion({"max_softmax": np.array([0.5, 0.5 + 1e-7, 0.5 - 1e-7, 0.51])})
     assert exact == above == below == 0.5
     assert further == 0.25

@@ -55,17 +55,18 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
             assert layer.paths[path].temperature == worth
     suspicion = run.calibration.suspicion(reading.confidence_scores())
     assert diagnosis.suspicion.score == suspicion[0]
-    assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion)[0]
+    assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion, reading.predicted)[0]
     distances = code_distances(run.codebook, reading)
     grid = torch.from_numpy(sample.volume)[None]
     assert run.course is not None
-    [departure] = run.course.measure(distances, return_errors(run.network, grid, reading.features[FEEDFORWARD]))
+    errors = return_errors(run.network, grid, reading.features[FEEDFORWARD])
+    [departure] = run.course.measure(distances, errors, reading.predicted)
     assert replace(diagnosis.departure, locations=()) == departure
     calibrated = run.temperatures.calibrated(reading.probabilities)[0]
     assert diagnosis.category == categorise(
         dict(zip(classes, calibrated.tolist(), strict=True)),
         diagnosis.label,
-        atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+        atypicality=run.typicality.measure(code_distances(run.codebook, reading), reading.predicted)[0],
         suspicion=diagnosis.suspicion.p_value,
         blame=diagnosis.blame,
     )
@@ -208,7 +209,7 @@ def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clust
         assert wrong.category == categorise(
             dict(zip(config.classes, run.temperatures.calibrated(reading.probabilities)[0].tolist(), strict=True)),
             config.classes[label],
-            atypicality=run.typicality.measure(code_distances(run.codebook, reading))[0],
+            atypicality=run.typicality.measure(code_distances(run.codebook, reading), reading.predicted)[0],
             suspicion=wrong.suspicion.p_value,
             blame=wrong.blame,
         )

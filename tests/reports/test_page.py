@@ -147,8 +147,8 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table, truly chair", "2241", "2.00 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicious: 30 of 999 correctly classified validation samples look at least as suspicious (conformal p = "
-        "0.031)" in text
+        "Suspicious: 30 of 999 correctly classified validation samples look at least as suspicious for their class "
+        "(conformal p = 0.031)" in text
     )
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text

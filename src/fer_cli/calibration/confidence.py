@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from fer_cli.calibration.p_value import empirical_p_value
+from fer_cli.calibration.p_value import PredictedClasses
+from fer_cli.calibration.typicality import load_predicted
 from fer_cli.network.activations import PATHS
 from fer_cli.storage.artifact import Artifact
 
@@ -32,6 +33,7 @@ class Calibration:
 
     scores: dict[str, Float[np.ndarray, " validation"]]
     correct: Bool[np.ndarray, " validation"]
+    predicted: PredictedClasses
     errors: dict[str, Float[np.ndarray, " validation"]] = field(default_factory=dict)
 
     @property
@@ -58,9 +60,15 @@ class Calibration:
             families.setdefault(_family(name), []).append((below + not_above) / (2 * len(ordered)))
         return 1 - np.mean([np.mean(ranks, axis=0) for ranks in families.values()], axis=0)
 
-    def p_value(self, suspicion: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-        """Share of correctly classified samples that look at least as suspicious, the sample itself counted in."""
-        return empirical_p_value(suspicion, self.suspicion(self.scores)[self.correct])
+    def p_value(
+        self, suspicion: Float[np.ndarray, " sample"], predicted: Int[np.ndarray, " sample"]
+    ) -> Float[np.ndarray, " sample"]:
+        """Share of correctly classified samples that look at least as suspicious, the sample itself counted in.
+
+        Suspicion is standardised by predicted class first.
+        """
+        correct = self.predicted.only(np.flatnonzero(self.correct))
+        return correct.p_values(suspicion, predicted, self.suspicion(self.scores)[self.correct])
 
 
 def _family(score: str) -> str:
@@ -75,4 +83,4 @@ def load_calibration(calibration: Artifact) -> Calibration:
         for kind in ("score", "error")
     )
     correct = calibration.read("calibration/label") == calibration.read("calibration/predicted")
-    return Calibration(scores, correct, errors)
+    return Calibration(scores, correct, load_predicted(calibration), errors)

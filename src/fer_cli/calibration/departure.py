@@ -8,8 +8,9 @@ describe each layer:
   one step of the feedback network down from the layer's features.
 
 A fault at a layer raises both figures there, leaves the layers below as usual, and may have any effect above. Therefore
-the log figures are taken in order of computation and whitened by the validation samples' covariance: each becomes a
-residual, its deviation from the prediction by the figures before it. The departure is the most likely change point.
+the log figures are taken in order of computation, less their mean by predicted class, and whitened by the validation
+samples' covariance: each becomes a residual, its deviation from the prediction by the figures before it. The departure
+is the most likely change point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from fer_cli.calibration.p_value import empirical_p_value
-from fer_cli.calibration.typicality import load_distances
+from fer_cli.calibration.p_value import PredictedClasses
+from fer_cli.calibration.typicality import load_distances, load_predicted
 from fer_cli.data.volumes import Location, Volumes
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
@@ -63,67 +64,81 @@ class Departure:
 class Course:
     """Reference statistics of the figures, from validation samples.
 
-    `layer_of` is the layer of each figure, as an index into `layers`. `whitening` is the lower triangle that turns
-    centred log figures into surprises: whitened residuals, independent and of unit variance, in order of computation.
-    `scores` are those of the validation samples, ascending.
+    `layer_of` is the layer of each figure, as an index into `layers`. `mean` is by predicted class. `whitening` is the
+    lower triangle that turns centred log figures into surprises: whitened residuals, independent and of unit variance,
+    in order of computation. `scores` are those of the validation samples, cross-fitted.
     """
 
     layers: tuple[str, ...]
     layer_of: tuple[int, ...]
     floor: Float[np.ndarray, " figure"]
-    mean: Float[np.ndarray, " figure"]
+    mean: Float[np.ndarray, "classes figure"]
     whitening: Float[np.ndarray, "figure figure"]
+    predicted: PredictedClasses
     scores: Float[np.ndarray, " validation"]
 
-    def measure(self, distances: Figures, errors: Figures) -> list[Departure]:
-        """The departure of each sample, given its code distances and return errors."""
-        scores = self._scores(distances, errors)
+    def measure(self, distances: Figures, errors: Figures, predicted: Int[np.ndarray, " sample"]) -> list[Departure]:
+        """The departure of each sample, given its code distances, return errors and predicted class."""
+        scores = _scores(self.surprises(distances, errors, predicted), self.layer_of)
         best, second = scores.max(axis=1), np.sort(scores, axis=1)[:, -2]
-        p_values = empirical_p_value(best, self.scores)
+        p_values = self.predicted.p_values(best, predicted, self.scores)
         return [
             Departure(self.layers[layer], float(score), float(score - other), float(p))
             for layer, score, other, p in zip(scores.argmax(axis=1), best, second, p_values, strict=True)
         ]
 
-    def surprises(self, distances: Figures, errors: Figures) -> Float[np.ndarray, "sample figure"]:
+    def surprises(
+        self, distances: Figures, errors: Figures, predicted: Int[np.ndarray, " sample"]
+    ) -> Float[np.ndarray, "sample figure"]:
         """Whitened residual of each figure given those before it, in standard deviations of the validation samples."""
         figures = np.stack(_in_order(self.layers, distances, errors)[1], axis=1)
-        return (np.log(np.maximum(figures, self.floor)) - self.mean) @ self.whitening.T
-
-    def _scores(self, distances: Figures, errors: Figures) -> Float[np.ndarray, "sample layer"]:
-        """Nats for a departure at each layer rather than none."""
-        surprises, of = self.surprises(distances, errors), np.array(self.layer_of)
-        usual = surprises**2 / 2
-        entering = usual - ((surprises - RAISED) / SPREAD) ** 2 / 2 - np.log(SPREAD)
-        above = usual - (surprises / AFTER) ** 2 / 2 - np.log(AFTER)
-        return np.stack(
-            [
-                entering[:, of == layer].sum(axis=1) + above[:, of > layer].sum(axis=1)
-                for layer in range(len(self.layers))
-            ],
-            axis=1,
-        )
+        return (np.log(np.maximum(figures, self.floor)) - self.mean[predicted]) @ self.whitening.T
 
 
-def known_course(layers: Sequence[str], distances: Figures, errors: Figures) -> Course:
-    """The reference statistics from the figures of validation samples.
-
-    Correlations are shrunk towards zero by f / (f + n), with f figures and n samples, so that few samples suffice.
-    """
+def known_course(layers: Sequence[str], distances: Figures, errors: Figures, predicted: PredictedClasses) -> Course:
+    """The reference statistics from the figures of validation samples and their predicted classes."""
     layer_of, columns = _in_order(layers, distances, errors)
     figures = np.stack(columns, axis=1)
     floor = np.maximum(_FLOOR * np.median(figures, axis=0), np.finfo(np.float32).tiny)
     logarithms = np.log(np.maximum(figures, floor))
-    samples, count = logarithms.shape
-    deviation = logarithms.std(axis=0)
+    scores = np.zeros(len(logarithms))
+    for fitted, scored in predicted.folds():
+        mean, whitening = _fit(logarithms[fitted], predicted.only(fitted))
+        surprises = (logarithms[scored] - mean[predicted.predicted[scored]]) @ whitening.T
+        scores[scored] = _scores(surprises, layer_of).max(axis=1)
+    return Course(tuple(layers), tuple(layer_of), floor, *_fit(logarithms, predicted), predicted, scores)
+
+
+def _fit(
+    logarithms: Float[np.ndarray, "sample figure"], predicted: PredictedClasses
+) -> tuple[Float[np.ndarray, "classes figure"], Float[np.ndarray, "figure figure"]]:
+    """Means by predicted class, and what whitens the deviations from them.
+
+    Correlations are shrunk towards zero by f / (f + n), with f figures and n samples, so that few samples suffice.
+    """
+    mean = predicted.means(logarithms)
+    centred = logarithms - mean[predicted.predicted]
+    samples, count = centred.shape
+    deviation = centred.std(axis=0)
     deviation[deviation == 0] = 1.0
-    standard = (logarithms - logarithms.mean(axis=0)) / deviation
+    standard = (centred - centred.mean(axis=0)) / deviation
     correlation = standard.T @ standard / (samples + count)
     np.fill_diagonal(correlation, 1.0)
-    whitening = np.linalg.inv(np.linalg.cholesky(correlation)) / deviation
-    course = Course(tuple(layers), tuple(layer_of), floor, logarithms.mean(axis=0), whitening, np.zeros(0))
-    scores = np.sort(course._scores(distances, errors).max(axis=1))
-    return Course(course.layers, course.layer_of, floor, course.mean, whitening, scores)
+    return mean, np.linalg.inv(np.linalg.cholesky(correlation)) / deviation
+
+
+def _scores(
+    surprises: Float[np.ndarray, "sample figure"], layer_of: Sequence[int]
+) -> Float[np.ndarray, "sample layer"]:
+    """Nats for a departure at each layer rather than none."""
+    of = np.array(layer_of)
+    usual = surprises**2 / 2
+    entering = usual - ((surprises - RAISED) / SPREAD) ** 2 / 2 - np.log(SPREAD)
+    above = usual - (surprises / AFTER) ** 2 / 2 - np.log(AFTER)
+    return np.stack(
+        [entering[:, of == layer].sum(axis=1) + above[:, of > layer].sum(axis=1) for layer in range(of.max() + 1)],
+        axis=1,
+    )
 
 
 def _in_order(layers: Sequence[str], distances: Figures, errors: Figures) -> tuple[list[int], list[np.ndarray]]:
@@ -159,4 +174,6 @@ def load_course(calibration: Artifact, layers: Sequence[str]) -> Course | None:
     """The reference statistics of the validation samples; None for an older codebook, which does not store them."""
     prefix = "calibration/return_error/"
     errors = {name.removeprefix(prefix): calibration.read(name) for name in calibration.names(prefix)}
-    return known_course(layers, load_distances(calibration, layers[:-1]), errors) if errors else None
+    if not errors:
+        return None
+    return known_course(layers, load_distances(calibration, layers[:-1]), errors, load_predicted(calibration))

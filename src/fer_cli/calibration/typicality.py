@@ -1,17 +1,21 @@
 """Typicality: a sample's distance to its codes, compared with the distances of the validation samples.
 
 A sample unlike the clustered samples lies far from every centroid in at least one layer. Each layer's log distance is
-standardised by the mean and standard deviation of the validation samples. The largest one is the score.
+standardised by the validation samples: by their mean, taken by predicted class, and their standard deviation. The
+largest one is the score.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from fer_cli.calibration.p_value import empirical_p_value
+from fer_cli.calibration.p_value import PredictedClasses
 from fer_cli.storage.artifact import Artifact
+
+Distances = Mapping[str, Float[np.ndarray, " sample"]]
+"""Squared distance of each sample to its codes, by layer."""
 
 
 @dataclass(frozen=True)
@@ -29,43 +33,54 @@ class Atypicality:
 
 @dataclass(frozen=True)
 class Typicality:
-    """Mean and standard deviation of the validation samples' log distances by layer, and their scores, ascending."""
+    """What log distances of the validation samples are usual, by layer, and the samples' own scores.
 
-    mean: dict[str, float]
-    deviation: dict[str, float]
+    `mean` is by predicted class. `scores` are cross-fitted: each sample's by mean and deviation of others.
+    """
+
+    layers: tuple[str, ...]
+    mean: Float[np.ndarray, "classes layer"]
+    deviation: Float[np.ndarray, " layer"]
+    predicted: PredictedClasses
     scores: Float[np.ndarray, " validation"]
 
-    def measure(self, distances: Mapping[str, Float[np.ndarray, " sample"]]) -> list[Atypicality]:
-        """The atypicality of each sample, given the distance to its codes at every layer."""
-        layers, deviations = list(self.mean), self.deviations(distances)
-        worst = deviations.argmax(axis=0)
-        scores = deviations.max(axis=0)
-        p_values = empirical_p_value(scores, self.scores)
+    def measure(self, distances: Distances, predicted: Int[np.ndarray, " sample"]) -> list[Atypicality]:
+        """The atypicality of each sample, given the distance to its codes at every layer, and its predicted class."""
+        deviations = self.deviations(distances, predicted)
+        worst, scores = deviations.argmax(axis=1), deviations.max(axis=1)
+        p_values = self.predicted.p_values(scores, predicted, self.scores)
         return [
-            Atypicality(float(score), layers[layer], float(p))
+            Atypicality(float(score), self.layers[layer], float(p))
             for score, layer, p in zip(scores, worst, p_values, strict=True)
         ]
 
-    def deviations(self, distances: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, "layer sample"]:
-        """Standard deviations above the validation samples' mean log distance, layer by layer."""
-        return np.array(
-            [(_logarithm(distances[layer]) - self.mean[layer]) / self.deviation[layer] for layer in self.mean]
-        )
+    def deviations(
+        self, distances: Distances, predicted: Int[np.ndarray, " sample"]
+    ) -> Float[np.ndarray, "sample layer"]:
+        """Standard deviations above the mean log distance of the validation samples of the same predicted class."""
+        return (_logarithms(distances, self.layers) - self.mean[predicted]) / self.deviation
 
 
-def known_typicality(distances: Mapping[str, Float[np.ndarray, " validation"]]) -> Typicality:
-    """The typicality from the distances of validation samples, by layer."""
-    logarithms = {layer: _logarithm(values) for layer, values in distances.items()}
-    mean = {layer: float(values.mean()) for layer, values in logarithms.items()}
-    # A single validation sample has no deviation; any scale says then how much farther another lies.
-    deviation = {layer: float(values.std()) or 1.0 for layer, values in logarithms.items()}
-    unscored = Typicality(mean, deviation, np.zeros(0))
-    return Typicality(mean, deviation, np.sort(unscored.deviations(distances).max(axis=0)))
+def known_typicality(distances: Distances, predicted: PredictedClasses) -> Typicality:
+    """The typicality from the distances of validation samples, by layer, and their predicted classes."""
+    layers = tuple(distances)
+    logarithms = _logarithms(distances, layers)
+    scores = np.zeros(len(logarithms))
+    for fitted, scored in predicted.folds():
+        mean, deviation = _fit(logarithms[fitted], predicted.only(fitted))
+        scores[scored] = ((logarithms[scored] - mean[predicted.predicted[scored]]) / deviation).max(axis=1)
+    return Typicality(layers, *_fit(logarithms, predicted), predicted, scores)
 
 
 def load_typicality(calibration: Artifact, layers: Sequence[str]) -> Typicality:
     """The typicality of the validation samples of a calibration; `layers` gives the order of layers."""
-    return known_typicality(load_distances(calibration, layers))
+    return known_typicality(load_distances(calibration, layers), load_predicted(calibration))
+
+
+def load_predicted(calibration: Artifact) -> PredictedClasses:
+    """Predicted classes of the validation samples of a calibration."""
+    _, classes = calibration.shape("calibration/probability")
+    return PredictedClasses(calibration.read("calibration/predicted"), classes)
 
 
 def load_distances(calibration: Artifact, layers: Sequence[str]) -> dict[str, Float[np.ndarray, " validation"]]:
@@ -73,5 +88,17 @@ def load_distances(calibration: Artifact, layers: Sequence[str]) -> dict[str, Fl
     return {layer: calibration.read(f"calibration/distance/{layer}") for layer in layers}
 
 
-def _logarithm(distances: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-    return np.log(np.maximum(distances, np.finfo(np.float32).tiny))
+def _fit(
+    logarithms: Float[np.ndarray, "validation layer"], predicted: PredictedClasses
+) -> tuple[Float[np.ndarray, "classes layer"], Float[np.ndarray, " layer"]]:
+    """Means by predicted class, and the standard deviation from them."""
+    mean = predicted.means(logarithms)
+    deviation = (logarithms - mean[predicted.predicted]).std(axis=0)
+    # A single validation sample has no deviation; any scale says then how much farther another lies.
+    deviation[deviation == 0] = 1.0
+    return mean, deviation
+
+
+def _logarithms(distances: Distances, layers: Sequence[str]) -> Float[np.ndarray, "sample layer"]:
+    floor = np.finfo(np.float32).tiny
+    return np.log(np.maximum(np.stack([distances[layer] for layer in layers], axis=1), floor))

@@ -62,7 +62,7 @@ def categorise(
         return Category(
             ATYPICAL,
             f"at {atypicality.layer} it lies {atypicality.score:.1f} standard deviations farther from its codes than "
-            f"validation samples do on average; p = {atypicality.p_value:.3f} ≤ {LEVEL}",
+            f"validation samples of the predicted class do on average; p = {atypicality.p_value:.3f} ≤ {LEVEL}",
         )
     if odds < CLOSE_ODDS and label in (None, predicted, second):
         return Category(

@@ -65,7 +65,8 @@ class Suspicion:
     """How unlike a correctly classified sample this one looks.
 
     `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of `n_reference` correctly
-    classified validation samples that look at least as suspicious, the sample itself counted in on both sides.
+    classified validation samples that look at least as suspicious for their predicted class, the sample itself counted
+    in on both sides.
     """
 
     score: float
@@ -79,11 +80,11 @@ class Suspicion:
 
     @property
     def words(self) -> str:
-        """How many validation samples look at least as suspicious."""
+        """How many validation samples look at least as suspicious, each for its predicted class."""
         alike = round(self.p_value * (self.n_reference + 1)) - 1
         look = "looks" if alike == 1 else "look"
         of = f"{alike or 'none'} of {self.n_reference} correctly classified validation samples"
-        return f"{of} {look} at least as suspicious"
+        return f"{of} {look} at least as suspicious for {'its' if alike == 1 else 'their'} class"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
     category = categorise(
         _by_class(spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
         label,
-        atypicality=run.typicality.measure(distances)[0],
+        atypicality=run.typicality.measure(distances, reading.predicted)[0],
         suspicion=suspicion.p_value,
         blame=blame,
     )
@@ -227,7 +228,9 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
 def _suspicion(run: RunArtifacts, reading: Reading) -> Suspicion:
     """How suspicious a sample is, and among how many correct validation samples."""
     score = run.calibration.suspicion(reading.confidence_scores())
-    return Suspicion(float(score[0]), float(run.calibration.p_value(score)[0]), int(run.calibration.correct.sum()))
+    return Suspicion(
+        float(score[0]), float(run.calibration.p_value(score, reading.predicted)[0]), int(run.calibration.correct.sum())
+    )
 
 
 @torch.inference_mode()
@@ -282,7 +285,7 @@ def _departure(
     if run.course is None:
         return None
     features = reading.features[FEEDFORWARD]
-    [found] = run.course.measure(distances, return_errors(run.network, volumes, features))
+    [found] = run.course.measure(distances, return_errors(run.network, volumes, features), reading.predicted)
     codes = reading.codes[FEEDFORWARD][found.layer]
     away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
     shape = run.network.spec.map_shape(found.layer)

@@ -54,12 +54,16 @@ def agreement_scores(evidence: Evidence, temperatures: Temperatures, prior: Prio
     return {**scores, "agreement_all": np.mean(list(scores.values()), axis=0)}
 
 
-def typicality_scores(distances: Mapping[str, Float[np.ndarray, " sample"]], typicality: Typicality) -> Scores:
+def typicality_scores(
+    distances: Mapping[str, Float[np.ndarray, " sample"]],
+    typicality: Typicality,
+    predicted: Int[np.ndarray, " sample"],
+) -> Scores:
     """Less the standard deviations of the log distance to the codes above the mean, by layer, and the largest."""
-    deviations = typicality.deviations(distances)
+    deviations = typicality.deviations(distances, predicted)
     return {
-        **{f"typicality_{layer}": -values for layer, values in zip(typicality.mean, deviations, strict=True)},
-        "typicality_all": -deviations.max(axis=0),
+        **{f"typicality_{layer}": -values for layer, values in zip(typicality.layers, deviations.T, strict=True)},
+        "typicality_all": -deviations.max(axis=1),
     }
 
 

@@ -260,6 +260,16 @@ class Planted(TypedDict):
     grafts: dict[str, dict[str, Tried]]
 
 
+class FalseAlarms(TypedDict):
+    """Share and number of correct samples with p-values of at most 5 %; see `false_alarms`."""
+
+    rate: float | None
+    n: int
+    expected: Interval | None
+    by_class: dict[str, list[float | int | None]]
+    misclassified: list[float | int | None]
+
+
 class Mistake(TypedDict):
     """A misclassified sample; `run` counts from 0."""
 
@@ -287,6 +297,7 @@ class Evaluation(Accuracy, Detection):
     curves: dict[str, Curves]
     claims: list[Claim]
     shares: dict[str, Shares]
+    false_alarms: dict[str, FalseAlarms]
     sanity: list[Sanity] | None
     repair: Repair | None
     planted: Planted | None

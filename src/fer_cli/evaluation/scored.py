@@ -130,7 +130,7 @@ def own_scores(run: RunArtifacts, reading: SplitReading) -> Scores:
         **{name: values for name, values in reading.confidence.items() if name.startswith("evidence_")},
         **calibrated_scores(reading.evidence, run.temperatures, prior, reading.outcomes.predicted),
         **agreement_scores(reading.evidence, run.temperatures, prior),
-        **typicality_scores(reading.distances, run.typicality),
+        **typicality_scores(reading.distances, run.typicality, reading.outcomes.predicted),
     }
 
 

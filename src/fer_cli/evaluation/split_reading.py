@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fer_cli.artifacts import RunArtifacts
+from fer_cli.calibration.departure import return_errors
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
 from fer_cli.evaluation.encoded import Encoded, kept_features
@@ -24,8 +25,8 @@ ByPath = dict[str, dict[str, np.ndarray]]
 class SplitReading:
     """The samples of a split as one run reads them.
 
-    `confidence` are the scores of `Reading.confidence_scores`, `distances` those of `code_distances`, by layer;
-    `evidence[path][layer]` has axes (sample, class).
+    `confidence` are the scores of `Reading.confidence_scores`, `distances` those of `code_distances` and
+    `return_errors` those of `departure.return_errors`, by layer; `evidence[path][layer]` has axes (sample, class).
     """
 
     names: list[str]
@@ -34,6 +35,7 @@ class SplitReading:
     probabilities: Float[np.ndarray, "sample klass"]
     confidence: dict[str, Float[np.ndarray, " sample"]]
     distances: dict[str, Float[np.ndarray, " sample"]]
+    return_errors: dict[str, Float[np.ndarray, " sample"]]
     evidence: ByPath
     reconstruction: FidelityMeans | None
 
@@ -66,6 +68,7 @@ def read_split(
             **_prefixed("feature", kept_features(network, volumes, reading.features[FEEDFORWARD])),
             **_prefixed("confidence", reading.confidence_scores()),
             **_prefixed("distance", code_distances(codebook, reading)),
+            **_prefixed("return_error", return_errors(network, volumes, reading.features[FEEDFORWARD])),
             **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
             **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
         }
@@ -97,6 +100,7 @@ def read_split(
         probabilities=joined["probabilities"],
         confidence=_of(joined, "confidence"),
         distances=_of(joined, "distance"),
+        return_errors=_of(joined, "return_error"),
         evidence=evidence,
         reconstruction=None if measured is None else measured.means(),
     )

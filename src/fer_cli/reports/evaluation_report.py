@@ -13,6 +13,7 @@ from fer_cli.evaluation.results import (
     Comparison,
     Detector,
     Evaluation,
+    FalseAlarms,
     Fidelity,
     Planted,
     Repair,
@@ -21,6 +22,8 @@ from fer_cli.evaluation.results import (
 from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
+_MANY = 30
+"""So many samples of a class make a share of them worth telling."""
 _KINDS = {"ours": "ours", "baseline": "baselines", "trivial": "trivial baselines"}
 _BY_LAYER = {
     "evidence_feedforward": "feedforward",
@@ -75,6 +78,8 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
             _title("added to maximum softmax: a logistic stack of both, cross-fitted on this split"),
             _added_table(evaluation["added_to_softmax"]),
         ]
+    if evaluation["false_alarms"]:
+        parts += [_title("samples called unusual, p ≤ 0.05"), _alarm_table(evaluation["false_alarms"])]
     parts += [_title("what the paper claims"), *_claims(evaluation["claims"])]
     for check in evaluation["sanity"] or ():
         parts += [_title(f"sanity, on {check['n']} samples: {check['n_errors']} misclassified"), *_sanity(check)]
@@ -87,6 +92,25 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
 
 def _title(text: str) -> Text:
     return Text(f"\n{text}", style="italic")
+
+
+def _alarm_table(alarms: Mapping[str, FalseAlarms]) -> Table:
+    """Shares of correct samples by score, with the range that a nominal 5 % allows, and those of misclassified ones."""
+    table = open_table("by", "of correct", "expected", "most in a class", "of misclassified")
+    for score, found in alarms.items():
+        shares = {
+            name: share for name, (share, n) in found["by_class"].items() if share is not None and n and n >= _MANY
+        }
+        most = max(shares, key=lambda name: shares[name]) if shares else None
+        low, high = found["expected"] or (None, None)
+        table.add_row(
+            score,
+            number_or_dash(found["rate"], 3),
+            "–" if low is None or high is None else f"{low:.2f} to {high:.2f}",
+            "–" if most is None else Text(f"{shares[most]:.2f} {printable(most)}"),
+            number_or_dash(found["misclassified"][0], 2),
+        )
+    return table
 
 
 def _accuracy(evaluation: Evaluation) -> Text:

@@ -18,6 +18,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
+from fer_cli.evaluation.false_alarms import false_alarms
 from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.recognition import mean_recognition, recognise
 from fer_cli.evaluation.resampling import draw_weights
@@ -98,6 +99,7 @@ def evaluate(
         "curves": curves(pool, drawn),
         "claims": judge_claims(outcomes, weights),
         "shares": outcomes.shares(),
+        "false_alarms": false_alarms(runs, [part.reading for part in parts]),
         "sanity": [of_run.sanity for of_run in of_runs if of_run.sanity] or None,
         "repair": summarise_repairs(repairs) if repairs else None,
         "planted": summarise_planted(plantings, layers=runs[0].network.spec.layer_names) if planted else None,

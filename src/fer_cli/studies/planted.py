@@ -106,7 +106,8 @@ def _departures(run: RunArtifacts, course: Course, volumes: Volumes, features: F
     for layer in run.network.spec.layer_names[:-1]:
         book = run.codebook.layer(FEEDFORWARD, layer)
         distances[layer] = book.distances(features[layer], book.assign(features[layer]))
-    return course.measure(distances, return_errors(run.network, volumes, features))
+    predicted = features[OUTPUT].flatten(1).argmax(1).cpu().numpy()
+    return course.measure(distances, return_errors(run.network, volumes, features), predicted)
 
 
 def _blamed(run: RunArtifacts, features: Features, wrong: int, true: int) -> int:
