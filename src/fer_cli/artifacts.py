@@ -11,8 +11,9 @@ from torch import nn
 
 from fer_cli.calibration.confidence import Calibration, load_calibration
 from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
+from fer_cli.calibration.p_value import load_predicted
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
-from fer_cli.calibration.typicality import Typicality, load_distances, load_predicted, load_typicality
+from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.data.preparation import PreparationSettings

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fer_cli.calibration.p_value import PredictedClasses
-from fer_cli.calibration.typicality import load_predicted
+from fer_cli.calibration.p_value import PredictedClasses, load_predicted
 from fer_cli.network.activations import PATHS
 from fer_cli.storage.artifact import Artifact
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from fer_cli.calibration.p_value import PredictedClasses
-from fer_cli.calibration.typicality import load_distances, load_predicted
+from fer_cli.calibration.p_value import PredictedClasses, load_predicted
+from fer_cli.calibration.typicality import load_distances
 from fer_cli.data.volumes import Location, Volumes
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from fer_cli.storage.artifact import Artifact
+
 SHRINKAGE = 10
 """So many samples like those of all classes are added to each class when its mean and deviation are taken."""
 FOLDS = 10
@@ -79,3 +81,9 @@ class PredictedClasses:
             return [(np.arange(count), np.arange(count))]
         parts = np.array_split(np.random.default_rng(0).permutation(count), min(FOLDS, count))
         return [(np.setdiff1d(np.arange(count), part), part) for part in parts]
+
+
+def load_predicted(calibration: Artifact) -> PredictedClasses:
+    """Predicted classes of the validation samples of a calibration."""
+    _, classes = calibration.shape("calibration/probability")
+    return PredictedClasses(calibration.read("calibration/predicted"), classes)

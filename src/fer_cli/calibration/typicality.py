@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from fer_cli.calibration.p_value import PredictedClasses
+from fer_cli.calibration.p_value import PredictedClasses, load_predicted
 from fer_cli.storage.artifact import Artifact
 
 Distances = Mapping[str, Float[np.ndarray, " sample"]]
@@ -75,12 +75,6 @@ def known_typicality(distances: Distances, predicted: PredictedClasses) -> Typic
 def load_typicality(calibration: Artifact, layers: Sequence[str]) -> Typicality:
     """The typicality of the validation samples of a calibration; `layers` gives the order of layers."""
     return known_typicality(load_distances(calibration, layers), load_predicted(calibration))
-
-
-def load_predicted(calibration: Artifact) -> PredictedClasses:
-    """Predicted classes of the validation samples of a calibration."""
-    _, classes = calibration.shape("calibration/probability")
-    return PredictedClasses(calibration.read("calibration/predicted"), classes)
 
 
 def load_distances(calibration: Artifact, layers: Sequence[str]) -> dict[str, Float[np.ndarray, " validation"]]:
