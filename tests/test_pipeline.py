@@ -159,8 +159,14 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
         *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
-        *("not_applicable", "recognition"),
+        *("not_applicable", "recognition", "false_alarms"),
     }
+    assert set(said["false_alarms"]) == {"departure", "suspicion", "atypicality"}
+    for found in said["false_alarms"].values():
+        assert sum(share * n for share, n in found["by_class"].values() if n) == pytest.approx(
+            found["rate"] * found["n"]
+        )
+        assert found["n"] + found["misclassified"][1] == said["n"]
     assert list(said["reconstruction"]) == [*LAYERS, "output"]
     assert all(set(by_gates) == {"shut", "open"} for by_gates in said["reconstruction"].values())
     assert set(said["table1"]) == {"all", "correct", "misclassified"}
