@@ -221,7 +221,7 @@ def test_layers_keep_the_order_of_computation(grey: Run) -> None:
     layers = list(grey.network.spec.layer_names[:-1])
     assert layers != sorted(layers)
     assert [list(of_path) for of_path in grey.temperatures.evidence.values()] == [layers] * 2
-    assert list(grey.typicality.mean) == layers
+    assert list(grey.typicality.layers) == layers
     assert [list(of_path) for of_path in grey.validation_evidence.values()] == [layers] * 2
 
 
