@@ -76,7 +76,7 @@ def draw() -> tuple[Tensor, Tensor, tuple[Any, ...], bool]:
 def passed(
     volumes: Tensor, weight: Tensor, arguments: tuple[Any, ...], transposed: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, and both gradients of a fixed sum of them."""
+    """Output of a convolution, and the gradients of a weighted sum of it by input and by weight."""
     convolve = functional.conv_transpose3d if transposed else functional.conv3d
     ours = volumes.to(dtype).detach().clone().requires_grad_()
     kernel = weight.to(dtype).detach().clone().requires_grad_()

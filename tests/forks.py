@@ -93,7 +93,10 @@ while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # whic
 
 @cache
 def _address(python: str) -> str:
-    """The socket of the process that forks; it is started here. Another Python than ours finds its own fer alone."""
+    """Start the process that forks, once for each interpreter, and return the path of its socket.
+
+    An interpreter of another environment imports the fer that is installed there.
+    """
     folder = tempfile.TemporaryDirectory(prefix="fer-")
     address = f"{folder.name}/socket"
     isolated = [] if python == sys.executable else ["-I"]

@@ -1,6 +1,7 @@
 """What several processes do in the tests of `world`: run by `torchrun`, or spawned.
 
-They do not import `tiny`, which takes seconds in each; of what they run, `execution` is checked as in the tests.
+These processes do not import `tiny`, because that takes each of them seconds. Array shapes are checked at run time
+only in `fer_cli.execution`.
 """
 
 import sys

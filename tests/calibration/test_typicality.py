@@ -17,7 +17,7 @@ def alike(count: int) -> np.ndarray:
 
 
 def known_of(values: dict[str, np.ndarray]) -> Typicality:
-    """The typicality of samples of one class."""
+    """Typicality from validation samples that are all predicted as one class."""
     return known_typicality(values, PredictedClasses(alike(len(next(iter(values.values())))), 1))
 
 

@@ -20,6 +20,8 @@ def test_shares_are_those_of_the_p_values_of_correct_samples(run: Run) -> None:
     for label, name in enumerate(run.voxels.classes):
         assert of_suspicion["by_class"][name][1] == (right & (reading.outcomes.labels == label)).sum()
     twice = false_alarms([run, run], [reading, reading])["suspicion"]
+    assert of_suspicion["expected"] == _expected(int(right.sum()), int(run.calibration.correct.sum()))
+    assert twice["expected"] is None  # the samples are the same
     assert (twice["rate"], twice["n"]) == (of_suspicion["rate"], 2 * of_suspicion["n"])
 
 

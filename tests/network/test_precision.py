@@ -21,7 +21,7 @@ WIDE = [(4, 1, 16, 4, 2, 1, (30, 30, 30)), (4, 16, 32, 3, 1, 1, (8, 10, 6)), (4,
 
 
 def passed(volumes: Tensor, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Values of a convolution, and both gradients of a fixed sum of them."""
+    """Output of a convolution, and the gradients of a weighted sum of it by input and by weight."""
     volumes, weight = volumes.clone().requires_grad_(), weight.clone().requires_grad_()
     values = functional.conv3d(volumes, weight, **options)
     values.float().backward(torch.linspace(-1, 1, values.numel()).view(values.shape))

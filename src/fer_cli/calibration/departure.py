@@ -44,7 +44,8 @@ class Departure:
     """The layer at which a sample's computation most likely departs from the usual one.
 
     `score` is the log-likelihood ratio against no departure, `margin` that against the second best layer, both in
-    nats. `p_value` is the share of validation samples with at least that score, the sample itself counted in.
+    nats. `p_value` is the share of validation samples with at least that score, both standardised by predicted class,
+    the sample itself counted in.
     `locations` are those of the layer that lie farthest from their codes.
     """
 
@@ -130,7 +131,7 @@ def _fit(
 def _scores(
     surprises: Float[np.ndarray, "sample figure"], layer_of: Sequence[int]
 ) -> Float[np.ndarray, "sample layer"]:
-    """Nats for a departure at each layer rather than none."""
+    """Log-likelihood ratio, in nats, of a departure at each layer against no departure."""
     of = np.array(layer_of)
     usual = surprises**2 / 2
     entering = usual - ((surprises - RAISED) / SPREAD) ** 2 / 2 - np.log(SPREAD)

@@ -45,7 +45,7 @@ class Typicality:
     scores: Float[np.ndarray, " validation"]
 
     def measure(self, distances: Distances, predicted: Int[np.ndarray, " sample"]) -> list[Atypicality]:
-        """The atypicality of each sample, given the distance to its codes at every layer, and its predicted class."""
+        """Atypicality of each sample, from its distance to the codes at every layer and its predicted class."""
         deviations = self.deviations(distances, predicted)
         worst, scores = deviations.argmax(axis=1), deviations.max(axis=1)
         p_values = self.predicted.p_values(scores, predicted, self.scores)

@@ -15,13 +15,13 @@ from fer_cli.evaluation.split_reading import SplitReading
 def false_alarms(runs: Sequence[RunArtifacts], readings: Sequence[SplitReading]) -> dict[str, FalseAlarms]:
     """Shares of samples with p-values of at most 5 %, by score: `departure`, `suspicion`, `atypicality`.
 
-    Samples of several runs are pooled. No departure of codebooks that do not hold what it is measured against.
+    Samples of several runs are pooled, without an expected range: the runs read the same samples. `departure` is left
+    out for older codebooks, which do not store return errors.
     """
     of_runs = [_p_values(run, reading) for run, reading in zip(runs, readings, strict=True)]
     scores = [score for score in of_runs[0] if all(score in of_run for of_run in of_runs)]
     right = np.concatenate([~reading.outcomes.wrong for reading in readings])
     labels = np.concatenate([reading.outcomes.labels for reading in readings])
-    references = min(_references(run) for run in runs)
     found: dict[str, FalseAlarms] = {}
     for score in scores:
         flagged = np.concatenate([of_run[score] for of_run in of_runs]) <= SIGNIFICANT
@@ -29,7 +29,7 @@ def false_alarms(runs: Sequence[RunArtifacts], readings: Sequence[SplitReading])
         found[score] = {
             "rate": _mean(flagged[right]),
             "n": int(right.sum()),
-            "expected": _expected(int(right.sum()), references),
+            "expected": _expected(int(right.sum()), _references(runs[0], score)) if len(runs) == 1 else None,
             "by_class": {name: [_mean(of_class), len(of_class)] for name, of_class in by_class.items()},
             "misclassified": [_mean(flagged[~right]), int((~right).sum())],
         }
@@ -48,16 +48,17 @@ def _p_values(run: RunArtifacts, reading: SplitReading) -> dict[str, Float[np.nd
     return {"departure": np.array([each.p_value for each in departures]), **found}
 
 
-def _references(run: RunArtifacts) -> int:
-    """Correct validation samples, the fewest that any of the scores is compared with."""
-    return int(run.calibration.correct.sum())
+def _references(run: RunArtifacts, score: str) -> int:
+    """Number of validation samples that a score is compared with."""
+    correct = run.calibration.correct
+    return int(correct.sum()) if score == "suspicion" else len(correct)
 
 
 def _expected(samples: int, references: int) -> list[float] | None:
-    """Within which the rate lies for 95 % of validation sets if the p-values hold; None without samples or references.
+    """95 % range of the rate for valid p-values; None without samples or references.
 
-    Of n references a sample exceeds all but k with probability k + 1 of n + 1: the number of false alarms among the
-    samples is beta-binomial.
+    With n references and a = ⌊0.05 (n + 1)⌋, the number of p-values of at most 5 % among exchangeable samples is
+    beta-binomial with parameters a and n + 1 − a.
     """
     allowed = int(SIGNIFICANT * (references + 1))
     if not samples or not references:
