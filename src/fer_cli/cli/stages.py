@@ -113,12 +113,11 @@ def train(
     from fer_cli.cli.terminal import TrainingView, training_bar
     from fer_cli.data.augmentation import Augmentation
     from fer_cli.execution.world import join_world
+    from fer_cli.network import training
     from fer_cli.network.checkpoint import checkpoint_path
-    from fer_cli.network.training import preset_settings
-    from fer_cli.network.training import train as train_networks
     from fer_cli.pictures.curves import write_learning_curve
 
-    settings = preset_settings(
+    settings = training.preset_settings(
         _preset(preset, encoder, classifier_options={"--epochs": epochs, "--learning-rate": learning_rate}),
         epochs=epochs,
         feedback_epochs=feedback_epochs,
@@ -135,7 +134,7 @@ def train(
     )
     with join_world(choose_device(device)) as (world, own_device):
         with training_bar(shown=world.leads) as bar:
-            summary = train_networks(
+            summary = training.train(
                 voxels or run / "voxels.h5",
                 model,
                 settings,
@@ -149,9 +148,8 @@ def train(
                 finish=write_learning_curve,
                 world=world,
             )
-        if not world.leads:
-            return
-    _tell_trained(summary, as_json=as_json)
+        if world.leads:
+            _tell_trained(summary, as_json=as_json)
 
 
 def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:

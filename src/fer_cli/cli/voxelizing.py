@@ -96,58 +96,37 @@ def voxelize(
     from fer_cli.data.plan import plan
 
     preparation = _preparation(kind, threshold, shape, spacing, orientation, normalise)
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    drawn: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed}
+    planned = plan(source, table=table, classes=names, as_volumes=preparation.changes, per_class=per_class, **drawn)
+    endings.goes_on()
+    target = output or run / "voxels.h5"
+    common: dict[str, Any] = {**drawn, "strict": strict, "force": force, "as_json": as_json}
+    if planned.are_volumes:
+        _refuse_for_volumes(
+            source,
+            {
+                "--resolution": resolution is not None,
+                "--padding": padding is not None,
+                "--fill": fill != "surface",
+                "--drop-duplicates": drop_duplicates,
+                "--scheduler": scheduler is not None,
+            },
+        )
+        _store_volumes(planned, target, preparation, **common)
+        return
     settings = VoxelSettings(
         resolution=32 if resolution is None else resolution, padding=1 if padding is None else padding, fill=fill
     )
-    planned = plan(
-        source,
-        table=table,
-        classes=None if classes is None else [name.strip() for name in classes.split(",")],
-        as_volumes=preparation.changes,
-        per_class=per_class,
-        test_fraction=test_fraction,
-        seed=seed,
-    )
-    endings.goes_on()
-    target = output or run / "voxels.h5"
-    if not planned.are_volumes:
-        _voxelize_shapes(
-            planned,
-            target,
-            settings,
-            per_class=per_class,
-            test_fraction=test_fraction,
-            seed=seed,
-            drop_duplicates=drop_duplicates,
-            workers=workers,
-            scheduler=scheduler,
-            strict=strict,
-            force=force,
-            as_json=as_json,
-        )
-        return
-    for option, given in (
-        ("--resolution", resolution is not None),
-        ("--padding", padding is not None),
-        ("--fill", fill != "surface"),
-        ("--drop-duplicates", drop_duplicates),
-        ("--scheduler", scheduler is not None),
-    ):
-        if given:
-            raise UsageError(f"{option} is for shapes, but {source} holds volumes.{_INSTEAD.get(option, '')}")
-    _store_volumes(
-        planned,
-        target,
-        preparation,
-        test_fraction=test_fraction,
-        seed=seed,
-        strict=strict,
-        force=force,
-        as_json=as_json,
-    )
+    for_shapes: dict[str, Any] = {"per_class": per_class, "drop_duplicates": drop_duplicates, "workers": workers}
+    _voxelize_shapes(planned, target, settings, scheduler=scheduler, **for_shapes, **common)
 
 
-_INSTEAD = {"--resolution": " Give --shape X,Y,Z to crop or pad, --spacing to resample."}
+def _refuse_for_volumes(source: Path, given: dict[str, bool]) -> None:
+    """Raise UsageError for the first option given that is for shapes alone."""
+    instead = {"--resolution": " Give --shape X,Y,Z to crop or pad, --spacing to resample."}
+    for option in (option for option, is_given in given.items() if is_given):
+        raise UsageError(f"{option} is for shapes, but {source} holds volumes.{instead.get(option, '')}")
 
 
 def _preparation(

@@ -1,7 +1,4 @@
-"""A whole split read through the clusters: what the layers speak for, and the samples that stand for the rest.
-
-What the paper shows on chosen samples is counted here over all of them; samples to show are picked by a written rule.
-"""
+"""The samples of a split that the paper's figures show: picked by a written rule, not by hand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

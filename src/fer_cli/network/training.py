@@ -22,9 +22,16 @@ from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.checkpoint import claim_training
-from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, explain_classifier, require_resolution
+from fer_cli.network.fer_cnn import (
+    FERCNN,
+    PRESETS,
+    NetworkConfig,
+    explain_classifier,
+    require_resolution,
+)
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.receptive import LayerSpec
 from fer_cli.network.transfer import GivenEncoder
 from fer_cli.network.weights import write_state
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -134,24 +141,11 @@ def train(
         _check_learnable(voxel_set, voxels)
         given = _given_encoder(encoder, pretrained, voxel_set, settings.preset)
         kept = given if given and given.is_kept else None
-        if kept:
-            settings = replace(settings, preset=kept.preset)
         data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
-        settings = settings.for_samples(len(data.training))
-        if vary_by_kind and not voxel_set.voxelization:
-            settings = volume_settings(settings, voxel_set.input.kind)
-        layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
-        if voxel_set.voxelization:
-            require_resolution(layers, voxel_set.input)
-        network_config = NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
-        config = {
-            "network": network_config.to_json(),
-            "training": asdict(settings),
-            **voxel_set.made_by,
-        }
-        parents = {"voxels": voxel_set.id}
-        if given:
-            parents[given.role] = given.id
+        settings = _settings_for(settings, voxel_set, len(data.training), kept, vary_by_kind=vary_by_kind)
+        layers, network_config = _architecture(settings, voxel_set, kept)
+        config = {"network": network_config.to_json(), "training": asdict(settings), **voxel_set.made_by}
+        parents = {"voxels": voxel_set.id} | ({given.role: given.id} if given else {})
         run = TrainingLoop(data, settings, config, parents, checkpoint, report)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -182,6 +176,27 @@ def train(
             score=history[-1].validation_score,
             seconds=time.monotonic() - started,
         )
+
+
+def _settings_for(
+    settings: TrainingSettings, voxel_set: VoxelSet, samples: int, kept: GivenEncoder | None, *, vary_by_kind: bool
+) -> TrainingSettings:
+    """The settings for so many training samples, and for the classifier that is kept."""
+    if kept:
+        settings = replace(settings, preset=kept.preset)
+    settings = settings.for_samples(samples)
+    stored_as_they_were = not voxel_set.voxelization
+    return volume_settings(settings, voxel_set.input.kind) if vary_by_kind and stored_as_they_were else settings
+
+
+def _architecture(
+    settings: TrainingSettings, voxel_set: VoxelSet, kept: GivenEncoder | None
+) -> tuple[tuple[LayerSpec, ...], NetworkConfig]:
+    """The layers of the preset or of the classifier that is kept, and the network that they make for these samples."""
+    layers = kept.classifier.config.layers if kept else PRESETS[settings.preset]
+    if voxel_set.voxelization:
+        require_resolution(layers, voxel_set.input)
+    return layers, NetworkConfig.to_train(layers, voxel_set.classes, voxel_set.input)
 
 
 def _accuracy(history: Sequence[EpochRecord], phase: FeedforwardPhase) -> float:

@@ -1,4 +1,4 @@
-"""What the id of an artifact is made of: equal content has an equal id, and the id tells when content has changed."""
+"""The id of an artifact, a hash of its content: equal content has an equal id, changed content another."""
 
 import hashlib
 import json
