@@ -7,16 +7,31 @@ import numpy as np
 from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.calibration.departure import Departure
 from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.diagnosis.answer import find_answer
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, PathReading, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Nearest, PathReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.slicing import Slicing
 
 CLASSES = ("bed", "chair", "night_stand", "table")
 LOCATIONS = {"conv1": 4096, "conv2": 512, "conv3": 64, "conv4": 8, "conv5": 1, "fc6": 1, "fc7": 1, "output": 1}
 REPAIR = RepairTest("conv3", 8, 64, "chair", "label", "chair_0012", "chair", 0.91, 5.25, 0.01)
-DEPARTURE = Departure("conv2", 6.5, 1.25, 0.01, ((1, 2, 3), (7, 0, 4)))
+DEPARTURE = Departure("conv2", 6.5, 1.25, 0.31, ((1, 2, 3), (7, 0, 4)))
+UNUSUAL = {
+    "departure": replace(DEPARTURE, p_value=0.01),
+    "places": Blame(
+        "conv2", ((1, 2, 3), (7, 0, 4)), (((0, 9), (4, 12), (8, 20)), ((20, 32), (0, 4), (12, 24))), None, (0.6, 0.4)
+    ),
+}
+"""Its computation is unusual at conv2, as the answer then says."""
+BLAME = Blame(
+    "conv3",
+    ((0, 1, 2), (3, 3, 1)),
+    (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))),
+    3.25,
+    (0.75, 0.25),
+)
 VERDICT = "This chair was taken for a table. From conv3 on the feedforward clusters speak for table."
 
 
@@ -73,6 +88,7 @@ def reference_errors():
 
 
 def diagnosis_of(**changes):
+    """The diagnosis, changed; answer and places follow from departure and blame unless they are among the changes."""
     whole = Diagnosis(
         sample="chair_0891",
         predicted="table",
@@ -83,17 +99,14 @@ def diagnosis_of(**changes):
         reference_errors=reference_errors(),
         nearest_training_sample="table_0042",
         layers=tuple(reading(name, count, index) for index, (name, count) in enumerate(LOCATIONS.items())),
-        blame=Blame(
-            "conv3",
-            ((0, 1, 2), (3, 3, 1)),
-            (((0, 16), (0, 24), (6, 32)), ((14, 32), (14, 32), (0, 24))),
-            3.25,
-            (0.75, 0.25),
-        ),
+        answer=find_answer(DEPARTURE, BLAME.layer, lowest="conv1"),
+        places=BLAME,
+        blame=BLAME,
         repair=(REPAIR,),
         departure=DEPARTURE,
         suspicion=Suspicion(0.87, 0.031, 999),
-        category=Category("representation", "calibrated evidence turns from chair to table at conv3"),
+        nearest=Nearest(("table_0011", "table_0031"), ("chair_0123", "chair_0007"), volume(back=False), volume()),
+        category=Category("representation", "calibrated evidence turns from chair to table"),
         verdict=VERDICT,
         local_layer="conv3",
         input_volume=volume(),
@@ -101,7 +114,13 @@ def diagnosis_of(**changes):
         nearest_volume=volume(back=False),
         class_code_volume=np.roll(volume(back=False), 1, axis=3),
     )
-    return replace(whole, **changes)
+    return _consistent(whole, changes)
+
+
+def _consistent(whole, changes):
+    changed = replace(whole, **changes)
+    answer = find_answer(changed.departure, changed.blame.layer, lowest="conv1")
+    return replace(changed, **{"answer": answer, "places": changed.blame, **changes})
 
 
 CORRECT = {"predicted": "chair", "correct": True, "repair": (), "blame": Blame(None, (), ())}
@@ -147,4 +166,6 @@ def grey_diagnosis(*, channels=1, matrix=RAS, spacing=(2.0, 1.5, 3.0), **changes
         "conv3", ((1, 0, 1), (0, 0, 0)), (((4, 8), (0, 3), (2, 4)), ((0, 6), (0, 3), (0, 2))), 3.25, (0.75, 0.25)
     )
     place = {} if matrix is None else {"index_to_world": matrix, "is_placed": True}
-    return replace(whole, **{"layers": layers, "blame": blame, "slicing": slicing, **place, **volumes, **changes})
+    near = replace(whole.nearest, predicted_volume=grey(40, channels), true_volume=grey(41, channels))
+    known = {"layers": layers, "blame": blame, "slicing": slicing, "nearest": near}
+    return _consistent(whole, {**known, **place, **volumes, **changes})

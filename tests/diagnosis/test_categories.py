@@ -33,7 +33,7 @@ def category(
         (
             category(atypicality=Atypicality(3.21, "conv5", 0.0125)),
             "atypical input",
-            r"^at conv5 it lies 3\.2 standard deviations farther .* p = 0\.013 ≤ 0\.05$",
+            r"^it lies 3\.2 standard deviations farther .* p = 0\.013 ≤ 0\.05$",
         ),
         (
             category(CLOSE, "bed", blame=Blame("conv1", (), (), 1.0)),
@@ -45,7 +45,7 @@ def category(
         (
             category(label="bed", blame=Blame("conv4", (), (), 2.5)),
             "features look like another class",
-            r"^calibrated evidence turns from bed to sofa at conv4, 2\.5 nats ahead of the next best layer$",
+            r"^calibrated evidence turns from bed to sofa, 2\.5 nats ahead of the next best layer$",
         ),
         (
             category(label="bed", blame=Blame("output", (), (), 0.25)),

@@ -11,14 +11,17 @@ from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, class_code_reconstruction, local_reconstruction, table1_errors
 from fer_cli.data.sample_input import Sample
-from fer_cli.diagnosis import diagnosis, repair
+from fer_cli.diagnosis import repair
+from fer_cli.diagnosis.answer import Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
-from fer_cli.diagnosis.diagnosis import LayerReading, explain
+from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
+from fer_cli.diagnosis.verdict import where_words
 from fer_cli.errors import UsageError
-from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.activations import FEEDFORWARD, PATHS, encode
+from fer_cli.network.backbone import receptive_field
 from fer_cli.run import Run
 
 
@@ -132,11 +135,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         (),
     )
     assert correct.verdict == f"Classified as {sure}: {correct.category.name}. {clusters}; {rarity}"
-    endings = {
-        "output": "Up to fc4 the feedforward clusters favour {label}, so the mistake is made in the output",
-        "conv1": "Already from conv1 on the feedforward clusters favour {predicted} over {label}",
-    }
-    between = "The feedforward clusters turn from {label} to {predicted} at {layer}"
+    evidence = {layer.name: layer.paths[FEEDFORWARD].evidence for layer in correct.layers[:-1]}
     for index, name in enumerate(run.network.spec.classes):
         if index == label:
             continue
@@ -145,37 +144,57 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         assert wrong.blame.layer is not None
         assert wrong.blame.margin is not None
         assert wrong.blame.margin >= 0
-        text = endings.get(wrong.blame.layer, between)
-        where = text.format(label=name, predicted=predicted, layer=wrong.blame.layer)
-        assert (
-            re.sub(r" \(not at [\w, ]+\)", "", wrong.verdict)
-            == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
-        )
+        assert wrong.answer == find_answer(wrong.departure, wrong.blame.layer, lowest="conv1")
+        where = where_words(wrong.answer, evidence, predicted, name, wrong.nearest.predicted[0])
+        assert wrong.verdict == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
         assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
 
 
-@pytest.mark.parametrize(
-    ("evidence", "blamed", "said"),
-    [
-        ([(1, 0), (2, 1), (3, 0)], "a", "Already from a on the feedforward clusters favour X over Y"),
-        ([(5, 0), (0, 1), (3, 0)], "a", "Already from a on the feedforward clusters favour X over Y (not at b)"),
-        ([(0, 2), (3, 1), (0, 1)], "b", "The feedforward clusters turn from Y to X at b (not at c)"),
-        ([(0, 2), (0, 1), (0, 1)], "output", "Up to c the feedforward clusters favour Y, so the mistake"),
-        ([(0, 9), (1, 0), (0, 1)], "output", "Up to c the feedforward clusters favour Y (not at b), so the mistake"),
-    ],
-)
-def test_verdict_names_the_layers_that_say_otherwise(
-    evidence: list[tuple[float, float]], blamed: str, said: str, run: Run
+@pytest.mark.parametrize(("layer", "locations"), [("conv2", 1 / 8), ("fc4", 1)])
+def test_an_unusual_computation_is_what_pictures_point_at(
+    layer: str, locations: float, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = explain(run, run.sample("pole_test_03")).layers[0]
+    monkeypatch.setattr(Course, "measure", lambda *_: [Departure(layer, score=9.0, margin=1.0, p_value=0.004)])
+    sample = run.sample("pole_test_03")
+    predicted = explain(run, sample).predicted
+    wrong = explain(run, replace(sample, label=(run.network.spec.classes.index(predicted) + 1) % 3))
+    for found in (wrong, explain(run, replace(sample, label=None))):
+        assert found.departure is not None
+        assert found.answer == Answer("layer", layer, "anomaly", 0.004)
+        assert found.places.locations == found.departure.locations
+        assert sum(found.places.weights) == pytest.approx(1)
+        assert list(found.places.weights) == sorted(found.places.weights, reverse=True)
+        assert found.places.boxes == tuple(
+            receptive_field(run.network.backbone, layer, location) for location in found.places.locations
+        )
+        assert f"The computation is unusual at {layer}, and usual below it (p = 0.004)" in found.verdict
+        others = [name for name in run.network.spec.layer_names if name not in (layer, "output")]
+        assert not any(re.search(rf"\b{name}\b", found.verdict) for name in others)
+    tested = repair.tested_layer(run.network.spec, layer)
+    assert {test.layer for test in wrong.repair} == {tested}
 
-    def layer(name: str, predicted: float, label: float) -> LayerReading:
-        path = replace(one.paths[FEEDFORWARD], evidence={"X": float(predicted), "Y": float(label)})
-        return replace(one, name=name, paths={**one.paths, FEEDFORWARD: path})
 
-    layers = tuple(layer(name, *of) for name, of in zip("abc", evidence, strict=True))
-    where = diagnosis._where("X", "Y", (*layers, layer("output", 1, 0)), Blame(blamed, (), (), 1.0))
-    assert where.startswith(said)
+def test_nearest_are_training_samples_of_their_class_in_order_of_distance(run: Run) -> None:
+    sample = run.sample("pole_test_03")
+    found = explain(run, sample)
+    local = run.network.spec.local_layer
+
+    def feature(volume: np.ndarray) -> np.ndarray:
+        return encode(run.network, torch.from_numpy(volume)[None], [local])[local].numpy()
+
+    for names, volume, klass in (
+        (found.nearest.predicted, found.nearest.predicted_volume, found.predicted),
+        (found.nearest.true, found.nearest.true_volume, found.label),
+    ):
+        indices = [run.voxels.names.index(name) for name in names]
+        assert 1 <= len(indices) <= 3
+        assert {run.voxels.classes[run.voxels.labels[index]] for index in indices} == {klass}
+        assert set(indices) <= set(run.voxels.indices("train").tolist())
+        away = [np.square(feature(run.voxels.volumes([i])[0]) - feature(sample.volume)).sum() for i in indices]
+        assert away == sorted(away)
+        np.testing.assert_array_equal(volume, run.voxels.volumes(indices[:1])[0])
+    unlabelled = explain(run, replace(sample, label=None)).nearest
+    assert (unlabelled.true, unlabelled.true_volume) == ((), None)
 
 
 @pytest.mark.parametrize("name", ["beam_test_02", "plate_test_03", "pole_test_00"])
@@ -199,7 +218,7 @@ def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clust
         return repair_test(repairer, layer, wanted=wanted, chosen_by=chosen_by)
 
     unlabelled = explain(run, Sample("shape", volume, None))
-    layer = repair.tested_layer(config, str(blamed(implied).layer))
+    layer = repair.tested_layer(config, str(unlabelled.answer.layer or blamed(implied).layer))
     assert layer is not None
     assert unlabelled.repair == (tested(implied, layer, "evidence"),)
     assert unlabelled.blame == Blame(None, (), (), None)
@@ -213,7 +232,7 @@ def test_blame_and_repair_are_those_of_the_label_and_of_the_class_that_the_clust
             suspicion=wrong.suspicion.p_value,
             blame=wrong.blame,
         )
-        layer = repair.tested_layer(config, str(wrong.blame.layer))
+        layer = repair.tested_layer(config, str(wrong.answer.layer or wrong.blame.layer))
         assert layer is not None
         assert wrong.repair == (tested(label, layer, "label"), tested(implied, layer, "evidence"))
     assert explain(run, Sample("shape", volume, predicted)).repair == ()
@@ -234,7 +253,7 @@ def test_a_notebook_shows_every_layer_below_the_heads_it_belongs_to() -> None:
     cells = re.findall(r"<t[hd] [^>]*>([^<]*)</t[hd]>", page)
     heads = ["layer", "feedforward speaks for", "feedback speaks for", "feedforward exemplar", "feedback exemplar"]
     assert cells[:5] == heads
-    names = [f"{name} (blamed)" if name == "conv3" else name for name in LOCATIONS]
+    names = [f"{name} (answer)" if name == "conv3" else name for name in LOCATIONS]
     assert cells[5::5] == names
     for first, layer in zip(range(5, len(cells), 5), said.layers, strict=True):
         classes = [said.speaks_for for said in layer.paths.values()]

@@ -191,8 +191,8 @@ def explain(
                 typer.echo(f"{kind}: {written}")
             if nifti and not diagnosis.is_placed:
                 typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
-            if nifti and diagnosis.blames_everything:
-                typer.echo(f"{diagnosis.blame.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
+            if nifti and diagnosis.sees_everything:
+                typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
             return
         names = given or misclassified(opened, split)
         folder = output or run / "explain"

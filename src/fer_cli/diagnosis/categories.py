@@ -61,7 +61,7 @@ def categorise(
     if atypicality.p_value <= LEVEL:
         return Category(
             ATYPICAL,
-            f"at {atypicality.layer} it lies {atypicality.score:.1f} standard deviations farther from its codes than "
+            f"it lies {atypicality.score:.1f} standard deviations farther from its codes than "
             f"validation samples of the predicted class do on average; p = {atypicality.p_value:.3f} ≤ {LEVEL}",
         )
     if odds < CLOSE_ODDS and label in (None, predicted, second):
@@ -77,4 +77,4 @@ def categorise(
     margin = f"{blame.margin or 0.0:.1f} nats ahead of the next best layer"
     if blame.layer == OUTPUT:
         return Category(HEAD, f"at no layer does calibrated evidence turn from {label} to {predicted}, {margin}")
-    return Category(REPRESENTATION, f"calibrated evidence turns from {label} to {predicted} at {blame.layer}, {margin}")
+    return Category(REPRESENTATION, f"calibrated evidence turns from {label} to {predicted}, {margin}")

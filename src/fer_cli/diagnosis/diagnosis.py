@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -24,13 +25,18 @@ from fer_cli.data.formats.volume import spacing_of
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis import markup
+from fer_cli.diagnosis.answer import ANOMALY, INPUT, Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import LEVEL, Category, categorise
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.diagnosis.slicing import Slicing, axis_fields
+from fer_cli.diagnosis.verdict import verdict, where_words
 from fer_cli.network.activations import FEEDFORWARD, PATHS
-from fer_cli.network.backbone import OUTPUT, middle_layer
+from fer_cli.network.backbone import OUTPUT, middle_layer, receptive_field
+
+_NEAREST = 3
+"""So many training samples of a class are named."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +94,30 @@ class Suspicion:
 
 
 @dataclass(frozen=True)
+class Nearest:
+    """The training samples nearest by the features of the local layer, of the predicted class and of the true one.
+
+    Their names, the nearest first, and the volume of the first. Nothing of a true class that is not known.
+    """
+
+    predicted: tuple[str, ...]
+    true: tuple[str, ...]
+    predicted_volume: Float[np.ndarray, "channel x y z"] | None = None
+    true_volume: Float[np.ndarray, "channel x y z"] | None = None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """Everything that `fer explain` says of one sample.
 
-    `label` and `correct` are None where the true class is unknown. `errors` are Table I's four summed
-    squared errors, `reference_errors` those of the validation samples, without the ones that cannot be compared because
-    theirs start from another local layer. `slicing` is None of occupancy. `departure` is None where the codebook does
-    not hold what it is measured against. `repair` holds the repair tests, with the label first, then without; none of
-    a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of
-    occupancy, reconstructions hold probabilities. `index_to_world` and `is_placed` are the sample's.
+    `label` and `correct` are None where the true class is unknown. `answer` says where a mistake comes from, and
+    `places` are the locations that pictures and pages point at: the most unusual ones of the answer's layer where its
+    computation is unusual, else those of `blame`. `errors` are Table I's four summed squared errors,
+    `reference_errors` those of the validation samples, without the ones that cannot be compared because theirs start
+    from another local layer. `slicing` is None of occupancy. `departure` is None where the codebook does not hold what
+    it is measured against. `repair` holds the repair tests, with the label first, then without; none of a correctly
+    classified sample. The four volumes have axes (channel, x, y, z), z up; of occupancy, reconstructions hold
+    probabilities. `index_to_world` and `is_placed` are the sample's.
     """
 
     sample: str
@@ -108,10 +129,13 @@ class Diagnosis:
     reference_errors: ReferenceErrors
     nearest_training_sample: str
     layers: tuple[LayerReading, ...]
+    answer: Answer
+    places: Blame
     blame: Blame
     repair: tuple[RepairTest, ...]
     departure: Departure | None
     suspicion: Suspicion
+    nearest: Nearest
     category: Category
     verdict: str
     local_layer: str
@@ -129,10 +153,19 @@ class Diagnosis:
         return self.index_to_world if self.is_placed else None
 
     @property
-    def blames_everything(self) -> bool:
-        """Whether all blamed locations see the whole input, so that blame has no place in it."""
+    def sees_everything(self) -> bool:
+        """Whether all `places` see the whole input, so that they point at no part of it."""
         whole = tuple((0, side) for side in self.input_volume.shape[1:])
-        return bool(self.blame.boxes) and all(tuple(map(tuple, box)) == whole for box in self.blame.boxes)
+        return bool(self.places.boxes) and all(tuple(map(tuple, box)) == whole for box in self.places.boxes)
+
+    @property
+    def place_words(self) -> str:
+        """What `places` are, as a noun in the plural."""
+        if self.answer.why == ANOMALY:
+            return f"the most unusual locations of {self.places.layer}"
+        if self.answer.outcome == INPUT:
+            return f"the parts of the input that make the network say {self.predicted} most"
+        return f"the locations of {self.places.layer} that make the network say {self.predicted} most"
 
     @property
     def pictured_layers(self) -> tuple[LayerReading, ...]:
@@ -145,7 +178,7 @@ class Diagnosis:
         """What a notebook shows."""
         rows = [
             (
-                f"{layer.name} (blamed)" if layer.name == self.blame.layer else layer.name,
+                f"{layer.name} (answer)" if layer.name == self.answer.layer else layer.name,
                 *(layer.paths[path].speaks_for for path in PATHS),
                 *(layer.paths[path].exemplar for path in PATHS),
             )
@@ -164,26 +197,25 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
 
     Raises UsageError for an unknown `local_layer`, and what opening the run's artifacts raises.
     """
-    network, codebook, voxels = run.network, run.codebook, run.voxels
-    spec = network.spec
+    spec = run.network.spec
     local_layer = local_layer or spec.local_layer
     spec.index(local_layer)
-    inputs = sample.volume[None]
-    volumes = torch.from_numpy(inputs)
-    reading = read_samples(network, codebook, volumes)
-    local = local_reconstruction(network, reading, local_layer)
-    class_code = class_code_reconstruction(network, codebook, reading)
-    nearest = int(nearest_training_sample(codebook, reading)[0])
-    nearest_volume = voxels.volumes([nearest])
+    volumes = torch.from_numpy(sample.volume[None])
+    reading = read_samples(run.network, run.codebook, volumes)
     predicted = int(reading.predicted[0])
-    correct = None if sample.label is None else predicted == sample.label
-    blame, repair = _blame_and_repair(run, volumes, reading, predicted, sample.label)
-    suspicion = _suspicion(run, reading)
-    distances = code_distances(codebook, reading)
-    decoded = representatives(network, codebook, reading)
-    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
-    probabilities = reading.probabilities[0]
     label = None if sample.label is None else spec.classes[sample.label]
+    distances = code_distances(run.codebook, reading)
+    departure, unusual = _departure(run, reading, volumes, distances)
+    repairer = _repairer(run, volumes, reading, predicted)
+    wanted, implied = _wanted(run, reading, sample.label)
+    turn = _turn(run, reading, repairer, predicted, wanted)
+    blame = turn if label not in (None, spec.classes[predicted]) else Blame(None, (), ())
+    answer = find_answer(departure, blame.layer, lowest=spec.layer_names[0])
+    suspicion = _suspicion(run, reading)
+    decoded = representatives(run.network, run.codebook, reading)
+    layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
+    nearest = _nearest(run, repairer.donors, reading, local_layer, sample.label)
+    compared = _compare(run, reading, sample, local_layer)
     category = categorise(
         _by_class(spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
         label,
@@ -191,37 +223,66 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         suspicion=suspicion.p_value,
         blame=blame,
     )
+    known = {local_layer: compared["local_volume"]}
     return Diagnosis(
         sample=sample.name,
         predicted=spec.classes[predicted],
         label=label,
-        correct=correct,
-        probabilities=_by_class(spec.classes, probabilities),
-        errors={name: float(v[0]) for name, v in table1_errors(inputs, local, nearest_volume, class_code).items()},
-        reference_errors=_comparable(run.calibration.reference_errors, local_layer == spec.local_layer),
-        nearest_training_sample=voxels.names[nearest],
+        correct=None if sample.label is None else predicted == sample.label,
+        probabilities=_by_class(spec.classes, reading.probabilities[0]),
         layers=layers,
+        answer=answer,
+        places=unusual if answer.why == ANOMALY else blame,
         blame=blame,
-        repair=repair,
-        departure=_departure(run, reading, volumes, distances),
+        repair=_repair_tests(run, repairer, answer.layer or turn.layer, predicted, sample.label, implied),
+        departure=departure,
         suspicion=suspicion,
+        nearest=nearest,
         category=category,
-        verdict=_verdict(
-            spec.classes[predicted],
-            float(probabilities[predicted]),
-            label,
-            category,
-            _where(spec.classes[predicted], label, layers, blame),
-            suspicion,
+        verdict=verdict(
+            predicted=spec.classes[predicted],
+            probability=float(reading.probabilities[0, predicted]),
+            label=label,
+            category=category.name,
+            where=where_words(
+                answer, _evidence(layers), spec.classes[predicted], label, next(iter(nearest.predicted), None)
+            ),
+            suspicion=suspicion.words if suspicion.enough else f"{suspicion.words}, too few to raise an alarm",
         ),
         local_layer=local_layer,
-        input_volume=inputs[0],
-        local_volume=local[0],
-        nearest_volume=nearest_volume[0],
-        class_code_volume=class_code[0],
-        slicing=_slicing(run, sample, reading, {local_layer: local[0]}) if spec.input.kind == "intensity" else None,
+        input_volume=sample.volume,
+        slicing=_slicing(run, sample, reading, known) if spec.input.kind == "intensity" else None,
         index_to_world=sample.index_to_world,
         is_placed=sample.is_placed,
+        **compared,
+    )
+
+
+class _Compared(TypedDict):
+    """The part of a diagnosis that compares the input with reconstructions."""
+
+    errors: dict[str, float]
+    reference_errors: ReferenceErrors
+    nearest_training_sample: str
+    local_volume: Float[np.ndarray, "channel x y z"]
+    nearest_volume: Float[np.ndarray, "channel x y z"]
+    class_code_volume: Float[np.ndarray, "channel x y z"]
+
+
+def _compare(run: RunArtifacts, reading: Reading, sample: Sample, local_layer: str) -> _Compared:
+    network, codebook, voxels = run.network, run.codebook, run.voxels
+    local = local_reconstruction(network, reading, local_layer)
+    class_code = class_code_reconstruction(network, codebook, reading)
+    nearest = int(nearest_training_sample(codebook, reading)[0])
+    volume = voxels.volumes([nearest])
+    errors = table1_errors(sample.volume[None], local, volume, class_code)
+    return _Compared(
+        errors={name: float(values[0]) for name, values in errors.items()},
+        reference_errors=_comparable(run.calibration.reference_errors, local_layer == network.spec.local_layer),
+        nearest_training_sample=voxels.names[nearest],
+        local_volume=local[0],
+        nearest_volume=volume[0],
+        class_code_volume=class_code[0],
     )
 
 
@@ -249,47 +310,76 @@ def _slicing(run: RunArtifacts, sample: Sample, reading: Reading, known: dict[st
     )
 
 
-def _blame_and_repair(
-    run: RunArtifacts, volumes: Volumes, reading: Reading, predicted: int, label: int | None
-) -> tuple[Blame, tuple[RepairTest, ...]]:
-    """Blame of a misclassified sample, and the repair tests at the blamed layer.
+def _repairer(run: RunArtifacts, volumes: Volumes, reading: Reading, predicted: int) -> Repairer:
+    donors = Donors(run.network, run.codebook, run.voxels, run.network.spec.layer_names[:-1])
+    return Repairer(donors, volumes, reading.features[FEEDFORWARD], predicted)
 
-    Of a sample without label, the layer is the one to blame if the class that its evidence implies were the true one.
-    """
-    nobody = Blame(None, (), ())
-    if label == predicted:
-        return nobody, ()
-    features, spec = reading.features[FEEDFORWARD], run.network.spec
-    donors = Donors(run.network, run.codebook, run.voxels, spec.layer_names[:-1])
-    repairer = Repairer(donors, volumes, features, predicted)
+
+def _wanted(run: RunArtifacts, reading: Reading, label: int | None) -> tuple[int, int]:
+    """The class that blame is to compare with the predicted one, and the class that the evidence implies."""
     implied = int(implied_class(reading.evidence[FEEDFORWARD], run.temperatures, reading.predicted)[0])
-    wanted = implied if label is None else label
+    return implied if label is None else label, implied
+
+
+def _turn(run: RunArtifacts, reading: Reading, repairer: Repairer, predicted: int, wanted: int) -> Blame:
+    """Where the evidence turns from the class wanted to the predicted one; none where they are the same."""
+    if wanted == predicted:
+        return Blame(None, (), ())
 
     def relevance(layer: str) -> Float[np.ndarray, " location"]:
         return repairer.relevance(layer, wanted)
 
-    blame = find_blame(run.network.backbone, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
-    layer = None if blame.layer is None else tested_layer(spec, blame.layer)
-    tests: tuple[RepairTest, ...] = ()
-    if layer is not None:
-        tests = (repair_test(repairer, layer, wanted=wanted, chosen_by="evidence" if label is None else "label"),)
-    if layer is not None and label is not None:
-        same = replace(tests[0], chosen_by="evidence")
-        tests += (same if implied == label else repair_test(repairer, layer, wanted=implied, chosen_by="evidence"),)
-    return nobody if label is None else blame, tests
+    return find_blame(run.network.backbone, reading, run.temperatures, relevance, predicted=predicted, label=wanted)
+
+
+def _repair_tests(
+    run: RunArtifacts, repairer: Repairer, layer: str | None, predicted: int, label: int | None, implied: int
+) -> tuple[RepairTest, ...]:
+    """The repair tests of a sample that is or may be misclassified, at `layer` or the highest below it that serves."""
+    if layer is None or label == predicted:
+        return ()
+    tested = tested_layer(run.network.spec, layer)
+    if tested is None:
+        return ()
+    if label is None:
+        return (repair_test(repairer, tested, wanted=implied, chosen_by="evidence"),)
+    by_label = repair_test(repairer, tested, wanted=label, chosen_by="label")
+    if implied == label:
+        return by_label, replace(by_label, chosen_by="evidence")
+    return by_label, repair_test(repairer, tested, wanted=implied, chosen_by="evidence")
+
+
+def _nearest(run: RunArtifacts, donors: Donors, reading: Reading, layer: str, label: int | None) -> Nearest:
+    """The training samples of the predicted and of the true class that are nearest by the features of a layer."""
+    feature, classes = reading.features[FEEDFORWARD][layer], (int(reading.predicted[0]), label)
+    of_predicted, of_true = (() if of is None else donors.nearest(layer, feature, of, _NEAREST) for of in classes)
+    names, volumes = run.voxels.names, run.voxels.volumes
+    return Nearest(
+        predicted=tuple(names[index] for index in of_predicted),
+        true=tuple(names[index] for index in of_true),
+        predicted_volume=volumes([of_predicted[0]])[0] if of_predicted else None,
+        true_volume=volumes([of_true[0]])[0] if of_true else None,
+    )
 
 
 def _departure(
     run: RunArtifacts, reading: Reading, volumes: Volumes, distances: dict[str, Float[np.ndarray, " 1"]]
-) -> Departure | None:
+) -> tuple[Departure | None, Blame]:
+    """The departure, and its locations as places with shares of the distance to their codes."""
     if run.course is None:
-        return None
-    features = reading.features[FEEDFORWARD]
+        return None, Blame(None, (), ())
+    features, backbone = reading.features[FEEDFORWARD], run.network.backbone
     [found] = run.course.measure(distances, return_errors(run.network, volumes, features), reading.predicted)
-    codes = reading.codes[FEEDFORWARD][found.layer]
-    away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
+    away = np.ones(1)
+    if found.layer != OUTPUT:
+        codes = reading.codes[FEEDFORWARD][found.layer]
+        away = run.codebook.layer(FEEDFORWARD, found.layer).location_distances(features[found.layer], codes)[0]
     shape = run.network.spec.map_shape(found.layer)
-    return replace(found, locations=leading_locations(away, shape) if len(away) > 1 else ((0, 0, 0),))
+    locations = leading_locations(away, shape) if len(away) > 1 else ((0, 0, 0),)
+    far = np.array([away.reshape(shape)[location] if len(away) > 1 else 1.0 for location in locations])
+    boxes = tuple(receptive_field(backbone, found.layer, location) for location in locations)
+    places = Blame(found.layer, locations, boxes, None, tuple((far / far.sum()).tolist()))
+    return replace(found, locations=locations), places
 
 
 def _comparable(errors: ReferenceErrors, same_local_layer: bool) -> ReferenceErrors:
@@ -321,45 +411,9 @@ def _read_layer(
     return LayerReading(layer, len(reading.codes[FEEDFORWARD][layer][0]), paths)
 
 
-def _verdict(
-    predicted: str, probability: float, label: str | None, category: Category, where: str, suspicion: Suspicion
-) -> str:
-    """Two sentences in plain words."""
-    sure = f"{predicted} (probability {probability:.2f})"
-    lead = f"Classified as {sure}"
-    if label is None:
-        lead += ", its true class not known"
-    elif label != predicted:
-        lead = f"{_article(label).capitalize()} {label} taken for {_article(predicted)} {sure}"
-    few = "" if suspicion.enough else ", too few to raise an alarm"
-    return f"{lead}: {category.name}. {where}; {suspicion.words}{few}."
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[:1].lower() in ("a", "e", "i", "o") else "a"
-
-
-def _where(predicted: str, label: str | None, layers: tuple[LayerReading, ...], blame: Blame) -> str:
-    """What the layers say, as the beginning of a sentence."""
-    *below, _ = layers
-    if label is None or label == predicted:
-        agreeing = sum(layer.paths[FEEDFORWARD].speaks_for == predicted for layer in below)
-        return f"The feedforward clusters of {agreeing} of {len(below)} layers speak for {predicted}"
-    if blame.layer == OUTPUT:
-        favour = f"Up to {below[-1].name} the feedforward clusters favour {label}{_except(below, label, predicted)}"
-        return f"{favour}, so the mistake is made in the output"
-    start = [layer.name for layer in below].index(str(blame.layer))
-    exceptions = _except(below[start:], predicted, label)
-    if start == 0:
-        return f"Already from {blame.layer} on the feedforward clusters favour {predicted} over {label}{exceptions}"
-    return f"The feedforward clusters turn from {label} to {predicted} at {blame.layer}{exceptions}"
-
-
-def _except(layers: Sequence[LayerReading], favoured: str, other: str) -> str:
-    """The layers that do not favour one class over the other, as the end of a clause; empty if all do."""
-    evidence = [layer.paths[FEEDFORWARD].evidence for layer in layers]
-    names = [layer.name for layer, of in zip(layers, evidence, strict=True) if of[favoured] < of[other]]
-    return f" (not at {', '.join(names)})" if names else ""
+def _evidence(layers: Sequence[LayerReading]) -> dict[str, dict[str, float]]:
+    """Feedforward evidence of the layers below the output."""
+    return {layer.name: layer.paths[FEEDFORWARD].evidence for layer in layers[:-1]}
 
 
 def _by_class(classes: tuple[str, ...], values: Float[np.ndarray, " klass"]) -> dict[str, float]:

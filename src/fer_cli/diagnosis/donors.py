@@ -21,6 +21,8 @@ from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = 6
 """So many exemplars are encoded and compared."""
+_NEIGHBOURS = 24
+"""As many where the nearest are to be shown."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,17 @@ class Donors:
             features.append(parts[nearest])
         return Donations(np.array(found), torch.stack(features).to(feature.device))
 
+    def nearest(self, layer: str, feature: Float[Tensor, "1 filter x y z"], klass: int, count: int) -> tuple[int, ...]:
+        """The training samples of a class that are nearest to a sample at a layer, the nearest first."""
+        own = feature[0].detach().cpu().float()
+        candidates = self._candidates(layer, own, klass, _NEIGHBOURS)
+        self._encode(candidates)
+        features = torch.stack([self._encoded[int(index)][layer] for index in candidates]).float()
+        order = torch.argsort((features - own).flatten(1).square().sum(1), stable=True)
+        return tuple(int(candidates[row]) for row in order[:count])
+
     def _candidates(
-        self, layer: str, feature: Float[Tensor, "filter x y z"], klass: int
+        self, layer: str, feature: Float[Tensor, "filter x y z"], klass: int, count: int = CANDIDATES
     ) -> Int[np.ndarray, " candidate"]:
         book = self.codebook.layer(FEEDFORWARD, layer)
         fits = (book.exemplar >= 0) & (self.voxels.labels[book.exemplar] == klass)
@@ -82,11 +93,11 @@ class Donors:
         rows = np.flatnonzero(fits.any(axis=1))
         voted = book.exemplar[rows, distance[rows].argmin(axis=1)]
         names, votes = np.unique(voted, return_counts=True)
-        best = names[np.argsort(-votes, kind="stable")[:CANDIDATES]]
+        best = names[np.argsort(-votes, kind="stable")[:count]]
         if len(best):
             return best.astype(np.int64)
         of_class = self.voxels.indices("train")
-        return of_class[self.voxels.labels[of_class] == klass][:CANDIDATES]
+        return of_class[self.voxels.labels[of_class] == klass][:count]
 
     @cached_property
     def _lengths(self) -> dict[str, np.ndarray]:

@@ -37,9 +37,9 @@ def depth_chart(
     *,
     names: tuple[str, str],
     span: tuple[float, float],
-    blamed: str | None,
+    named: str | None,
 ) -> Figure:
-    """Calibrated evidence for the predicted class and its rival, layer by layer; `blamed` is marked.
+    """Calibrated evidence for the predicted class and its rival, layer by layer; the layer `named` is marked.
 
     `span` are the least and the most of both paths, so that their charts have one scale.
     """
@@ -67,8 +67,8 @@ def depth_chart(
         "xaxis": {**AXIS, "type": "category", "showgrid": False, "tickangle": 0, "tickfont": {"size": 10}},
         "yaxis": {**AXIS, "range": [span[0] - margin, span[1] + margin], "zeroline": True, "nticks": 6},
     }
-    if blamed is not None and blamed in layers:
-        place = list(layers).index(blamed)
+    if named is not None and named in layers:
+        place = list(layers).index(named)
         layout["shapes"] = [
             {
                 "type": "rect",
@@ -84,7 +84,7 @@ def depth_chart(
             }
         ]
         layout["annotations"] = [
-            {"text": "blamed", "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+            {"text": "here", "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
         ]
     return {"data": lines, "layout": shared_layout(layout)}
 

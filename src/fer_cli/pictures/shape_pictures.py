@@ -16,8 +16,24 @@ def compared(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
     """The volumes that a report compares with the input, each with its words, by the names of their pictures."""
     return {
         "local": (diagnosis.local_volume, f"Local reconstruction from {diagnosis.local_layer}"),
-        "nearest": (diagnosis.nearest_volume, f"Nearest training sample {diagnosis.nearest_training_sample}"),
+        "nearest": (
+            diagnosis.nearest_volume,
+            f"Nearest training sample by class code, {diagnosis.nearest_training_sample}",
+        ),
         "class-code": (diagnosis.class_code_volume, f"Class-code reconstruction of {diagnosis.predicted}"),
+    }
+
+
+def like(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
+    """The nearest training sample of the predicted class, and of a mistake's true one, as `compared` gives them."""
+    near = diagnosis.nearest
+    found = {"like-predicted": (near.predicted_volume, near.predicted, diagnosis.predicted)}
+    if diagnosis.correct is False and diagnosis.label is not None:
+        found["like-true"] = (near.true_volume, near.true, diagnosis.label)
+    return {
+        name: (volume, f"Nearest training sample of class {of}, {names[0]}")
+        for name, (volume, names, of) in found.items()
+        if volume is not None
     }
 
 
@@ -47,12 +63,11 @@ def shape_pictures(diagnosis: Diagnosis) -> dict[str, ShapePicture]:
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         overlay = scene.overlay_scene(scene.flat(volume), inputs)
         pictures[f"{name}-overlay"] = ShapePicture(overlay, f"{words} laid over the input: {said} voxels.")
-    if diagnosis.blame.boxes:
-        pictures["blame"] = ShapePicture(
-            scene.boxes_scene(inputs, diagnosis.blame.boxes),
-            f"Input with the receptive fields of {len(diagnosis.blame.boxes)} blamed locations of "
-            f"{diagnosis.blame.layer} as boxes.",
-        )
+    for name, (volume, words) in like(diagnosis).items():
+        shape(name, volume, words)
+    if diagnosis.places.boxes:
+        boxes = scene.boxes_scene(inputs, diagnosis.places.boxes)
+        pictures["blame"] = ShapePicture(boxes, f"Input with what {diagnosis.place_words} see as boxes.")
     for layer in diagnosis.pictured_layers:
         for path in PATHS:
             name, read = f"{layer.name}-{path}", layer.paths[path]

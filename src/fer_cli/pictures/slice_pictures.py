@@ -13,7 +13,7 @@ from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.pictures.planes import orientation_of
-from fer_cli.pictures.shape_pictures import compared
+from fer_cli.pictures.shape_pictures import compared, like
 from fer_cli.pictures.sheet import Panel, Row, mount
 from fer_cli.pictures.slices import (
     BLAMED,
@@ -41,23 +41,21 @@ class SlicePicture:
 def cursor_of(diagnosis: Diagnosis) -> Location:
     """The voxel that slices go through: the middle of the most blamed location's field, else of the volume."""
     x, y, z = diagnosis.input_volume.shape[1:]
-    boxes = diagnosis.blame.boxes
+    boxes = diagnosis.places.boxes
     return middle_of(boxes[0] if boxes else ((0, x), (0, y), (0, z)))
 
 
 def cursor_words(diagnosis: Diagnosis) -> str:
     """What that voxel is."""
     at = ", ".join(map(str, cursor_of(diagnosis)))
-    blame = diagnosis.blame
-    if not blame.boxes:
+    if not diagnosis.places.boxes:
         return f"voxel {at}, the middle of the volume"
-    place = ", ".join(map(str, blame.locations[0]))
-    return f"voxel {at}, the middle of what the most blamed location ({place} of {blame.layer}) sees"
+    return f"voxel {at}, the middle of what the first of {diagnosis.place_words} sees"
 
 
 def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePicture]:
     """All pictures of the report by file name. Only the first channel is drawn; all errors have the same window."""
-    inputs, view, blame = diagnosis.input_volume[0], view_of_diagnosis(diagnosis, slicing), diagnosis.blame
+    inputs, view, places = diagnosis.input_volume[0], view_of_diagnosis(diagnosis, slicing), diagnosis.places
     channel = " (channel 0)" if len(diagnosis.input_volume) > 1 else ""
     pictures: dict[str, SlicePicture] = {}
 
@@ -71,9 +69,11 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
         add(name, volume, words)
         said = f"{words}{channel}: absolute difference from the input, white from {errors.window[1]:.3g}."
         pictures[f"{name}-error"] = SlicePicture(draw_slices(np.abs(volume[0] - inputs), errors), said)
-    if blame.boxes and not diagnosis.blames_everything:
-        tint = blamed_share(inputs.shape, blame.boxes, blame.weights)
-        words = f"Input{channel} with what {len(blame.boxes)} blamed locations of {blame.layer} see, in orange."
+    for name, (volume, words) in like(diagnosis).items():
+        add(name, volume, words)
+    if places.boxes and not diagnosis.sees_everything:
+        tint = blamed_share(inputs.shape, places.boxes, places.weights)
+        words = f"Input{channel} with what {diagnosis.place_words} see, in orange."
         pictures["blame"] = SlicePicture(draw_slices(inputs, view, tint=tint), words)
     for layer in diagnosis.pictured_layers:
         for path in PATHS:
@@ -85,7 +85,7 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
 
 def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, SlicePicture]) -> Image:
     """One picture of input, reconstructions, errors, nearest training sample and exemplars, of `slice_pictures`."""
-    view, blame = view_of_diagnosis(diagnosis, slicing), diagnosis.blame
+    view = view_of_diagnosis(diagnosis, slicing)
     heads = {"local": diagnosis.local_layer, "nearest": diagnosis.nearest_training_sample, "class-code": "class code"}
     said = ("local reconstruction", "nearest training sample", "class-code reconstruction")
     layers = [(layer.name, layer.paths[FEEDFORWARD]) for layer in diagnosis.pictured_layers]
@@ -113,7 +113,7 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
     ]
     low, high = view.window
     note = f"Slices through {cursor_words(diagnosis)}; window {low:.3g} to {high:.3g}. {view.orientation.words}"
-    legend = [("what blamed locations see", BLAMED)] if blame.boxes else []
+    legend = [(f"what {diagnosis.place_words} see", BLAMED)] if diagnosis.places.boxes else []
     return mount(f"{diagnosis.sample}: predicted {diagnosis.predicted}", rows, note=note, legend=legend, panel=PANEL)
 
 

@@ -70,8 +70,8 @@ def slice_facts(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, Any]:
         "cursor": list(cursor_of(diagnosis)),
         "windows": [list(default_window(grid)) for grid in volume],
         "volumes": _volumes(diagnosis, slicing),
-        "boxes": [[list(span) for span in box] for box in diagnosis.blame.boxes],
-        "weights": list(diagnosis.blame.weights),
+        "boxes": [[list(span) for span in box] for box in diagnosis.places.boxes],
+        "weights": list(diagnosis.places.weights),
         "fields": {layer: [list(map(list, axis)) for axis in axes] for layer, axes in slicing.fields.items()},
         "colours": {"blame": list(BLAMED), "error": list(ERROR), "cross": list(CROSS)},
     }

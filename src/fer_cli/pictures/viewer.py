@@ -25,14 +25,14 @@ VIEWS = ("input", "local", "nearest", "class-code")
 
 
 def viewer_facts(diagnosis: Diagnosis) -> dict[str, object]:
-    """The four shapes, the blamed boxes, and how to show them, as plain JSON values."""
+    """The four shapes, the boxes that its places see, and how to show them, as plain JSON values."""
     volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     return {
         "shape": list(diagnosis.input_volume.shape[1:]),
         "views": [
             {"name": name, "bits": pack_bits(scene.flat(volume))} for name, volume in zip(VIEWS, volumes, strict=True)
         ],
-        "boxes": [[list(span) for span in box] for box in diagnosis.blame.boxes],
+        "boxes": [[list(span) for span in box] for box in diagnosis.places.boxes],
         "colours": {
             "shape": css_colour(scene.SHAPE),
             **{name: css_colour(colour) for name, colour in scene.LEGEND},

@@ -19,7 +19,8 @@ def write_volumes(diagnosis: Diagnosis, index_to_world: Float[np.ndarray, "4 4"]
     """Write `shapes.vti` into `folder`, made if need be; its path.
 
     Cell arrays hold voxel values, one array a channel, numbered where there are several: `input`, `local`, `nearest`,
-    `class_code`, and for each layer and path its representative; `blamed` counts the blamed locations that see a voxel.
+    `class_code`, and for each layer and path its representative; `blamed` counts the `places` of
+    the diagnosis that see a voxel.
     `index_to_world` maps voxel centres to the world.
 
     Raises ResourceError where the file cannot be written.
@@ -65,4 +66,4 @@ def _arrays(diagnosis: Diagnosis) -> dict[str, Grid]:
         for channel, grid in enumerate(volume)
     }
     x, y, z = diagnosis.input_volume.shape[1:]
-    return {**grids, "blamed": weigh_voxels((x, y, z), diagnosis.blame.boxes, ()).astype(np.uint16)}
+    return {**grids, "blamed": weigh_voxels((x, y, z), diagnosis.places.boxes, ()).astype(np.uint16)}

@@ -16,7 +16,7 @@ from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
-from fer_cli.diagnosis.blame import Blame
+from fer_cli.diagnosis.answer import INPUT, Answer
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.network.activations import batches, predict
@@ -24,7 +24,7 @@ from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.nifti import write_nifti
 from fer_cli.reports.page import POLICY, begin_report, environment, is_page
-from fer_cli.reports.report import diagnosis_json
+from fer_cli.reports.report import diagnosis_json, place_of
 from fer_cli.storage.disk import make_folder, write_whole
 
 _AHEAD = 4
@@ -55,7 +55,7 @@ class Explained:
     """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
 
     json: dict[str, object]
-    blame: Blame
+    answer: Answer
     suspicion: Suspicion
     files: dict[str, Path]
 
@@ -199,7 +199,7 @@ def _begin(
             maps = write_nifti(diagnosis, target)
             files["nifti"] = maps[0].parent
             answer["nifti"] = [str(path) for path in maps]
-        return Explained(answer, diagnosis.blame, diagnosis.suspicion, files)
+        return Explained(answer, diagnosis.answer, diagnosis.suspicion, files)
 
     return finish
 
@@ -207,8 +207,9 @@ def _begin(
 def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder: Path, title: str) -> Path:
     """Write `index.html` into `folder`: a table of the samples that can be sorted, each with its pictures and report.
 
-    The most suspicious come first. `layers` gives the order of blamed layers. Raises ResourceError where it cannot be
-    written.
+    The most suspicious come first. `layers` gives the order of places: the input, and then the layers.
+
+    Raises ResourceError where it cannot be written.
     """
     ranked = sorted(explained, key=lambda each: -each.suspicion.score)
     confused = Counter((each.json["label"], each.json["predicted"]) for each in ranked if each.json["correct"] is False)
@@ -224,7 +225,8 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
                 )
                 for name, words in (("input.png", "input"), ("class-code.png", "what was recognised"))
             ],
-            "depth": layers.index(each.blame.layer) if each.blame.layer in layers else len(layers),
+            "place": place_of(vars(each.answer)),
+            "depth": _depth(each.answer, layers),
         }
         for each in ranked
         if "report" in each.files
@@ -233,6 +235,13 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
     page = folder / "index.html"
     write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
     return page
+
+
+def _depth(answer: Answer, layers: Sequence[str]) -> int:
+    """Place of an answer in the order of computation: −1 of the input, behind all layers where it names none."""
+    if answer.outcome == INPUT:
+        return -1
+    return len(layers) if answer.layer is None else list(layers).index(answer.layer)
 
 
 def _folders(samples: Iterable[str], folder: Path) -> Iterator[Path]:

@@ -25,8 +25,8 @@ Maps = dict[str, Shaped[np.ndarray, "channel x y z"]]
 def write_nifti(diagnosis: Diagnosis, folder: Path) -> list[Path]:
     """Write the maps of a diagnosis into the folder `nifti` of `folder`, a file each; the files written.
 
-    `blame` holds the summed weights of the blamed locations that see a voxel; all weights together are 1. `fields`
-    holds the number of the most blamed location that sees a voxel, 0 for none; `fields.json` lists the locations by
+    `blame` holds the summed weights of the diagnosis's `places` that see a voxel; all weights together are 1. `fields`
+    holds the number of the first of them that sees a voxel, 0 for none; `fields.json` lists the locations by
     number. `reconstruction-LAYER` and `exemplar-LAYER-PATH` are those of the report, `error-…` is the absolute
     difference from the input. Other samples are laid on the input voxel by voxel; they are not registered.
 
@@ -37,8 +37,8 @@ def write_nifti(diagnosis: Diagnosis, folder: Path) -> list[Path]:
         _write(place, name, values, diagnosis.index_to_world, is_placed=diagnosis.is_placed)
         for name, values in _maps(diagnosis).items()
     ]
-    if diagnosis.blame.boxes:
-        blame = diagnosis.blame
+    if diagnosis.places.boxes:
+        blame = diagnosis.places
         listed = [
             {"label": label, "layer": blame.layer, "location": location, "weight": weight, "box": box}
             for label, (location, box, weight) in enumerate(
@@ -73,7 +73,7 @@ def _maps(diagnosis: Diagnosis) -> Maps:
     for layer in diagnosis.layers:
         for path in PATHS:
             maps[f"exemplar-{layer.name}-{path}"] = layer.paths[path].exemplar_volume
-    blame = diagnosis.blame
+    blame = diagnosis.places
     if blame.boxes:
         x, y, z = diagnosis.input_volume.shape[1:]
         labels = np.zeros((1, x, y, z), np.uint16)

@@ -37,7 +37,7 @@ from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import (
     ERRORS,
-    departure_sentence,
+    answer_sentence,
     diagnosis_json,
     read_path,
     repair_sentence,
@@ -172,7 +172,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
         {
             "name": layer.name,
             "locations": layer.locations,
-            "blamed": layer.name == diagnosis.blame.layer,
+            "named": layer.name == diagnosis.answer.layer,
             "pictured": layer.name in pictured,
             "paths": [read_path(diagnosis, layer, path) for path in PATHS],
         }
@@ -193,6 +193,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             ],
             controls=CONTROLS,
             policy=POLICY,
+            like=_like(diagnosis, images),
             differences={} if diagnosis.slicing else _differences(diagnosis),
             slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
@@ -218,6 +219,16 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             library=packed_library(),
         )
     )
+
+
+def _like(diagnosis: Diagnosis, images: Mapping[str, object]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Picture, heading and names of the training samples most like the input, by class."""
+    wrong, near = diagnosis.correct is False, diagnosis.nearest
+    of = (
+        ("like-predicted", f"Nearest {diagnosis.predicted}{' (predicted)' if wrong else ''}", near.predicted),
+        ("like-true", f"Nearest {diagnosis.label} (true)", near.true),
+    )
+    return [(name, head, names) for name, head, names in of if name in images]
 
 
 def _image(name: str, words: str, png: bytes) -> dict[str, str]:
@@ -269,7 +280,7 @@ def environment() -> Environment:
     )
     found.filters["signed"] = signed
     found.filters["repair_sentence"] = repair_sentence
-    found.filters["departure_sentence"] = departure_sentence
+    found.filters["answer_sentence"] = answer_sentence
     return found
 
 
@@ -302,7 +313,7 @@ def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> 
             [layer["paths"][i].rival for layer in layers],
             names=names,
             span=(min(0.0, *values), max(0.0, *values)),
-            blamed=diagnosis.blame.layer if path == FEEDFORWARD else None,
+            named=diagnosis.answer.layer if path == FEEDFORWARD else None,
         )
         for i, path in enumerate(PATHS)
     }

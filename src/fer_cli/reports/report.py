@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.calibration.departure import Departure
+from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
@@ -60,11 +60,8 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
     said = [f"{head} {diagnosis.errors[key]:.0f}" for key, (head, _, _) in ERRORS.items()]
     facts.add_row("error", Text(f"{said[0]} · {said[1]}\n{said[2]} · {said[3]}"))
-    facts.add_row("nearest", Text(printable(diagnosis.nearest_training_sample)))
-    if diagnosis.blame.layer is not None:
-        places = " ".join(",".join(map(str, location)) for location in diagnosis.blame.locations[:6])
-        more = len(diagnosis.blame.locations) - 6
-        facts.add_row("blame", Text(f"{diagnosis.blame.layer} at {places}{f' and {more} more' if more > 0 else ''}"))
+    facts.add_row("nearest", Text(_short_nearest(diagnosis)))
+    facts.add_row("where", Text(_short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
         facts.add_row("repair", Text(_short_repair(test)))
     facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
@@ -76,7 +73,6 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         (printable(diagnosis.sample), "bold"),
         "  ",
         ("", "") if correct is None else _mark_text(correct),
-        _short_departure(diagnosis.departure),
     )
     note = Text(
         "calibrated evidence in nats, for the predicted class and for the "
@@ -113,6 +109,13 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             "margin": diagnosis.blame.margin,
             "weights": [float(weight) for weight in diagnosis.blame.weights],
         },
+        "answer": {
+            "outcome": diagnosis.answer.outcome,
+            "layer": diagnosis.answer.layer,
+            "why": diagnosis.answer.why,
+            "p_value": diagnosis.answer.p_value,
+        },
+        "nearest": {"predicted": list(diagnosis.nearest.predicted), "true": list(diagnosis.nearest.true)},
         "departure": None
         if diagnosis.departure is None
         else {
@@ -143,14 +146,19 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
 
 def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
-    table = open_table("sample", "true", "predicted", "blamed", "suspicion", "p-value")
+    table = open_table("sample", "true", "predicted", "where", "suspicion", "p-value")
     for column in table.columns[1:4]:
         column.justify = "left"
     for answer in sorted(answers, key=lambda answer: -answer["suspicion"]["score"]):
-        words = (answer["sample"], answer["label"], answer["predicted"], answer["blame"]["layer"])
+        words = (answer["sample"], answer["label"], answer["predicted"], place_of(answer["answer"]))
         figures = (f"{answer['suspicion']['score']:.2f}", f"{answer['suspicion']['p_value']:.3f}")
         table.add_row(*(Text(printable(word or "–")) for word in words), *figures)
     return table
+
+
+def place_of(answer: Mapping[str, Any]) -> str | None:
+    """The layer that an answer of `diagnosis_json` names, or `input`; None where it names no place."""
+    return "input" if answer["outcome"] == INPUT else answer["layer"]
 
 
 def figures_table(answer: Mapping[str, Any]) -> RenderableType:
@@ -215,21 +223,44 @@ def suspicion_level(suspicion: Suspicion) -> str:
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
 
 
-def departure_sentence(departure: Departure) -> str:
-    """Where the computation departs from the usual one, if it does."""
-    return (
-        f"Below {departure.layer} the features are as they usually are, given one another; at {departure.layer} they "
-        f"are not. {percentage(departure.p_value).capitalize()} of the validation samples depart as far somewhere."
-    )
+def _short_nearest(diagnosis: Diagnosis) -> str:
+    """The nearest training sample of the predicted class, and of the true one of a mistake."""
+    near = diagnosis.nearest
+    of = [near.predicted[:1], near.true[:1] if diagnosis.correct is False else ()]
+    return " · ".join(printable(name) for names in of for name in names) or "–"
 
 
-def _short_departure(departure: Departure | None) -> str:
-    """The same in a few words; none where there is none to tell of."""
-    if departure is None:
-        return "  departure not known; run 'fer calibrate'"
-    if not departure.is_significant:
-        return ""
-    return f"  departs from the usual at {printable(departure.layer)}, p {departure.p_value:.3f}"
+def answer_sentence(diagnosis: Diagnosis) -> str:
+    """What the answer rests on."""
+    answer, predicted = diagnosis.answer, diagnosis.predicted
+    if answer.why == ANOMALY:
+        return (
+            f"The computation is unusual here, given the layers below, which are as usual: of validation samples "
+            f"{percentage(answer.p_value or 0.0)} depart as far somewhere, for their predicted class."
+        )
+    usual = "" if answer.p_value is None else f" No layer's computation is unusual (p = {answer.p_value:.2f})."
+    if answer.outcome == INPUT:
+        return f"The clusters favour {predicted} over {diagnosis.label} from the lowest layer on.{usual}"
+    if answer.why == TURN:
+        return f"Here the evidence turns from {diagnosis.label} to {predicted}.{usual}"
+    if diagnosis.correct:
+        return f"The prediction is correct.{usual}"
+    return f"The true class is not known.{usual}"
+
+
+def _short_answer(diagnosis: Diagnosis) -> str:
+    """The same in a line."""
+    answer, places = diagnosis.answer, diagnosis.places
+    where = " ".join(",".join(map(str, location)) for location in places.locations[:4])
+    more = len(places.locations) - 4
+    where += f" and {more} more" if more > 0 else ""
+    p = "departure not known, run 'fer calibrate'" if answer.p_value is None else f"departure p {answer.p_value:.3f}"
+    if answer.outcome == NONE:
+        return f"nowhere; {p}"
+    if answer.outcome == INPUT:
+        return f"in the input at {where}; {p}"
+    what = "computation unusual" if answer.why == ANOMALY else "evidence turns"
+    return f"{printable(str(answer.layer))}, {what}, at {where}; {p}"
 
 
 def repair_sentence(test: RepairTest) -> str:
@@ -281,8 +312,8 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
             reading = read_path(diagnosis, layer, path)
             name = f"{reading.mark} {printable(reading.speaks_for)}".strip()
             cells += [Text(name), Text(signed(reading.predicted)), Text(signed(reading.rival))]
-        blamed = layer.name == diagnosis.blame.layer
-        table.add_row(Text(("▶ " if blamed else "  ") + layer.name), *cells, style="bold" if blamed else "")
+        named = layer.name == diagnosis.answer.layer
+        table.add_row(Text(("▶ " if named else "  ") + layer.name), *cells, style="bold" if named else "")
     return table
 
 

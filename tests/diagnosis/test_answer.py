@@ -1,0 +1,66 @@
+import pytest
+
+from fer_cli.calibration.departure import Departure
+from fer_cli.diagnosis.answer import Answer, find_answer
+from fer_cli.diagnosis.verdict import where_words
+
+EVIDENCE = {"a": (0, 2), "b": (3, 1), "c": (4, 1)}
+
+
+def departing(p_value: float) -> Departure:
+    return Departure("b", score=3.0, margin=1.0, p_value=p_value)
+
+
+@pytest.mark.parametrize(
+    ("departure", "turn", "expected"),
+    [
+        (departing(0.05), None, Answer("layer", "b", "anomaly", 0.05)),
+        (departing(0.05), "a", Answer("layer", "b", "anomaly", 0.05)),
+        (departing(0.01), "output", Answer("layer", "b", "anomaly", 0.01)),
+        (departing(0.051), "a", Answer("input", None, None, 0.051)),
+        (departing(0.5), "c", Answer("layer", "c", "turn", 0.5)),
+        (departing(0.5), "output", Answer("layer", "output", "turn", 0.5)),
+        (departing(0.5), None, Answer("none", None, None, 0.5)),
+        (None, "a", Answer("input")),
+        (None, "b", Answer("layer", "b", "turn")),
+        (None, None, Answer("none")),
+    ],
+)
+def test_a_departure_goes_first_and_the_lowest_layer_is_the_input(
+    departure: Departure | None, turn: str | None, expected: Answer
+) -> None:
+    assert find_answer(departure, turn, lowest="a") == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "evidence", "said"),
+    [
+        (
+            Answer("layer", "b", "anomaly", 0.0123),
+            EVIDENCE,
+            "The computation is unusual at b, and usual below it (p = 0.012)",
+        ),
+        (
+            Answer("input"),
+            EVIDENCE,
+            "Already the input looks like an X, such as the training sample X_7; no layer turns it into one",
+        ),
+        (Answer("layer", "b", "turn"), EVIDENCE, "The feedforward clusters turn from Y to X at b"),
+        (
+            Answer("layer", "b", "turn"),
+            {**EVIDENCE, "c": (0, 1)},
+            "The feedforward clusters turn from Y to X at b, on the whole",
+        ),
+        (
+            Answer("layer", "output", "turn"),
+            EVIDENCE,
+            "The feedforward clusters favour Y up to the last layer, so the mistake is made in the output",
+        ),
+        (Answer("none"), EVIDENCE, "The feedforward clusters of 2 of 3 layers speak for X"),
+    ],
+)
+def test_words_name_the_layer_of_the_answer_and_no_other(
+    answer: Answer, evidence: dict[str, tuple[float, float]], said: str
+) -> None:
+    by_class = {name: {"X": float(first), "Y": float(second)} for name, (first, second) in evidence.items()}
+    assert where_words(answer, by_class, "X", "Y", "X_7").replace("a X", "an X") == said
