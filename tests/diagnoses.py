@@ -10,7 +10,7 @@ from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.answer import find_answer
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Nearest, PathReading, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Nearest, PathReading, Suspicion, Viewed
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.slicing import Slicing
 
@@ -105,6 +105,7 @@ def diagnosis_of(**changes):
         repair=(REPAIR,),
         departure=DEPARTURE,
         suspicion=Suspicion(0.87, 0.031, 999),
+        viewed=Viewed(24, {"bed": 0.1, "chair": 0.42, "night_stand": 0.08, "table": 0.4}),
         nearest=Nearest(("table_0011", "table_0031"), ("chair_0123", "chair_0007"), volume(back=False), volume()),
         category=Category("representation", "calibrated evidence turns from chair to table"),
         verdict=VERDICT,

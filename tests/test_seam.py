@@ -31,6 +31,7 @@ from fer_cli.network.fer_cnn import PRESETS
 from fer_cli.network.phases import FeedbackPhase, TrainingData, TrainingSettings
 from fer_cli.network.receptive import LayerSpec
 from fer_cli.network.training import train
+from fer_cli.network.views import Views
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -167,7 +168,8 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 codebook.layer(path, layer)  # read from the journal while it is open
     run = Run(RunPaths.in_folder(folder), device=CPU)
     parents = dict.fromkeys(CALIBRATION.parents, "memory")
-    with calibrated(run.paths.calibration, network, codebook, volumes, held, parents):
+    views = Views(4, Augmentation(mirror=True, shift=1))
+    with calibrated(run.paths.calibration, network, codebook, volumes, held, parents, views=lambda _: views):
         pass
     run.__dict__ |= {
         "network": network,

@@ -1,6 +1,7 @@
 """The artifacts of a run, opened together; each is checked to be made from the others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.views import Views, views_from, views_of
 from fer_cli.network.weights import load_network, split_as_trained, transform_of
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.run_paths import RunPaths
@@ -83,6 +85,18 @@ class RunArtifacts:
     def calibration(self) -> Calibration:
         """Confidence scores of the validation samples."""
         return load_calibration(self._calibration)
+
+    @cached_property
+    def views(self) -> Views | None:
+        """The views of a sample that its suspicion is a mean over; None where samples are not varied."""
+        return views_from(self._calibration.config.get("views"))
+
+    def chosen_views(self, number: int) -> Views:
+        """So many views that vary as those of the calibration, or as in training where it has none.
+
+        Raises UsageError for a number that cannot be taken.
+        """
+        return replace(self.views or views_of(self.model.config, self.network.spec.input), number=number)
 
     @cached_property
     def validation_evidence(self) -> dict[str, dict[str, np.ndarray]]:

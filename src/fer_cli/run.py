@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fer_cli.artifacts import RunArtifacts, choose_device
-from fer_cli.calibration.calibrate import calibrated, check_calibration
+from fer_cli.calibration.calibrate import calibrated, check_calibration, views_of_run
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volume_file import save_volumes
@@ -118,6 +118,7 @@ class Run(RunArtifacts):
         split: str | None = None,
         *,
         votes: int | None = None,
+        views: int | None = None,
         sanity: bool = False,
         repair: bool = False,
         planted: bool = False,
@@ -127,7 +128,13 @@ class Run(RunArtifacts):
         Raises UsageError where there is no labelled sample in the split, and what opening the run raises.
         """
         return evaluate(
-            self, split=split or self._evaluated, votes=votes, sanity=sanity, repair=repair, planted=planted
+            self,
+            split=split or self._evaluated,
+            votes=votes,
+            views=views,
+            sanity=sanity,
+            repair=repair,
+            planted=planted,
         )
 
     @property
@@ -265,7 +272,7 @@ def _cluster(
         seed=seed,
         device=device,
         module=model,
-        calibrate=lambda *args: calibrated(paths.calibration, *args),
+        calibrate=lambda *args: calibrated(paths.calibration, *args, views=views_of_run(paths.model)),
         force=force,
         report=tell,
     )

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.calibration.calibrate import calibrate, calibrated, check_calibration
-from fer_cli.calibration.confidence import _family, load_calibration
+from fer_cli.calibration.calibrate import calibrate, calibrated, check_calibration, views_of_run
+from fer_cli.calibration.confidence import SOFTMAX, VIEWS, load_calibration
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, read_errors
+from fer_cli.data.augmentation import Augmentation
 from fer_cli.errors import ArtifactError, LineageError, UsageError
 from fer_cli.network.activations import PATHS
+from fer_cli.network.views import Views
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -46,6 +48,9 @@ def test_calibration_is_the_validation_samples_read(calibration: Artifact, run: 
     np.testing.assert_array_equal(calibration.read("calibration/predicted"), reading.predicted)
     loaded = load_calibration(calibration)
     scores = reading.confidence_scores()
+    assert run.views is not None
+    seen = run.views.probabilities(run.network, run.voxels.tensor(held))
+    scores[VIEWS] = seen[np.arange(len(held)), reading.predicted]
     assert set(loaded.scores) == set(scores)
     for name, values in scores.items():
         np.testing.assert_allclose(loaded.scores[name], values, rtol=1e-6)
@@ -143,7 +148,7 @@ def test_a_signal_between_the_two_names_waits_for_the_second(
                 k=(3, 3, 3, 3),
                 device=CPU,
                 force=True,
-                calibrate=partial(calibrated, paths.calibration),
+                calibrate=partial(calibrated, paths.calibration, views=views_of_run(paths.model)),
             )
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -158,7 +163,7 @@ def test_a_calibration_that_fails_leaves_both_files_as_they_were(run_paths: RunP
 
     @contextmanager
     def failing(*read: Any) -> Iterator[Any]:
-        with calibrated(paths.calibration, *read):
+        with calibrated(paths.calibration, *read, views=views_of_run(paths.model)):
             raise RuntimeError("no")
         yield
 
@@ -169,13 +174,24 @@ def test_a_calibration_that_fails_leaves_both_files_as_they_were(run_paths: RunP
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize(
-    ("score", "family"),
-    [
-        ("evidence_feedforward_conv3", "feedforward"),
-        ("evidence_feedback_layer_1_conv", "feedback"),
-        ("softmax_margin", "softmax"),
-    ],
-)
-def test_family_of_a_score_is_its_path_whatever_the_layer_is_called(score: str, family: str) -> None:
-    assert _family(score) == family
+def test_views_are_those_of_the_training_unless_others_are_asked_for(run_paths: RunPaths, tmp_path: Path) -> None:
+    paths = copied(run_paths, tmp_path)
+    default = Run(run_paths, device=CPU)
+    trained = default.model.config["training"]["augmentation"]
+    assert default.views == Views(24, Augmentation(**trained))
+    calibrate(paths, device=CPU, views=3, vary="mirror=z,shift=1")
+    asked = Run(paths, device=CPU)
+    assert asked.views == Views(3, Augmentation(mirror="z", shift=1))
+    held = asked.model.read("validation/index")
+    seen = asked.views.probabilities(asked.network, asked.voxels.tensor(held))
+    predicted = asked.calibration.predicted.predicted
+    np.testing.assert_array_equal(asked.calibration.scores[VIEWS], seen[np.arange(len(held)), predicted])
+    assert asked.calibration.alarm == VIEWS
+    calibrate(paths, device=CPU, vary="none", force=True)
+    unvaried = Run(paths, device=CPU)
+    assert unvaried.views is None
+    assert (unvaried.calibration.alarm, VIEWS in unvaried.calibration.scores) == (SOFTMAX, False)
+    with pytest.raises(UsageError, match="--vary takes shift, mirror"):
+        calibrate(paths, device=CPU, vary="twist", force=True)
+    with pytest.raises(UsageError, match="0 views cannot be taken"):
+        calibrate(paths, device=CPU, views=0, force=True)

@@ -25,6 +25,17 @@ def test_order_within_one_class_is_that_of_the_scores() -> None:
     assert known.p_values(np.zeros(1), np.zeros(1, int), np.zeros(4)).tolist() == [1]
 
 
+def test_every_predicted_class_weighs_the_same() -> None:
+    """Nine references of class 0 and one of class 1, all of one score for their class: the one weighs as much."""
+    known = PredictedClasses(np.array([0] * 9 + [1]), 2)
+    reference = np.array([1.0] * 9 + [9.0])
+    weights = known._weights()
+    assert weights.sum() == pytest.approx(10)
+    assert weights[:9].sum() == pytest.approx(weights[9])
+    assert empirical_p_value(np.array([2.0]), reference, weights) == pytest.approx([(5 + 1) / 11])
+    assert empirical_p_value(np.array([1.0]), reference, weights) == pytest.approx([1])
+
+
 def test_p_values_hold_for_every_predicted_class_whatever_its_share_and_scale() -> None:
     """Of validation samples one in ten is of the class with the large scores; of later samples one in two."""
     flagged, plain = [], []

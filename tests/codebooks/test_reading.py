@@ -86,33 +86,36 @@ def calibration(count: int, seed: int = 0, distinct: int | None = None) -> Calib
     return known_scores(scores, generator.random(count) < 0.8)
 
 
-def test_suspicion_is_one_less_the_mean_rank_within_families() -> None:
+def test_suspicion_is_one_less_the_mean_probability_over_views() -> None:
+    known = calibration(40)
+    seen = known_scores({**known.scores, "views": np.linspace(0, 1, 40)}, known.correct)
+    assert seen.alarm == "views"
+    assert seen.suspicion({"views": np.array([0.25, 1.0])}).tolist() == [0.75, 0.0]
+
+
+def test_without_views_suspicion_is_one_less_the_rank_of_the_alarm() -> None:
     known, new = calibration(40, distinct=2), calibration(9, seed=1, distinct=2)
-    families = [NAMES[:2], NAMES[2:4], NAMES[4:]]
-    for sample in range(9):
-        ranks = []
-        for family in families:
-            each = []
-            for name in family:
-                value = new.scores[name][sample]
-                lower = sum(other < value for other in known.scores[name])
-                equal = sum(other == value for other in known.scores[name])
-                each.append((lower + equal / 2) / 40)
-            ranks.append(sum(each) / len(each))
-        assert known.suspicion(new.scores)[sample] == pytest.approx(1 - sum(ranks) / 3, abs=1e-12)
+    name = known.alarm
+    for value, found in zip(new.scores[name], known.suspicion(new.scores), strict=True):
+        lower, equal = (sum(compared(known.scores[name], value)) for compared in (np.less, np.equal))
+        assert found == pytest.approx(1 - (lower + equal / 2) / 40, abs=1e-12)
 
 
-def test_suspicion_lies_between_0_and_1_and_falls_with_every_score() -> None:
+def test_without_views_the_alarm_is_what_tells_the_validation_samples_best() -> None:
+    correct = np.arange(40) % 3 > 0
+    noise = np.random.default_rng(0).standard_normal(40)
+    scores = {"max_softmax": noise, "softmax_margin": noise + correct, "evidence_feedback_a": noise + 4 * correct}
+    assert known_scores(scores, correct).alarm == "evidence_feedback_a"
+    few = np.arange(40) % 5 > 0  # eight mistakes
+    assert known_scores(scores, few).alarm == "max_softmax"
+
+
+def test_suspicion_lies_between_0_and_1_and_falls_with_its_score() -> None:
     known = calibration(30)
     steps = np.linspace(-9, 9, 200)
-    everything = known.suspicion(dict.fromkeys(NAMES, steps))
-    assert (everything[0], everything[-1]) == (1, 0)
-    assert (np.diff(everything) <= 0).all()
-    for name in NAMES:
-        one = known.suspicion(dict.fromkeys(NAMES, np.zeros(200)) | {name: steps})
-        assert (np.diff(one) <= 0).all()
-        assert one[0] > one[-1]
-        assert ((one >= 0) & (one <= 1)).all()
+    found = known.suspicion({known.alarm: steps})
+    assert (found[0], found[-1]) == (1, 0)
+    assert (np.diff(found) <= 0).all()
 
 
 def test_p_value_counts_the_correct_samples_that_look_as_suspicious() -> None:

@@ -56,8 +56,14 @@ def test_diagnosis_is_what_its_parts_say(run: Run) -> None:
             assert grid.dtype == np.float32
             worth = {**run.temperatures.evidence[path], "output": 1.0}[layer.name]
             assert layer.paths[path].temperature == worth
-    suspicion = run.calibration.suspicion(reading.confidence_scores())
-    assert diagnosis.suspicion.score == suspicion[0]
+    assert run.views is not None
+    seen = run.views.probabilities(run.network, torch.from_numpy(sample.volume)[None])
+    suspicion = run.calibration.suspicion({"views": seen[:, reading.predicted[0]]})
+    assert diagnosis.suspicion.score == suspicion[0] == pytest.approx(1 - seen[0, reading.predicted[0]], abs=1e-6)
+    assert diagnosis.suspicion.by == "views"
+    assert diagnosis.viewed is not None
+    assert (diagnosis.viewed.number, diagnosis.viewed.predicted) == (24, classes[seen[0].argmax()])
+    assert list(diagnosis.viewed.probabilities.values()) == seen[0].tolist()
     assert diagnosis.suspicion.p_value == run.calibration.p_value(suspicion, reading.predicted)[0]
     distances = code_distances(run.codebook, reading)
     grid = torch.from_numpy(sample.volume)[None]
@@ -120,7 +126,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     suspicion = unlabelled.suspicion
     assert suspicion.n_reference == run.calibration.correct.sum()
     assert suspicion.enough == (suspicion.n_reference >= 19)
-    rarity = f"{suspicion.words}{'' if suspicion.enough else ', too few to raise an alarm'}."
+    rarity = f"{suspicion.words}."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
     agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
     clusters = f"The feedforward clusters of {agreeing} of 4 layers speak for {predicted}"

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.volumes import InputSpec
 from fer_cli.evaluation import baselines
 from fer_cli.evaluation.encoded import Encoded, encode_samples
@@ -52,7 +51,7 @@ def test_dropout_of_nothing_is_the_network_and_more_of_it_makes_unsure(run: Run)
 
 def test_views_are_averaged_with_the_shape_itself(run: Run) -> None:
     encoded = encode_samples(run.network, run.voxels, run.voxels.indices("test"))
-    found = baselines.varied_probabilities(run.network, run.voxels, encoded, dropout=0.1, augmentation=Augmentation())
+    found = baselines.varied_probabilities(run.network, run.voxels, encoded, dropout=0.1)
     grids = run.voxels.tensor(encoded.indices)
 
     def mean(views: list[torch.Tensor]) -> np.ndarray:
@@ -61,7 +60,6 @@ def test_views_are_averaged_with_the_shape_itself(run: Run) -> None:
     with torch.inference_mode():
         mirrored = mean([grids, grids.flip(2), grids.flip(3), grids.flip((2, 3))])
         np.testing.assert_allclose(found["mirrored"], mirrored, atol=1e-5)
-        np.testing.assert_allclose(found["augmentations"], mean([grids]), atol=1e-5)  # nothing is varied
     scores = baselines.variation_baselines(found, encoded.predicted)
     assert scores["mirrored"] == pytest.approx(mirrored[np.arange(len(grids)), encoded.predicted], abs=1e-5)
 

@@ -68,9 +68,12 @@ def test_survey_of_a_run_is_what_its_samples_read_alone_say(run: Run) -> None:
     assert found.names == [run.voxels.names[i] for i in indices]
     np.testing.assert_array_equal(found.outcomes.labels, run.voxels.labels[indices])
     for position in (0, 7, 17):
-        reading = read_samples(run.network, run.codebook, run.voxels.tensor([int(indices[position])]))
+        volumes = run.voxels.tensor([int(indices[position])])
+        reading = read_samples(run.network, run.codebook, volumes)
+        assert run.views is not None
+        seen = run.views.probabilities(run.network, volumes)
         assert found.outcomes.predicted[position] == reading.predicted[0]
-        assert found.suspicion[position] == pytest.approx(run.calibration.suspicion(reading.confidence_scores())[0])
+        assert found.suspicion[position] == pytest.approx(1 - seen[0, reading.predicted[0]], abs=1e-6)
         assert found.outcomes.nearest[position] == run.voxels.labels[nearest_training_sample(run.codebook, reading)[0]]
         for path in PATHS:
             for layer, classes in found.outcomes.speaks_for[path].items():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from fer_cli.calibration.departure import return_errors
+from fer_cli.calibration.confidence import VIEWS
+from fer_cli.calibration.departure import SIGNIFICANT, return_errors
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
 from fer_cli.data.dataset import VolumeSet, open_voxels
+from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.views import Views, views_of
 from fer_cli.network.weights import load_network
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -41,19 +45,28 @@ class CalibrationSummary:
     correct: int
     seconds: float
 
+    @property
+    def enough(self) -> bool:
+        """Whether p-values can reach the conventional 5 %."""
+        return 1 / (self.correct + 1) <= SIGNIFICANT
+
 
 def calibrate(
     paths: RunPaths,
     *,
     device: torch.device,
     module: nn.Module | None = None,
+    views: int | None = None,
+    vary: str | None = None,
     force: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> CalibrationSummary:
     """Read a run's validation samples and write `paths.calibration`; `module` is an attached classifier in memory.
 
-    Raises UsageError if that exists and `force` is off, ArtifactError or LineageError where the run's artifacts are
-    missing, damaged or not of one another, ResourceError where the file cannot be written.
+    `views` and `vary` are those of `network.views.views_of`.
+
+    Raises UsageError for them, or if that exists and `force` is off, ArtifactError or LineageError where the run's
+    artifacts are missing, damaged or not of one another, ResourceError where the file cannot be written.
     """
     check_output(paths.calibration, paths.voxels, paths.model, paths.codebook)
     if paths.calibration.exists() and not force:
@@ -65,11 +78,21 @@ def calibrate(
         codebook, artifact = open_codebook(paths.codebook, model, network.spec)
         parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
         validation = model.read("validation/index")
-        with calibrated(paths.calibration, network, codebook, voxels, validation, parents, report=report) as (
-            _,
-            summary,
-        ):
+        chosen = partial(views_of, model.config, number=views, vary=vary)
+        written = calibrated(
+            paths.calibration, network, codebook, voxels, validation, parents, views=chosen, report=report
+        )
+        with written as (_, summary):
             return summary
+
+
+def views_of_run(model: Path, *, number: int | None = None, vary: str | None = None) -> Callable[[InputSpec], Views]:
+    """A function that gives the views of a model's samples (`network.views.views_of`), once its input is known.
+
+    Raises ArtifactError where the model is missing or damaged.
+    """
+    with open_artifact(model, MODEL) as artifact:
+        return partial(views_of, artifact.config, number=number, vary=vary)
 
 
 def check_calibration(paths: RunPaths, *, force: bool) -> None:
@@ -98,9 +121,12 @@ def calibrated(
     validation: Int[np.ndarray, " validation"],
     parents: Mapping[str, str],
     *,
+    views: Callable[[InputSpec], Views],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
     """Read the validation samples through network and codebook, and write the calibration under a temporary name.
+
+    `views` are given what the network reads.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 
@@ -108,8 +134,10 @@ def calibrated(
     """
     started = time.monotonic()
     with claim_output(output, force=True):
-        columns = read_validation(network, codebook, voxels, validation, report=report)
-        with ArtifactWriter(output, CALIBRATION, config={}, parents=parents) as writer:
+        seen = views(network.spec.input)
+        columns = read_validation(network, codebook, voxels, validation, seen, report=report)
+        config = {"views": seen.to_json()} if seen.vary else {}
+        with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:
             for name, values in columns.items():
                 writer.write(f"calibration/{name}", values)
             writer.complete()
@@ -122,6 +150,7 @@ def read_validation(
     codebook: Codebook,
     voxels: VolumeSet,
     validation: Int[np.ndarray, " validation"],
+    views: Views,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
@@ -131,10 +160,14 @@ def read_validation(
     for part in batches(validation):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
+        scores = reading.confidence_scores()
+        if views.vary:
+            seen = views.probabilities(network, volumes)
+            scores[VIEWS] = seen[np.arange(len(part)), reading.predicted]
         batch = {
             "predicted": reading.predicted,
             "probability": reading.probabilities,
-            **{f"score/{name}": values.astype(np.float64) for name, values in reading.confidence_scores().items()},
+            **{f"score/{name}": values.astype(np.float64) for name, values in scores.items()},
             **{
                 f"error/{name}": values
                 for name, values in read_errors(network, codebook, voxels, reading, volumes).items()

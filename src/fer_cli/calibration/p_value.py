@@ -13,17 +13,23 @@ FOLDS = 10
 
 
 def empirical_p_value(
-    scores: Float[np.ndarray, " sample"], reference: Float[np.ndarray, " reference"]
+    scores: Float[np.ndarray, " sample"],
+    reference: Float[np.ndarray, " reference"],
+    weights: Float[np.ndarray, " reference"] | None = None,
 ) -> Float[np.ndarray, " sample"]:
     """Share of reference scores that are at least as high as each score, the sample itself counted in.
 
-    Never zero: with n reference scores at least 1 / (n + 1).
+    Never zero: with n reference scores at least 1 / (n + 1). `weights` of the reference scores have a mean of 1; the
+    sample counts as one.
 
-    Source: the conformal p-value of Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World".
+    Source: the conformal p-value of Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World"; with weights,
+    Tibshirani, Barber, Candès and Ramdas, "Conformal Prediction Under Covariate Shift", NeurIPS 2019.
     """
-    ordered = np.sort(reference)
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    return (at_least + 1) / (len(ordered) + 1)
+    order = np.argsort(reference)
+    weights = np.ones(len(reference)) if weights is None else weights
+    above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    at_least = above[np.searchsorted(reference[order], scores, side="left")]
+    return (at_least + 1) / (len(reference) + 1)
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class PredictedClasses:
     """Predicted classes of reference samples, by which later samples are compared with them.
 
     Figures and scores differ by class, and validation samples have other shares of the classes than later samples may
-    have. Therefore they are standardised by predicted class: by mean and deviation, shrunk towards those of all
-    samples. See `docs/adr/0028`.
+    have. Therefore they are standardised by predicted class, by mean and deviation, shrunk towards those of all
+    samples; and every predicted class counts alike, however many reference samples it has. See `docs/adr/0028`.
     """
 
     predicted: Int[np.ndarray, " reference"]
@@ -46,14 +52,14 @@ class PredictedClasses:
     ) -> Float[np.ndarray, " sample"]:
         """Empirical p-values of samples, given their predicted classes and the reference samples' scores.
 
-        Each sample is standardised among the reference samples, as one of them (full conformal prediction), so that
-        the p-value holds for samples like them, however few there are.
+        Each sample is standardised among the reference samples, as one of them (full conformal prediction).
         """
+        weights = self._weights()
         p_values = np.empty(len(scores))
         for number, (score, of) in enumerate(zip(scores, predicted, strict=True)):
             together = PredictedClasses(np.append(self.predicted, of), self.classes)
             standard = together._standardised(np.append(reference, score))
-            p_values[number] = empirical_p_value(standard[-1:], standard[:-1])[0]
+            p_values[number] = empirical_p_value(standard[-1:], standard[:-1], weights)[0]
         return p_values
 
     def means(self, figures: Float[np.ndarray, "reference figure"]) -> Float[np.ndarray, "classes figure"]:
@@ -63,6 +69,13 @@ class PredictedClasses:
         counts = np.bincount(self.predicted, minlength=self.classes)[:, None]
         means: Float[np.ndarray, "classes figure"] = (sums + SHRINKAGE * figures.mean(axis=0)) / (counts + SHRINKAGE)
         return means
+
+    def _weights(self) -> Float[np.ndarray, " reference"]:
+        """Weight of each reference sample: every predicted class has the same sum, and the mean is 1."""
+        if not len(self.predicted):
+            return np.zeros(0)
+        weights = 1 / np.bincount(self.predicted, minlength=self.classes)[self.predicted]
+        return weights / weights.mean()
 
     def _standardised(self, scores: Float[np.ndarray, " reference"]) -> Float[np.ndarray, " reference"]:
         """Scores less their mean, in standard deviations, both by predicted class."""

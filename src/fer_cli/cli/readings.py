@@ -134,6 +134,9 @@ Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView 
 Nifti = Annotated[
     bool, typer.Option("--nifti", help="Write volumes and blame as NIfTI too, with the sample's affine, into nifti/.")
 ]
+ViewsAsked = Annotated[
+    int | None, typer.Option("--views", help="Number of varied views whose mean predicts too, such as 24.")
+]
 ExplainOutput = Annotated[
     Path | None,
     typer.Option(
@@ -154,6 +157,7 @@ def explain(
     images: Images = True,
     vtk: Vtk = False,
     nifti: Nifti = False,
+    views: ViewsAsked = None,
     output: ExplainOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -180,7 +184,7 @@ def explain(
         from fer_cli.reports.report import diagnosis_table, terminal_report
 
         opened = _opened(run, voxels, model, codebook, device)
-        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti)
+        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views)
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
             if as_json:
@@ -194,8 +198,7 @@ def explain(
             if nifti and diagnosis.sees_everything:
                 typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
             return
-        names = given or misclassified(opened, split)
-        folder = output or run / "explain"
+        names, folder = given or misclassified(opened, split), output or run / "explain"
         what = f"misclassified samples of the split {split}" if errors else "samples"
         with progress_bar() as bar:
             several = explain_several(
@@ -233,6 +236,7 @@ def evaluate(
     runs: Runs = None,
     split: EvaluateSplit = "test",
     votes: Votes = None,
+    views: ViewsAsked = None,
     sanity: Sanity = False,
     repair: Repair = False,
     planted: Planted = False,
@@ -257,7 +261,14 @@ def evaluate(
     opened = [_opened(folder, voxels, model, codebook, device, in_memory=True) for folder in folders]
     with progress_bar() as bar:
         evaluation = evaluate_runs(
-            *opened, split=split, votes=votes, sanity=sanity, repair=repair, planted=planted, report=StageView(bar)
+            *opened,
+            split=split,
+            votes=votes,
+            views=views,
+            sanity=sanity,
+            repair=repair,
+            planted=planted,
+            report=StageView(bar),
         )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
     page = write_evaluation_page(evaluation, path.with_suffix(".html"))

@@ -32,6 +32,7 @@ from fer_cli.errors import UsageError
 from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
+    from fer_cli.calibration.calibrate import CalibrationSummary
     from fer_cli.codebooks.clustering import ClusteringSummary
     from fer_cli.network.training import TrainingSummary
 
@@ -201,6 +202,13 @@ Memory = Annotated[str, typer.Option(help="Most memory for features, such as 500
 Scratch = Annotated[
     Path | None, typer.Option(help="Folder for features that exceed --memory. Default: that of the output.")
 ]
+ViewsOf = Annotated[
+    int | None, typer.Option(help="Views of a sample that its suspicion is a mean over. Default: 24; 8 of large ones.")
+]
+Vary = Annotated[
+    str | None,
+    typer.Option(help="How views vary, such as mirror=x,turn,shift, or none. Default: as the network was trained."),
+]
 
 
 def cluster(
@@ -213,6 +221,8 @@ def cluster(
     scratch: Scratch = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    views: ViewsOf = None,
+    vary: Vary = None,
     seed: Seed = 0,
     device: Device = "auto",
     force: Force = False,
@@ -220,13 +230,14 @@ def cluster(
 ) -> None:
     """Cluster every location of every layer, in both paths, and calibrate: model.h5 → codebook.h5, its calibration."""
     from fer_cli.artifacts import choose_device
-    from fer_cli.calibration.calibrate import calibrated, check_calibration
+    from fer_cli.calibration.calibrate import calibrated, check_calibration, views_of_run
     from fer_cli.cli.terminal import ClusteringView, CountView, progress_bar
     from fer_cli.codebooks.clustering import cluster_network
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
     check_calibration(paths, force=force)
+    seen = views_of_run(paths.model, number=views, vary=vary)
     endings.goes_on()
     with progress_bar() as bar:
         summary = cluster_network(
@@ -242,7 +253,7 @@ def cluster(
             device=chosen,
             force=force,
             report=ClusteringView(bar),
-            calibrate=partial(calibrated, paths.calibration, report=CountView(bar, "calibrating")),
+            calibrate=partial(calibrated, paths.calibration, views=seen, report=CountView(bar, "calibrating")),
         )
     _tell_clustered(summary, as_json=as_json)
 
@@ -264,6 +275,7 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
     typer.echo(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
+    _tell_too_few(summary.calibration)
 
 
 def calibrate(
@@ -271,6 +283,8 @@ def calibrate(
     model: Model = None,
     codebook: CodebookFile = None,
     run: RunDir = DEFAULT_RUN,
+    views: ViewsOf = None,
+    vary: Vary = None,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
@@ -282,7 +296,14 @@ def calibrate(
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=codebook)
     with progress_bar() as bar:
-        summary = calibrate_run(paths, device=choose_device(device), force=force, report=CountView(bar, "calibrating"))
+        summary = calibrate_run(
+            paths,
+            device=choose_device(device),
+            views=views,
+            vary=vary,
+            force=force,
+            report=CountView(bar, "calibrating"),
+        )
     if as_json:
         print_json(summary)
         return
@@ -290,3 +311,10 @@ def calibrate(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
         f"correctly, {summary.seconds:.0f} s"
     )
+    _tell_too_few(summary)
+
+
+def _tell_too_few(summary: "CalibrationSummary") -> None:
+    """Say so where an alarm cannot be raised for want of validation samples."""
+    if not summary.enough:
+        typer.echo(f"Too few validation samples ({summary.correct} classified correctly) for an alarm at p ≤ 0.05.")

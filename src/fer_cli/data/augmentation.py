@@ -11,6 +11,17 @@ from torch.nn import functional
 from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
 
+USUAL = {
+    "shift": "2",
+    "mirror": "xy",
+    "quarter_turns": "1",
+    "rotation": "10",
+    "stretch": "0.1",
+    "contrast": "0.1",
+    "brightness": "0.1",
+}
+"""How much samples vary in a way that is named without a value."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -64,21 +75,25 @@ class Augmentation:
         )
 
     @classmethod
-    def parsed(cls, text: str) -> "Augmentation":
+    def parsed(cls, text: str, *, option: str = "--augment") -> "Augmentation":
         """From `none`, or settings with commas between them such as `shift=2,mirror=xy,rotation=10`.
 
-        Raises UsageError for anything else.
+        A name alone stands for its `USUAL` value; `turn` is another name of `rotation`.
+
+        Raises UsageError, which names the `option`, for anything else.
         """
         known = [each.name for each in fields(cls) if each.name != "edge"]
         given: dict[str, Any] = {}
         for part in filter(None, "" if text == "none" else text.split(",")):
-            name, _, value = part.strip().partition("=")
+            name, equals, value = part.strip().partition("=")
+            name = "rotation" if name == "turn" else name
             if name not in known:
-                raise UsageError(f"--augment takes {', '.join(known)}, not {name!r}.")
+                raise UsageError(f"{option} takes {', '.join(known)}, not {name!r}.")
+            value = value if equals else USUAL[name]
             try:
                 number = 0.0 if name == "mirror" else float(value)
             except ValueError:
-                raise UsageError(f"--augment {name} takes a number, got {value!r}.") from None
+                raise UsageError(f"{option} {name} takes a number, got {value!r}.") from None
             given[name] = {"mirror": value, "shift": int(number), "quarter_turns": number > 0}.get(name, number)
         return cls(**given)
 

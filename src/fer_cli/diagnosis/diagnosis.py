@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.calibration.confidence import ReferenceErrors
+from fer_cli.calibration.confidence import VIEWS, ReferenceErrors
 from fer_cli.calibration.departure import Departure, return_errors
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.codebooks.reading import Reading, code_distances, read_samples
@@ -32,6 +32,7 @@ from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
 from fer_cli.diagnosis.slicing import Slicing, axis_fields
 from fer_cli.diagnosis.verdict import verdict, where_words
+from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.network.backbone import OUTPUT, middle_layer, receptive_field
 
@@ -70,14 +71,15 @@ class LayerReading:
 class Suspicion:
     """How unlike a correctly classified sample this one looks.
 
-    `score` is in [0, 1], high is suspicious; `p_value` is the conformal p-value: the share of `n_reference` correctly
-    classified validation samples that look at least as suspicious for their predicted class, the sample itself counted
-    in on both sides.
+    `score` is in [0, 1], high is suspicious; `by` is what it goes by (`Calibration.alarm`). `p_value` is the share of
+    `n_reference` correctly classified validation samples that look at least as suspicious for their predicted class,
+    every class weighing the same and the sample itself counted in on both sides.
     """
 
     score: float
     p_value: float
     n_reference: int
+    by: str = VIEWS
 
     @property
     def enough(self) -> bool:
@@ -86,11 +88,24 @@ class Suspicion:
 
     @property
     def words(self) -> str:
-        """How many validation samples look at least as suspicious, each for its predicted class."""
-        alike = round(self.p_value * (self.n_reference + 1)) - 1
-        look = "looks" if alike == 1 else "look"
-        of = f"{alike or 'none'} of {self.n_reference} correctly classified validation samples"
-        return f"{of} {look} at least as suspicious for {'its' if alike == 1 else 'their'} class"
+        """What share of the validation samples look at least as suspicious, each for its predicted class."""
+        if not self.enough:
+            return f"too few correctly classified validation samples ({self.n_reference}) for an alarm"
+        share = percentage(self.p_value)
+        return f"{share} of correctly classified validation samples look at least as suspicious for their class"
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """Mean class probabilities of a sample over so many views of it."""
+
+    number: int
+    probabilities: dict[str, float]
+
+    @property
+    def predicted(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
 
 
 @dataclass(frozen=True)
@@ -112,12 +127,12 @@ class Diagnosis:
 
     `label` and `correct` are None where the true class is unknown. `answer` says where a mistake comes from, and
     `places` are the locations that pictures and pages point at: the most unusual ones of the answer's layer where its
-    computation is unusual, else those of `blame`. `errors` are Table I's four summed squared errors,
-    `reference_errors` those of the validation samples, without the ones that cannot be compared because theirs start
-    from another local layer. `slicing` is None of occupancy. `departure` is None where the codebook does not hold what
-    it is measured against. `repair` holds the repair tests, with the label first, then without; none of a correctly
-    classified sample. The four volumes have axes (channel, x, y, z), z up; of occupancy, reconstructions hold
-    probabilities. `index_to_world` and `is_placed` are the sample's.
+    computation is unusual, else those of `blame`. `viewed` is None where samples are not varied. `errors` are Table I's
+    four summed squared errors, `reference_errors` those of the validation samples, without the ones that cannot be
+    compared because theirs start from another local layer. `slicing` is None of occupancy. `departure` is None where
+    the codebook does not hold what it is measured against. `repair` holds the repair tests, with the label first, then
+    without; none of a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of occupancy,
+    reconstructions hold probabilities. `index_to_world` and `is_placed` are the sample's.
     """
 
     sample: str
@@ -125,6 +140,7 @@ class Diagnosis:
     label: str | None
     correct: bool | None
     probabilities: dict[str, float]
+    viewed: Viewed | None
     errors: dict[str, float]
     reference_errors: ReferenceErrors
     nearest_training_sample: str
@@ -192,10 +208,15 @@ class Diagnosis:
         )
 
 
-def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None) -> Diagnosis:
+def explain(
+    run: RunArtifacts, sample: Sample, *, local_layer: str | None = None, views: int | None = None
+) -> Diagnosis:
     """Read one sample through a run's network and codebooks; the local reconstruction starts at `local_layer`.
 
-    Raises UsageError for an unknown `local_layer`, and what opening the run's artifacts raises.
+    `views` is the number of views that `viewed` is a mean over, by default that of the calibration.
+
+    Raises UsageError for an unknown `local_layer` or a number of views that cannot be taken, and what opening the run's
+    artifacts raises.
     """
     spec = run.network.spec
     local_layer = local_layer or spec.local_layer
@@ -211,18 +232,12 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
     turn = _turn(run, reading, repairer, predicted, wanted)
     blame = turn if label not in (None, spec.classes[predicted]) else Blame(None, (), ())
     answer = find_answer(departure, blame.layer, lowest=spec.layer_names[0])
-    suspicion = _suspicion(run, reading)
+    suspicion, viewed = _suspicion(run, reading, volumes, views)
     decoded = representatives(run.network, run.codebook, reading)
     layers = tuple(_read_layer(run, reading, layer, decoded) for layer in spec.layer_names)
     nearest = _nearest(run, repairer.donors, reading, local_layer, sample.label)
     compared = _compare(run, reading, sample, local_layer)
-    category = categorise(
-        _by_class(spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
-        label,
-        atypicality=run.typicality.measure(distances, reading.predicted)[0],
-        suspicion=suspicion.p_value,
-        blame=blame,
-    )
+    category = _category(run, reading, distances, label, suspicion, blame)
     known = {local_layer: compared["local_volume"]}
     return Diagnosis(
         sample=sample.name,
@@ -230,6 +245,7 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         label=label,
         correct=None if sample.label is None else predicted == sample.label,
         probabilities=_by_class(spec.classes, reading.probabilities[0]),
+        viewed=viewed,
         layers=layers,
         answer=answer,
         places=unusual if answer.why == ANOMALY else blame,
@@ -247,7 +263,7 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
             where=where_words(
                 answer, _evidence(layers), spec.classes[predicted], label, next(iter(nearest.predicted), None)
             ),
-            suspicion=suspicion.words if suspicion.enough else f"{suspicion.words}, too few to raise an alarm",
+            suspicion=suspicion.words,
         ),
         local_layer=local_layer,
         input_volume=sample.volume,
@@ -255,6 +271,23 @@ def explain(run: RunArtifacts, sample: Sample, *, local_layer: str | None = None
         index_to_world=sample.index_to_world,
         is_placed=sample.is_placed,
         **compared,
+    )
+
+
+def _category(
+    run: RunArtifacts,
+    reading: Reading,
+    distances: dict[str, Float[np.ndarray, " 1"]],
+    label: str | None,
+    suspicion: Suspicion,
+    blame: Blame,
+) -> Category:
+    return categorise(
+        _by_class(run.network.spec.classes, run.temperatures.calibrated(reading.probabilities)[0]),
+        label,
+        atypicality=run.typicality.measure(distances, reading.predicted)[0],
+        suspicion=suspicion.p_value,
+        blame=blame,
     )
 
 
@@ -286,12 +319,24 @@ def _compare(run: RunArtifacts, reading: Reading, sample: Sample, local_layer: s
     )
 
 
-def _suspicion(run: RunArtifacts, reading: Reading) -> Suspicion:
-    """How suspicious a sample is, and among how many correct validation samples."""
-    score = run.calibration.suspicion(reading.confidence_scores())
-    return Suspicion(
-        float(score[0]), float(run.calibration.p_value(score, reading.predicted)[0]), int(run.calibration.correct.sum())
-    )
+def _suspicion(
+    run: RunArtifacts, reading: Reading, volumes: Volumes, number: int | None
+) -> tuple[Suspicion, Viewed | None]:
+    """How suspicious a sample is, and its mean over `number` views or those of the calibration."""
+    scores, calibration, shown = reading.confidence_scores(), run.calibration, run.views
+    seen = None
+    if shown is not None:
+        seen = shown.probabilities(run.network, volumes)
+        scores[VIEWS] = seen[:, int(reading.predicted[0])]
+    if number is not None and (shown is None or number != shown.number):
+        shown = run.chosen_views(number)
+        seen = shown.probabilities(run.network, volumes)
+    score = calibration.suspicion(scores)
+    p_value = calibration.p_value(score, reading.predicted)
+    suspicion = Suspicion(float(score[0]), float(p_value[0]), int(calibration.correct.sum()), calibration.alarm)
+    if shown is None or seen is None:
+        return suspicion, None
+    return suspicion, Viewed(shown.number, _by_class(run.network.spec.classes, seen[0]))
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from fer_cli.calibration.temperature import fit_temperature
-from fer_cli.data.augmentation import Augmentation, turn
+from fer_cli.data.augmentation import turn
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation import feature_scores as near
 from fer_cli.evaluation import logit_scores as logit
@@ -23,8 +23,6 @@ from fer_cli.network.explained import ExplainedNetwork
 TURNS = 8
 MIRRORS = ((2,), (3,), (2, 3))
 """Axes of a batch of grids that are flipped: x, y, both."""
-VIEWS = 8
-"""Variations as in training that are averaged, the shape as it is among them."""
 PASSES = 50
 """Passes of Monte-Carlo dropout."""
 _SHAPES = 256
@@ -124,26 +122,23 @@ def varied_probabilities(
     encoded: Encoded,
     *,
     dropout: float,
-    augmentation: Augmentation,
     seed: int = 0,
     report: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Float[np.ndarray, "sample klass"]]:
     """Mean class probabilities when the shape, or the network, is varied; the shape as it is counts as one view.
 
     `rotations`: turns about the vertical by equal angles over the full circle (Maturana and Scherer, "VoxNet", IROS
-    2015). `mirrored`: mirror images in x, in y, and in both. `augmentations`: variations as training draws them.
+    2015). `mirrored`: mirror images in x, in y, and in both.
     `mc_dropout`: Monte-Carlo dropout at training's rate (Gal and Ghahramani, ICML 2016); absent for a network without
     dropout.
     """
     means: dict[str, list[np.ndarray]] = {}
-    generator = torch.Generator().manual_seed(seed)
     for indices in batches(encoded.indices):
         volumes = voxels.tensor(indices)
         angles = [2 * math.pi * turns / TURNS for turns in range(1, TURNS)]
         views = {
             "rotations": [turn(volumes, torch.full((len(volumes),), angle)) for angle in angles],
             "mirrored": [volumes.flip(axes) for axes in MIRRORS],
-            "augmentations": [augmentation.draw(len(volumes), generator).apply(volumes) for _ in range(1, VIEWS)],
         }
         plain = predict(network, volumes)
         for name, seen in views.items():

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from fer_cli.calibration.temperature import Temperatures
 from fer_cli.calibration.typicality import Typicality
 from fer_cli.codebooks.reconstruction import ERRORS, error_ratio
-from fer_cli.evaluation.posterior import class_log_odds
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 
 Evidence = Mapping[str, Mapping[str, Float[np.ndarray, "sample klass"]]]
@@ -65,6 +64,16 @@ def typicality_scores(
         **{f"typicality_{layer}": -values for layer, values in zip(typicality.layers, deviations.T, strict=True)},
         "typicality_all": -deviations.max(axis=1),
     }
+
+
+def class_log_odds(
+    logarithms: Float[np.ndarray, "sample klass"], chosen: Int[np.ndarray, " sample"]
+) -> Float[np.ndarray, " sample"]:
+    """Log odds of a class of each sample against all others together, from log probabilities."""
+    rows = np.arange(len(chosen))
+    others = logarithms.astype(np.float64)
+    others[rows, chosen] = -np.inf
+    return logarithms[rows, chosen] - logsumexp(others, axis=1)
 
 
 def _logarithms(evidence: Float[np.ndarray, "sample klass"], prior: Prior) -> Float[np.ndarray, "sample klass"]:

@@ -10,12 +10,11 @@ from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.detection import compare, detection_metrics, risk_coverage, roc
 from fer_cli.evaluation.pooled import Pool
 from fer_cli.evaluation.results import Added, Comparison, Curves, Detection, Detector
-from fer_cli.evaluation.scored import COMBINED, OURS, WITHOUT_CLUSTERS
+from fer_cli.evaluation.scored import OURS, SUSPICION
 
 SOFTMAX = "max_softmax"
 STACKED = (
-    COMBINED,
-    "suspicion",
+    SUSPICION,
     "calibrated_feedforward_all",
     "calibrated_feedback_all",
     "agreement_all",
@@ -109,11 +108,9 @@ def _comparisons(
     weights: Int[np.ndarray, "draw sample"],
 ) -> list[Comparison]:
     pairs = [
-        (COMBINED, SOFTMAX, "maximum softmax"),
-        (COMBINED, pool.best_baseline_on_validation(), "best baseline, chosen on the validation samples"),
-        (COMBINED, best_baseline(detection), "best baseline, chosen on this very split"),
-        (COMBINED, WITHOUT_CLUSTERS, "the same pool without clusters"),
-        ("suspicion", SOFTMAX, "maximum softmax"),
+        (SUSPICION, SOFTMAX, "maximum softmax"),
+        (SUSPICION, pool.best_baseline_on_validation(), "best baseline, chosen on the validation samples"),
+        (SUSPICION, best_baseline(detection), "best baseline, chosen on this very split"),
         ("input_vs_code", "random_decoder", "the paper's criterion against a decoder with random weights"),
         ("input_vs_code", "random_class_code", "the paper's criterion against a random class code"),
     ]

@@ -42,19 +42,34 @@ class Recognition(TypedDict):
 
 
 class RunResult(Accuracy):
-    """One run of those that are pooled, with the weights of its combined score's experts."""
+    """One run of those that are pooled. `alarm` is the score that suspicion goes by.
+
+    `weights` and `ridge` are of the time when the alarm was pooled: all weight is the alarm's, and nothing is drawn.
+    """
 
     run: str
     model: str
     seed: int | None
+    alarm: str
     weights: dict[str, float]
-    ridge: float
+    ridge: float | None
 
 
 class Votes(Accuracy):
     """Accuracy by a vote of turned views."""
 
     views: int
+
+
+class Viewed(TypedDict):
+    """Accuracy of the mean class probabilities over `n` views; `draws` has that of each draw of them, if asked."""
+
+    n: int
+    samples: int
+    n_errors: int
+    accuracy: float
+    class_accuracy: float | None
+    draws: list[float] | None
 
 
 class Metrics(TypedDict):
@@ -291,6 +306,7 @@ class Evaluation(Accuracy, Detection):
     confusion: list[list[int]]
     without_duplicates: Distinct
     votes: Votes | None
+    views: Viewed | None
     reconstruction: Fidelity
     table1: dict[str, Errors | None]
     not_applicable: list[str]

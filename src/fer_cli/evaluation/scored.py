@@ -4,14 +4,13 @@ Whatever a score has to fit or choose it takes from the run's own training and v
 several runs can be put together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.data.augmentation import Augmentation
 from fer_cli.evaluation.baselines import (
     NETWORK,
     TRIVIAL,
@@ -28,14 +27,11 @@ from fer_cli.evaluation.cluster_scores import (
     typicality_scores,
 )
 from fer_cli.evaluation.encoded import Encoded, encode_samples
-from fer_cli.evaluation.experts import Pair, even_weights, evidence_experts, nearest_experts, view_experts
-from fer_cli.evaluation.posterior import Experts, Posterior, fit_posterior
 from fer_cli.evaluation.split_reading import SplitReading
-from fer_cli.network.activations import FEEDFORWARD
 
 OURS = "ours"
-COMBINED = "combined"
-WITHOUT_CLUSTERS = "without_clusters"
+SUSPICION, COMBINED = "suspicion", "combined"
+"""The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
 
 Scores = dict[str, Float[np.ndarray, " _"]]
 
@@ -45,7 +41,7 @@ class Scored:
     """The samples of a split as one run reads them, and their scores by name; `kinds` are ours, baseline or trivial.
 
     `validation_scores` are the baselines' scores of the run's validation samples, of which `validation_wrong` are
-    misclassified.
+    misclassified. `alarm` is what suspicion goes by.
     """
 
     reading: SplitReading
@@ -53,7 +49,7 @@ class Scored:
     kinds: dict[str, str]
     validation_scores: Scores
     validation_wrong: np.ndarray
-    posterior: Posterior
+    alarm: str
 
 
 def score_run(
@@ -85,19 +81,7 @@ def score_run(
         ],
         TRIVIAL: [trivial_baselines(network, voxels, training, (validation, tested))],
     }
-    views = view_experts(validation, (varied[0]["augmentations"], varied[1]["augmentations"]))
-    near = nearest_experts(training, validation, tested, len(network.spec.classes))
-    evidence = evidence_experts(
-        (run.validation_evidence[FEEDFORWARD], reading.evidence[FEEDFORWARD]),
-        run.temperatures.evidence[FEEDFORWARD],
-        run.codebook.prior,
-    )
-    pools = {COMBINED: (views, evidence, near), WITHOUT_CLUSTERS: (views, near)}
-    posteriors = {name: _fitted(of, validation) for name, of in pools.items()}
-    ours = {
-        **{name: posteriors[name].log_odds(_joined(of, 1), tested.predicted) for name, of in pools.items()},
-        **own_scores(run, reading),
-    }
+    ours = own_scores(run, reading)
     theirs = {name: values for of_kind in pairs.values() for _, scores in of_kind for name, values in scores.items()}
     return Scored(
         reading,
@@ -108,37 +92,26 @@ def score_run(
         },
         {name: values for of_kind in pairs.values() for scores, _ in of_kind for name, values in scores.items()},
         validation.wrong,
-        posteriors[COMBINED],
+        run.calibration.alarm,
     )
 
 
 def _varied(run: RunArtifacts, samples: Encoded, count: Callable[[int], None]) -> dict[str, np.ndarray]:
-    """Probabilities of the samples when they, or the network, are varied as in training."""
-    settings = run.model.config["training"]
-    augmentation = Augmentation(**settings["augmentation"])
-    return varied_probabilities(
-        run.network, run.voxels, samples, dropout=settings["dropout"], augmentation=augmentation, report=count
-    )
+    """Probabilities of the samples when they are turned or mirrored, or the network drops units."""
+    dropout = run.model.config["training"]["dropout"]
+    return varied_probabilities(run.network, run.voxels, samples, dropout=dropout, report=count)
 
 
 def own_scores(run: RunArtifacts, reading: SplitReading) -> Scores:
     """The scores that a run's clusters and reconstructions give."""
     prior = run.codebook.prior
+    trust = 1 - run.calibration.suspicion(reading.confidence)
     return {
-        "suspicion": 1 - run.calibration.suspicion(reading.confidence),
+        SUSPICION: trust,
+        COMBINED: trust,
         **error_scores(reading.outcomes.errors),
         **{name: values for name, values in reading.confidence.items() if name.startswith("evidence_")},
         **calibrated_scores(reading.evidence, run.temperatures, prior, reading.outcomes.predicted),
         **agreement_scores(reading.evidence, run.temperatures, prior),
         **typicality_scores(reading.distances, run.typicality, reading.outcomes.predicted),
     }
-
-
-def _fitted(pairs: Sequence[Pair], validation: Encoded) -> Posterior:
-    """The posterior of some experts, fitted on validation samples."""
-    experts = _joined(pairs, 0)
-    return fit_posterior(experts, validation.labels, even_weights(experts))
-
-
-def _joined(pairs: Sequence[Pair], part: int) -> Experts:
-    return {name: table for pair in pairs for name, table in pair[part].items()}

@@ -1,15 +1,17 @@
 """All samples of a split read once, through the network, its clusters and its reconstructions."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fer_cli.artifacts import RunArtifacts
+from fer_cli.calibration.confidence import VIEWS
 from fer_cli.calibration.departure import return_errors
-from fer_cli.codebooks.reading import code_distances, read_samples
+from fer_cli.codebooks.reading import Reading, code_distances, read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
+from fer_cli.data.volumes import Volumes
 from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.evaluation.outcomes import Outcomes
@@ -17,15 +19,27 @@ from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.backbone import OUTPUT
+from fer_cli.network.views import Views
 
+DRAWS = 3
+"""Draws of views that show by how much an accuracy varies between them."""
 ByPath = dict[str, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """The classes that the mean over so many views predicts, an array a draw of the views."""
+
+    number: int
+    predicted: tuple[Int[np.ndarray, " sample"], ...]
 
 
 @dataclass(frozen=True)
 class SplitReading:
     """The samples of a split as one run reads them.
 
-    `confidence` are the scores of `Reading.confidence_scores`, `distances` those of `code_distances` and
+    `viewed` is None where samples are not varied. `confidence` are the scores
+    of `Reading.confidence_scores`, and of views that of the predicted class; `distances` those of `code_distances` and
     `return_errors` those of `departure.return_errors`, by layer; `evidence[path][layer]` has axes (sample, class).
     """
 
@@ -33,6 +47,7 @@ class SplitReading:
     encoded: Encoded
     outcomes: Outcomes
     probabilities: Float[np.ndarray, "sample klass"]
+    viewed: Viewed | None
     confidence: dict[str, Float[np.ndarray, " sample"]]
     distances: dict[str, Float[np.ndarray, " sample"]]
     return_errors: dict[str, Float[np.ndarray, " sample"]]
@@ -45,33 +60,27 @@ def read_split(
     split: str,
     *,
     votes: int | None = None,
+    views: int | None = None,
     fidelity: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> SplitReading:
     """Read every labelled sample of a split.
 
-    `votes` adds a vote over this number of turns, `fidelity` the reconstruction from every level.
+    `votes` adds a vote over this number of turns, `views` the mean over this number of views in `DRAWS` draws, and
+    `fidelity` the reconstruction from every level.
 
-    Raises UsageError if there is no sample or the votes cannot be taken, and what opening the run raises.
+    Raises UsageError if there is no sample or the votes or views cannot be taken, and what opening the run raises.
     """
     network, codebook, voxels = run.network, run.codebook, run.voxels
     indices = voxels.indices(split)
     measured = Fidelity(network) if fidelity else None
+    asked = [replace(run.chosen_views(views), seed=draw) for draw in range(DRAWS)] if views is not None else []
     columns: dict[str, list[np.ndarray]] = {}
     for part in batches(indices):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
-        batch = {
-            "probabilities": reading.probabilities,
-            "predicted": reading.predicted,
-            "nearest": voxels.labels[nearest_training_sample(codebook, reading)],
-            **_prefixed("feature", kept_features(network, volumes, reading.features[FEEDFORWARD])),
-            **_prefixed("confidence", reading.confidence_scores()),
-            **_prefixed("distance", code_distances(codebook, reading)),
-            **_prefixed("return_error", return_errors(network, volumes, reading.features[FEEDFORWARD])),
-            **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
-            **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
-        }
+        batch = _columns(run, volumes, reading)
+        batch |= _view_columns(run, volumes, reading, asked)
         if votes is not None:
             batch["voted"] = voted_probabilities(network, volumes, votes).argmax(1).numpy()
         if measured is not None:
@@ -98,12 +107,48 @@ def read_split(
         encoded=Encoded(indices, outcomes.labels, features.pop(OUTPUT), features),
         outcomes=outcomes,
         probabilities=joined["probabilities"],
+        viewed=_viewed(_of(joined, "viewed"), asked[0] if asked else run.views),
         confidence=_of(joined, "confidence"),
         distances=_of(joined, "distance"),
         return_errors=_of(joined, "return_error"),
         evidence=evidence,
         reconstruction=None if measured is None else measured.means(),
     )
+
+
+def _columns(run: RunArtifacts, volumes: Volumes, reading: Reading) -> dict[str, np.ndarray]:
+    """What is kept of a batch of samples that was read."""
+    network, codebook, voxels = run.network, run.codebook, run.voxels
+    features = reading.features[FEEDFORWARD]
+    return {
+        "probabilities": reading.probabilities,
+        "predicted": reading.predicted,
+        "nearest": voxels.labels[nearest_training_sample(codebook, reading)],
+        **_prefixed("feature", kept_features(network, volumes, features)),
+        **_prefixed("confidence", reading.confidence_scores()),
+        **_prefixed("distance", code_distances(codebook, reading)),
+        **_prefixed("return_error", return_errors(network, volumes, features)),
+        **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
+        **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
+    }
+
+
+def _view_columns(
+    run: RunArtifacts, volumes: Volumes, reading: Reading, asked: Sequence[Views]
+) -> dict[str, np.ndarray]:
+    """What the views of a batch predict: those of the run, or instead of them the draws that were `asked` for."""
+    columns = {}
+    if run.views is not None:
+        seen = run.views.probabilities(run.network, volumes)
+        columns[f"confidence/{VIEWS}"] = seen[np.arange(len(seen)), reading.predicted]
+        columns["viewed/0"] = seen.argmax(axis=1)
+    for draw, views in enumerate(asked):
+        columns[f"viewed/{draw}"] = views.probabilities(run.network, volumes).argmax(axis=1)
+    return columns
+
+
+def _viewed(predicted: dict[str, np.ndarray], views: Views | None) -> Viewed | None:
+    return None if views is None else Viewed(views.number, tuple(predicted.values()))
 
 
 def _prefixed(kind: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

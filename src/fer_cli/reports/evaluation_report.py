@@ -18,6 +18,7 @@ from fer_cli.evaluation.results import (
     Planted,
     Repair,
     Sanity,
+    Viewed,
 )
 from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
 from fer_cli.reports.tables import number_or_dash, open_table, printable
@@ -118,11 +119,13 @@ def _accuracy(evaluation: Evaluation) -> Text:
     lowest = sorted(known, key=lambda name: known[name])[:2]
     runs = f" in {len(evaluation['runs'])} runs" if len(evaluation["runs"]) > 1 else ""
     distinct = evaluation["without_duplicates"]
-    others: dict[str, Accuracy] = {}
+    others: dict[str, Accuracy | Viewed] = {}
     if distinct["n"] < evaluation["n"]:
         others[f"without the {evaluation['n'] - distinct['n']} shapes that training has"] = distinct
     if votes := evaluation["votes"]:
         others[f"by a vote of {votes['views']} views"] = votes
+    if viewed := evaluation["views"]:
+        others[f"by the mean over {viewed['n']} views{_spread(viewed['draws'])}"] = viewed
     recognition = evaluation["recognition"]
     first: list[str | tuple[str, str]] = []
     if recognition["unequal"]:
@@ -155,6 +158,11 @@ def _accuracy(evaluation: Evaluation) -> Text:
             for how, row in others.items()
         ),
     )
+
+
+def _spread(draws: Sequence[float] | None) -> str:
+    """The range of accuracies over draws of views, if there were several."""
+    return f" ({min(draws):.4f} to {max(draws):.4f} over {len(draws)} draws)" if draws else ""
 
 
 def _fidelity(reconstruction: Fidelity) -> Iterator[RenderableType]:

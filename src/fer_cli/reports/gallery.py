@@ -35,7 +35,7 @@ _AHEAD = 4
 class Wanted:
     """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes.
 
-    `volumes` are for ParaView, `nifti` for medical viewers.
+    `volumes` are for ParaView, `nifti` for medical viewers; another prediction is a mean over `views`.
     """
 
     label: str | None
@@ -43,6 +43,7 @@ class Wanted:
     drawing: Drawing | None
     volumes: bool
     nifti: bool = False
+    views: int | None = None
 
     @property
     def files(self) -> bool:
@@ -116,7 +117,7 @@ def explain_one(
         make_folder(place.parent if alone else place)
     if wanted.drawing and run.network.spec.input.kind == "occupancy":  # slices need no window
         wanted.drawing.get_ready()
-    diagnosis = explain(run, sample, local_layer=wanted.local_layer)
+    diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
     parts = wanted.drawing.processes if wanted.drawing else 1
     return _begin(diagnosis, sample, place, wanted, alone=alone, parts=parts)(), diagnosis
 
@@ -161,7 +162,9 @@ def explain_several(
             continue
         if wanted.files:
             make_folder(own)
-        pending.append(_begin(explain(run, sample, local_layer=wanted.local_layer), sample, own, wanted))
+        pending.append(
+            _begin(explain(run, sample, local_layer=wanted.local_layer, views=wanted.views), sample, own, wanted)
+        )
         settle(_AHEAD)
     settle(0)
     gallery = None

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion, Viewed
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
 from fer_cli.network.activations import PATHS
@@ -67,7 +67,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
     facts.add_row(
         "suspicion",
-        Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, conformal p {suspicion.p_value:.3f}"),
+        Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"),
     )
     heading = Text.assemble(
         (printable(diagnosis.sample), "bold"),
@@ -135,13 +135,21 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             **_finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
             "n_reference": diagnosis.suspicion.n_reference,
             "enough": diagnosis.suspicion.enough,
+            "by": diagnosis.suspicion.by,
         },
+        "views": _views_json(diagnosis.viewed),
         "category": diagnosis.category.id,
         "category_name": diagnosis.category.name,
         "criterion": diagnosis.category.criterion,
         "verdict": diagnosis.verdict,
         "report": report,
     }
+
+
+def _views_json(viewed: Viewed | None) -> dict[str, object] | None:
+    if viewed is None:
+        return None
+    return {"n": viewed.number, "predicted": viewed.predicted, "probabilities": _finite(viewed.probabilities)}
 
 
 def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -22,9 +22,9 @@ from fer_cli.evaluation.false_alarms import false_alarms
 from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.recognition import mean_recognition, recognise
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, Recognition, RunResult, Sanity
-from fer_cli.evaluation.scored import COMBINED, Scored, score_run
-from fer_cli.evaluation.split_reading import read_split
+from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, Recognition, RunResult, Sanity, Viewed
+from fer_cli.evaluation.scored import SUSPICION, Scored, score_run
+from fer_cli.evaluation.split_reading import SplitReading, read_split
 from fer_cli.storage.disk import write_whole
 from fer_cli.studies.claims import judge_claims
 from fer_cli.studies.findings import Planting, summarise_planted
@@ -44,6 +44,7 @@ def evaluate(
     *runs: RunArtifacts,
     split: str = "test",
     votes: int | None = None,
+    views: int | None = None,
     sanity: bool = False,
     repair: bool = False,
     planted: bool = False,
@@ -51,7 +52,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
 
-    `votes` adds the accuracy of a vote over this number of turns about the vertical, `sanity` the model-randomisation
+    `votes` adds the accuracy of a vote over this number of turns about the vertical, `views` that of the mean over this
+    number of views as in training, in three draws; `sanity` the model-randomisation
     sanity check, `repair` counterfactual patching tests of the misclassified samples, `planted` the detection of
     planted faults.
 
@@ -61,7 +63,7 @@ def evaluate(
     for run in runs:
         run.codebook  # noqa: B018 - what is missing is said before anything is computed
     require_same_data(runs, split)
-    asked = _Asked(split, votes, sanity, repair, planted)
+    asked = _Asked(split, votes, views, sanity, repair, planted)
     named = [f" {number + 1} of {len(runs)}" if len(runs) > 1 else "" for number in range(len(runs))]
     of_runs = [_study(run, asked, which, report) for run, which in zip(runs, named, strict=True)]
     parts = [of_run.scored for of_run in of_runs]
@@ -71,7 +73,7 @@ def evaluate(
     classes = runs[0].voxels.classes
     wrong, labels = outcomes.wrong, outcomes.labels
     detected = detect_failures(pool, weights, repeated=True)
-    drawn = [COMBINED, "suspicion", SOFTMAX, "input_vs_code", RATIO]
+    drawn = [SUSPICION, SOFTMAX, "input_vs_code", RATIO]
     if detected["undefined"] is None:
         drawn.append(best_baseline(detected["detection"]))
     distinct, voted = ~outcomes.repeated, outcomes.voted
@@ -92,6 +94,7 @@ def evaluate(
             **(detected if distinct.all() else detect_failures(pool, weights, repeated=False)),
         },
         "votes": None if voted is None else {"views": votes or 0, **accuracy_of(voted != labels, labels)},
+        "views": _viewed([part.reading for part in parts]),
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": outcomes.table1(),
         **detected,
@@ -113,6 +116,7 @@ class _Asked:
 
     split: str
     votes: int | None
+    views: int | None
     sanity: bool
     repair: bool
     planted: bool
@@ -130,7 +134,9 @@ class _OfRun:
 
 def _study(run: RunArtifacts, asked: _Asked, named: str, report: Report) -> _OfRun:
     split, sanity, repairs, planting = asked.split, None, None, None
-    reading = read_split(run, split, votes=asked.votes, fidelity=True, report=partial(report, READING + named))
+    reading = read_split(
+        run, split, votes=asked.votes, views=asked.views, fidelity=True, report=partial(report, READING + named)
+    )
     scored = score_run(run, reading, report=partial(report, SCORING + named))
     if asked.sanity:
         told = partial(report, CHECKING + named)
@@ -151,8 +157,9 @@ def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
         "model": run.model.id,
         "seed": run.model.seed,
         **accuracy_of(part.reading.outcomes.wrong, part.reading.outcomes.labels),
-        "weights": part.posterior.weights,
-        "ridge": part.posterior.ridge,
+        "alarm": part.alarm,
+        "weights": {part.alarm: 1.0},
+        "ridge": None,
     }
 
 
@@ -183,6 +190,24 @@ def accuracy_of(wrong: Bool[np.ndarray, " sample"], labels: Int[np.ndarray, " sa
         "n_errors": int(wrong.sum()),
         "accuracy": float(1 - wrong.mean()),
         "class_accuracy": float(np.mean([1 - wrong[labels == label].mean() for label in np.unique(labels)])),
+    }
+
+
+def _viewed(readings: Sequence[SplitReading]) -> Viewed | None:
+    """Accuracy of the mean over views, the first draw of them, and of each draw if there were several."""
+    drawn = [reading.viewed for reading in readings if reading.viewed is not None]
+    if len(drawn) < len(readings):
+        return None
+    labels = np.concatenate([reading.outcomes.labels for reading in readings])
+    wrong = [labels != np.concatenate(of_draw) for of_draw in zip(*(each.predicted for each in drawn), strict=True)]
+    draws = [float(1 - of_draw.mean()) for of_draw in wrong]
+    return {
+        "n": drawn[0].number,
+        "samples": len(labels),
+        "n_errors": int(wrong[0].sum()),
+        "accuracy": draws[0],
+        "class_accuracy": accuracy_of(wrong[0], labels)["class_accuracy"],
+        "draws": draws if len(draws) > 1 else None,
     }
 
 
