@@ -25,15 +25,16 @@ def test_order_within_one_class_is_that_of_the_scores() -> None:
     assert known.p_values(np.zeros(1), np.zeros(1, int), np.zeros(4)).tolist() == [1]
 
 
-def test_every_predicted_class_weighs_the_same() -> None:
-    """Nine references of class 0 and one of class 1, all of one score for their class: the one weighs as much."""
-    known = PredictedClasses(np.array([0] * 9 + [1]), 2)
-    reference = np.array([1.0] * 9 + [9.0])
+def test_predicted_classes_weigh_alike_but_for_those_of_few_samples() -> None:
+    """Ninety references of class 0, forty of class 1 and one of class 2."""
+    known = PredictedClasses(np.repeat([0, 1, 2], [90, 40, 1]), 4)
     weights = known._weights()
-    assert weights.sum() == pytest.approx(10)
-    assert weights[:9].sum() == pytest.approx(weights[9])
-    assert empirical_p_value(np.array([2.0]), reference, weights) == pytest.approx([(5 + 1) / 11])
-    assert empirical_p_value(np.array([1.0]), reference, weights) == pytest.approx([1])
+    sums = [weights[known.predicted == of].sum() for of in range(3)]
+    assert sum(sums) == pytest.approx(131)
+    assert np.array(sums) / sums[0] == pytest.approx([1, 40 / 50 / 0.9, 1 / 11 / 0.9])
+    reference = np.repeat([1.0, 9.0, 5.0], [90, 40, 1])
+    found = empirical_p_value(np.array([9.0, 2.0, 1.0, 10.0]), reference, weights)
+    assert found == pytest.approx([(sums[1] + 1) / 132, (sums[1] + sums[2] + 1) / 132, 1, 1 / 132])
 
 
 def test_p_values_hold_for_every_predicted_class_whatever_its_share_and_scale() -> None:

@@ -124,7 +124,6 @@ def test_evaluation_names_every_score(run: Run, evaluated: Evaluation) -> None:
     kinds = {kind: {n for n, row in evaluated["detection"].items() if row["kind"] == kind} for kind in KINDS}
     assert kinds["ours"] == {
         "combined",
-        "without_clusters",
         "suspicion",
         "input_vs_code/input_vs_local",
         *ERRORS,
@@ -135,7 +134,7 @@ def test_evaluation_names_every_score(run: Run, evaluated: Evaluation) -> None:
     assert kinds["baseline"] == {
         *("max_softmax", "softmax_margin", "entropy", "max_logit", "max_logit_p_norm", "softmax_p_norm", "energy"),
         *("gen", "doctor", "temperature_scaling", "mahalanobis", "relative_mahalanobis", "deep_knn", "feature_knn"),
-        *("vim", "trust_score_conv3", "trust_score_fc4", "mc_dropout", "rotations", "mirrored", "augmentations"),
+        *("vim", "trust_score_conv3", "trust_score_fc4", "mc_dropout", "rotations", "mirrored"),
     }
     assert kinds["trivial"] == {"class_mean_grid", "nearest_grid", "random_class_code", "random_decoder"}
     metrics = {key for metric in METRICS for key in (metric, f"{metric}_ci")}
@@ -203,7 +202,7 @@ def test_without_both_kinds_nothing_is_detected_and_that_is_said(
 
 
 def test_curves_end_where_everything_is_accepted(evaluated: Evaluation) -> None:
-    assert {"combined", "max_softmax"} <= set(evaluated["curves"])
+    assert {"suspicion", "max_softmax"} <= set(evaluated["curves"])
     for drawn in evaluated["curves"].values():
         assert drawn["roc"]["true_positive_rate"][-1] == 1
         assert drawn["risk_coverage"]["risk"][-1] == pytest.approx(1 - evaluated["accuracy"])

@@ -6,6 +6,8 @@ from fer_cli.studies.findings import (
     CORRECT,
     FEATURE,
     GRAFT,
+    MISCLASSIFIED,
+    WEIGHT,
     Attempt,
     Finding,
     Planting,
@@ -37,3 +39,31 @@ def test_hits_and_places_are_counted() -> None:
     assert places["rankings"]["x"]["iou"] == pytest.approx(2 / 3)
     assert places["rankings"]["x"]["rank"] == pytest.approx(0.25)
     assert places["chance_iou"] == pytest.approx(1 / 3)
+
+
+def test_answers_are_counted_by_what_was_planted() -> None:
+    """The departure decides where it is significant, else where the evidence turns; the lowest layer is the input."""
+    fault = Finding(FEATURE, "a", "q", 1, blamed=0, departed=1, p_value=0.05)
+    graft = Finding(GRAFT, "e", "p", None, blamed=0, departed=3, p_value=0.06)
+    findings = [
+        fault,  # departs at q: named
+        replace(fault, shape="b", p_value=0.06),  # the evidence says the input
+        replace(fault, shape="c", p_value=0.06, blamed=1),  # the evidence turns at q: named
+        replace(fault, shape="d", layer="r", planted=2),  # departs at q, planted at r
+        replace(fault, kind=WEIGHT, layer="s", planted=3, departed=3),
+        graft,
+        replace(graft, layer="q"),  # the same graft at another layer
+        replace(graft, shape="f", p_value=0.01),
+        Finding(CORRECT, "g", "", departed=2, p_value=0.9),
+        Finding(CORRECT, "h", "", departed=2, p_value=0.01),
+        Finding(MISCLASSIFIED, "i", "", blamed=2, departed=2, p_value=0.9),
+        Finding(MISCLASSIFIED, "j", "", blamed=0, departed=2, p_value=0.9),
+    ]
+    shares = summarise_planted([Planting(tuple(findings))], layers=("p", "q", "r", "s"))["answer"]
+    assert shares == {
+        FEATURE: {"all": [0.5, 4], "q": [pytest.approx(2 / 3), 3], "r": [0, 1]},
+        WEIGHT: {"all": [1, 1], "s": [1, 1]},
+        GRAFT: {"input": [0.5, 2]},
+        CORRECT: {"layer": [0.5, 2], "input": [0, 2], "none": [0.5, 2]},
+        MISCLASSIFIED: {"layer": [0.5, 2], "input": [0.5, 2], "none": [0, 2]},
+    }

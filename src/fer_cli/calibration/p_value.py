@@ -38,7 +38,7 @@ class PredictedClasses:
 
     Figures and scores differ by class, and validation samples have other shares of the classes than later samples may
     have. Therefore they are standardised by predicted class, by mean and deviation, shrunk towards those of all
-    samples; and every predicted class counts alike, however many reference samples it has. See `docs/adr/0028`.
+    samples; and predicted classes count alike, but for those of few samples. See `docs/adr/0028`.
     """
 
     predicted: Int[np.ndarray, " reference"]
@@ -71,10 +71,13 @@ class PredictedClasses:
         return means
 
     def _weights(self) -> Float[np.ndarray, " reference"]:
-        """Weight of each reference sample: every predicted class has the same sum, and the mean is 1."""
+        """Weight of each reference sample, 1 on average: predicted classes have like sums, but for those of few samples.
+
+        A class of n samples has n / (n + `SHRINKAGE`) of the sum that a large one has, so that no few samples decide.
+        """
         if not len(self.predicted):
             return np.zeros(0)
-        weights = 1 / np.bincount(self.predicted, minlength=self.classes)[self.predicted]
+        weights = 1 / (np.bincount(self.predicted, minlength=self.classes)[self.predicted] + SHRINKAGE)
         return weights / weights.mean()
 
     def _standardised(self, scores: Float[np.ndarray, " reference"]) -> Float[np.ndarray, " reference"]:

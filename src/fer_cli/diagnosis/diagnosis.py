@@ -73,7 +73,7 @@ class Suspicion:
 
     `score` is in [0, 1], high is suspicious; `by` is what it goes by (`Calibration.alarm`). `p_value` is the share of
     `n_reference` correctly classified validation samples that look at least as suspicious for their predicted class,
-    every class weighing the same and the sample itself counted in on both sides.
+    classes weighed against each other and the sample itself counted in on both sides (`PredictedClasses`).
     """
 
     score: float

@@ -267,8 +267,12 @@ class Tried(TypedDict):
 
 
 class Planted(TypedDict):
-    """Planted faults, by kind and then by layer; `unplanted` by outcome, `grafts` by kind and pair of classes."""
+    """Planted faults, by kind and then by layer; `unplanted` by outcome, `grafts` by kind and pair of classes.
 
+    `answer` is how often the answer names the place: `findings.answer_shares`.
+    """
+
+    answer: dict[str, dict[str, list[float | int]]]
     layer: dict[str, dict[str, LayerHits]]
     location: dict[str, dict[str, Located]]
     unplanted: dict[str, Departures]

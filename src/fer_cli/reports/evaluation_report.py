@@ -262,7 +262,7 @@ def _repair(repair: Repair) -> list[RenderableType]:
 
 
 def _planted(planted: Planted) -> list[RenderableType]:
-    table = open_table("fault", "at", "n", "departure", "95 % interval", "blame", "95 % interval")
+    table = open_table("fault", "at", "n", "answer", "departure", "95 % interval", "blame", "95 % interval")
     for kind, layers in planted["layer"].items():
         for layer, row in layers.items():
             figures = (
@@ -270,9 +270,10 @@ def _planted(planted: Planted) -> list[RenderableType]:
                 for share, ends in ((row["departure_hit"], row["departure_hit_ci"]), (row["hit"], row["hit_ci"]))
                 for part in (number_or_dash(share, 2), _interval(ends, 2))
             )
-            table.add_row(kind, printable(layer), str(row["n"]), *figures)
+            named, _ = planted["answer"][kind][layer]
+            table.add_row(kind, printable(layer), str(row["n"]), number_or_dash(named, 2), *figures)
     parts: list[RenderableType] = [
-        _title("planted faults: is the layer at fault found, by departure and by blame?"),
+        _title("planted faults: is the layer at fault named, by the answer, and by departure or blame alone?"),
         table,
     ]
     chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
@@ -280,6 +281,10 @@ def _planted(planted: Planted) -> list[RenderableType]:
     for kind, usual in planted["unplanted"].items():
         share = f"{number_or_dash(usual['significant'], 2)} ({_interval(usual['significant_ci'], 2)})"
         parts.append(Text(f"departures at 5 % of {usual['n']} {kind} samples, nothing planted: {share}"))
+    for kind, places in planted["answer"].items():
+        if kind not in planted["layer"]:
+            said = ", ".join(f"{place} {of:.2f}" for place, (of, _) in places.items())
+            parts.append(Text(f"answers for {next(iter(places.values()))[1]} {kind}: {said}"))
     for kind, grafts in planted["grafts"].items():
         turned, tried = sum(g["turned"] for g in grafts.values()), sum(g["tried"] for g in grafts.values())
         parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))

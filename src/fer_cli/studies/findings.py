@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fer_cli.calibration.departure import SIGNIFICANT
+from fer_cli.calibration.departure import SIGNIFICANT, Departure
+from fer_cli.diagnosis.answer import INPUT, OUTCOMES, Answer, find_answer
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights
 from fer_cli.evaluation.results import Departures, LayerHits, Located, Overlap, Planted
 
@@ -63,7 +64,13 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
     a guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
     """
     findings = [found for planting in plantings for found in planting.findings]
-    answer: Planted = {"layer": {}, "location": {}, "unplanted": {}, "grafts": {}}
+    answer: Planted = {
+        "answer": answer_shares(findings, layers),
+        "layer": {},
+        "location": {},
+        "unplanted": {},
+        "grafts": {},
+    }
     for kind in (CORRECT, MISCLASSIFIED):
         if some := [found for found in findings if found.kind == kind]:
             answer["unplanted"][kind] = _departures(some, seed)
@@ -83,6 +90,43 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
             if some:
                 answer["location"].setdefault(kind, {})[layer] = _location_scores(some, seed)
     return answer
+
+
+def answer_shares(findings: Sequence[Finding], layers: Sequence[str]) -> dict[str, dict[str, list[float | int]]]:
+    """How often the answer that `fer explain` gives names what was planted: by kind and place, share and number.
+
+    Of faults in features or weights the place is the planted layer, and `all` of them; of grafts it is `input`. Of
+    samples in which nothing was planted, the shares are those of each outcome.
+    """
+    shares: dict[str, dict[str, list[float | int]]] = {}
+    for kind in (FEATURE, WEIGHT):
+        rows = [found for found in findings if found.kind == kind]
+        for name in ("all", *layers):
+            if some := [found for found in rows if name in ("all", found.layer)]:
+                named = [_answer(found, layers).layer == layers[found.planted or 0] for found in some]
+                shares.setdefault(kind, {})[name] = [float(np.mean(named)), len(some)]
+    for kind in (GRAFT, SYNTHETIC):
+        # A graft is a finding at every layer of several locations, with the same answer.
+        once = {
+            (found.shape, found.blamed, found.departed, found.p_value): found
+            for found in findings
+            if found.kind == kind
+        }
+        if once:
+            named = [_answer(found, layers).outcome == INPUT for found in once.values()]
+            shares[kind] = {INPUT: [float(np.mean(named)), len(once)]}
+    for kind in (CORRECT, MISCLASSIFIED):
+        outcomes: list[str] = [_answer(found, layers).outcome for found in findings if found.kind == kind]
+        if outcomes:
+            shares[kind] = {name: [outcomes.count(name) / len(outcomes), len(outcomes)] for name in OUTCOMES}
+    return shares
+
+
+def _answer(found: Finding, layers: Sequence[str]) -> Answer:
+    departure = None
+    if found.departed is not None:
+        departure = Departure(layers[found.departed], score=0.0, margin=0.0, p_value=found.p_value)
+    return find_answer(departure, None if found.blamed is None else layers[found.blamed], lowest=layers[0])
 
 
 def _departures(rows: Sequence[Finding], seed: int) -> Departures:

@@ -92,12 +92,16 @@ def _unplanted(
     for part in batches(indices):
         volumes = run.voxels.tensor(part)
         features = encode(run.network, volumes)
-        is_right = features[OUTPUT].flatten(1).argmax(1).cpu().numpy() == run.voxels.labels[part]
-        right.append(part[is_right])
-        departures = _departures(run, course, volumes, features)
-        for index, fits, departure in zip(part, is_right, departures, strict=True):
+        labels = run.voxels.labels[part]
+        predicted = features[OUTPUT].flatten(1).argmax(1).cpu().numpy()
+        right.append(part[predicted == labels])
+        for row, departure in enumerate(_departures(run, course, volumes, features)):
+            fits, blamed = predicted[row] == labels[row], None
+            if not fits:
+                one = {name: feature[row : row + 1] for name, feature in features.items()}
+                blamed = _blamed(run, one, int(predicted[row]), int(labels[row]))
             layer, kind = run.network.spec.index(departure.layer), CORRECT if fits else MISCLASSIFIED
-            findings.append(Finding(kind, run.voxels.names[index], "", None, None, layer, departure.p_value))
+            findings.append(Finding(kind, run.voxels.names[part[row]], "", None, blamed, layer, departure.p_value))
     return findings, np.concatenate(right)
 
 
