@@ -274,7 +274,7 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         found |= keys_of({key: evaluation[key]}, names)
     accuracy = {key: evaluation[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}
     found |= {f"votes.{key}" for key in ("views", *accuracy)}
-    experts = dict.fromkeys(evaluation["runs"][0]["weights"], "<expert>")
+    experts = dict.fromkeys(evaluation["runs"][0]["weights"], "<alarm>")
     found |= keys_of({"runs": evaluation["runs"]}, experts) | keys_of({"without_duplicates": accuracy}, {})
     rest = {key: value for key, value in evaluation.items() if key not in {*apart, "runs", "without_duplicates"}}
     shares = dict.fromkeys(rest.pop("shares"))

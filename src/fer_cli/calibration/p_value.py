@@ -71,7 +71,7 @@ class PredictedClasses:
         return means
 
     def _weights(self) -> Float[np.ndarray, " reference"]:
-        """Weight of each reference sample, 1 on average: predicted classes have like sums, but for those of few samples.
+        """Weight of each reference sample, 1 on average: predicted classes have like sums, but those of few samples.
 
         A class of n samples has n / (n + `SHRINKAGE`) of the sum that a large one has, so that no few samples decide.
         """
