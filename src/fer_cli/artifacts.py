@@ -16,6 +16,7 @@ from fer_cli.calibration.p_value import load_predicted
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
 from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
+from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.data.preparation import PreparationSettings
 from fer_cli.data.sample_input import Sample, load_sample
@@ -90,6 +91,15 @@ class RunArtifacts:
     def views(self) -> Views | None:
         """The views of a sample that its suspicion is a mean over; None where samples are not varied."""
         return views_from(self._calibration.config.get("views"))
+
+    @cached_property
+    def training_codes(self) -> TrainingCodes | None:
+        """Codes of the training samples at the local layer; None of a calibration that does not hold them."""
+        calibration = self._calibration
+        if "training/index" not in calibration:
+            return None
+        index, code = calibration.read("training/index"), calibration.read("training/code")
+        return TrainingCodes(calibration.config["local_layer"], index, code.astype(np.int64))
 
     def chosen_views(self, number: int) -> Views:
         """So many views that vary as those of the calibration, or as in training where it has none.

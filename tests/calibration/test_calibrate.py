@@ -99,10 +99,10 @@ def test_calibration_of_another_codebook_is_refused_with_the_command_to_run(
     assert Run(paths, device=CPU).temperatures.probability > 0
 
 
-def test_progress_counts_the_validation_samples(run_paths: RunPaths, tmp_path: Path) -> None:
+def test_progress_counts_validation_and_clustered_samples(run_paths: RunPaths, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     calibrate(copied(run_paths, tmp_path), device=CPU, report=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (6, 6)
+    assert seen[-1] == (60, 60)  # 6 samples that validate, 54 that were clustered
 
 
 def test_clustering_replaces_a_calibration_but_no_other_file(run_paths: RunPaths, tmp_path: Path) -> None:

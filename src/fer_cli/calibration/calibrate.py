@@ -22,13 +22,14 @@ from fer_cli.calibration.departure import SIGNIFICANT, return_errors
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
+from fer_cli.codebooks.training_codes import read_training_codes
 from fer_cli.data.dataset import VolumeSet, open_voxels
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.views import Views, views_of
-from fer_cli.network.weights import load_network
+from fer_cli.network.weights import load_network, split_as_trained
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.outputs import check_output, claim_output
@@ -74,6 +75,7 @@ def calibrate(
     with open_artifact(paths.model, MODEL) as model:
         voxels = open_voxels(paths.voxels)
         model.require_parent("voxels", voxels.artifact)
+        voxels = split_as_trained(voxels, model)
         network = load_network(model, device=device, module=module)
         codebook, artifact = open_codebook(paths.codebook, model, network.spec)
         parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
@@ -126,7 +128,7 @@ def calibrated(
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
     """Read the validation samples through network and codebook, and write the calibration under a temporary name.
 
-    `views` are given what the network reads.
+    The codes of the training samples at the local layer go with it. `views` are given what the network reads.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 
@@ -135,11 +137,20 @@ def calibrated(
     started = time.monotonic()
     with claim_output(output, force=True):
         seen = views(network.spec.input)
-        columns = read_validation(network, codebook, voxels, validation, seen, report=report)
-        config = {"views": seen.to_json()} if seen.vary else {}
+        training = np.setdiff1d(voxels.indices("train"), validation)
+        total = len(validation) + len(training)
+        columns = read_validation(
+            network, codebook, voxels, validation, seen, report=lambda done, _: report(done, total)
+        )
+        known = read_training_codes(
+            network, codebook, voxels, training, report=lambda done: report(len(validation) + done, total)
+        )
+        config = {"local_layer": known.layer, **({"views": seen.to_json()} if seen.vary else {})}
         with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:
             for name, values in columns.items():
                 writer.write(f"calibration/{name}", values)
+            writer.write("training/index", known.index)
+            writer.write("training/code", known.code.astype(np.uint16))
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
             yield writer, CalibrationSummary(output, len(validation), correct, time.monotonic() - started)

@@ -397,7 +397,9 @@ def _repair_tests(
 def _nearest(run: RunArtifacts, donors: Donors, reading: Reading, layer: str, label: int | None) -> Nearest:
     """The training samples of the predicted and of the true class that are nearest by the features of a layer."""
     feature, classes = reading.features[FEEDFORWARD][layer], (int(reading.predicted[0]), label)
-    of_predicted, of_true = (() if of is None else donors.nearest(layer, feature, of, _NEAREST) for of in classes)
+    of_predicted, of_true = (
+        () if of is None else donors.nearest(layer, feature, of, _NEAREST, run.training_codes) for of in classes
+    )
     names, volumes = run.voxels.names, run.voxels.volumes
     return Nearest(
         predicted=tuple(names[index] for index in of_predicted),

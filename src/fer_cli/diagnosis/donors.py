@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
+from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
@@ -72,10 +73,26 @@ class Donors:
             features.append(parts[nearest])
         return Donations(np.array(found), torch.stack(features).to(feature.device))
 
-    def nearest(self, layer: str, feature: Float[Tensor, "1 filter x y z"], klass: int, count: int) -> tuple[int, ...]:
-        """The training samples of a class that are nearest to a sample at a layer, the nearest first."""
+    def nearest(
+        self,
+        layer: str,
+        feature: Float[Tensor, "1 filter x y z"],
+        klass: int,
+        count: int,
+        known: TrainingCodes | None = None,
+    ) -> tuple[int, ...]:
+        """The training samples of a class that are nearest to a sample at a layer, the nearest first.
+
+        They are looked for among those nearest by the `known` codes of that layer, or else among exemplars.
+        """
         own = feature[0].detach().cpu().float()
-        candidates = self._candidates(layer, own, klass, _NEIGHBOURS)
+        if known is not None and known.layer == layer:
+            of_class = self.voxels.labels[known.index] == klass
+            candidates = known.nearest(self.codebook, own, of_class, _NEIGHBOURS)
+        else:
+            candidates = self._candidates(layer, own, klass, _NEIGHBOURS)
+        if not len(candidates):
+            return ()
         self._encode(candidates)
         features = torch.stack([self._encoded[int(index)][layer] for index in candidates]).float()
         order = torch.argsort((features - own).flatten(1).square().sum(1), stable=True)

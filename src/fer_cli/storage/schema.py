@@ -346,7 +346,20 @@ CALIBRATION = Format(
     version=1,
     command="fer calibrate",
     parents=("voxels", "model", "codebook"),
-    datasets=_CALIBRATION_DATASETS,
+    datasets=(
+        *_CALIBRATION_DATASETS,
+        DatasetSpec(
+            "training/index", ("training",), "int64", "clustered samples, indices into voxels.h5", required=False
+        ),
+        DatasetSpec(
+            "training/code",
+            ("training", "location"),
+            "uint16",
+            "the feedforward code that each of them has at the local layer; " + LAYERS_AXIS_NOTE,
+            compressed=True,
+            required=False,
+        ),
+    ),
 )
 
 FORMATS = {form.name: form for form in (VOXELS, MODEL, CHECKPOINT, CODEBOOK, CALIBRATION)}
