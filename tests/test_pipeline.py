@@ -262,7 +262,8 @@ def test_a_probe_reconstructs_a_location_from_its_response_field(pipeline: Pipel
     sample = pipeline.mistake["sample"]
     said = answer("probe", sample, "--layer", "conv3", "--location", "2,1,3", folder=pipeline.folder)
     assert set(said) == {
-        *("sample", "layer", "by", "location", "code", "receptive_field", "response_field", "reconstruction", "images")
+        *("sample", "layer", "by", "location", "code", "receptive_field", "response_field", "kept"),
+        *("reconstruction", "images"),
     }
     assert (said["sample"], said["layer"], said["location"]) == (sample, "conv3", [2, 1, 3])
     assert [2, 1, 3] in said["response_field"]

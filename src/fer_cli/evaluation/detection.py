@@ -71,9 +71,9 @@ def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[st
     `auroc`: the chance that a correct sample scores above a wrong one. `aurc`: mean over all coverages of the error
     rate among the accepted (Geifman and El-Yaniv, ICLR 2019). `augrc`: area, by trapezoids from coverage 0 on, under
     the share of all samples that are accepted and wrong (Traub et al., NeurIPS 2024, closed form); at a given accuracy
-    it tells the same as the AUROC. `fpr95`: share of the wrong samples accepted at the highest threshold that accepts at least 95 % of the
-    correct ones. `coverage_at_5`: largest share of samples accepted by a threshold with an error rate of at most 5 %
-    among them.
+    it tells the same as the AUROC. `fpr95`: share of the wrong samples accepted at the highest threshold that accepts
+    at least 95 % of the correct ones. `coverage_at_5`: largest share of samples accepted by a threshold with an error
+    rate of at most 5 % among them.
     """
     order = np.argsort(-score, kind="stable")
     starts = _runs(score[order], errors[order])

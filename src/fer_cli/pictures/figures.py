@@ -167,7 +167,7 @@ def _response_fields(run: RunArtifacts, name: str) -> Image:
     titles = (
         "Feature location: the voxels that it sees",
         "Response field: the locations of the layer that see some of them too",
-        "Reconstruction from the response field alone",
+        "Reconstruction from the response field",
         "Receptive field cut out of it, over the input" if view is None else "Receptive field cut out of it",
     )
     legend = [("seen by the location", SEEN[0] if view is None else BLAMED), ("response field", FIELD)]

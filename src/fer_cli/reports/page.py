@@ -146,7 +146,10 @@ def write_probe(
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
     write_whole(files.reconstruction, array.getvalue())
-    source = "from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there"
+    source = f"of centroids, code {probed.code} there"
+    if probed.code is None:
+        beside = len(probed.kept) - len(probed.response_field)
+        source = f"from it and {beside} locations beside it" if beside > 0 else "from the response field alone"
     if view is not None:
         write_whole(files.picture, encode_slices(draw_probe_slices(probed, volume, view, source)))
         return files
