@@ -72,9 +72,11 @@ def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
     parts = [
         *recognition_parts(evaluation),
         "### Table I",
-        "Summed squared error a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
-        "19.185, 22.610, 26.467, 35.837 on misclassified samples, ratio 1.87, in units that it does not name.",
-        table1(evaluation["table1"]),
+        "Euclidean norms a sample, means; `ratio` is input_vs_code over input_vs_local, of the means. The paper gives "
+        "19.185, 22.610, 26.467, 35.837 on misclassified samples, ratio 1.87; by their size these are norms.",
+        table1(evaluation["errors_norm"], 1),
+        "Summed squared errors, means:",
+        table1(evaluation["table1"], 0),
         "### The paper's claims",
         "A claim is borne out where its whole 95 % interval is on its side of the bound, not borne out where it is wholly on "
         "the other, undecided between.",
@@ -281,13 +283,13 @@ def accuracy(evaluation: dict[str, Any]) -> str:
     )
 
 
-def table1(rows: dict[str, dict[str, float] | None]) -> str:
+def table1(rows: dict[str, dict[str, float] | None], digits: int) -> str:
     """Table I, split by correct and misclassified."""
     names = ["input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"]
     return table(
         ["samples", *names, "ratio"],
         [
-            [kind, *(f"{row[name]:.0f}" for name in names), f"{row['ratio']:.2f}"] if row else [kind, *["–"] * 5]
+            [kind, *(f"{row[name]:.{digits}f}" for name in names), f"{row['ratio']:.2f}"] if row else [kind, *["–"] * 5]
             for kind, row in rows.items()
         ],
     )

@@ -74,7 +74,8 @@ def explained_mistake(pipeline: Pipeline) -> dict[str, Any]:
 def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
-        *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
+        *("sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm"),
+        "nearest_training_sample",
         *(
             "layers",
             "blame",

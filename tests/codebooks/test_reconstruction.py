@@ -8,6 +8,7 @@ from fer_cli.codebooks.reading import Reading, read_samples
 from fer_cli.codebooks.reconstruction import (
     ERRORS,
     class_code_reconstruction,
+    error_norms,
     error_ratio,
     layer_exemplar,
     local_reconstruction,
@@ -47,6 +48,8 @@ def test_table_1_is_four_sums_over_voxels() -> None:
         assert errors[name] == pytest.approx([summed(a[i], b[i]) for i in range(3)], rel=1e-12)
     np.testing.assert_allclose(error_ratio(errors), errors["input_vs_code"] / errors["input_vs_local"])
     assert all(not error.any() for error in table1_errors(x, x, x, x).values())
+    lengths = [np.linalg.norm((x[i] - code[i]).astype(np.float64)) for i in range(3)]
+    assert error_norms(errors)["input_vs_code"] == pytest.approx(lengths, rel=1e-6)
 
 
 def test_grids_of_another_shape_are_never_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:

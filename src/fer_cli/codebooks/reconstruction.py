@@ -114,6 +114,11 @@ def mean_errors(
     return {**means, "ratio": means["input_vs_code"] / means["input_vs_local"]}
 
 
+def error_norms(errors: Mapping[str, Float[np.ndarray, "*sample"]]) -> dict[str, Float[np.ndarray, "*sample"]]:
+    """Table I's errors as Euclidean norms, the paper's unit: square roots of the summed squares."""
+    return {name: np.sqrt(error) for name, error in errors.items()}
+
+
 def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:
     """The paper's headline: input_vs_code over input_vs_local, sample by sample."""
     return errors["input_vs_code"] / np.maximum(errors["input_vs_local"], np.finfo(np.float64).tiny)

@@ -1,12 +1,12 @@
 """Outcomes of labelled samples: the columns that metrics, claims and figures read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fer_cli.codebooks.reconstruction import mean_errors
+from fer_cli.codebooks.reconstruction import error_norms, mean_errors
 from fer_cli.evaluation.results import Errors, Shares
 from fer_cli.network.activations import PATHS
 
@@ -57,9 +57,16 @@ class Outcomes:
         return self.labels != self.predicted
 
     def table1(self) -> dict[str, Errors | None]:
-        """Table I's errors, means over all, correct and misclassified samples."""
+        """Table I's errors, summed squares, means over all, correct and misclassified samples."""
+        return self._table1(self.errors)
+
+    def errors_norm(self) -> dict[str, Errors | None]:
+        """The same of Euclidean norms, the paper's unit."""
+        return self._table1(error_norms(self.errors))
+
+    def _table1(self, errors: Mapping[str, Float[np.ndarray, " sample"]]) -> dict[str, Errors | None]:
         groups = {"all": np.ones_like(self.wrong), "correct": ~self.wrong, "misclassified": self.wrong}
-        return {name: mean_errors(self.errors, chosen) for name, chosen in groups.items()}
+        return {name: mean_errors(errors, chosen) for name, chosen in groups.items()}
 
     def shares(self) -> dict[str, Shares]:
         """What layers and nearest training samples speak for; see the key `shares` of `fer figures --json`."""

@@ -293,6 +293,7 @@ class Evaluation(Accuracy, Detection):
     votes: Votes | None
     reconstruction: Fidelity
     table1: dict[str, Errors | None]
+    errors_norm: dict[str, Errors | None]
     not_applicable: list[str]
     curves: dict[str, Curves]
     claims: list[Claim]

@@ -11,6 +11,7 @@ Source: Figs 3 to 7 and Table I.
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -211,7 +212,9 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
                 for key, (_, pair, meaning) in ERRORS.items()
             ],
             compared=any(ranks.values()),
-            ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
+            ratio=math.sqrt(errors["input_vs_code"] / errors["input_vs_local"])
+            if errors["input_vs_local"] > 0
+            else None,
             layers=layers,
             paths=[
                 {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS

@@ -97,6 +97,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
         "correct": None if diagnosis.correct is None else bool(diagnosis.correct),
         "probabilities": _finite(diagnosis.probabilities),
         "errors": _finite({key: diagnosis.errors[key] for key in ERRORS}),
+        "errors_norm": _finite({key: math.sqrt(diagnosis.errors[key]) for key in ERRORS}),
         "nearest_training_sample": diagnosis.nearest_training_sample,
         "layers": [
             {
@@ -160,6 +161,7 @@ def figures_table(answer: Mapping[str, Any]) -> RenderableType:
         said = "no such sample in the split" if figure is None else f"{figure['path']}: {', '.join(figure['samples'])}"
         parts.append(Text(f"{name}  {printable(said)}"))
     parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), error_table(answer["table1"])]
+    parts += [Text("\nTable I: Euclidean norms, the paper's unit", style="italic"), error_table(answer["errors_norm"])]
     for group, shares in answer["shares"].items():
         parts.append(
             Text(f"\n{group}, {shares['n']}: share whose clusters speak for the true | predicted class", style="italic")

@@ -94,6 +94,7 @@ def evaluate(
         "votes": None if voted is None else {"views": votes or 0, **accuracy_of(voted != labels, labels)},
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": outcomes.table1(),
+        "errors_norm": outcomes.errors_norm(),
         **detected,
         "not_applicable": not_applicable(runs[0].network),
         "curves": curves(pool, drawn),
