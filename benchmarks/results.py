@@ -78,8 +78,8 @@ def evaluation_parts(evaluation: dict[str, Any]) -> list[str]:
         "Summed squared errors, means:",
         table1(evaluation["table1"], 0),
         "### The paper's claims",
-        "A claim is borne out where its whole 95 % interval is on its side of the bound, not borne out where it is wholly on "
-        "the other, undecided between.",
+        "A claim is borne out where its whole 95 % interval lies within the bounds, not borne out where it lies outside, "
+        "undecided otherwise. Errors are Euclidean norms. *By construction* follows from the predicted probabilities alone.",
         claims(evaluation["claims"]),
     ]
     if evaluation["undefined"]:
@@ -298,16 +298,17 @@ def table1(rows: dict[str, dict[str, float] | None], digits: int) -> str:
 def claims(rows: list[dict[str, Any]]) -> str:
     """The claims with their verdicts."""
     return table(
-        ["claim", "layer", "measure", "value", "95 % interval", "bound", "verdict"],
+        ["claim", "layer", "in Figs 4, 6", "measure", "value", "95 % interval", "bound", "verdict"],
         [
             [
                 row["claim"],
                 row["layer"] or "",
+                {True: "yes", False: "no", None: ""}[row["in_figures"]],
                 row["measure"],
                 number(row["value"], 2),
                 interval(row["ci"], 2),
                 row["bound"],
-                row["verdict"] or "–",
+                f"{row['verdict'] or '–'}{', by construction' if row['by_construction'] else ''}",
             ]
             for row in rows
         ],

@@ -65,6 +65,17 @@ def test_what_is_not_defined_is_a_dash_and_the_reason_is_said(found: dict[str, A
     assert "vote" not in text
 
 
+def test_layers_of_the_figures_are_apart_and_what_cannot_be_otherwise_is_marked(found: dict[str, Any]) -> None:
+    text = " ".join(printed(found).partition("what the paper claims")[2].split())
+    claim = "Feedback clusters of misclassified samples show the predicted class"
+    shown, others = f"{claim}, layers of Figs 4 and 6:", f"{claim}, other layers:"
+    assert text.index(shown) < text.index(others)
+    assert re.search(r"(borne out|undecided), by construction", text.partition(shown)[2])
+    free = text.partition("Local reconstructions resemble the input regardless")[2].partition("Feedforward")[0]
+    assert "between 0.8 and 1.25" in free
+    assert "by construction" not in free
+
+
 def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: dict[str, Any]) -> None:
     def layer(other: float, least: float) -> dict[str, Any]:
         ranked = {"normalised": other, "ours_less": 0.5, "ours_less_ci": [least, 0.9]}

@@ -131,6 +131,7 @@ def test_evaluation_names_every_score(run: Run, evaluated: Evaluation) -> None:
         "without_clusters",
         "suspicion",
         "input_vs_code/input_vs_local",
+        "input_vs_code_margin",
         *ERRORS,
         *(f"evidence_{path}_{layer}" for path in ("feedforward", "feedback") for layer in layers),
         *(f"calibrated_{path}_{layer}" for path in ("feedforward", "feedback") for layer in (*layers, "all")),

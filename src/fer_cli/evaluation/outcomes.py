@@ -16,8 +16,10 @@ class Outcomes:
     """Samples of one run or of several, a column an array.
 
     `index` is the position in the voxel set, `nearest` the class of the nearest training sample, `errors` are Table
-    I's, `speaks_for[path][layer]` is the class with the most evidence. `repeated` is true where a training sample has
-    the same grid. `voted` is the class by a vote of turned views, None if there was no vote.
+    I's, `speaks_for[path][layer]` is the class with the most evidence, −1 where several have as much. `repeated` is
+    true where a training sample has the same grid. `voted` is the class by a vote of turned views, None if there was no
+    vote. `code_errors` are the input's errors to the reconstruction from each class's code, and `other_local` the error
+    to the nearest local reconstruction of another sample, not a number where there is none; None if not measured.
     """
 
     index: Int[np.ndarray, " sample"]
@@ -28,6 +30,8 @@ class Outcomes:
     speaks_for: dict[str, dict[str, Int[np.ndarray, " sample"]]]
     repeated: Bool[np.ndarray, " sample"]
     voted: Int[np.ndarray, " sample"] | None = None
+    code_errors: Float[np.ndarray, "sample klass"] | None = None
+    other_local: Float[np.ndarray, " sample"] | None = None
 
     @staticmethod
     def joined(parts: Sequence["Outcomes"]) -> "Outcomes":
@@ -48,7 +52,10 @@ class Outcomes:
                 for path, layers in first.speaks_for.items()
             },
             np.concatenate([part.repeated for part in parts]),
-            None if first.voted is None else np.concatenate([part.voted for part in parts if part.voted is not None]),
+            *(
+                _concatenated([getattr(part, name) for part in parts])
+                for name in ("voted", "code_errors", "other_local")
+            ),
         )
 
     @property
@@ -90,6 +97,12 @@ class Outcomes:
             }
             for name, chosen in groups.items()
         }
+
+
+def _concatenated(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The columns of several runs as one; None where a run has none."""
+    known = [column for column in columns if column is not None]
+    return np.concatenate(known) if len(known) == len(columns) else None
 
 
 def _share(which: Bool[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]) -> float | None:

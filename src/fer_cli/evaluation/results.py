@@ -130,7 +130,11 @@ class Curves(TypedDict):
 
 
 class Claim(TypedDict):
-    """A claim of the paper, what it is measured by, and the verdict."""
+    """A claim of the paper, what it is measured by, and the verdict.
+
+    `by_construction` says that the value follows from the predicted probabilities alone, `in_figures` whether Figs 4
+    and 6 show the layer, None without a layer.
+    """
 
     claim: str
     measure: str
@@ -139,6 +143,8 @@ class Claim(TypedDict):
     ci: Interval | None
     bound: str
     verdict: str | None
+    by_construction: bool
+    in_figures: bool | None
 
 
 class Shares(TypedDict):

@@ -4,15 +4,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.departure import return_errors
-from fer_cli.codebooks.reading import code_distances, read_samples
-from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
+from fer_cli.codebooks.reading import Reading, code_distances, read_samples
+from fer_cli.codebooks.reconstruction import (
+    class_code_errors,
+    class_reconstructions,
+    nearest_training_sample,
+    read_errors,
+)
+from fer_cli.data.volumes import Volumes
 from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.evaluation.outcomes import Outcomes
+from fer_cli.evaluation.resemblance import nearest_other_errors
 from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
@@ -50,28 +57,21 @@ def read_split(
 ) -> SplitReading:
     """Read every labelled sample of a split.
 
-    `votes` adds a vote over this number of turns, `fidelity` the reconstruction from every level.
+    `votes` adds a vote over this number of turns, `fidelity` the reconstruction from every level, and of the local ones
+    how near those of other samples are.
 
     Raises UsageError if there is no sample or the votes cannot be taken, and what opening the run raises.
     """
     network, codebook, voxels = run.network, run.codebook, run.voxels
     indices = voxels.indices(split)
     measured = Fidelity(network) if fidelity else None
+    of_classes = class_reconstructions(network, codebook)
     columns: dict[str, list[np.ndarray]] = {}
     for part in batches(indices):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
-        batch = {
-            "probabilities": reading.probabilities,
-            "predicted": reading.predicted,
-            "nearest": voxels.labels[nearest_training_sample(codebook, reading)],
-            **_prefixed("feature", kept_features(network, volumes, reading.features[FEEDFORWARD])),
-            **_prefixed("confidence", reading.confidence_scores()),
-            **_prefixed("distance", code_distances(codebook, reading)),
-            **_prefixed("return_error", return_errors(network, volumes, reading.features[FEEDFORWARD])),
-            **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
-            **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
-        }
+        batch = _columns(run, volumes, reading)
+        batch["code_error"] = class_code_errors(volumes.numpy(), of_classes)
         if votes is not None:
             batch["voted"] = voted_probabilities(network, volumes, votes).argmax(1).numpy()
         if measured is not None:
@@ -88,10 +88,12 @@ def read_split(
         predicted=joined["predicted"],
         nearest=joined["nearest"],
         errors=_of(joined, "error"),
-        speaks_for={path: {layer: of.argmax(axis=1) for layer, of in evidence[path].items()} for path in PATHS},
+        speaks_for={path: {layer: spoken_for(of) for layer, of in evidence[path].items()} for path in PATHS},
         # Nothing but the training split repeats itself.
         repeated=voxels.repeats_training(indices) if split != "train" else np.zeros(len(indices), dtype=bool),
         voted=joined.get("voted"),
+        code_errors=joined["code_error"],
+        other_local=nearest_other_errors(network, voxels, indices) if fidelity else None,
     )
     return SplitReading(
         names=[voxels.names[i] for i in indices],
@@ -104,6 +106,28 @@ def read_split(
         evidence=evidence,
         reconstruction=None if measured is None else measured.means(),
     )
+
+
+def _columns(run: RunArtifacts, volumes: Volumes, reading: Reading) -> dict[str, np.ndarray]:
+    """What is kept of a batch, a column an array."""
+    network, codebook, voxels = run.network, run.codebook, run.voxels
+    return {
+        "probabilities": reading.probabilities,
+        "predicted": reading.predicted,
+        "nearest": voxels.labels[nearest_training_sample(codebook, reading)],
+        **_prefixed("feature", kept_features(network, volumes, reading.features[FEEDFORWARD])),
+        **_prefixed("confidence", reading.confidence_scores()),
+        **_prefixed("distance", code_distances(codebook, reading)),
+        **_prefixed("return_error", return_errors(network, volumes, reading.features[FEEDFORWARD])),
+        **_prefixed("error", read_errors(network, codebook, voxels, reading, volumes)),
+        **{f"{path}/{layer}": of for path in PATHS for layer, of in reading.evidence[path].items()},
+    }
+
+
+def spoken_for(evidence: Float[np.ndarray, "sample klass"]) -> Int[np.ndarray, " sample"]:
+    """The class with the most evidence; −1 where several have as much, which speaks for none."""
+    tied = (evidence == evidence.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return np.where(tied, -1, evidence.argmax(axis=1))
 
 
 def _prefixed(kind: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

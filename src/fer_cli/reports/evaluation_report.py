@@ -222,17 +222,32 @@ def _added_table(added: Sequence[Added]) -> Table:
 
 
 def _claims(claims: Sequence[Claim]) -> list[RenderableType]:
-    """Each claim, and under it what it was measured by."""
+    """Each claim, and under it what it was measured by; the layers of the paper's figures apart from the others."""
     parts: list[RenderableType] = []
-    for claim in dict.fromkeys(row["claim"] for row in claims):
-        rows = [row for row in claims if row["claim"] == claim]
+    for head, rows in claims_by_head(claims).items():
         table = open_table("", "value", "95 % interval", "bound", "verdict")
         table.columns[0].min_width = 8
         for row in rows:
             figures = (number_or_dash(row["value"], 2), _interval(row["ci"], 2), row["bound"])
-            table.add_row(printable(row["layer"] or ""), *figures, row["verdict"] or "–")
-        parts += [Text(f"{claim}: {rows[0]['measure']}"), table]
+            table.add_row(printable(row["layer"] or ""), *figures, said_of(row))
+        parts += [Text(f"{head}: {rows[0]['measure']}"), table]
     return parts
+
+
+def claims_by_head(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """The rows of each claim, those of layers that Figs 4 and 6 do not show by themselves."""
+    rows: dict[str, list[Claim]] = {}
+    for row in sorted(claims, key=lambda row: row["in_figures"] is False):
+        apart = {True: ", layers of Figs 4 and 6", False: ", other layers", None: ""}[row["in_figures"]]
+        rows.setdefault(f"{row['claim']}{apart}", []).append(row)
+    return rows
+
+
+def said_of(claim: Claim) -> str:
+    """A claim's verdict, and whether it could not be otherwise."""
+    if claim["verdict"] is None:
+        return "–"
+    return f"{claim['verdict']}, by construction" if claim["by_construction"] else claim["verdict"]
 
 
 def _repair(repair: Repair) -> list[RenderableType]:
