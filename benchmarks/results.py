@@ -194,7 +194,8 @@ def planted_parts(planted: dict[str, Any]) -> list[str]:
     return [
         "### Planted faults",
         "Faults put into the features or the weights of one layer, which turn the prediction: share whose layer is the one at which "
-        "the computation departs from its usual course (label-free), and share whose layer is the blamed one.",
+        "the computation departs from its usual course with p ≤ 0.05 (label-free), and share whose layer is the blamed one. *Named "
+        "elsewhere*: share of the faults at other layers for which this layer is named.",
         table(
             [
                 "fault",
@@ -203,10 +204,11 @@ def planted_parts(planted: dict[str, Any]) -> list[str]:
                 "departure",
                 "95 % interval",
                 "within one layer",
+                "named elsewhere",
                 "blame",
                 "95 % interval",
                 "within one layer",
-                "chance",
+                "named elsewhere",
             ],
             [
                 [
@@ -220,16 +222,43 @@ def planted_parts(planted: dict[str, Any]) -> list[str]:
                             number(row[f"{rule}hit"], 2),
                             interval(row[f"{rule}hit_ci"], 2),
                             number(row[f"{rule}near"], 2),
+                            number(row[f"{rule or 'hit_'}chance"], 2),
                         )
                     ),
-                    number(row["chance"], 2),
                 ]
                 for kind, layers in planted["layer"].items()
                 for layer, row in layers.items()
             ],
         ),
+        *dose_parts(planted["weights_by_dose"]),
         *unplanted_parts(planted),
         *(part for kind, layers in planted["location"].items() for part in location_parts(kind, layers)),
+    ]
+
+
+def dose_parts(rows: list[dict[str, Any]]) -> list[str]:
+    """How often the layer of faulty weights is found, by the dose of the noise."""
+    if not rows:
+        return []
+    layers = list(rows[0]["by_layer"])
+    return [
+        "Noise on the weights of one layer, in standard deviations of these weights: share of correctly classified samples, whatever becomes of "
+        "the prediction, whose computation departs at that layer with p ≤ 0.05.",
+        table(
+            ["dose", "n", "all layers", "95 % interval", "named elsewhere", "prediction turns", *layers],
+            [
+                [
+                    f"{row['dose']:g}",
+                    str(row["n"]),
+                    number(row["rate"], 2),
+                    interval(row["rate_ci"], 2),
+                    number(row["chance"], 2),
+                    number(row["turned"], 2),
+                    *(number(row["by_layer"][layer], 2) for layer in layers),
+                ]
+                for row in rows
+            ],
+        ),
     ]
 
 

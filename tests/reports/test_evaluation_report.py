@@ -95,11 +95,15 @@ def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any])
         "layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"hit": None, "hit_ci": None}}},
         "unplanted": {"correct": {"n": 30, "significant": 0.0625, "significant_ci": [0.0, 0.125]}},
         "grafts": {"table to chair": {"seat": {"turned": 2, "tried": 7}, "back": {"turned": 1, "tried": 4}}},
+        "weights_by_dose": [
+            {"dose": 0.5, "n": 64, "rate": 0.25, "rate_ci": [0.125, 0.5], "chance": None, "turned": 0.0},
+        ],
     }
     text = printed(found | {"planted": planted}).partition("planted faults")[2]
     assert re.search(r"^feature +conv1 +12 +0\.25 +– +0\.75 +0\.50 to 0\.90 *$", text, re.MULTILINE)
     assert re.search(r"^graft +conv2 +12 +0\.25 +– +– +– *$", text, re.MULTILINE)
     assert "a guess finds 0.20\n" in text
+    assert re.search(r"^0\.5 +64 +0\.25 +0\.12 to 0\.50 +– +0\.00 *$", text, re.MULTILINE)
     assert "departures at 5 % of 30 correct samples, nothing planted: 0.06 (0.00 to 0.12)" in text
     assert "table to chair: 3 of 11 turn the prediction" in text
 

@@ -222,6 +222,8 @@ class LayerHits(Departures):
     """How often the layer at fault is named, or one beside it."""
 
     chance: float
+    hit_chance: float | None
+    departure_chance: float | None
     hit: float | None
     hit_ci: Ends
     near: float | None
@@ -230,6 +232,18 @@ class LayerHits(Departures):
     departure_hit_ci: Ends
     departure_near: float | None
     departure_near_ci: Ends
+
+
+class AtDose(TypedDict):
+    """Weight noise of one dose, in standard deviations of a layer's weights: how often the layer is named at 5 %."""
+
+    dose: float
+    rate: float | None
+    rate_ci: Ends
+    n: int
+    chance: float | None
+    turned: float
+    by_layer: dict[str, float]
 
 
 class Overlap(TypedDict):
@@ -264,6 +278,7 @@ class Planted(TypedDict):
     location: dict[str, dict[str, Located]]
     unplanted: dict[str, Departures]
     grafts: dict[str, dict[str, Tried]]
+    weights_by_dose: list[AtDose]
 
 
 class FalseAlarms(TypedDict):

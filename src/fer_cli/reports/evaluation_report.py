@@ -9,6 +9,7 @@ from rich.text import Text
 from fer_cli.evaluation.results import (
     Accuracy,
     Added,
+    AtDose,
     Claim,
     Comparison,
     Detector,
@@ -286,6 +287,9 @@ def _planted(planted: Planted) -> list[RenderableType]:
     ]
     chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
     parts += [Text(f"a guess finds {share:.2f}") for share in chance]
+    if planted["weights_by_dose"]:
+        parts += [_title("noise on a layer's weights, by dose: does the departure name the layer at p ≤ 0.05?")]
+        parts.append(_dose_table(planted["weights_by_dose"]))
     for kind, usual in planted["unplanted"].items():
         share = f"{number_or_dash(usual['significant'], 2)} ({_interval(usual['significant_ci'], 2)})"
         parts.append(Text(f"departures at 5 % of {usual['n']} {kind} samples, nothing planted: {share}"))
@@ -293,6 +297,14 @@ def _planted(planted: Planted) -> list[RenderableType]:
         turned, tried = sum(g["turned"] for g in grafts.values()), sum(g["tried"] for g in grafts.values())
         parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))
     return parts
+
+
+def _dose_table(doses: Sequence[AtDose]) -> Table:
+    table = open_table("dose, σ of the weights", "n", "named", "95 % interval", "named elsewhere", "turned")
+    for row in doses:
+        figures = (number_or_dash(row["rate"], 2), _interval(row["rate_ci"], 2), number_or_dash(row["chance"], 2))
+        table.add_row(f"{row['dose']:g}", str(row["n"]), *figures, f"{row['turned']:.2f}")
+    return table
 
 
 def _sanity(check: Sanity) -> list[RenderableType]:
