@@ -9,9 +9,8 @@ from pathlib import Path
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.pictures.viewer import embedded_json, packed_library
-from fer_cli.reports.evaluation_report import claims_by_head, said_of
 from fer_cli.reports.page import POLICY, environment
-from fer_cli.reports.report import ERRORS, FIDELITY, fidelity_scores
+from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, fidelity_scores, said_of
 from fer_cli.storage.disk import write_whole
 
 _MOST_ROWS = 40

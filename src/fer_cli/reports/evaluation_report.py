@@ -20,7 +20,7 @@ from fer_cli.evaluation.results import (
     Repair,
     Sanity,
 )
-from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
+from fer_cli.reports.report import FIDELITY, claims_by_head, error_table, fidelity_scores, said_of
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
 _MANY = 30
@@ -233,22 +233,6 @@ def _claims(claims: Sequence[Claim]) -> list[RenderableType]:
             table.add_row(printable(row["layer"] or ""), *figures, said_of(row))
         parts += [Text(f"{head}: {rows[0]['measure']}"), table]
     return parts
-
-
-def claims_by_head(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
-    """The rows of each claim, those of layers that Figs 4 and 6 do not show by themselves."""
-    rows: dict[str, list[Claim]] = {}
-    for row in sorted(claims, key=lambda row: row["in_figures"] is False):
-        apart = {True: ", layers of Figs 4 and 6", False: ", other layers", None: ""}[row["in_figures"]]
-        rows.setdefault(f"{row['claim']}{apart}", []).append(row)
-    return rows
-
-
-def said_of(claim: Claim) -> str:
-    """A claim's verdict, and whether it could not be otherwise."""
-    if claim["verdict"] is None:
-        return "–"
-    return f"{claim['verdict']}, by construction" if claim["by_construction"] else claim["verdict"]
 
 
 def _repair(repair: Repair) -> list[RenderableType]:

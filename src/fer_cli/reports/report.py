@@ -20,6 +20,7 @@ from fer_cli.calibration.departure import Departure
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
+from fer_cli.evaluation.results import Claim
 from fer_cli.network.activations import PATHS
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
@@ -267,6 +268,22 @@ def fidelity_scores(reconstruction: Mapping[str, Mapping[str, Mapping[str, float
     """Keys of the scores that reconstructions have, by what the volumes are; squared errors are in the JSON alone."""
     rows = [row for by_gates in reconstruction.values() for row in by_gates.values()]
     return [key for key in FIDELITY if all(key in row for row in rows)]
+
+
+def claims_by_head(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """The rows of each claim, those of layers that Figs 4 and 6 do not show by themselves."""
+    rows: dict[str, list[Claim]] = {}
+    for row in sorted(claims, key=lambda row: row["in_figures"] is False):
+        apart = {True: ", layers of Figs 4 and 6", False: ", other layers", None: ""}[row["in_figures"]]
+        rows.setdefault(f"{row['claim']}{apart}", []).append(row)
+    return rows
+
+
+def said_of(claim: Claim) -> str:
+    """A claim's verdict, and whether it could not be otherwise."""
+    if claim["verdict"] is None:
+        return "–"
+    return f"{claim['verdict']}, by construction" if claim["by_construction"] else claim["verdict"]
 
 
 def _layer_table(diagnosis: Diagnosis) -> Table:
