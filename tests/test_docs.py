@@ -264,9 +264,10 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         for what, name in (("wrong_class_repairs", "<ranking>"), ("correct_broken", "<donor>")):
             row["specificity"][what] = {name: next(iter(row["specificity"][what].values()))}
     assert evaluation["planted"].pop("grafts") == {}  # boxes have no part to graft
+    by_dose = evaluation["planted"].pop("weights_by_dose")
     at_fault = {layer: {"<kind>": next(iter(each.values()))} for layer, each in evaluation["planted"].items()}
     at_fault["grafts"] = {"<kind>": {"<graft>": {"tried": 1, "turned": 1}}}
-    evaluation["planted"] = at_fault
+    evaluation["planted"] = at_fault | {"weights_by_dose": by_dose}
     rankings = {name for each in at_fault["location"].values() for row in each.values() for name in row["rankings"]}
     apart |= {"planted": layers | {"all": "<layer>"} | dict.fromkeys(rankings, "<ranking>")}
     found = {"votes", "sanity", "repair", "planted", "shares.<group>", "without_duplicates.<figures>"}
@@ -293,7 +294,7 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
 
 def test_keys_of_figures_are_documented(run_folder, tmp_path):
     drawn = answer("figures", "--run", run_folder, "-o", tmp_path)
-    drawn["table1"] = None
+    drawn["table1"] = drawn["errors_norm"] = None
     names = dict.fromkeys(drawn["figures"], "<figure>") | dict.fromkeys(drawn["shares"], "<group>")
     assert_keys_are_documented("figures", keys_of(drawn, names))
     rule = " ".join(drawn["rule"].split()).lower()

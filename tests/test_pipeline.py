@@ -74,7 +74,8 @@ def explained_mistake(pipeline: Pipeline) -> dict[str, Any]:
 def check_explanation(said: dict[str, Any]) -> None:
     """Keys of the contract, and what must hold of any explanation."""
     assert set(said) == {
-        *("sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample"),
+        *("sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm"),
+        "nearest_training_sample",
         *(
             "layers",
             "blame",
@@ -262,7 +263,8 @@ def test_a_probe_reconstructs_a_location_from_its_response_field(pipeline: Pipel
     sample = pipeline.mistake["sample"]
     said = answer("probe", sample, "--layer", "conv3", "--location", "2,1,3", folder=pipeline.folder)
     assert set(said) == {
-        *("sample", "layer", "by", "location", "code", "receptive_field", "response_field", "reconstruction", "images")
+        *("sample", "layer", "by", "location", "code", "receptive_field", "response_field", "kept"),
+        *("reconstruction", "images"),
     }
     assert (said["sample"], said["layer"], said["location"]) == (sample, "conv3", [2, 1, 3])
     assert [2, 1, 3] in said["response_field"]

@@ -7,7 +7,9 @@ from torch import Tensor
 from fer_cli.codebooks.reading import Reading, read_samples
 from fer_cli.codebooks.reconstruction import (
     ERRORS,
+    class_code_errors,
     class_code_reconstruction,
+    error_norms,
     error_ratio,
     layer_exemplar,
     local_reconstruction,
@@ -47,6 +49,14 @@ def test_table_1_is_four_sums_over_voxels() -> None:
         assert errors[name] == pytest.approx([summed(a[i], b[i]) for i in range(3)], rel=1e-12)
     np.testing.assert_allclose(error_ratio(errors), errors["input_vs_code"] / errors["input_vs_local"])
     assert all(not error.any() for error in table1_errors(x, x, x, x).values())
+    lengths = [np.linalg.norm((x[i] - code[i]).astype(np.float64)) for i in range(3)]
+    assert error_norms(errors)["input_vs_code"] == pytest.approx(lengths, rel=1e-6)
+
+
+def test_errors_to_the_codes_of_all_classes_are_sums_over_voxels() -> None:
+    volumes, codes = np.random.default_rng(1).random((2, 3, 2, 8, 4, 2)).astype(np.float32)
+    found = class_code_errors(volumes, codes[:2])
+    assert found == pytest.approx(np.array([[summed(x, code) for code in codes[:2]] for x in volumes]), rel=1e-12)
 
 
 def test_grids_of_another_shape_are_never_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.volumes import InputSpec, Location
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.network.backbone import LocationError, receptive_field
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.fer_cnn import NetworkConfig, build
 from fer_cli.network.receptive import LayerSpec
 from fer_cli.run import Run
 
@@ -34,6 +35,24 @@ def seen_by_autograd(specs: tuple[LayerSpec, ...], sides: Location) -> dict[Loca
     return seen
 
 
+def read_by_autograd(specs: tuple[LayerSpec, ...], side: int, voxels: Voxels, sides: Location) -> set[Location]:
+    """The last layer's locations that a decode of these voxels reads: gradients through mirrored layers of ones.
+
+    The last step has hidden filters of 3³ cells.
+    """
+    feature = torch.ones((1, 1, side, side, side), dtype=torch.float64, requires_grad=True)
+    decoded = feature
+    for number, spec in reversed(list(enumerate(specs))):
+        if number == 0:
+            decoded = decoded + torch.nn.functional.conv3d(decoded, torch.ones((1, 1, 3, 3, 3)).double(), padding=1)
+        ones = torch.ones((1, 1, *[spec.kernel] * 3), dtype=torch.float64)
+        rounded = spec.stride + 2 * spec.padding - spec.kernel  # every map has half the cells of the one below
+        decoded = torch.nn.functional.conv_transpose3d(decoded, ones, None, spec.stride, spec.padding, rounded)
+    assert decoded.shape[2:] == sides
+    (gradient,) = torch.autograd.grad(sum(decoded[0, 0, *voxel] for voxel in voxels), feature)
+    return {tuple(location) for location in gradient[0, 0].nonzero().tolist()}
+
+
 @torch.inference_mode()
 def reconstruct_slowly(
     network: ExplainedNetwork, feature: torch.Tensor, layer: str, kept: list[Location]
@@ -56,13 +75,13 @@ def test_probe_of_every_location_is_algorithm_1_done_slowly(run: Run, layer: str
         feature = run.network.backbone.features(torch.from_numpy(grid)[None])[layer].clone()
     swept = sweep(run.network, grid, layer, layer_locations(spec, layer))
     for (location, voxels), found in zip(seen.items(), swept, strict=True):
-        kept = [other for other, others in seen.items() if voxels & others]
+        field = [other for other, others in seen.items() if voxels & others]
         assert (found.layer, found.location, found.code) == (layer, location, None)
         assert found.map_shape == spec.map_shape(layer)
-        assert found.response_field == kept
+        assert found.response_field == field
         spans = [range(low, high) for low, high in found.receptive_field]
         assert voxels == set(product(*spans))
-        expected = reconstruct_slowly(run.network, feature, layer, kept)
+        expected = reconstruct_slowly(run.network, feature, layer, found.kept)
         # A batch of many locations may be summed in another order than a decode of one.
         np.testing.assert_allclose(found.reconstruction, expected, atol=1e-5)
         crop = np.zeros_like(found.crop)
@@ -70,6 +89,56 @@ def test_probe_of_every_location_is_algorithm_1_done_slowly(run: Run, layer: str
             channel, *inside = at
             crop[at] = expected[channel, *(span[i] for span, i in zip(spans, inside, strict=True))]
         np.testing.assert_allclose(found.crop, crop, atol=1e-5)
+
+
+HEADED = NetworkConfig(
+    (LayerSpec("conv1", 4, 6, 2, 2), LayerSpec("conv2", 4, 5, 2, 2), LayerSpec("conv3", 4, 4, 2, 1)),
+    ("a", "b"),
+    InputSpec(1, (32, 32, 32)),
+    head_filters=8,
+)
+CORNERS = ((0, 0, 0), (3, 0, 2), (1, 3, 2))
+
+
+@pytest.fixture
+def headed() -> ExplainedNetwork:
+    """A network whose last step has hidden filters that change the reconstruction a lot."""
+    torch.manual_seed(3)
+    network = build(HEADED).eval()
+    for parameter in network.feedback.steps["conv1"].addition.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("layer", "location"),
+    [("conv1", (15, 15, 15)), ("conv1", (8, 7, 1)), *product(("conv1", "conv2", "conv3"), CORNERS)],
+)
+@torch.inference_mode()
+def test_a_crop_is_that_of_the_reconstruction_from_the_whole_feature(
+    headed: ExplainedNetwork, layer: str, location: Location
+) -> None:
+    grid = (np.random.default_rng(0).random((1, 32, 32, 32)) < 0.3).astype(np.float32)
+    feature = headed.backbone.features(torch.from_numpy(grid)[None])[layer]
+    whole = headed.reconstruct(feature, layer)[0].numpy()
+    found = probe(headed, grid, layer, location)
+    np.testing.assert_allclose(found.crop, found.cut(whole), atol=1e-5)
+    narrow = reconstruct_slowly(headed, feature, layer, found.response_field)
+    if layer == "conv1":  # whose response field alone is not enough
+        assert np.abs(found.cut(narrow) - found.crop).max() > 0.01
+
+
+@pytest.mark.parametrize(("layer", "location"), [("conv1", (2, 8, 15)), *product(("conv1", "conv2", "conv3"), CORNERS)])
+def test_what_a_decode_of_the_receptive_field_reads_is_kept(
+    headed: ExplainedNetwork, layer: str, location: Location
+) -> None:
+    specs = HEADED.layers[: HEADED.spec.index(layer) + 1]
+    with torch.inference_mode():
+        found = probe(headed, np.ones((1, 32, 32, 32), np.float32), layer, location)
+    voxels = set(product(*(range(low, high) for low, high in found.receptive_field)))
+    read = read_by_autograd(specs, HEADED.spec.map_shape(layer)[0], voxels, (32, 32, 32))
+    assert set(found.kept) == read | set(found.response_field)
+    assert (set(found.kept) > set(found.response_field)) == (layer == "conv1")
 
 
 @pytest.mark.parametrize(
@@ -98,18 +167,18 @@ def test_centroids_fill_the_response_field(run: Run, layer: str, location: Locat
         feature[0, :, *place] = torch.from_numpy(book.centroids[number, chosen])
     found = probe(run.network, grid, layer, location, centroids_of=run.codebook, code=code)
     assert found.code == (nearest[location] if code is None else code)
-    expected = reconstruct_slowly(run.network, feature, layer, found.response_field)
+    expected = reconstruct_slowly(run.network, feature, layer, found.kept)
     np.testing.assert_allclose(found.reconstruction, expected, atol=1e-5)
     own = probe(run.network, grid, layer, location)
     assert (own.response_field, own.receptive_field) == (found.response_field, found.receptive_field)
     assert (own.reconstruction != found.reconstruction).any()
 
 
-def test_probe_does_not_see_beyond_the_receptive_fields_of_its_response_field(run: Run) -> None:
+def test_probe_does_not_see_beyond_the_receptive_fields_of_the_locations_it_keeps(run: Run) -> None:
     grid = run.voxels.volumes([3])[0]
     before = probe(run.network, grid, "conv1", (0, 0, 0))
     seen = np.zeros(run.network.spec.input.shape, bool)
-    for location in before.response_field:
+    for location in before.kept:
         (x0, x1), (y0, y1), (z0, z1) = receptive_field(run.network.backbone, "conv1", location)
         seen[x0:x1, y0:y1, z0:z1] = True
     assert not seen.all()

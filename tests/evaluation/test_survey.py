@@ -5,6 +5,7 @@ from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import nearest_training_sample
 from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.results import Evaluation
+from fer_cli.evaluation.split_reading import spoken_for
 from fer_cli.evaluation.survey import Survey, survey
 from fer_cli.network.activations import PATHS
 from fer_cli.run import Run
@@ -84,3 +85,8 @@ def test_table1_of_a_survey_is_that_of_the_evaluation(run: Run, evaluated: Evalu
     found = survey(run).outcomes.table1()
     for group, row in evaluated["table1"].items():
         assert found[group] == pytest.approx(row, rel=1e-9)
+
+
+def test_evidence_that_two_classes_share_speaks_for_none() -> None:
+    evidence = np.array([[0.5, 2.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    assert spoken_for(evidence).tolist() == [1, -1, -1]

@@ -44,6 +44,7 @@ def test_every_figure_is_drawn_of_the_samples_that_the_rule_picks(run: Run, writ
             assert colours is not None
             assert len(colours) > 20
     assert answer["table1"] == found.outcomes.table1()
+    assert answer["errors_norm"] == found.outcomes.errors_norm()
     assert answer["shares"] == found.outcomes.shares()
     assert answer["rule"]
 
@@ -58,8 +59,8 @@ def test_what_is_written_is_what_is_told(written: tuple[Path, dict]) -> None:
     assert json.loads((folder / "figures.json").read_text(encoding="utf-8")) == answer
     lines = (folder / "table1.md").read_text(encoding="utf-8").splitlines()
     assert lines[-1] == "| misclassified, the paper | 19.185 | 22.610 | 26.467 | 35.837 | 1.87 |"
-    wrong = answer["table1"]["misclassified"]
-    assert lines[-2].startswith(f"| misclassified, this run | {wrong['input_vs_local']:.0f} | ")
+    wrong = answer["errors_norm"]["misclassified"]
+    assert lines[-2].startswith(f"| misclassified, this run | {wrong['input_vs_local']:.3f} | ")
     assert len({line.count("|") for line in lines}) == 1
 
 

@@ -55,7 +55,7 @@ def test_the_best_score_of_a_kind_comes_first(found: dict[str, Any]) -> None:
 def test_what_is_not_defined_is_a_dash_and_the_reason_is_said(found: dict[str, Any]) -> None:
     empty = copy.deepcopy(found)
     empty |= {"undefined": "no sample is misclassified.", "comparisons": [], "added_to_softmax": [], "votes": None}
-    empty["table1"]["misclassified"] = None
+    empty["table1"]["misclassified"] = empty["errors_norm"]["misclassified"] = None
     for row in empty["detection"].values():
         row.update({key: None for key in row if key != "kind"})
     text = printed(empty)
@@ -63,6 +63,17 @@ def test_what_is_not_defined_is_a_dash_and_the_reason_is_said(found: dict[str, A
     assert re.search(r"^max_softmax +– +– +– +– +–", text, re.MULTILINE)
     assert re.search(r"misclassified\W+–\W+–\W+–\W+–\W+–", text)
     assert "vote" not in text
+
+
+def test_layers_of_the_figures_are_apart_and_what_cannot_be_otherwise_is_marked(found: dict[str, Any]) -> None:
+    text = " ".join(printed(found).partition("what the paper claims")[2].split())
+    claim = "Feedback clusters of misclassified samples show the predicted class"
+    shown, others = f"{claim}, layers of Figs 4 and 6:", f"{claim}, other layers:"
+    assert text.index(shown) < text.index(others)
+    assert re.search(r"(borne out|undecided), by construction", text.partition(shown)[2])
+    free = text.partition("Local reconstructions resemble the input regardless")[2].partition("Feedforward")[0]
+    assert "between 0.8 and 1.25" in free
+    assert "by construction" not in free
 
 
 def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: dict[str, Any]) -> None:
@@ -84,11 +95,15 @@ def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any])
         "layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"hit": None, "hit_ci": None}}},
         "unplanted": {"correct": {"n": 30, "significant": 0.0625, "significant_ci": [0.0, 0.125]}},
         "grafts": {"table to chair": {"seat": {"turned": 2, "tried": 7}, "back": {"turned": 1, "tried": 4}}},
+        "weights_by_dose": [
+            {"dose": 0.5, "n": 64, "rate": 0.25, "rate_ci": [0.125, 0.5], "chance": None, "turned": 0.0},
+        ],
     }
     text = printed(found | {"planted": planted}).partition("planted faults")[2]
     assert re.search(r"^feature +conv1 +12 +0\.25 +– +0\.75 +0\.50 to 0\.90 *$", text, re.MULTILINE)
     assert re.search(r"^graft +conv2 +12 +0\.25 +– +– +– *$", text, re.MULTILINE)
     assert "a guess finds 0.20\n" in text
+    assert re.search(r"^0\.5 +64 +0\.25 +0\.12 to 0\.50 +– +0\.00 *$", text, re.MULTILINE)
     assert "departures at 5 % of 30 correct samples, nothing planted: 0.06 (0.00 to 0.12)" in text
     assert "table to chair: 3 of 11 turn the prediction" in text
 

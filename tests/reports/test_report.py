@@ -74,10 +74,12 @@ def test_terminal_report_prints_no_control_characters_or_markup_of_names():
 def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
-        "sample", "predicted", "label", "correct", "probabilities", "errors", "nearest_training_sample", "layers",
+        "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
+        "layers",
         "blame", "departure", "repair", "suspicion", "category", "category_name", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
+    assert summary["errors_norm"] == {name: pytest.approx(error**0.5) for name, error in summary["errors"].items()}
     assert [layer["name"] for layer in summary["layers"]] == list(LOCATIONS)
     for layer in summary["layers"]:
         assert set(layer) == {
@@ -139,11 +141,13 @@ def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
         "rule": "the first of each",
         "figures": {"fig2": {"path": "f/fig2.png", "samples": ["chair_1", "bed_2"]}, "fig3": None},
         "table1": {"all": errors, "correct": errors, "misclassified": None},
+        "errors_norm": {"all": dict.fromkeys(ERRORS, 3.5) | {"ratio": 1.4}, "correct": None, "misclassified": None},
         "shares": {"correct": {"n": 7, "layers": layers}},
     }
     text = printed(report.figures_table(answer))
     assert text.startswith("the first of each\n")
     assert "fig2  f/fig2.png: chair_1, bed_2\n" in text
     assert "fig3  no such sample in the split\n" in text
+    assert re.search(r"^all +12\.5 .* 2\.00 *$.*Euclidean.*^all +3\.5 .* 1\.40 *$", text, re.MULTILINE | re.DOTALL)
     assert "correct, 7: share whose clusters speak for the true | predicted class" in text
     assert re.search(r"^conv1 +0\.25 \| – +0\.25 \| – *$", text, re.MULTILINE)

@@ -43,6 +43,10 @@ def test_evaluation_is_the_diagnoses_of_its_samples_put_together(run: Run) -> No
         table = result["table1"][group]
         assert [table[e] for e in ERRORS] == pytest.approx([means[e] for e in ERRORS], rel=1e-4)
         assert table["ratio"] == pytest.approx(means["input_vs_code"] / means["input_vs_local"], rel=1e-4)
+        norms = {e: np.mean([d.errors[e] ** 0.5 for d, c in zip(diagnoses, chosen, strict=True) if c]) for e in ERRORS}
+        table = result["errors_norm"][group]
+        assert [table[e] for e in ERRORS] == pytest.approx([norms[e] for e in ERRORS], rel=1e-4)
+        assert table["ratio"] == pytest.approx(norms["input_vs_code"] / norms["input_vs_local"], rel=1e-4)
     expected = [(d.sample, d.label, d.predicted) for d, w in zip(diagnoses, wrong, strict=True) if w]
     assert [(m["sample"], m["label"], m["predicted"]) for m in result["misclassified"]] == expected
     suspicious = [d.suspicion.score for d, w in zip(diagnoses, wrong, strict=True) if w]
@@ -126,6 +130,7 @@ def test_evaluation_names_every_score(run: Run, evaluated: Evaluation) -> None:
         "combined",
         "suspicion",
         "input_vs_code/input_vs_local",
+        "input_vs_code_margin",
         *ERRORS,
         *(f"evidence_{path}_{layer}" for path in ("feedforward", "feedback") for layer in layers),
         *(f"calibrated_{path}_{layer}" for path in ("feedforward", "feedback") for layer in (*layers, "all")),

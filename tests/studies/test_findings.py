@@ -4,6 +4,7 @@ import pytest
 
 from fer_cli.studies.findings import (
     CORRECT,
+    DOSE,
     FEATURE,
     GRAFT,
     MISCLASSIFIED,
@@ -33,8 +34,10 @@ def test_hits_and_places_are_counted() -> None:
     assert (hits["n"], hits["chance"]) == (3, 0.25)
     assert (hits["hit"], hits["near"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert hits["hit_ci"][0] == 0
-    assert (hits["departure_hit"], hits["departure_near"]) == (pytest.approx(2 / 3), 1.0)
+    # The third fault departs at the neighbour of its layer, but not significantly: it is no hit, and not near.
+    assert (hits["departure_hit"], hits["departure_near"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert hits["significant"] == pytest.approx(2 / 3)
+    assert found["weights_by_dose"] == []
     places = found["location"][FEATURE]["q"]
     assert places["rankings"]["x"]["iou"] == pytest.approx(2 / 3)
     assert places["rankings"]["x"]["rank"] == pytest.approx(0.25)
@@ -67,3 +70,38 @@ def test_answers_are_counted_by_what_was_planted() -> None:
         CORRECT: {"layer": [0.5, 2], "input": [0, 2], "none": [0.5, 2]},
         MISCLASSIFIED: {"layer": [0.5, 2], "input": [0.5, 2], "none": [0, 2]},
     }
+
+
+def test_a_departure_counts_only_where_it_is_significant() -> None:
+    fault = Finding(FEATURE, "a", "q", 1, 1, 1, 0.05)
+    rows = (fault, replace(fault, shape="b", p_value=0.051), replace(fault, shape="c", departed=2))
+    [hits] = {
+        name: of["all"] for name, of in summarise_planted([Planting(rows)], layers="pqr")["layer"].items()
+    }.values()
+    assert (hits["departure_hit"], hits["departure_near"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (hits["hit"], hits["significant"]) == (1.0, pytest.approx(2 / 3))
+
+
+def test_chance_is_how_often_a_layer_is_named_for_faults_elsewhere() -> None:
+    at_q = Finding(WEIGHT, "a", "q", 1, 1, 1, 0.01)
+    at_r = replace(at_q, layer="r", planted=2)  # whose fault is named, and blamed, at q
+    rows = (at_q, at_r, replace(at_r, shape="b", departed=2), replace(at_r, shape="c", p_value=0.5, blamed=2))
+    found = summarise_planted([Planting(rows)], layers=("p", "q", "r", "s"))["layer"][WEIGHT]
+    assert found["q"]["departure_chance"] == pytest.approx(1 / 3)
+    assert found["q"]["hit_chance"] == pytest.approx(2 / 3)
+    assert (found["r"]["departure_chance"], found["r"]["hit_chance"]) == (0, 0)
+    assert found["all"]["departure_chance"] == pytest.approx(1 / 12)
+    assert found["all"]["chance"] == 0.25
+    alone = summarise_planted([Planting(rows[:1])], layers=("p", "q"))["layer"][WEIGHT]
+    assert (alone["q"]["departure_chance"], alone["q"]["hit_chance"]) == (None, None)
+
+
+def test_the_rate_at_each_dose_counts_significant_hits_of_all_samples() -> None:
+    weak = Finding(DOSE, "a", "p", 0, None, 0, 0.2, dose=0.5, turned=False)
+    strong = replace(weak, p_value=0.01, dose=2.0)
+    rows = (weak, replace(weak, layer="q", planted=1), strong, replace(strong, layer="q", planted=1, turned=True))
+    one, two = summarise_planted([Planting(rows)], layers=("p", "q"))["weights_by_dose"]
+    assert (one["dose"], one["rate"], one["n"], one["chance"], one["turned"]) == (0.5, 0, 2, 0, 0)
+    assert (two["dose"], two["rate"], two["chance"], two["turned"]) == (2.0, 0.5, 0.5, 0.5)
+    assert two["by_layer"] == {"p": 1.0, "q": 0.0}
+    assert two["rate_ci"] == [0.5, 0.5]  # one shape

@@ -1,4 +1,6 @@
 import shutil
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ from fer_cli.network.phases import TrainingSettings
 from fer_cli.network.training import train
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
-from fer_cli.studies.findings import CORRECT, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
+from fer_cli.studies.findings import CORRECT, DOSE, FEATURE, GRAFT, MISCLASSIFIED, SYNTHETIC, WEIGHT
 from fer_cli.studies.graft_candidates import GRAFTS, part_grafts
-from fer_cli.studies.planted import CODE_DISTANCE, locations_over, plant_faults
+from fer_cli.studies.planted import CODE_DISTANCE, DOSES, locations_over, plant_faults
 from networks import SMOKE
 from tiny import TINY_K
 
@@ -36,7 +38,14 @@ def test_planted_faults_name_layers_and_places(run: Run) -> None:
     assert planting.attempts == ()  # boxes have no tables to put a back on
     unplanted = [each for each in planting.findings if each.kind in (CORRECT, MISCLASSIFIED)]
     assert sorted(each.shape for each in unplanted) == sorted(run.voxels.names[i] for i in run.voxels.indices("test"))
-    found = planting.findings[len(unplanted) :]
+    doses = [each for each in planting.findings if each.kind == DOSE]
+    right = len([each for each in unplanted if each.kind == CORRECT])
+    by_dose = Counter((each.layer, each.dose) for each in doses)
+    assert by_dose == dict.fromkeys(product(run.network.spec.layer_names, DOSES), right)
+    assert all(run.network.spec.layer_names[each.planted] == each.layer and 0 < each.p_value <= 1 for each in doses)
+    strong, weak = (np.mean([each.turned for each in doses if each.dose == dose]) for dose in (8.0, 0.5))
+    assert strong > weak
+    found = [each for each in planting.findings[len(unplanted) :] if each.kind != DOSE]
     assert {each.kind for each in found} <= {FEATURE, WEIGHT}
     names = run.network.spec.layer_names
     for each in found:

@@ -29,7 +29,8 @@ def empirical_p_value(
     weights = np.ones(len(reference)) if weights is None else weights
     above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
     at_least = above[np.searchsorted(reference[order], scores, side="left")]
-    return (at_least + 1) / (len(reference) + 1)
+    p_values: Float[np.ndarray, " sample"] = np.minimum((at_least + 1) / (len(reference) + 1), 1.0)  # of rounded sums
+    return p_values
 
 
 @dataclass(frozen=True)

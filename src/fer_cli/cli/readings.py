@@ -100,7 +100,7 @@ def probe(
     written = write_probe(result, chosen.volume, folder, view_of(chosen, opened.network.spec.input))
     maps = write_probe_nifti(result, chosen, folder) if nifti else []
     if as_json:
-        facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field")}
+        facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field", "kept")}
         files = {"reconstruction": written.reconstruction, "images": [written.picture]}
         print_json({**asked, **facts, **files, **({"nifti": maps} if nifti else {})})
         return

@@ -30,17 +30,22 @@ def local_reconstruction(network: ExplainedNetwork, reading: Reading, layer: str
     return network.reconstruct(reading.features[FEEDFORWARD][layer], layer).cpu().numpy()
 
 
-@torch.inference_mode()
 def class_code_reconstruction(network: ExplainedNetwork, codebook: Codebook, reading: Reading) -> VolumeArray:
     """Volumes decoded from the class probabilities, each level snapped to its nearest feedback centroids."""
+    return _decode_snapped(network, codebook, reading.features[FEEDBACK][OUTPUT])
 
-    def snap(level: str, feature: Tensor) -> Tensor:
-        if level == OUTPUT:
-            return feature
-        codes = codebook.layer(FEEDBACK, level).assign(feature)
-        return codebook.feature_map(FEEDBACK, level, codes).to(feature.device)
 
-    return network.reconstruct(reading.features[FEEDBACK][OUTPUT], OUTPUT, edit=snap).cpu().numpy()
+def class_reconstructions(network: ExplainedNetwork, codebook: Codebook) -> Float[np.ndarray, "klass channel x y z"]:
+    """The class-code reconstruction of each class: from the probabilities of a network that is sure of it."""
+    sure = torch.eye(len(network.spec.classes), device=network.backbone.device)
+    return _decode_snapped(network, codebook, sure[:, :, None, None, None])
+
+
+def class_code_errors(
+    volumes: VolumeArray, of_classes: Float[np.ndarray, "klass channel x y z"]
+) -> Float[np.ndarray, "sample klass"]:
+    """Squared differences, summed over voxels, of each volume and each class's reconstruction."""
+    return np.stack([_summed_squared_error(volumes, np.broadcast_to(one, volumes.shape)) for one in of_classes], axis=1)
 
 
 @torch.inference_mode()
@@ -114,9 +119,27 @@ def mean_errors(
     return {**means, "ratio": means["input_vs_code"] / means["input_vs_local"]}
 
 
+def error_norms(errors: Mapping[str, Float[np.ndarray, "*sample"]]) -> dict[str, Float[np.ndarray, "*sample"]]:
+    """Table I's errors as Euclidean norms, the paper's unit: square roots of the summed squares."""
+    return {name: np.sqrt(error) for name, error in errors.items()}
+
+
 def error_ratio(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:
     """The paper's headline: input_vs_code over input_vs_local, sample by sample."""
     return errors["input_vs_code"] / np.maximum(errors["input_vs_local"], np.finfo(np.float64).tiny)
+
+
+@torch.inference_mode()
+def _decode_snapped(
+    network: ExplainedNetwork, codebook: Codebook, probabilities: Float[Tensor, "sample klass 1 1 1"]
+) -> VolumeArray:
+    def snap(level: str, feature: Tensor) -> Tensor:
+        if level == OUTPUT:
+            return feature
+        codes = codebook.layer(FEEDBACK, level).assign(feature)
+        return codebook.feature_map(FEEDBACK, level, codes).to(feature.device)
+
+    return network.reconstruct(probabilities, OUTPUT, edit=snap).cpu().numpy()
 
 
 def _summed_squared_error(a: VolumeArray, b: VolumeArray) -> Float[np.ndarray, " sample"]:

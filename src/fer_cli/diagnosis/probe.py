@@ -3,6 +3,10 @@
 What fills a response field is the sample's own feature or, to show what the codebook made of it, centroids: at every
 location the one nearest to the feature, and at the probed location any code one asks for. The neighbours have to be
 filled too, for a centroid alone decodes no better than a feature alone.
+
+Step 4 keeps what the reconstruction of the receptive field depends on. With a feedback network that mirrors the
+backbone that is the response field. Where the last step reads beyond it (`FeedbackNetwork.overreach`), the cells that
+it reads there are kept too, so that the crop is that of the reconstruction from the whole feature.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +22,7 @@ from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.volumes import Location
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, encode
-from fer_cli.network.backbone import OUTPUT, Box, NetworkSpec, receptive_field, response_field
+from fer_cli.network.backbone import OUTPUT, Box, NetworkSpec, locations_near, receptive_field, response_field
 from fer_cli.network.explained import ExplainedNetwork
 
 FILLINGS = ("feature", "centroid")
@@ -30,9 +34,9 @@ _BATCH = 64
 class Probe:
     """The four things of Fig. 2: location, response field, reconstruction, receptive field.
 
-    `reconstruction` is what the feedback network makes of the response field alone, the voxel values of the whole
-    volume; `crop` is its part inside the receptive field. `code` is that of the centroid at the location, None
-    where the sample's own feature was kept.
+    `reconstruction` is what the feedback network makes of the `kept` locations alone, the voxel values of the whole
+    volume; `crop` is its part inside the receptive field. `kept` holds the response field, and what the last feedback
+    step reads beyond it. `code` is that of the centroid at the location, None where the sample's own feature was kept.
     """
 
     layer: str
@@ -42,6 +46,7 @@ class Probe:
     receptive_field: Box
     reconstruction: Float[np.ndarray, "channel x y z"]
     code: int | None = None
+    kept: Sequence[Location] = ()
 
     @property
     def crop(self) -> Float[np.ndarray, "channel cx cy cz"]:
@@ -89,6 +94,7 @@ def sweep(
     if layer == OUTPUT:
         raise UsageError(f"{OUTPUT} has no features of the input; probe one of {', '.join(spec.layer_names[:-1])}.")
     boxes = [receptive_field(backbone, layer, location) for location in locations]
+    reach = network.feedback.overreach
     feature = encode(network, torch.from_numpy(volume)[None], [layer])[layer]
     codes: np.ndarray | None = None
     if centroids_of is not None:
@@ -97,17 +103,18 @@ def sweep(
         codes = flat.reshape(shape)
     for start in range(0, len(locations), _BATCH):
         part = locations[start : start + _BATCH]
-        fields = [response_field(backbone, layer, location) for location in part]
+        kept = [locations_near(backbone, layer, boxes[start + row], margin=reach) for row in range(len(part))]
         filled = torch.zeros((len(part), *feature.shape[1:]), device=feature.device)
-        for row, (location, field) in enumerate(zip(part, fields, strict=True)):
-            x, y, z = (list(places) for places in zip(*field, strict=True))
+        for row, (location, places) in enumerate(zip(part, kept, strict=True)):
+            x, y, z = (list(along) for along in zip(*places, strict=True))
             filled[row, :, x, y, z] = feature[0, :, x, y, z]
             if centroids_of is not None and code is not None:
                 filled[row, :, *location] = _centroid(centroids_of, layer, location, code).to(feature.device)
         decoded = network.reconstruct(filled, layer).cpu().numpy()
-        for row, (location, field) in enumerate(zip(part, fields, strict=True)):
+        for row, (location, places) in enumerate(zip(part, kept, strict=True)):
             chosen = None if codes is None else int(codes[location]) if code is None else code
-            yield Probe(layer, shape, location, field, boxes[start + row], decoded[row], chosen)
+            field = response_field(backbone, layer, location)
+            yield Probe(layer, shape, location, field, boxes[start + row], decoded[row], chosen, places)
 
 
 def layer_locations(spec: NetworkSpec, layer: str, slices: Sequence[int] | None = None) -> list[Location]:

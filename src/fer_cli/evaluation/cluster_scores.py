@@ -18,11 +18,25 @@ Evidence = Mapping[str, Mapping[str, Float[np.ndarray, "sample klass"]]]
 Prior = Float[np.ndarray, " klass"]
 Scores = dict[str, Float[np.ndarray, " sample"]]
 RATIO = "input_vs_code/input_vs_local"
+CODE_MARGIN = "input_vs_code_margin"
 
 
 def error_scores(errors: Mapping[str, Float[np.ndarray, " sample"]]) -> Scores:
     """The paper's criteria: Table I's errors, and the ratio of the last to the first, with a minus sign."""
     return {**{name: -errors[name] for name in ERRORS}, RATIO: -error_ratio(errors)}
+
+
+def code_margin(
+    code_errors: Float[np.ndarray, "sample klass"], predicted: Int[np.ndarray, " sample"]
+) -> Float[np.ndarray, " sample"]:
+    """A sharper variant of the paper's criterion: the margin of the predicted class's code to the others.
+
+    The error of the input to the reconstruction from the nearest other class's code, less that to the reconstruction
+    from the predicted class's.
+    """
+    rows, others = np.arange(len(predicted)), code_errors.copy()
+    others[rows, predicted] = np.inf
+    return others.min(axis=1) - code_errors[rows, predicted]
 
 
 def calibrated_scores(

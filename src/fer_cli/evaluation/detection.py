@@ -69,11 +69,11 @@ def weighted_metrics(score: Scores, errors: Errors, weights: Weights) -> dict[st
     """Every metric for each row of weights; NaN where a row holds no error or nothing else.
 
     `auroc`: the chance that a correct sample scores above a wrong one. `aurc`: mean over all coverages of the error
-    rate among the accepted (Geifman and El-Yaniv, ICLR 2019). `augrc`: mean over all coverages of the share of all
-    samples that are accepted and wrong (Traub et al., NeurIPS 2024); at a given accuracy it tells the same as the
-    AUROC. `fpr95`: share of the wrong samples accepted at the highest threshold that accepts at least 95 % of the
-    correct ones. `coverage_at_5`: largest share of samples accepted by a threshold with an error rate of at most 5 %
-    among them.
+    rate among the accepted (Geifman and El-Yaniv, ICLR 2019). `augrc`: area, by trapezoids from coverage 0 on, under
+    the share of all samples that are accepted and wrong (Traub et al., NeurIPS 2024, closed form); at a given accuracy
+    it tells the same as the AUROC. `fpr95`: share of the wrong samples accepted at the highest threshold that accepts
+    at least 95 % of the correct ones. `coverage_at_5`: largest share of samples accepted by a threshold with an error
+    rate of at most 5 % among them.
     """
     order = np.argsort(-score, kind="stable")
     starts = _runs(score[order], errors[order])
@@ -120,7 +120,7 @@ def _metrics(
         metrics = {
             "auroc": pairs / (n_wrong * n_right),
             "aurc": selective.sum(axis=1) / count,
-            "augrc": (n_wrong * n_right - pairs + n_wrong * (n_wrong + 1) / 2) / count**2,
+            "augrc": (n_wrong * n_right - pairs + n_wrong**2 / 2) / count**2,
             "fpr95": failed[np.arange(len(failed)), enough] / n_wrong,
             "coverage_at_5": safe / count,
         }

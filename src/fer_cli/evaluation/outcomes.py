@@ -1,12 +1,12 @@
 """Outcomes of labelled samples: the columns that metrics, claims and figures read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fer_cli.codebooks.reconstruction import mean_errors
+from fer_cli.codebooks.reconstruction import error_norms, mean_errors
 from fer_cli.evaluation.results import Errors, Shares
 from fer_cli.network.activations import PATHS
 
@@ -16,8 +16,10 @@ class Outcomes:
     """Samples of one run or of several, a column an array.
 
     `index` is the position in the voxel set, `nearest` the class of the nearest training sample, `errors` are Table
-    I's, `speaks_for[path][layer]` is the class with the most evidence. `repeated` is true where a training sample has
-    the same grid. `voted` is the class by a vote of turned views, None if there was no vote.
+    I's, `speaks_for[path][layer]` is the class with the most evidence, −1 where several have as much. `repeated` is
+    true where a training sample has the same grid. `voted` is the class by a vote of turned views, None if there was no
+    vote. `code_errors` are the input's errors to the reconstruction from each class's code, and `other_local` the error
+    to the nearest local reconstruction of another sample, not a number where there is none; None if not measured.
     """
 
     index: Int[np.ndarray, " sample"]
@@ -28,6 +30,8 @@ class Outcomes:
     speaks_for: dict[str, dict[str, Int[np.ndarray, " sample"]]]
     repeated: Bool[np.ndarray, " sample"]
     voted: Int[np.ndarray, " sample"] | None = None
+    code_errors: Float[np.ndarray, "sample klass"] | None = None
+    other_local: Float[np.ndarray, " sample"] | None = None
 
     @staticmethod
     def joined(parts: Sequence["Outcomes"]) -> "Outcomes":
@@ -48,7 +52,10 @@ class Outcomes:
                 for path, layers in first.speaks_for.items()
             },
             np.concatenate([part.repeated for part in parts]),
-            None if first.voted is None else np.concatenate([part.voted for part in parts if part.voted is not None]),
+            *(
+                _concatenated([getattr(part, name) for part in parts])
+                for name in ("voted", "code_errors", "other_local")
+            ),
         )
 
     @property
@@ -57,9 +64,16 @@ class Outcomes:
         return self.labels != self.predicted
 
     def table1(self) -> dict[str, Errors | None]:
-        """Table I's errors, means over all, correct and misclassified samples."""
+        """Table I's errors, summed squares, means over all, correct and misclassified samples."""
+        return self._table1(self.errors)
+
+    def errors_norm(self) -> dict[str, Errors | None]:
+        """The same of Euclidean norms, the paper's unit."""
+        return self._table1(error_norms(self.errors))
+
+    def _table1(self, errors: Mapping[str, Float[np.ndarray, " sample"]]) -> dict[str, Errors | None]:
         groups = {"all": np.ones_like(self.wrong), "correct": ~self.wrong, "misclassified": self.wrong}
-        return {name: mean_errors(self.errors, chosen) for name, chosen in groups.items()}
+        return {name: mean_errors(errors, chosen) for name, chosen in groups.items()}
 
     def shares(self) -> dict[str, Shares]:
         """What layers and nearest training samples speak for; see the key `shares` of `fer figures --json`."""
@@ -83,6 +97,12 @@ class Outcomes:
             }
             for name, chosen in groups.items()
         }
+
+
+def _concatenated(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The columns of several runs as one; None where a run has none."""
+    known = [column for column in columns if column is not None]
+    return np.concatenate(known) if len(known) == len(columns) else None
 
 
 def _share(which: Bool[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"]) -> float | None:

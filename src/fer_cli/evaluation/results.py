@@ -145,7 +145,11 @@ class Curves(TypedDict):
 
 
 class Claim(TypedDict):
-    """A claim of the paper, what it is measured by, and the verdict."""
+    """A claim of the paper, what it is measured by, and the verdict.
+
+    `by_construction` says that the value follows from the predicted probabilities alone, `in_figures` whether Figs 4
+    and 6 show the layer, None without a layer.
+    """
 
     claim: str
     measure: str
@@ -154,6 +158,8 @@ class Claim(TypedDict):
     ci: Interval | None
     bound: str
     verdict: str | None
+    by_construction: bool
+    in_figures: bool | None
 
 
 class Shares(TypedDict):
@@ -231,6 +237,8 @@ class LayerHits(Departures):
     """How often the layer at fault is named, or one beside it."""
 
     chance: float
+    hit_chance: float | None
+    departure_chance: float | None
     hit: float | None
     hit_ci: Ends
     near: float | None
@@ -239,6 +247,18 @@ class LayerHits(Departures):
     departure_hit_ci: Ends
     departure_near: float | None
     departure_near_ci: Ends
+
+
+class AtDose(TypedDict):
+    """Weight noise of one dose, in standard deviations of a layer's weights: how often the layer is named at 5 %."""
+
+    dose: float
+    rate: float | None
+    rate_ci: Ends
+    n: int
+    chance: float | None
+    turned: float
+    by_layer: dict[str, float]
 
 
 class Overlap(TypedDict):
@@ -277,6 +297,7 @@ class Planted(TypedDict):
     location: dict[str, dict[str, Located]]
     unplanted: dict[str, Departures]
     grafts: dict[str, dict[str, Tried]]
+    weights_by_dose: list[AtDose]
 
 
 class FalseAlarms(TypedDict):
@@ -313,6 +334,7 @@ class Evaluation(Accuracy, Detection):
     views: Viewed | None
     reconstruction: Fidelity
     table1: dict[str, Errors | None]
+    errors_norm: dict[str, Errors | None]
     not_applicable: list[str]
     curves: dict[str, Curves]
     claims: list[Claim]

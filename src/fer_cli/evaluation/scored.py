@@ -21,8 +21,10 @@ from fer_cli.evaluation.baselines import (
     varied_probabilities,
 )
 from fer_cli.evaluation.cluster_scores import (
+    CODE_MARGIN,
     agreement_scores,
     calibrated_scores,
+    code_margin,
     error_scores,
     typicality_scores,
 )
@@ -104,14 +106,17 @@ def _varied(run: RunArtifacts, samples: Encoded, count: Callable[[int], None]) -
 
 def own_scores(run: RunArtifacts, reading: SplitReading) -> Scores:
     """The scores that a run's clusters and reconstructions give."""
-    prior = run.codebook.prior
+    prior, outcomes = run.codebook.prior, reading.outcomes
     trust = 1 - run.calibration.suspicion(reading.confidence)
     return {
         SUSPICION: trust,
         COMBINED: trust,
-        **error_scores(reading.outcomes.errors),
+        **error_scores(outcomes.errors),
+        **(
+            {} if outcomes.code_errors is None else {CODE_MARGIN: code_margin(outcomes.code_errors, outcomes.predicted)}
+        ),
         **{name: values for name, values in reading.confidence.items() if name.startswith("evidence_")},
-        **calibrated_scores(reading.evidence, run.temperatures, prior, reading.outcomes.predicted),
+        **calibrated_scores(reading.evidence, run.temperatures, prior, outcomes.predicted),
         **agreement_scores(reading.evidence, run.temperatures, prior),
-        **typicality_scores(reading.distances, run.typicality, reading.outcomes.predicted),
+        **typicality_scores(reading.distances, run.typicality, outcomes.predicted),
     }

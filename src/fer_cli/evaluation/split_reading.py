@@ -10,11 +10,17 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.confidence import VIEWS
 from fer_cli.calibration.departure import return_errors
 from fer_cli.codebooks.reading import Reading, code_distances, read_samples
-from fer_cli.codebooks.reconstruction import nearest_training_sample, read_errors
+from fer_cli.codebooks.reconstruction import (
+    class_code_errors,
+    class_reconstructions,
+    nearest_training_sample,
+    read_errors,
+)
 from fer_cli.data.volumes import Volumes
 from fer_cli.evaluation.encoded import Encoded, kept_features
 from fer_cli.evaluation.fidelity import Fidelity
 from fer_cli.evaluation.outcomes import Outcomes
+from fer_cli.evaluation.resemblance import nearest_other_errors
 from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
@@ -67,7 +73,7 @@ def read_split(
     """Read every labelled sample of a split.
 
     `votes` adds a vote over this number of turns, `views` the mean over this number of views in `DRAWS` draws, and
-    `fidelity` the reconstruction from every level.
+    `fidelity` the reconstruction from every level, and of the local ones how near those of other samples are.
 
     Raises UsageError if there is no sample or the votes or views cannot be taken, and what opening the run raises.
     """
@@ -75,12 +81,14 @@ def read_split(
     indices = voxels.indices(split)
     measured = Fidelity(network) if fidelity else None
     asked = [replace(run.chosen_views(views), seed=draw) for draw in range(DRAWS)] if views is not None else []
+    of_classes = class_reconstructions(network, codebook)
     columns: dict[str, list[np.ndarray]] = {}
     for part in batches(indices):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
         batch = _columns(run, volumes, reading)
         batch |= _view_columns(run, volumes, reading, asked)
+        batch["code_error"] = class_code_errors(volumes.numpy(), of_classes)
         if votes is not None:
             batch["voted"] = voted_probabilities(network, volumes, votes).argmax(1).numpy()
         if measured is not None:
@@ -97,10 +105,12 @@ def read_split(
         predicted=joined["predicted"],
         nearest=joined["nearest"],
         errors=_of(joined, "error"),
-        speaks_for={path: {layer: of.argmax(axis=1) for layer, of in evidence[path].items()} for path in PATHS},
+        speaks_for={path: {layer: spoken_for(of) for layer, of in evidence[path].items()} for path in PATHS},
         # Nothing but the training split repeats itself.
         repeated=voxels.repeats_training(indices) if split != "train" else np.zeros(len(indices), dtype=bool),
         voted=joined.get("voted"),
+        code_errors=joined["code_error"],
+        other_local=nearest_other_errors(network, voxels, indices) if fidelity else None,
     )
     return SplitReading(
         names=[voxels.names[i] for i in indices],
@@ -149,6 +159,12 @@ def _view_columns(
 
 def _viewed(predicted: dict[str, np.ndarray], views: Views | None) -> Viewed | None:
     return None if views is None else Viewed(views.number, tuple(predicted.values()))
+
+
+def spoken_for(evidence: Float[np.ndarray, "sample klass"]) -> Int[np.ndarray, " sample"]:
+    """The class with the most evidence; −1 where several have as much, which speaks for none."""
+    tied = (evidence == evidence.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return np.where(tied, -1, evidence.argmax(axis=1))
 
 
 def _prefixed(kind: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -244,8 +244,12 @@ def response_field(backbone: Backbone, layer: str, location: Location) -> list[L
 
     Raises LocationError if `location` lies outside the feature map. Source: Algorithm 1, step 3.
     """
-    backbone.spec.require_location(layer, location)
-    fields = backbone.receptive_fields(layer)
+    return locations_near(backbone, layer, receptive_field(backbone, layer, location))
+
+
+def locations_near(backbone: Backbone, layer: str, box: Box, *, margin: int = 0) -> list[Location]:
+    """Locations of `layer` whose receptive fields meet a box grown by `margin` voxels to each side; ascending."""
+    fields, bounds = backbone.receptive_fields(layer), np.array(box)
     low, high = fields[..., 0], fields[..., 1]
-    near = ((low < high[location]) & (low[location] < high)).all(axis=-1)
+    near = ((low < bounds[:, 1] + margin) & (bounds[:, 0] - margin < high)).all(axis=-1)
     return [(int(x), int(y), int(z)) for x, y, z in np.argwhere(near)]

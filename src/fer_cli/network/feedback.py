@@ -48,11 +48,15 @@ class FeedbackNetwork(nn.Module):
     Decoding can start at any level, called its entry, and ends at the input. At levels below the entry the backbone's
     own features can be added: Fig. 1's skip connections. The gate of a level is open if such a feature is given for
     it, shut if not.
+
+    `overreach` is by how many voxels along each axis a location of the lowest level reaches in the reconstruction
+    beyond its receptive field: 0 for steps that mirror the backbone's.
     """
 
-    def __init__(self, steps: Mapping[str, nn.Module]) -> None:
+    def __init__(self, steps: Mapping[str, nn.Module], *, overreach: int = 0) -> None:
         super().__init__()
         self.levels = tuple(steps)
+        self.overreach = overreach
         self.steps = nn.ModuleDict({_key(name): step for name, step in steps.items()})
 
     def forward(

@@ -173,7 +173,10 @@ def build(config: NetworkConfig, *, dropout: float = 0.0) -> ExplainedNetwork:
 def explain_classifier(classifier: "FERCNN") -> ExplainedNetwork:
     """A classifier with a fresh mirrored feedback network."""
     config, dropout = classifier.config, classifier.dropout_rate
-    feedback = FeedbackNetwork(mirrored_steps(config))
+    lowest = config.layers[0]
+    # The hidden filters of the head read one cell to each side, which is a stride of voxels.
+    overreach = lowest.stride if config.head_filters and not lowest.is_dense else 0
+    feedback = FeedbackNetwork(mirrored_steps(config), overreach=overreach)
     return ExplainedNetwork(classifier, feedback, lambda: build(config, dropout=dropout))
 
 

@@ -6,11 +6,11 @@ show.
 
 from pathlib import Path
 
-from fer_cli.evaluation.results import Claim, Evaluation
+from fer_cli.evaluation.results import Evaluation
 from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.pictures.viewer import embedded_json, packed_library
 from fer_cli.reports.page import POLICY, environment
-from fer_cli.reports.report import ERRORS, FIDELITY, fidelity_scores
+from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, fidelity_scores, said_of
 from fer_cli.storage.disk import write_whole
 
 _MOST_ROWS = 40
@@ -28,16 +28,14 @@ def write_evaluation_page(evaluation: Evaluation, page: Path) -> Path:
             "chart-roc": roc_chart(evaluation["curves"]),
             "chart-risk": risk_chart(evaluation["curves"]),
         }
-    claims: dict[str, list[Claim]] = {}
-    for row in evaluation["claims"]:
-        claims.setdefault(row["claim"], []).append(row)
     template = environment().get_template("evaluation.html.j2")
     text = template.render(
         evaluation=evaluation,
         title=_title(evaluation),
         classes=list(evaluation["per_class_accuracy"]),
         ranked=ranked,
-        claims=claims,
+        claims=claims_by_head(evaluation["claims"]),
+        said_of=said_of,
         charted=min(len(ranked), _MOST_ROWS),
         fidelity={key: FIDELITY[key] for key in fidelity_scores(evaluation["reconstruction"])},
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},

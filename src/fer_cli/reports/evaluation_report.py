@@ -9,6 +9,7 @@ from rich.text import Text
 from fer_cli.evaluation.results import (
     Accuracy,
     Added,
+    AtDose,
     Claim,
     Comparison,
     Detector,
@@ -20,7 +21,7 @@ from fer_cli.evaluation.results import (
     Sanity,
     Viewed,
 )
-from fer_cli.reports.report import FIDELITY, error_table, fidelity_scores
+from fer_cli.reports.report import FIDELITY, claims_by_head, error_table, fidelity_scores, said_of
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
 _MANY = 30
@@ -53,6 +54,8 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
         *_fidelity(evaluation["reconstruction"]),
         _title("reconstruction error: summed squares, mean over samples"),
         error_table(evaluation["table1"]),
+        _title("the same as Euclidean norms, the unit of the paper's Table I (ratio 1.87 on misclassified samples)"),
+        error_table(evaluation["errors_norm"]),
     ]
     few = min(evaluation["n_errors"], evaluation["n"] - evaluation["n_errors"])
     if few and all(row["auroc_ci"] is None for row in detection.values()):
@@ -228,16 +231,15 @@ def _added_table(added: Sequence[Added]) -> Table:
 
 
 def _claims(claims: Sequence[Claim]) -> list[RenderableType]:
-    """Each claim, and under it what it was measured by."""
+    """Each claim, and under it what it was measured by; the layers of the paper's figures apart from the others."""
     parts: list[RenderableType] = []
-    for claim in dict.fromkeys(row["claim"] for row in claims):
-        rows = [row for row in claims if row["claim"] == claim]
+    for head, rows in claims_by_head(claims).items():
         table = open_table("", "value", "95 % interval", "bound", "verdict")
         table.columns[0].min_width = 8
         for row in rows:
             figures = (number_or_dash(row["value"], 2), _interval(row["ci"], 2), row["bound"])
-            table.add_row(printable(row["layer"] or ""), *figures, row["verdict"] or "–")
-        parts += [Text(f"{claim}: {rows[0]['measure']}"), table]
+            table.add_row(printable(row["layer"] or ""), *figures, said_of(row))
+        parts += [Text(f"{head}: {rows[0]['measure']}"), table]
     return parts
 
 
@@ -278,6 +280,9 @@ def _planted(planted: Planted) -> list[RenderableType]:
     ]
     chance = {row["chance"] for layers in planted["layer"].values() for row in layers.values()}
     parts += [Text(f"a guess finds {share:.2f}") for share in chance]
+    if planted["weights_by_dose"]:
+        parts += [_title("noise on a layer's weights, by dose: does the departure name the layer at p ≤ 0.05?")]
+        parts.append(_dose_table(planted["weights_by_dose"]))
     for kind, usual in planted["unplanted"].items():
         share = f"{number_or_dash(usual['significant'], 2)} ({_interval(usual['significant_ci'], 2)})"
         parts.append(Text(f"departures at 5 % of {usual['n']} {kind} samples, nothing planted: {share}"))
@@ -289,6 +294,14 @@ def _planted(planted: Planted) -> list[RenderableType]:
         turned, tried = sum(g["turned"] for g in grafts.values()), sum(g["tried"] for g in grafts.values())
         parts.append(Text(f"{kind}: {turned} of {tried} turn the prediction"))
     return parts
+
+
+def _dose_table(doses: Sequence[AtDose]) -> Table:
+    table = open_table("dose, σ of the weights", "n", "named", "95 % interval", "named elsewhere", "turned")
+    for row in doses:
+        figures = (number_or_dash(row["rate"], 2), _interval(row["rate_ci"], 2), number_or_dash(row["chance"], 2))
+        table.add_row(f"{row['dose']:g}", str(row["n"]), *figures, f"{row['turned']:.2f}")
+    return table
 
 
 def _sanity(check: Sanity) -> list[RenderableType]:

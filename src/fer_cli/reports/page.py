@@ -11,6 +11,7 @@ Source: Figs 3 to 7 and Table I.
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -146,7 +147,10 @@ def write_probe(
     reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
     np.save(array, reconstruction, allow_pickle=False)
     write_whole(files.reconstruction, array.getvalue())
-    source = "from the response field alone" if probed.code is None else f"of centroids, code {probed.code} there"
+    source = f"of centroids, code {probed.code} there"
+    if probed.code is None:
+        beside = len(probed.kept) - len(probed.response_field)
+        source = f"from it and {beside} locations beside it" if beside > 0 else "from the response field alone"
     if view is not None:
         write_whole(files.picture, encode_slices(draw_probe_slices(probed, volume, view, source)))
         return files
@@ -209,7 +213,9 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
                 for key, (_, pair, meaning) in ERRORS.items()
             ],
             compared=any(ranks.values()),
-            ratio=errors["input_vs_code"] / errors["input_vs_local"] if errors["input_vs_local"] > 0 else None,
+            ratio=math.sqrt(errors["input_vs_code"] / errors["input_vs_local"])
+            if errors["input_vs_local"] > 0
+            else None,
             layers=layers,
             paths=[
                 {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS

@@ -20,6 +20,7 @@ from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion, Viewed
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage
+from fer_cli.evaluation.results import Claim
 from fer_cli.network.activations import PATHS
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
@@ -93,6 +94,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
         "correct": None if diagnosis.correct is None else bool(diagnosis.correct),
         "probabilities": _finite(diagnosis.probabilities),
         "errors": _finite({key: diagnosis.errors[key] for key in ERRORS}),
+        "errors_norm": _finite({key: math.sqrt(diagnosis.errors[key]) for key in ERRORS}),
         "nearest_training_sample": diagnosis.nearest_training_sample,
         "layers": [
             {
@@ -176,6 +178,7 @@ def figures_table(answer: Mapping[str, Any]) -> RenderableType:
         said = "no such sample in the split" if figure is None else f"{figure['path']}: {', '.join(figure['samples'])}"
         parts.append(Text(f"{name}  {printable(said)}"))
     parts += [Text("\nTable I: summed squares, mean over samples", style="italic"), error_table(answer["table1"])]
+    parts += [Text("\nTable I: Euclidean norms, the paper's unit", style="italic"), error_table(answer["errors_norm"])]
     for group, shares in answer["shares"].items():
         parts.append(
             Text(f"\n{group}, {shares['n']}: share whose clusters speak for the true | predicted class", style="italic")
@@ -304,6 +307,22 @@ def fidelity_scores(reconstruction: Mapping[str, Mapping[str, Mapping[str, float
     """Keys of the scores that reconstructions have, by what the volumes are; squared errors are in the JSON alone."""
     rows = [row for by_gates in reconstruction.values() for row in by_gates.values()]
     return [key for key in FIDELITY if all(key in row for row in rows)]
+
+
+def claims_by_head(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """The rows of each claim, those of layers that Figs 4 and 6 do not show by themselves."""
+    rows: dict[str, list[Claim]] = {}
+    for row in sorted(claims, key=lambda row: row["in_figures"] is False):
+        apart = {True: ", layers of Figs 4 and 6", False: ", other layers", None: ""}[row["in_figures"]]
+        rows.setdefault(f"{row['claim']}{apart}", []).append(row)
+    return rows
+
+
+def said_of(claim: Claim) -> str:
+    """A claim's verdict, and whether it could not be otherwise."""
+    if claim["verdict"] is None:
+        return "–"
+    return f"{claim['verdict']}, by construction" if claim["by_construction"] else claim["verdict"]
 
 
 def _layer_table(diagnosis: Diagnosis) -> Table:

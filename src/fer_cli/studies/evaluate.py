@@ -97,6 +97,7 @@ def evaluate(
         "views": _viewed([part.reading for part in parts]),
         "reconstruction": mean_reconstruction([part.reading.reconstruction or {} for part in parts]),
         "table1": outcomes.table1(),
+        "errors_norm": outcomes.errors_norm(),
         **detected,
         "not_applicable": not_applicable(runs[0].network),
         "curves": curves(pool, drawn),

@@ -9,9 +9,9 @@ import numpy as np
 from fer_cli.calibration.departure import SIGNIFICANT, Departure
 from fer_cli.diagnosis.answer import INPUT, OUTCOMES, Answer, find_answer
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights
-from fer_cli.evaluation.results import Departures, LayerHits, Located, Overlap, Planted
+from fer_cli.evaluation.results import AtDose, Departures, LayerHits, Located, Overlap, Planted
 
-GRAFT, SYNTHETIC, FEATURE, WEIGHT = "graft", "synthetic", "feature", "weight"
+GRAFT, SYNTHETIC, FEATURE, WEIGHT, DOSE = "graft", "synthetic", "feature", "weight", "dose"
 CORRECT, MISCLASSIFIED = "correct", "misclassified"
 """What nothing was planted in."""
 
@@ -24,6 +24,7 @@ class Finding:
 
     `overlap` and `rank` are, for each ranking, the IoU of the true locations with as many of the highest score, and the
     mean rank of the true ones among all, from 0 (first) to 1; `share` is how many of the layer's locations are true.
+    `dose` is the standard deviation of weight noise, in those of the weights, `turned` whether the prediction changed.
     """
 
     kind: str
@@ -36,6 +37,13 @@ class Finding:
     share: float = math.nan
     overlap: dict[str, float] = field(default_factory=dict)
     rank: dict[str, float] = field(default_factory=dict)
+    dose: float = math.nan
+    turned: bool = True
+
+    @property
+    def told(self) -> int | None:
+        """The layer that the departure tells of; None where its p-value is not significant."""
+        return self.departed if self.p_value <= SIGNIFICANT else None
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
     """Figures of the faults of one run or of several pooled, with 95 % intervals over shapes.
 
     `hit` is the share of faults whose layer was blamed, `near` counts the layers beside it too; `departure_hit` and
-    `departure_near` are the same of departures, and `significant` the share of departures at 5 %; `chance` is that of
-    a guess. Of locations: IoU and mean rank by layer and ranking, with what a random choice would have.
+    `departure_near` are the same of departures at 5 %, whose share is `significant`. `chance` is that of a guess,
+    `hit_chance` and `departure_chance` how often the layer is named though the fault is at another one. Of locations:
+    IoU and mean rank by layer and ranking, with what a random choice would have.
     """
     findings = [found for planting in plantings for found in planting.findings]
     answer: Planted = {
@@ -70,6 +79,7 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
         "location": {},
         "unplanted": {},
         "grafts": {},
+        "weights_by_dose": [],
     }
     for kind in (CORRECT, MISCLASSIFIED):
         if some := [found for found in findings if found.kind == kind]:
@@ -83,7 +93,10 @@ def summarise_planted(plantings: Sequence[Planting], *, layers: Sequence[str], s
         rows = [found for found in findings if found.kind == kind]
         for name in ("all", *layers):
             if some := [found for found in rows if name in ("all", found.layer)]:
-                answer["layer"].setdefault(kind, {})[name] = _layer_hits(some, len(layers), seed)
+                answer["layer"].setdefault(kind, {})[name] = _layer_hits(some, rows, len(layers), seed)
+    at_doses = [found for found in findings if found.kind == DOSE]
+    for dose in sorted({found.dose for found in at_doses}):
+        answer["weights_by_dose"].append(_at_dose(dose, [each for each in at_doses if each.dose == dose], layers, seed))
     for kind in (GRAFT, SYNTHETIC, FEATURE):
         for layer in layers:
             some = [found for found in findings if found.kind == kind and found.layer == layer and found.overlap]
@@ -135,18 +148,49 @@ def _departures(rows: Sequence[Finding], seed: int) -> Departures:
     return Departures(n=len(rows), significant=share, significant_ci=ends)
 
 
-def _layer_hits(rows: Sequence[Finding], layers: int, seed: int) -> LayerHits:
+def _at_dose(dose: float, rows: Sequence[Finding], layers: Sequence[str], seed: int) -> AtDose:
+    told = [found.told for found in rows]
+    hits = np.array([layer == found.planted for layer, found in zip(told, rows, strict=True)], dtype=np.float64)
+    rate, ends = mean_with_interval(hits, shape_weights([found.shape for found in rows], seed=seed))
+    of_layers = {
+        name: float(hits[[found.layer == name for found in rows]].mean())
+        for name in layers
+        if any(found.layer == name for found in rows)
+    }
+    turned = float(np.mean([found.turned for found in rows]))
+    chance = _named_elsewhere(rows, rows, told)
+    return AtDose(dose=dose, rate=rate, rate_ci=ends, n=len(rows), chance=chance, turned=turned, by_layer=of_layers)
+
+
+def _named_elsewhere(rows: Sequence[Finding], among: Sequence[Finding], named: Sequence[int | None]) -> float | None:
+    """How often the layers at fault in `rows` are `named` in those faults `among` all that lie at other layers.
+
+    The mean over the rows; None where no fault lies at another layer.
+    """
+    planted, told = np.array([found.planted for found in among]), np.array([-1 if at is None else at for at in named])
+    shares = [
+        float((told[planted != layer] == layer).mean())
+        for layer in (found.planted for found in rows)
+        if (planted != layer).any()
+    ]
+    return float(np.mean(shares)) if shares else None
+
+
+def _layer_hits(rows: Sequence[Finding], among: Sequence[Finding], layers: int, seed: int) -> LayerHits:
+    """Hits of the faults of one layer, or of all, `among` all faults of the kind."""
     weights = shape_weights([found.shape for found in rows], seed=seed)
     planted = np.array([found.planted or 0 for found in rows])
     blamed, departed = (
-        np.abs(np.array([layer or 0 for layer in named]) - planted)
-        for named in ([found.blamed for found in rows], [found.departed for found in rows])
+        np.abs(np.array([math.inf if layer is None else layer for layer in named]) - planted)
+        for named in ([found.blamed for found in rows], [found.told for found in rows])
     )
     hit, near, departure_hit, departure_near = (
         mean_with_interval((away <= most).astype(np.float64), weights) for away in (blamed, departed) for most in (0, 1)
     )
     return LayerHits(
         chance=1 / layers,
+        hit_chance=_named_elsewhere(rows, among, [found.blamed for found in among]),
+        departure_chance=_named_elsewhere(rows, among, [found.told for found in among]),
         hit=hit[0],
         hit_ci=hit[1],
         near=near[0],

@@ -6,6 +6,7 @@
   prediction turns. Known are layer and locations.
 - `weight`: noise on the weights of one layer, doubled until the network's accuracy falls below 0.7 of what it was.
   Known is the layer.
+- `dose`: the same at every dose of `DOSES`, whatever becomes of the prediction.
 
 Receivers are correctly classified samples that the network was not trained on. Blame is told all that it is told of a
 real mistake whose label is known; the departure needs no label. It is also read of every sample of the split as
@@ -32,13 +33,13 @@ from fer_cli.diagnosis.replacement import Replacement, highest
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.studies.findings import CORRECT, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
+from fer_cli.studies.findings import CORRECT, DOSE, FEATURE, MISCLASSIFIED, WEIGHT, Attempt, Finding, Planting
 from fer_cli.studies.graft_candidates import Candidate, back_grafts, part_grafts
 from fer_cli.studies.rankings import rankings
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """How far towards the other sample's features; beyond 1 on the same straight line."""
-NOISES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+DOSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Standard deviation of weight noise, in those of the layer's weights."""
 CODE_DISTANCE = "code_distance"
 """The ranking of locations that a departure goes by, beside those of `attribution`."""
@@ -250,18 +251,23 @@ def _weight_faults(
     volumes = voxels.tensor(chosen)
     seed = int(generator.integers(1 << 31))
     for number, layer in enumerate(run.network.spec.layer_names):
-        for noise in NOISES:
-            faulty = _with_noise(run.network, layer, noise, seed + number)
+        fallen = False
+        for dose in DOSES:
+            faulty = _with_noise(run.network, layer, dose, seed + number)
             features = encode(faulty, volumes)
             predicted = features[OUTPUT].flatten(1).argmax(1).cpu().numpy()
-            wrong = np.flatnonzero(predicted != voxels.labels[chosen])
-            if len(wrong) > (1 - _FALLEN) * len(chosen):
-                break
-        for row in wrong:
-            one = {name: feature[row : row + 1] for name, feature in features.items()}
-            blamed = _blamed(run, one, int(predicted[row]), int(voxels.labels[chosen[row]]))
-            departed = _departed(run, course, volumes[row : row + 1], one)
-            yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed, *departed)
+            is_wrong = predicted != voxels.labels[chosen]
+            for index, turned, found in zip(chosen, is_wrong, _departures(run, course, volumes, features), strict=True):
+                at, name = run.network.spec.index(found.layer), voxels.names[index]
+                yield Finding(DOSE, name, layer, number, None, at, found.p_value, dose=dose, turned=bool(turned))
+            if fallen or (is_wrong.mean() <= 1 - _FALLEN and dose != DOSES[-1]):
+                continue
+            fallen = True
+            for row in np.flatnonzero(is_wrong):
+                one = {name: feature[row : row + 1] for name, feature in features.items()}
+                blamed = _blamed(run, one, int(predicted[row]), int(voxels.labels[chosen[row]]))
+                departed = _departed(run, course, volumes[row : row + 1], one)
+                yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed, *departed, dose=dose)
 
 
 def _with_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) -> ExplainedNetwork:
