@@ -264,16 +264,13 @@ def _repair(repair: Repair) -> list[RenderableType]:
 
 
 def _planted(planted: Planted) -> list[RenderableType]:
-    table = open_table("fault", "at", "n", "answer", "departure", "95 % interval", "blame", "95 % interval")
+    table = open_table("fault", "at", "n", "answer", "departure", "95 % interval", "blame")
     for kind, layers in planted["layer"].items():
         for layer, row in layers.items():
-            figures = (
-                part
-                for share, ends in ((row["departure_hit"], row["departure_hit_ci"]), (row["hit"], row["hit_ci"]))
-                for part in (number_or_dash(share, 2), _interval(ends, 2))
-            )
             named, _ = planted["answer"][kind][layer]
-            table.add_row(kind, printable(layer), str(row["n"]), number_or_dash(named, 2), *figures)
+            shares = [number_or_dash(share, 2) for share in (named, row["departure_hit"], row["hit"])]
+            ends = _interval(row["departure_hit_ci"], 2)
+            table.add_row(kind, printable(layer), str(row["n"]), *shares[:2], ends, shares[2])
     parts: list[RenderableType] = [
         _title("planted faults: is the layer at fault named, by the answer, and by departure or blame alone?"),
         table,
