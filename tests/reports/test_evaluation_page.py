@@ -37,6 +37,8 @@ def test_the_page_tells_the_figures_of_the_result(found: dict[str, Any], tmp_pat
         assert re.search(rf"{re.escape(name)} {row['kind']} {row['auroc']:.3f} ", text), name
     for claim in found["claims"]:
         assert claim["claim"] in text
+    for score, row in found["false_alarms"].items():
+        assert f"{score} {row['rate']:.3f} " in text
     for mistake in found["misclassified"]:
         assert f"{mistake['sample']} {mistake['label']} {mistake['predicted']}" in text
 

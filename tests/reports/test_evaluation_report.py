@@ -38,9 +38,10 @@ def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> No
     for claim in found["claims"]:
         assert claim["claim"] in " ".join(text.split())
     hits = found["planted"]["layer"]["feature"]["all"]
-    assert re.search(
-        rf"^feature +all +{hits['n']} +{hits['departure_hit']:.2f} .* {hits['hit']:.2f} ", text, re.MULTILINE
-    )
+    named = found["planted"]["answer"]["feature"]["all"][0]
+    figures = rf"{hits['n']} +{named:.2f} +{hits['departure_hit']:.2f} .* {hits['hit']:.2f} "
+    assert re.search(rf"^feature +all +{figures}", text, re.MULTILINE)
+    assert f"by the mean over 24 views: accuracy {found['views']['accuracy']:.4f}" in " ".join(text.split())
     assert "correct samples, nothing planted" in text
     assert found["sanity"][0]["findings"][0] in " ".join(text.split())
 
@@ -92,6 +93,11 @@ def test_repair_is_a_row_for_each_ranking_and_says_where_ours_is_ahead(found: di
 def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any]) -> None:
     row = {"n": 12, "hit": 0.75, "hit_ci": [0.5, 0.9], "departure_hit": 0.25, "departure_hit_ci": None, "chance": 0.2}
     planted = {
+        "answer": {
+            "feature": {"conv1": [0.5, 12]},
+            "graft": {"conv2": [0.125, 12]},
+            "correct": {"layer": [0.25, 30], "input": [0.0, 30], "none": [0.75, 30]},
+        },
         "layer": {"feature": {"conv1": row}, "graft": {"conv2": row | {"hit": None, "hit_ci": None}}},
         "unplanted": {"correct": {"n": 30, "significant": 0.0625, "significant_ci": [0.0, 0.125]}},
         "grafts": {"table to chair": {"seat": {"turned": 2, "tried": 7}, "back": {"turned": 1, "tried": 4}}},
@@ -100,11 +106,12 @@ def test_planted_faults_are_a_row_for_each_kind_and_layer(found: dict[str, Any])
         ],
     }
     text = printed(found | {"planted": planted}).partition("planted faults")[2]
-    assert re.search(r"^feature +conv1 +12 +0\.25 +– +0\.75 +0\.50 to 0\.90 *$", text, re.MULTILINE)
-    assert re.search(r"^graft +conv2 +12 +0\.25 +– +– +– *$", text, re.MULTILINE)
+    assert re.search(r"^feature +conv1 +12 +0\.50 +0\.25 +– +0\.75 *$", text, re.MULTILINE)
+    assert re.search(r"^graft +conv2 +12 +0\.12 +0\.25 +– +– *$", text, re.MULTILINE)
     assert "a guess finds 0.20\n" in text
     assert re.search(r"^0\.5 +64 +0\.25 +0\.12 to 0\.50 +– +0\.00 *$", text, re.MULTILINE)
     assert "departures at 5 % of 30 correct samples, nothing planted: 0.06 (0.00 to 0.12)" in text
+    assert "answers for 30 correct: layer 0.25, input 0.00, none 0.75" in text
     assert "table to chair: 3 of 11 turn the prediction" in text
 
 
