@@ -39,7 +39,7 @@ def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> No
         assert claim["claim"] in " ".join(text.split())
     hits = found["planted"]["layer"]["feature"]["all"]
     named = found["planted"]["answer"]["feature"]["all"][0]
-    figures = rf"{hits['n']} +{named:.2f} +{hits['departure_hit']:.2f} .* {hits['hit']:.2f} "
+    figures = rf"{hits['n']} +{named:.2f} +{hits['departure_hit']:.2f} .* {hits['hit']:.2f} *$"
     assert re.search(rf"^feature +all +{figures}", text, re.MULTILINE)
     assert f"by the mean over 24 views: accuracy {found['views']['accuracy']:.4f}" in " ".join(text.split())
     assert "correct samples, nothing planted" in text
