@@ -79,6 +79,7 @@ def photographs(chromium: str, report: Path, gallery: Path) -> dict[str, Image.I
         tab.wait_for_function("document.documentElement.dataset.ready")
         for name in ("input", "class-code"):
             tab.locator(f"[data-special={name}]").check()
+        tab.evaluate("scrollTo(0, 0)")
         tab.wait_for_timeout(3000)
         pngs = {"report": tab.screenshot(), "strip": tab.locator(".strip").screenshot()}
         tab.goto(gallery.resolve().as_uri())
