@@ -74,11 +74,12 @@ def photographs(chromium: str, report: Path, gallery: Path) -> dict[str, Image.I
     with sync_playwright() as playwright:
         tab = playwright.chromium.launch(executable_path=chromium, args=flags).new_page()
         tab.set_default_timeout(240_000)
-        tab.set_viewport_size({"width": 1200, "height": 1000})
+        tab.set_viewport_size({"width": 1200, "height": 1480})
         tab.goto(report.resolve().as_uri())
         tab.wait_for_function("document.documentElement.dataset.ready")
         for name in ("input", "class-code"):
             tab.locator(f"[data-special={name}]").check()
+        tab.evaluate("scrollTo(0, 0)")
         tab.wait_for_timeout(3000)
         pngs = {"report": tab.screenshot(), "strip": tab.locator(".strip").screenshot()}
         tab.goto(gallery.resolve().as_uri())
@@ -111,14 +112,14 @@ def compose(folder: Path, diagnosis: dict[str, Any]) -> Image.Image:
 
 
 def reconstructions(diagnosis: dict[str, Any]) -> list[Panel]:
-    """Input, local and class-code reconstruction, nearest training sample, and blame."""
+    """Input, local and class-code reconstruction, nearest training sample, and where to look."""
     errors = diagnosis["errors"]
     return [
         ("input", "input", f"label {diagnosis['label']}"),
         ("local", "local reconstruction", f"error to input {errors['input_vs_local']:.0f}"),
         ("class-code", "class-code reconstr.", f"error to input {errors['input_vs_code']:.0f}"),
-        ("nearest", "nearest training sample", diagnosis["nearest_training_sample"]),
-        ("blame", f"blame: {diagnosis['blame']['layer']}", "what its locations see"),
+        ("nearest", "nearest by class code", diagnosis["nearest_training_sample"]),
+        ("blame", "where to look", diagnosis["answer"]["layer"] or "in the input"),
     ]
 
 

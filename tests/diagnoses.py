@@ -1,5 +1,6 @@
 """A diagnosis made by hand, for the tests of what shows it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,8 @@ UNUSUAL = {
     "places": Blame(
         "conv2", ((1, 2, 3), (7, 0, 4)), (((0, 9), (4, 12), (8, 20)), ((20, 32), (0, 4), (12, 24))), None, (0.6, 0.4)
     ),
+    "repair": (replace(REPAIR, layer="conv2", replaced=64, locations=512),),
+    "verdict": "A chair taken for a table. The computation is unusual at conv2, and usual below it.",
 }
 """Its computation is unusual at conv2, as the answer then says."""
 BLAME = Blame(
@@ -32,7 +35,13 @@ BLAME = Blame(
     3.25,
     (0.75, 0.25),
 )
-VERDICT = "This chair was taken for a table. From conv3 on the feedforward clusters speak for table."
+INPUT = {
+    "blame": replace(BLAME, layer="conv1", locations=((8, 10, 8), (2, 10, 8))),
+    "repair": (replace(REPAIR, layer="conv1", replaced=512, locations=4096),),
+    "verdict": "A chair taken for a table. The input itself looks like a table.",
+}
+"""Its evidence favours the wrong class from the lowest layer on: no layer goes wrong."""
+VERDICT = "A chair taken for a table. The feedforward clusters turn from chair to table at conv3."
 
 
 def chair(*, back=True):
@@ -77,6 +86,11 @@ def changed(layer, **by_path):
     """The layer with other values in its paths: `changed(layer, feedback={"speaks_for": "bed"})`."""
     paths = {path: replace(said, **by_path.get(path, {})) for path, said in layer.paths.items()}
     return replace(layer, paths=paths)
+
+
+def named_layers(prose):
+    """The layers that prose names, each once."""
+    return [name for name in LOCATIONS if re.search(rf"\b{name}\b", prose)]
 
 
 def reference_errors():

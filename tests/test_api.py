@@ -49,6 +49,8 @@ def test_run_explains_as_the_command_does(opened: Run, run: Run) -> None:
             ]
         elif field.name == "reference_errors":
             np.testing.assert_equal(vars(said.reference_errors), vars(expected.reference_errors))
+        elif field.name == "nearest":
+            np.testing.assert_equal(vars(said.nearest), vars(expected.nearest))
         elif field.name.endswith("_volume") or field.name == "index_to_world":
             np.testing.assert_array_equal(getattr(said, field.name), getattr(expected, field.name))
         else:
@@ -138,4 +140,4 @@ def test_a_notebook_shows_verdict_category_and_layers_and_nothing_of_a_name_is_m
     assert f" {said.verdict}" in shown.texts
     assert " p = 0.01 ≤ 0.05 <b>" in shown.texts
     assert shown.tags.count("tr") == 1 + len(said.layers)
-    assert "conv3 (blamed)" in shown.texts
+    assert "conv3 (answer)" in shown.texts

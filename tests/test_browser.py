@@ -156,9 +156,9 @@ def test_comparison_shows_what_is_missing_and_extra_in_that_view_alone(report: O
     assert eventually(lambda: share_changed(before["class-code"], report.picture("class-code")) < 0.001)
 
 
-def test_blamed_boxes_can_be_shown_by_the_space_bar(report: Opened) -> None:
+def test_boxes_of_the_places_can_be_shown_by_the_space_bar(report: Opened) -> None:
     before = report.picture("input")
-    box = report.tab.get_by_label("What the blamed locations see")
+    box = report.tab.get_by_label("What the locations of conv3 that push most towards table see")
     box.focus()
     report.tab.keyboard.press("Space")
     assert eventually(lambda: share_changed(before, report.picture("input")) > 0.03)
@@ -243,7 +243,7 @@ def test_gallery_sorts_by_mouse_and_by_keyboard_and_leads_to_the_reports(browser
         answer = diagnosis_json(diagnosis, report=str(written))
         answer["suspicion"]["score"] = score
         suspicion = type(diagnosis.suspicion)(score, 0.5, 31)
-        explained.append(Explained(answer, diagnosis.blame, suspicion, {"report": written}))
+        explained.append(Explained(answer, diagnosis.answer, suspicion, {"report": written}))
     path = write_gallery(explained, ["conv3"], tmp_path, "three")
     gallery = Opened(browser(), path)
 
@@ -446,7 +446,7 @@ def test_overlays_tint_by_blame_and_by_error(slices: Slices) -> None:
         return plain * (1 - part) + np.array(colour) * part
 
     slices.check("overlay-blame", True)
-    share = blamed_share(GREY_SHAPE, GREY.blame.boxes, GREY.blame.weights)
+    share = blamed_share(GREY_SHAPE, GREY.places.boxes, GREY.places.weights)
     assert slices.shows(tinted(share, BLAMED, 0.5))
     slices.check("overlay-blame", False)
     slices.tab.locator("#slice-other").select_option("nearest")

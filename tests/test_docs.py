@@ -150,7 +150,15 @@ def run_folder(run_paths):
 @pytest.fixture(scope="module")
 def evaluation(run_folder, tmp_path_factory):
     return answer(
-        "evaluate", run_folder, "--sanity", "--repair", "--planted", "--views", 2, "-o", tmp_path_factory.mktemp("evaluate")
+        "evaluate",
+        run_folder,
+        "--sanity",
+        "--repair",
+        "--planted",
+        "--views",
+        2,
+        "-o",
+        tmp_path_factory.mktemp("evaluate"),
     )
 
 

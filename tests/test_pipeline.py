@@ -79,6 +79,8 @@ def check_explanation(said: dict[str, Any]) -> None:
         *(
             "layers",
             "blame",
+            "answer",
+            "nearest",
             "departure",
             "repair",
             "suspicion",
@@ -108,12 +110,33 @@ def check_explanation(said: dict[str, Any]) -> None:
     assert set(said["blame"]) == {"layer", "locations", "weights", "margin"}
     assert len(said["blame"]["weights"]) == len(said["blame"]["locations"])
     assert (said["blame"]["margin"] is None) == (said["blame"]["layer"] is None)
+    check_answer(said)
     assert said["category_name"] == CATEGORIES[said["category"]]
     assert said["criterion"]
     assert set(said["suspicion"]) == {"score", "p_value", "n_reference", "enough"}
     assert 0 <= said["suspicion"]["score"] <= 1
     assert 0 < said["suspicion"]["p_value"] <= 1
     assert said["verdict"]
+
+
+def check_answer(said: dict[str, Any]) -> None:
+    """One answer, by the departure first and by blame else; the nearest training samples are of their class."""
+    found, p_value = said["answer"], said["departure"]["p_value"]
+    assert set(found) == {"outcome", "layer", "why", "p_value"}
+    assert found["p_value"] == p_value
+    if p_value <= 0.05:
+        assert (found["outcome"], found["layer"], found["why"]) == ("layer", said["departure"]["layer"], "anomaly")
+    elif said["blame"]["layer"] in (None, LAYERS[0]):
+        outcome = "none" if said["blame"]["layer"] is None else "input"
+        assert (found["outcome"], found["layer"], found["why"]) == (outcome, None, None)
+    else:
+        assert (found["outcome"], found["layer"], found["why"]) == ("layer", said["blame"]["layer"], "turn")
+    named = {name for name in (*LAYERS, "output") if re.search(rf"\b{name}\b", said["verdict"])}
+    assert named <= {found["layer"]}
+    assert set(said["nearest"]) == {"predicted", "true"}
+    for of, klass in (("predicted", said["predicted"]), ("true", said["label"])):
+        assert len(said["nearest"][of]) <= 3
+        assert all(name.startswith(f"{klass}_") for name in said["nearest"][of])
 
 
 @pytest.mark.real_data

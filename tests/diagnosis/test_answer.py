@@ -41,9 +41,14 @@ def test_a_departure_goes_first_and_the_lowest_layer_is_the_input(
             "The computation is unusual at b, and usual below it (p = 0.012)",
         ),
         (
+            Answer("layer", "a", "anomaly", 0.0123),
+            EVIDENCE,
+            "The computation is unusual at a, the lowest layer (p = 0.012)",
+        ),
+        (
             Answer("input"),
             EVIDENCE,
-            "Already the input looks like an X, such as the training sample X_7; no layer turns it into one",
+            "The input itself looks like an X, such as the training sample X_7",
         ),
         (Answer("layer", "b", "turn"), EVIDENCE, "The feedforward clusters turn from Y to X at b"),
         (

@@ -7,8 +7,8 @@ from fer_cli.pictures.charts import depth_chart, error_chart, rank_sentence
 LAYERS = ("conv1", "conv2", "fc6")
 
 
-def test_depth_chart_has_a_line_for_each_class_and_marks_the_blamed_layer() -> None:
-    chart = depth_chart(LAYERS, [0.1, 0.5, 2.0], [1.0, -0.5, -1.0], names=("a", "b"), span=(-3.0, 5.0), blamed="conv2")
+def test_depth_chart_has_a_line_for_each_class_and_marks_the_layer_named() -> None:
+    chart = depth_chart(LAYERS, [0.1, 0.5, 2.0], [1.0, -0.5, -1.0], names=("a", "b"), span=(-3.0, 5.0), named="conv2")
     assert [(line["name"], line["x"], line["y"]) for line in chart["data"]] == [
         ("a", list(LAYERS), [0.1, 0.5, 2]),
         ("b", list(LAYERS), [1, -0.5, -1]),
@@ -19,12 +19,16 @@ def test_depth_chart_has_a_line_for_each_class_and_marks_the_blamed_layer() -> N
     low, high = chart["layout"]["yaxis"]["range"]
     assert low < -3 < 5 < high
     (shape,), (note,) = chart["layout"]["shapes"], chart["layout"]["annotations"]
-    assert (shape["x0"] < 1 < shape["x1"], note["x"], note["text"]) == (True, 1, "blamed")
+    assert (shape["x0"] < 1 < shape["x1"], note["x"], note["text"]) == (True, 1, "turns")
     assert json.loads(json.dumps(chart)) == chart
+    chart = depth_chart(
+        LAYERS, [0.1, 0.5, 2.0], [1.0, -0.5, -1.0], names=("a", "b"), span=(0.0, 2.0), named="conv2", because="unusual"
+    )
+    assert [note["text"] for note in chart["layout"]["annotations"]] == ["unusual"]
 
 
 def test_depth_chart_of_a_correct_sample_marks_nothing() -> None:
-    chart = depth_chart(LAYERS, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], names=("a", "b"), span=(0.0, 0.0), blamed=None)
+    chart = depth_chart(LAYERS, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], names=("a", "b"), span=(0.0, 0.0), named=None)
     assert "shapes" not in chart["layout"]
     low, high = chart["layout"]["yaxis"]["range"]
     assert low < 0 < high
@@ -32,7 +36,7 @@ def test_depth_chart_of_a_correct_sample_marks_nothing() -> None:
 
 def test_names_cannot_be_markup_or_templates() -> None:
     chart = depth_chart(
-        LAYERS, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], names=("<b>&%{x}", '<a href="x">'), span=(0.0, 1.0), blamed=None
+        LAYERS, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], names=("<b>&%{x}", '<a href="x">'), span=(0.0, 1.0), named=None
     )
     assert chart["data"][0]["name"] == "&lt;b&gt;&amp;% {x}"
     assert "<a" not in json.dumps(chart)

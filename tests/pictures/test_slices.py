@@ -1,10 +1,12 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diagnoses import CORRECT, grey_diagnosis
+from diagnoses import CORRECT, GREY_SHAPE, UNUSUAL, grey_diagnosis
+from fer_cli.diagnosis.blame import Blame
 from fer_cli.pictures.planes import orientation_of
 from fer_cli.pictures.slice_pictures import cursor_of, cursor_words, slice_pictures, slice_sheet
 from fer_cli.pictures.slices import (
@@ -94,10 +96,18 @@ def test_a_png_keeps_every_grey_level() -> None:
         np.testing.assert_array_equal(np.asarray(read.convert("RGB")), image)
 
 
-def test_slices_go_through_the_most_blamed_location_or_the_middle() -> None:
+def test_slices_go_through_the_first_place_or_the_middle() -> None:
     diagnosis = grey_diagnosis()
     assert cursor_of(diagnosis) == (5, 1, 2)
-    assert "the most blamed location (1, 0, 1 of conv3)" in cursor_words(diagnosis)
+    seen = "the middle of what the location of conv3 that pushes most towards table sees"
+    assert cursor_words(diagnosis) == f"voxel 5, 1, 2, {seen}"
+    lowest = grey_diagnosis(blame=replace(diagnosis.blame, layer="conv1"))
+    assert cursor_words(lowest) == "voxel 5, 1, 2, the middle of the part of the input that pushes most towards table"
+    unusual = grey_diagnosis(**{**UNUSUAL, "places": replace(diagnosis.blame, layer="conv2")})
+    assert cursor_words(unusual) == "voxel 5, 1, 2, the middle of what the most unusual location of conv2 sees"
+    whole = tuple((0, side) for side in GREY_SHAPE)
+    everywhere = grey_diagnosis(blame=Blame("conv5", ((0, 0, 0),), (whole,), 1.0, (1.0,)))
+    assert cursor_words(everywhere) == "voxel 3, 2, 1, the middle of the volume"
     assert cursor_of(grey_diagnosis(**CORRECT)) == (3, 2, 1)
     assert "the middle of the volume" in cursor_words(grey_diagnosis(**CORRECT))
 
@@ -113,7 +123,7 @@ def test_a_report_has_a_picture_of_every_volume_and_of_every_error(channels: int
         for kind in ("", "-exemplar")
     }
     compared = {f"{name}{kind}" for name in ("local", "nearest", "class-code") for kind in ("", "-error")}
-    assert set(pictures) == {"input", "blame"} | compared | strip
+    assert set(pictures) == {"input", "blame", "like-predicted", "like-true"} | compared | strip
     assert "white from" in pictures["local-error"].words
     assert ("channel 0" in pictures["input"].words) == (channels == 2)
     sheet = slice_sheet(diagnosis, diagnosis.slicing, pictures)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diagnoses import CORRECT, UNKNOWN, diagnosis_of
+from diagnoses import CORRECT, INPUT, UNKNOWN, UNUSUAL, diagnosis_of
 from fer_cli.data.sample_input import Sample
 from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.pictures.drawing import open_drawing
@@ -142,7 +142,7 @@ def explained_of(folder: Path, pictures: Path, **changes: object) -> Explained:
     diagnosis = diagnosis_of(**changes)
     shutil.copytree(pictures, folder)
     answer = diagnosis_json(diagnosis, report=str(folder / "index.html"))
-    return Explained(answer, diagnosis.blame, diagnosis.suspicion, {"report": folder / "index.html"})
+    return Explained(answer, diagnosis.answer, diagnosis.suspicion, {"report": folder / "index.html"})
 
 
 def test_gallery_shows_the_most_suspicious_first_with_what_it_can_be_sorted_by(tmp_path: Path, pictures: Path) -> None:
@@ -151,16 +151,22 @@ def test_gallery_shows_the_most_suspicious_first_with_what_it_can_be_sorted_by(t
         explained_of(tmp_path / "a", pictures, sample="a"),
         explained_of(tmp_path / "b", pictures, sample="b", suspicion=replace(suspicion, score=0.95), **CORRECT),
         explained_of(tmp_path / "c", pictures, sample="c", suspicion=replace(suspicion, score=0.2), **UNKNOWN),
+        explained_of(tmp_path / "d", pictures, sample="d", suspicion=replace(suspicion, score=0.15), **UNUSUAL),
+        explained_of(tmp_path / "e", pictures, sample="e", suspicion=replace(suspicion, score=0.1), **INPUT),
     ]
-    source = write_gallery(rows, ["conv1", "conv2", "conv3"], tmp_path, "three").read_text(encoding="utf-8")
+    source = write_gallery(rows, ["conv1", "conv2", "conv3"], tmp_path, "five").read_text(encoding="utf-8")
     sorted_by = re.findall(r'data-sort="([^"]*)"', source)
-    assert np.reshape(sorted_by, (3, 5)).tolist() == [
+    assert np.reshape(sorted_by, (5, 5)).tolist() == [
         ["b", "chair", "chair", "3", "0.95"],
         ["a", "chair", "table", "2", "0.87"],
         ["c", "", "table", "3", "0.2"],
+        ["d", "chair", "table", "1", "0.15"],
+        ["e", "chair", "table", "-1", "0.1"],
     ]
-    assert "Most frequent: chair taken for table (1)." in source
-    assert source.count('src="data:image/png;base64,') == 6
+    places = re.findall(r'data-head="goes wrong at"[^>]*>([^<]*)<', source)
+    assert places == ["–", "conv3", "–", "conv2", "input"]
+    assert "Most frequent: chair taken for table (3)." in source
+    assert source.count('src="data:image/png;base64,') == 10
     assert len(re.findall(r'aria-sort="descending"', source)) == 1
 
 

@@ -11,8 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from diagnoses import CORRECT, REPAIR, UNKNOWN, VERDICT, changed, diagnosis_of, grey, grey_diagnosis
+from diagnoses import (
+    CORRECT,
+    INPUT,
+    REPAIR,
+    UNKNOWN,
+    UNUSUAL,
+    VERDICT,
+    changed,
+    diagnosis_of,
+    grey,
+    grey_diagnosis,
+    named_layers,
+)
 from fer_cli.calibration.confidence import ReferenceErrors
+from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.drawing import open_drawing
@@ -43,6 +56,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+LIKE = {"like-predicted", "like-true"}
 PICTURED = ("conv3", "conv4", "conv5", "fc6", "fc7")
 
 
@@ -68,10 +82,12 @@ def test_report_is_one_page_with_its_json_and_pictures(written):
         "nearest-overlay",
         "class-code-overlay",
         "blame",
+        "like-predicted",
+        "like-true",
     }
     assert pictures == shapes | strip
     assert len(source) < 8e6
-    assert len(Page(source).all("img")) == len(pictures)
+    assert len(Page(source).all("img")) == len(pictures) + 1  # the input twice
 
 
 def test_page_asks_for_nothing_from_outside(written):
@@ -135,7 +151,7 @@ def test_script_is_given_the_shapes_boxes_and_charts(written):
         assert view["name"] == name
         bits = np.unpackbits(np.frombuffer(base64.b64decode(view["bits"]), np.uint8)).reshape(facts["shape"])
         np.testing.assert_array_equal(bits, volume[0] >= 0.5)
-    assert facts["boxes"] == [[list(span) for span in box] for box in diagnosis.blame.boxes]
+    assert facts["boxes"] == [[list(span) for span in box] for box in diagnosis.places.boxes]
     assert set(facts["charts"]) <= {tag.get("id") for tag in Page(written[2]).all("div")}
     assert len(facts["charts"]) == 6
 
@@ -147,8 +163,8 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table, truly chair", "2241", "1.41 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicious: 30 of 999 correctly classified validation samples look at least as suspicious for their class "
-        "(conformal p = 0.031)" in text
+        "Suspicious: 3% of correctly classified validation samples look at least as suspicious for their class "
+        "(p = 0.031). The mean over 24 views says chair (0.42)." in text
     )
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
@@ -164,11 +180,106 @@ def test_errors_are_ranked_among_those_of_validation_samples(written, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
-def test_page_of_a_sample_without_blame_says_so(changes, tmp_path):
+def test_page_of_a_sample_without_a_mistake_points_nowhere(changes, tmp_path):
     source = page.write_report(diagnosis_of(**changes), tmp_path).read_text(encoding="utf-8")
-    assert "The blamed locations" not in source
+    assert "Where it is unusual nowhere " in card(source)
+    assert "Where to look" not in source
+    assert named_rows(source) == []
     assert not (tmp_path / "blame.png").exists()
+    assert not (tmp_path / "like-true.png").exists()
+    assert (tmp_path / "like-predicted.png").exists()
     assert ("✓ correct" if changes is CORRECT else "true class unknown") in source
+
+
+def words(source):
+    return " ".join(Page(source).text.split())
+
+
+def card(source):
+    """The answer: between suspicion and the pictures."""
+    return re.search(r"Where it (?:goes wrong|is unusual).*?(?= The most similar)", words(source))[0] + " "
+
+
+def named_rows(source):
+    """The layers that the table of evidence, its chart and the strip mark."""
+    chart = facts_of(source)["charts"]["chart-feedforward"]
+    marked = [chart["data"][0]["x"][note["x"]] for note in chart["layout"].get("annotations", [])]
+    return [*re.findall(r"<t[hd][^>]*>(\w+) ◀", source), *re.findall(r"<h3>(\w+) ◀", source), *marked]
+
+
+def prose(source):
+    """Verdict, category, cards, and where to look."""
+    text = words(source)
+    end = text.index("The most similar")
+    look = re.search(r"Where to look .*?(?=Made by fer)", text)
+    return text[text.rindex(": predicted", 0, end) : end] + (look[0] if look else "")
+
+
+def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
+    source = page.write_report(diagnosis_of(**UNUSUAL), tmp_path).read_text(encoding="utf-8")
+    assert "Where it goes wrong conv2 The computation is unusual here, and usual at the layers below (p = 0.010). " in (
+        card(source)
+    )
+    assert named_rows(source) == ["conv2", "conv2"]  # it is not among the pictured layers
+    assert facts_of(source)["charts"]["chart-feedforward"]["layout"]["annotations"][0]["text"] == "unusual"
+    assert "◀ computation unusual." in source
+    text = words(source)
+    assert "The most unusual locations of conv2, the strongest first: their positions" in text
+    assert "7, 0, 4 20 to 31 0 to 3 12 to 23" in text
+    assert facts_of(source)["boxes"] == [[list(span) for span in box] for box in UNUSUAL["places"].boxes]
+    assert "What the most unusual locations of conv2 see" in text
+    alt = "Input with what the most unusual locations of conv2 see, as boxes."
+    assert any(image["alt"] == alt for image in Page(source).all("img"))
+
+
+def test_page_of_an_input_like_another_class_names_no_layer(tmp_path):
+    source = page.write_report(diagnosis_of(**INPUT), tmp_path).read_text(encoding="utf-8")
+    assert "Where it goes wrong in the input From the lowest layer on, the clusters favour table over chair" in (
+        card(source)
+    )
+    assert named_rows(source) == []
+    assert "◀" not in words(source)
+    assert "The parts of the input that push most towards table, the strongest first: the input voxels of each." in (
+        words(source)
+    )
+    assert "part x voxels y voxels z voxels 1 0 to 15 0 to 23 6 to 31 2 14 to 31" in words(source)
+
+
+def test_page_points_at_nothing_where_the_layer_sees_the_whole_input(tmp_path):
+    whole = Blame("conv5", ((0, 0, 0),), (((0, 32),) * 3,), 1.0, (1.0,))
+    source = page.write_report(diagnosis_of(blame=whole), tmp_path).read_text(encoding="utf-8")
+    assert "Where to look conv5 sees the whole input, so it points at no part of it." in words(source)
+    assert not (tmp_path / "blame.png").exists()
+    assert "conv5 has too few locations for this test; conv3 is the highest layer below it that has enough." in (
+        words(source)
+    )
+
+
+def test_page_where_departures_are_not_known_does_not_say_nowhere(tmp_path):
+    source = page.write_report(diagnosis_of(departure=None, **CORRECT), tmp_path).read_text(encoding="utf-8")
+    assert "Where it is unusual not known The prediction is correct. Run 'fer calibrate' to learn" in card(source)
+
+
+@pytest.mark.parametrize("changes", [{}, UNUSUAL, INPUT, {**CORRECT, **UNUSUAL}])
+@pytest.mark.parametrize("made", [diagnosis_of, grey_diagnosis])
+def test_the_prose_of_a_page_names_the_layer_of_the_answer_at_most(made, changes, tmp_path):
+    if made is grey_diagnosis:
+        boxes = made().blame.boxes
+        changes = changes | {name: replace(changes[name], boxes=boxes) for name in {"blame", "places"} & set(changes)}
+    diagnosis = made(**changes)
+    source = page.write_report(diagnosis, tmp_path).read_text(encoding="utf-8")
+    assert named_layers(prose(source)) == ([diagnosis.answer.layer] if diagnosis.answer.layer else [])
+
+
+def test_most_similar_training_samples_are_shown_by_class(written):
+    text = words(written[2])
+    assert "nearest to the input by the features of conv3" in text
+    assert (
+        "Nearest table (predicted) table_0011, then table_0031 Nearest chair (true) chair_0123, then chair_0007" in text
+    )
+    alts = {image["alt"] for image in Page(written[2]).all("img")}
+    assert any(alt.startswith("Nearest training sample of class table, table_0011") for alt in alts)
+    assert any(alt.startswith("Nearest training sample of class chair, chair_0123") for alt in alts)
 
 
 def test_everything_from_files_is_escaped(tmp_path):
@@ -280,8 +391,8 @@ def test_report_of_grey_values_is_slices_and_nothing_of_occupancy(grey_written):
     folder, _, source = grey_written
     strip = {f"{layer}-{path}{kind}" for layer in PICTURED for path in PATHS for kind in ("", "-exemplar")}
     compared = {f"{name}{kind}" for name in ("local", "nearest", "class-code") for kind in ("", "-error")}
-    assert {picture.stem for picture in folder.glob("*.png")} == {"input", "blame", "slices"} | compared | strip
-    assert len(Page(source).all("img")) == len(compared | strip) + 2
+    assert {picture.stem for picture in folder.glob("*.png")} == {"input", "blame", "slices"} | compared | strip | LIKE
+    assert len(Page(source).all("img")) == len(compared | strip | LIKE) + 3  # the input twice
     for word in ("occupied", "matching", "turn\n    together", "WebGL"):
         assert word not in source
     text = " ".join(Page(source).text.split())
@@ -310,7 +421,7 @@ def test_page_of_slices_has_names_for_all_controls_and_asks_for_nothing(grey_wri
 
 
 @pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
-def test_slices_of_a_sample_without_blame(changes, tmp_path):
+def test_slices_of_a_sample_without_places(changes, tmp_path):
     source = page.write_report(grey_diagnosis(**changes), tmp_path).read_text(encoding="utf-8")
     assert "overlay-blame" not in Page(source).text
     assert not any(tag.get("id") == "overlay-blame" for tag in Page(source).all("input"))

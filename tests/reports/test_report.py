@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diagnoses import CLASSES, CORRECT, DEPARTURE, LOCATIONS, UNKNOWN, VERDICT, changed, diagnosis_of
+from diagnoses import CLASSES, CORRECT, INPUT, LOCATIONS, UNKNOWN, UNUSUAL, changed, diagnosis_of, named_layers
 from fer_cli.codebooks.reconstruction import ERRORS
+from fer_cli.diagnosis.blame import Blame
+from fer_cli.diagnosis.categories import Category
 from fer_cli.diagnosis.diagnosis import Suspicion
 from fer_cli.network.activations import PATHS
 from fer_cli.reports import report
+from fer_cli.reports.sentences import answer_sentence
 
 
 def printed(renderable, width=80):
@@ -20,7 +23,7 @@ def printed(renderable, width=80):
     return capture.get()
 
 
-@pytest.mark.parametrize("changes", [{}, CORRECT, UNKNOWN])
+@pytest.mark.parametrize("changes", [{}, CORRECT, UNKNOWN, UNUSUAL, INPUT])
 def test_terminal_report_says_it_all_on_one_screen(changes):
     diagnosis = diagnosis_of(**changes)
     text = printed(report.terminal_report(diagnosis))
@@ -28,15 +31,29 @@ def test_terminal_report_says_it_all_on_one_screen(changes):
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert "…" not in text
-    assert " ".join(text.split()).count(VERDICT) == 1
-    for part in ("chair_0891", f"{diagnosis.predicted} 0.", "input−code 2241", "table_0042", "0.87 of 1", *LOCATIONS):
+    assert " ".join(text.split()).count(diagnosis.verdict) == 1
+    nearest = "table_0011 · chair_0123" if diagnosis.correct is False else "table_0011"
+    for part in ("chair_0891", f"{diagnosis.predicted} 0.", "input−code 2241", nearest, "0.87 of 1", *LOCATIONS):
         assert part in text, part
 
 
-def test_terminal_report_tells_outcome_and_blame_without_colour():
+def test_terminal_report_of_a_long_verdict_fits_one_screen():
+    verdict = (
+        "A night_stand taken for a dresser (probability 0.70): features look like another class. The feedforward "
+        "clusters turn from night_stand to dresser at conv3, on the whole; 400 of 999 correctly classified validation "
+        "samples look at least as suspicious for their class."
+    )
+    criterion = "calibrated evidence turns from night_stand to dresser, 14.0 nats ahead of the next best layer"
+    diagnosis = diagnosis_of(verdict=verdict, category=Category("representation", criterion))
+    assert len(printed(report.terminal_report(diagnosis)).rstrip("\n").split("\n")) <= 24
+
+
+def test_terminal_report_tells_outcome_and_answer_without_colour():
     wrong, right, unknown = (printed(report.terminal_report(diagnosis_of(**c))) for c in ({}, CORRECT, UNKNOWN))
     assert "✗ misclassified" in wrong
-    assert "blame        conv3 at 0,1,2 3,3,1" in wrong
+    assert "where        conv3 at 0,1,2 (+1): evidence turns; computation usual, p 0.310" in wrong
+    assert "where        nowhere: computation usual, p 0.310" in right
+    assert "where        nowhere: computation usual, p 0.310" in unknown
     assert re.search(r"▶ conv3 +✗ table +\+0\.50 +\+0\.48 +✗ table +\+0\.75 +−0\.25", wrong)
     assert re.search(r"  conv1 +✓ chair +\+0\.10 +\+0\.50 +✗ table", wrong)
     assert "✓ correct" in right
@@ -45,14 +62,69 @@ def test_terminal_report_tells_outcome_and_blame_without_colour():
     assert "✓" not in unknown
 
 
-def test_terminal_report_tells_of_departures_that_are_significant_and_of_those_not_known():
-    said, unsaid, unknown = (
-        printed(report.terminal_report(diagnosis_of(departure=departure)))
-        for departure in (DEPARTURE, replace(DEPARTURE, p_value=0.06), None)
-    )
-    assert "departs from the usual at conv2, p 0.010" in said
-    assert "depart" not in unsaid
-    assert "departure not known; run 'fer calibrate'" in unknown
+def marked(text):
+    """The layers marked in the table."""
+    return re.findall(r"^▶ (\w+)", text, re.MULTILINE)
+
+
+def test_terminal_report_of_an_unusual_computation_names_its_layer_and_no_other():
+    text = printed(report.terminal_report(diagnosis_of(**UNUSUAL)))
+    assert "where        conv2 at 1,2,3 (+1): computation unusual, p 0.010" in text
+    assert marked(text) == ["conv2"]
+    assert set(named_layers(text.split("calibrated evidence")[0])) == {"conv2"}
+
+
+def test_terminal_report_of_an_input_like_another_class_marks_no_layer():
+    text = printed(report.terminal_report(diagnosis_of(**INPUT)))
+    assert "where        input at voxel 7,11,18 (+1): computation usual, p 0.310" in text
+    assert marked(text) == []
+
+
+def test_terminal_report_points_at_nothing_where_the_layer_sees_the_whole_input():
+    whole = Blame("conv5", ((0, 0, 0),), (((0, 32),) * 3,), 1.0, (1.0,))
+    text = printed(report.terminal_report(diagnosis_of(blame=whole)))
+    assert "where        conv5: evidence turns; computation usual, p 0.310" in text
+
+
+def test_terminal_report_tells_of_departures_that_are_not_known():
+    wrong, right = (printed(report.terminal_report(diagnosis_of(departure=None, **c))) for c in ({}, CORRECT))
+    assert "evidence turns; run 'fer calibrate' to test the computation" in " ".join(wrong.split())
+    assert "where        run 'fer calibrate' to test the computation" in right
+    assert "nowhere" not in right
+
+
+@pytest.mark.parametrize("changes", [{}, UNUSUAL, INPUT, CORRECT, UNKNOWN, {**CORRECT, **UNUSUAL}])
+def test_verdict_and_answer_name_the_same_layer_or_none(changes):
+    diagnosis = diagnosis_of(**({"verdict": "Classified as chair."} if changes in (CORRECT, UNKNOWN) else {}) | changes)
+    text = printed(report.terminal_report(diagnosis))
+    verdict, where = text.split("probability  ")[0], re.search(r"^where .*(\n {13}.*)*", text, re.MULTILINE)[0]
+    expected = [diagnosis.answer.layer] if diagnosis.answer.layer else []
+    assert named_layers(verdict) == named_layers(where) == expected
+    assert named_layers(answer_sentence(diagnosis)) == []
+
+
+def test_answer_sentence_says_what_the_answer_rests_on():
+    said = {
+        name: answer_sentence(diagnosis_of(**changes))
+        for name, changes in {
+            "turn": {},
+            "unusual": UNUSUAL,
+            "input": INPUT,
+            "correct": CORRECT,
+            "unknown": {**UNKNOWN, "departure": None},
+        }.items()
+    }
+    assert said == {
+        "turn": "Here the evidence turns from chair to table. No layer's computation is unusual (p = 0.31).",
+        "unusual": "The computation is unusual here, and usual at the layers below (p = 0.010).",
+        "input": "From the lowest layer on, the clusters favour table over chair, on the whole. "
+        "No layer's computation is unusual (p = 0.31).",
+        "correct": "The prediction is correct. No layer's computation is unusual (p = 0.31).",
+        "unknown": "The true class is not known. "
+        "Run 'fer calibrate' to learn whether a layer's computation is unusual.",
+    }
+    lowest = {**UNUSUAL, "departure": replace(UNUSUAL["departure"], layer="conv1")}
+    assert answer_sentence(diagnosis_of(**lowest)) == "The computation is unusual here (p = 0.010)."
 
 
 def test_terminal_report_fits_long_class_names():
@@ -75,8 +147,8 @@ def test_json_has_exactly_the_contracts_keys():
     summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
-        "layers",
-        "blame", "departure", "repair", "suspicion", "category", "category_name", "criterion", "verdict", "report",
+        "layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views", "category",
+        "category_name", "criterion", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert summary["errors_norm"] == {name: pytest.approx(error**0.5) for name, error in summary["errors"].items()}
@@ -98,10 +170,18 @@ def test_json_has_exactly_the_contracts_keys():
         "layer": "conv3", "locations": [[0, 1, 2], [3, 3, 1]], "weights": [0.75, 0.25], "margin": 3.25
     }  # fmt: skip
     assert summary["departure"] == {
-        "layer": "conv2", "locations": [[1, 2, 3], [7, 0, 4]], "score": 6.5, "margin": 1.25, "p_value": 0.01,
+        "layer": "conv2", "locations": [[1, 2, 3], [7, 0, 4]], "score": 6.5, "margin": 1.25, "p_value": 0.31,
     }  # fmt: skip
+    assert summary["answer"] == {"outcome": "layer", "layer": "conv3", "why": "turn", "p_value": 0.31}
+    for changes, expected in (
+        (UNUSUAL, {"outcome": "layer", "layer": "conv2", "why": "anomaly", "p_value": 0.01}),
+        (INPUT, {"outcome": "input", "layer": None, "why": None, "p_value": 0.31}),
+        (CORRECT, {"outcome": "none", "layer": None, "why": None, "p_value": 0.31}),
+    ):
+        assert report.diagnosis_json(diagnosis_of(**changes), report=None)["answer"] == expected
+    assert summary["nearest"] == {"predicted": ["table_0011", "table_0031"], "true": ["chair_0123", "chair_0007"]}
     assert report.diagnosis_json(diagnosis_of(departure=None), report=None)["departure"] is None
-    assert set(summary["suspicion"]) == {"score", "p_value", "n_reference", "enough"}
+    assert set(summary["suspicion"]) == {"score", "p_value", "n_reference", "enough", "by"}
     assert summary["report"] == "out/index.html"
 
 
@@ -123,13 +203,21 @@ def test_json_refuses_numbers_that_are_not_finite():
 def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
     answers = [
         report.diagnosis_json(diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125, 31), **changes), report=None)
-        for name, score, changes in (("sure", 0.25, CORRECT), ("odd", 0.75, {}), ("new\x1b", 0.5, UNKNOWN))
+        for name, score, changes in (
+            ("sure", 0.25, CORRECT),
+            ("odd", 0.75, {}),
+            ("new\x1b", 0.5, UNKNOWN),
+            ("far", 0.2, UNUSUAL),
+            ("like", 0.1, INPUT),
+        )
     ]
-    lines = printed(report.diagnosis_table(answers)).rstrip("\n").split("\n")[-3:]
+    lines = printed(report.diagnosis_table(answers)).rstrip("\n").split("\n")[-5:]
     assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
         ["odd", "chair", "table", "conv3", "0.75", "0.125"],
         [lines[1].split()[0], "–", "table", "–", "0.50", "0.125"],
         ["sure", "chair", "chair", "–", "0.25", "0.125"],
+        ["far", "chair", "table", "conv2", "0.20", "0.125"],
+        ["like", "chair", "table", "input", "0.10", "0.125"],
     ]
     assert "\x1b" not in lines[1]
 

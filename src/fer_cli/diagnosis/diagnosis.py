@@ -180,8 +180,22 @@ class Diagnosis:
         if self.answer.why == ANOMALY:
             return f"the most unusual locations of {self.places.layer}"
         if self.answer.outcome == INPUT:
-            return f"the parts of the input that make the network say {self.predicted} most"
-        return f"the locations of {self.places.layer} that make the network say {self.predicted} most"
+            return f"the parts of the input that push most towards {self.predicted}"
+        return f"the locations of {self.places.layer} that push most towards {self.predicted}"
+
+    @property
+    def seen_words(self) -> str:
+        """What part of the input pictures of `places` show."""
+        return self.place_words if self.answer.outcome == INPUT else f"what {self.place_words} see"
+
+    @property
+    def first_seen_words(self) -> str:
+        """The same of the first of `places`."""
+        if self.answer.why == ANOMALY:
+            return f"what the most unusual location of {self.places.layer} sees"
+        if self.answer.outcome == INPUT:
+            return f"the part of the input that pushes most towards {self.predicted}"
+        return f"what the location of {self.places.layer} that pushes most towards {self.predicted} sees"
 
     @property
     def pictured_layers(self) -> tuple[LayerReading, ...]:

@@ -23,10 +23,11 @@ def verdict(predicted: str, probability: float, label: str | None, *, category: 
 def where_words(answer: Answer, evidence: Evidence, predicted: str, label: str | None, like: str | None) -> str:
     """The answer as the beginning of a sentence; `like` is a training sample of the predicted class, much like it."""
     if answer.why == ANOMALY:
-        return f"The computation is unusual at {answer.layer}, and usual below it (p = {answer.p_value:.3f})"
+        below = "the lowest layer" if answer.layer == next(iter(evidence)) else "and usual below it"
+        return f"The computation is unusual at {answer.layer}, {below} (p = {answer.p_value:.3f})"
     if answer.outcome == INPUT:
         sample = f", such as the training sample {like}" if like else ""
-        return f"Already the input looks like {_article(predicted)} {predicted}{sample}; no layer turns it into one"
+        return f"The input itself looks like {_article(predicted)} {predicted}{sample}"
     if answer.outcome == NONE:
         agreeing = sum(max(of, key=lambda name: of[name]) == predicted for of in evidence.values())
         return f"The feedforward clusters of {agreeing} of {len(evidence)} layers speak for {predicted}"

@@ -38,8 +38,9 @@ def depth_chart(
     names: tuple[str, str],
     span: tuple[float, float],
     named: str | None,
+    because: str = "turns",
 ) -> Figure:
-    """Calibrated evidence for the predicted class and its rival, layer by layer; the layer `named` is marked.
+    """Calibrated evidence for the predicted class and its rival, layer by layer; `because` is written at layer `named`.
 
     `span` are the least and the most of both paths, so that their charts have one scale.
     """
@@ -84,7 +85,7 @@ def depth_chart(
             }
         ]
         layout["annotations"] = [
-            {"text": "here", "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+            {"text": because, "x": place, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
         ]
     return {"data": lines, "layout": shared_layout(layout)}
 

@@ -65,9 +65,9 @@ def shape_pictures(diagnosis: Diagnosis) -> dict[str, ShapePicture]:
         pictures[f"{name}-overlay"] = ShapePicture(overlay, f"{words} laid over the input: {said} voxels.")
     for name, (volume, words) in like(diagnosis).items():
         shape(name, volume, words)
-    if diagnosis.places.boxes:
+    if diagnosis.places.boxes and not diagnosis.sees_everything:
         boxes = scene.boxes_scene(inputs, diagnosis.places.boxes)
-        pictures["blame"] = ShapePicture(boxes, f"Input with what {diagnosis.place_words} see as boxes.")
+        pictures["blame"] = ShapePicture(boxes, f"Input with {diagnosis.seen_words}, as boxes.")
     for layer in diagnosis.pictured_layers:
         for path in PATHS:
             name, read = f"{layer.name}-{path}", layer.paths[path]

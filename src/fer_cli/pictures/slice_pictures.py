@@ -1,4 +1,4 @@
-"""The still pictures of a report on grey values: every volume, and its error, as slices through the blamed location.
+"""The still pictures of a report on grey values: every volume, and its error, as slices through the first place.
 
 Source: the panels of Figs 3 to 7, for volumes that are no shapes.
 """
@@ -39,7 +39,7 @@ class SlicePicture:
 
 
 def cursor_of(diagnosis: Diagnosis) -> Location:
-    """The voxel that slices go through: the middle of the most blamed location's field, else of the volume."""
+    """The voxel that slices go through: the middle of what the first of the places sees, else of the volume."""
     x, y, z = diagnosis.input_volume.shape[1:]
     boxes = diagnosis.places.boxes
     return middle_of(boxes[0] if boxes else ((0, x), (0, y), (0, z)))
@@ -48,9 +48,9 @@ def cursor_of(diagnosis: Diagnosis) -> Location:
 def cursor_words(diagnosis: Diagnosis) -> str:
     """What that voxel is."""
     at = ", ".join(map(str, cursor_of(diagnosis)))
-    if not diagnosis.places.boxes:
+    if not diagnosis.places.boxes or diagnosis.sees_everything:
         return f"voxel {at}, the middle of the volume"
-    return f"voxel {at}, the middle of what the first of {diagnosis.place_words} sees"
+    return f"voxel {at}, the middle of {diagnosis.first_seen_words}"
 
 
 def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePicture]:
@@ -73,7 +73,7 @@ def slice_pictures(diagnosis: Diagnosis, slicing: Slicing) -> dict[str, SlicePic
         add(name, volume, words)
     if places.boxes and not diagnosis.sees_everything:
         tint = blamed_share(inputs.shape, places.boxes, places.weights)
-        words = f"Input{channel} with what {diagnosis.place_words} see, in orange."
+        words = f"Input{channel} with {diagnosis.seen_words}, in orange."
         pictures["blame"] = SlicePicture(draw_slices(inputs, view, tint=tint), words)
     for layer in diagnosis.pictured_layers:
         for path in PATHS:
@@ -113,7 +113,7 @@ def slice_sheet(diagnosis: Diagnosis, slicing: Slicing, pictures: Mapping[str, S
     ]
     low, high = view.window
     note = f"Slices through {cursor_words(diagnosis)}; window {low:.3g} to {high:.3g}. {view.orientation.words}"
-    legend = [(f"what {diagnosis.place_words} see", BLAMED)] if diagnosis.places.boxes else []
+    legend = [(diagnosis.seen_words, BLAMED)] if "blame" in pictures else []
     return mount(f"{diagnosis.sample}: predicted {diagnosis.predicted}", rows, note=note, legend=legend, panel=PANEL)
 
 

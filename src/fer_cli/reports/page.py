@@ -2,7 +2,7 @@
 
 The page holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to someone
 and opened from disk; it makes no request. Without script or WebGL, and in print, it shows pictures of what it otherwise
-lets rotate. Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown
+lets rotate. Nothing is decided here: verdict, evidence and answer come from the diagnosis. Evidence is shown
 calibrated, since layers have between 4096 locations and one.
 
 Source: Figs 3 to 7 and Table I.
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fer_cli.diagnosis.answer import ANOMALY
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.diagnosis.slicing import Slicing
@@ -36,14 +37,8 @@ from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_
 from fer_cli.pictures.slice_viewer import slice_facts
 from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
-from fer_cli.reports.report import (
-    ERRORS,
-    answer_sentence,
-    diagnosis_json,
-    read_path,
-    repair_sentence,
-    suspicion_level,
-)
+from fer_cli.reports.report import ERRORS, diagnosis_json, read_path
+from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_level, where_heading
 from fer_cli.reports.tables import signed
 from fer_cli.storage.disk import write_whole
 
@@ -198,6 +193,8 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             controls=CONTROLS,
             policy=POLICY,
             like=_like(diagnosis, images),
+            where=where_heading(diagnosis),
+            marked=_marked(diagnosis),
             differences={} if diagnosis.slicing else _differences(diagnosis),
             slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
@@ -225,6 +222,13 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             library=packed_library(),
         )
     )
+
+
+def _marked(diagnosis: Diagnosis) -> str:
+    """What the mark at a layer says; nothing where no layer has one."""
+    if diagnosis.answer.layer is None:
+        return ""
+    return f"◀ {'computation unusual' if diagnosis.answer.why == ANOMALY else 'evidence turns'}."
 
 
 def _like(diagnosis: Diagnosis, images: Mapping[str, object]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -320,6 +324,7 @@ def _depth_charts(diagnosis: Diagnosis, layers: Sequence[Mapping[str, Any]]) -> 
             names=names,
             span=(min(0.0, *values), max(0.0, *values)),
             named=diagnosis.answer.layer if path == FEEDFORWARD else None,
+            because="unusual" if diagnosis.answer.why == ANOMALY else "turns",
         )
         for i, path in enumerate(PATHS)
     }

@@ -1,7 +1,7 @@
 """A diagnosis, for a terminal and as JSON, in words and figures; Table I and what the layers of a split speak for.
 
-Nothing is decided here: verdict, evidence and blame come from the diagnosis. Evidence is shown calibrated, since layers
-have between 4096 locations and one.
+Nothing is decided here: verdict, evidence and answer come from the diagnosis. Evidence is shown calibrated, since
+layers have between 4096 locations and one.
 
 Source: Table I.
 """
@@ -16,12 +16,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Suspicion, Viewed
-from fer_cli.diagnosis.repair import RepairTest
-from fer_cli.diagnosis.wording import percentage
+from fer_cli.diagnosis.answer import INPUT
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
 from fer_cli.evaluation.results import Claim
 from fer_cli.network.activations import PATHS
+from fer_cli.reports.sentences import short_answer, short_nearest, short_repair, suspicion_level
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
 ERRORS = {
@@ -49,6 +48,8 @@ ERRORS = {
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
 FIDELITY = {"iou": "voxel IoU", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 """Scores of reconstructions, by JSON key."""
+_SHOWN_ERRORS = ("input_vs_local", "local_vs_code", "input_vs_code")
+"""Those of the sample itself; a screen has no line for the one of its nearest training sample."""
 _SPOKEN_FOR = ("true", "predicted")
 
 
@@ -56,16 +57,15 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     """The diagnosis on one screen of 80 × 24 characters."""
     correct, suspicion = diagnosis.correct, diagnosis.suspicion
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("predicted", Text.assemble((printable(diagnosis.predicted), "bold"), "   ", _truth(diagnosis)))
     top = sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:3]
     facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
-    said = [f"{head} {diagnosis.errors[key]:.0f}" for key, (head, _, _) in ERRORS.items()]
-    facts.add_row("error", Text(f"{said[0]} · {said[1]}\n{said[2]} · {said[3]}"))
-    facts.add_row("nearest", Text(_short_nearest(diagnosis)))
-    facts.add_row("where", Text(_short_answer(diagnosis)))
+    said = [f"{ERRORS[key][0]} {diagnosis.errors[key]:.0f}" for key in _SHOWN_ERRORS]
+    facts.add_row("error", Text(" · ".join(said)))
+    facts.add_row("nearest", Text(short_nearest(diagnosis)))
+    facts.add_row("where", Text(short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
-        facts.add_row("repair", Text(_short_repair(test)))
-    facts.add_row("category", Text(f"{diagnosis.category.name}: {printable(diagnosis.category.criterion)}"))
+        facts.add_row("repair", Text(short_repair(test)))
+    facts.add_row("criterion", Text(printable(diagnosis.category.criterion)))
     facts.add_row(
         "suspicion",
         Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"),
@@ -73,7 +73,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     heading = Text.assemble(
         (printable(diagnosis.sample), "bold"),
         "  ",
-        ("", "") if correct is None else _mark_text(correct),
+        ("true class unknown", "") if correct is None else _mark_text(correct),
     )
     note = Text(
         "calibrated evidence in nats, for the predicted class and for the "
@@ -226,74 +226,6 @@ def read_path(diagnosis: Diagnosis, layer: LayerReading, path: str) -> PathReadi
     )
 
 
-def suspicion_level(suspicion: Suspicion) -> str:
-    """The conventional 5 %, and what one correct sample in five reaches; nothing where so few samples cannot tell."""
-    p = suspicion.p_value
-    if not suspicion.enough:
-        return f"too few validation samples ({suspicion.n_reference}) for an alarm"
-    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
-
-
-def _short_nearest(diagnosis: Diagnosis) -> str:
-    """The nearest training sample of the predicted class, and of the true one of a mistake."""
-    near = diagnosis.nearest
-    of = [near.predicted[:1], near.true[:1] if diagnosis.correct is False else ()]
-    return " · ".join(printable(name) for names in of for name in names) or "–"
-
-
-def answer_sentence(diagnosis: Diagnosis) -> str:
-    """What the answer rests on."""
-    answer, predicted = diagnosis.answer, diagnosis.predicted
-    if answer.why == ANOMALY:
-        return (
-            f"The computation is unusual here, given the layers below, which are as usual: of validation samples "
-            f"{percentage(answer.p_value or 0.0)} depart as far somewhere, for their predicted class."
-        )
-    usual = "" if answer.p_value is None else f" No layer's computation is unusual (p = {answer.p_value:.2f})."
-    if answer.outcome == INPUT:
-        return f"The clusters favour {predicted} over {diagnosis.label} from the lowest layer on.{usual}"
-    if answer.why == TURN:
-        return f"Here the evidence turns from {diagnosis.label} to {predicted}.{usual}"
-    if diagnosis.correct:
-        return f"The prediction is correct.{usual}"
-    return f"The true class is not known.{usual}"
-
-
-def _short_answer(diagnosis: Diagnosis) -> str:
-    """The same in a line."""
-    answer, places = diagnosis.answer, diagnosis.places
-    where = " ".join(",".join(map(str, location)) for location in places.locations[:4])
-    more = len(places.locations) - 4
-    where += f" and {more} more" if more > 0 else ""
-    p = "departure not known, run 'fer calibrate'" if answer.p_value is None else f"departure p {answer.p_value:.3f}"
-    if answer.outcome == NONE:
-        return f"nowhere; {p}"
-    if answer.outcome == INPUT:
-        return f"in the input at {where}; {p}"
-    what = "computation unusual" if answer.why == ANOMALY else "evidence turns"
-    return f"{printable(str(answer.layer))}, {what}, at {where}; {p}"
-
-
-def repair_sentence(test: RepairTest) -> str:
-    """What a repair test did, and what came of it."""
-    chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
-    said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
-    return (
-        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
-        f"locations of {test.layer}, those to blame most, the network {said}, at probability {test.probability:.2f}. "
-        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
-        "random locations."
-    )
-
-
-def _short_repair(test: RepairTest) -> str:
-    """The same in a line."""
-    return (
-        f"{printable(test.predicted)} with {test.replaced} of {test.locations} of {test.layer} from "
-        f"{printable(test.donor)}; p {test.p_value:.2f}"
-    )
-
-
 def error_table(table1: Mapping[str, Mapping[str, float] | None]) -> Table:
     """Table I by outcome."""
     table = open_table("samples", *(head for head, _, _ in ERRORS.values()), "ratio")
@@ -342,12 +274,6 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
         named = layer.name == diagnosis.answer.layer
         table.add_row(Text(("▶ " if named else "  ") + layer.name), *cells, style="bold" if named else "")
     return table
-
-
-def _truth(diagnosis: Diagnosis) -> Text:
-    if diagnosis.label is None:
-        return Text("true class unknown")
-    return Text.assemble("label ", (printable(diagnosis.label), "bold"))
 
 
 def _mark_text(correct: bool) -> tuple[str, str]:

@@ -1,0 +1,104 @@
+"""The words of a diagnosis: the answer, the nearest training samples, the repair test, the suspicion.
+
+Each as sentences for a page, or short, as a line for a terminal.
+"""
+
+from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
+from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
+from fer_cli.diagnosis.repair import RepairTest
+from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.pictures.slices import middle_of
+from fer_cli.reports.tables import printable, signed
+
+
+def where_heading(diagnosis: Diagnosis) -> str:
+    """What the answer is to: only a mistake goes wrong somewhere."""
+    return "Where it goes wrong" if diagnosis.correct is False else "Where it is unusual"
+
+
+def answer_sentence(diagnosis: Diagnosis) -> str:
+    """What the answer rests on; it names no layer."""
+    answer, predicted, label = diagnosis.answer, diagnosis.predicted, diagnosis.label
+    if answer.why == ANOMALY:
+        lowest = answer.layer == diagnosis.layers[0].name
+        rest = "" if lowest else ", and usual at the layers below"
+        return f"The computation is unusual here{rest} (p = {answer.p_value:.3f})."
+    usual = " Run 'fer calibrate' to learn whether a layer's computation is unusual."
+    if answer.p_value is not None:
+        usual = f" No layer's computation is unusual (p = {answer.p_value:.2f})."
+    if answer.outcome == INPUT:
+        return (
+            f"From the lowest layer on, the clusters favour {predicted} over {label}{_on_the_whole(diagnosis)}.{usual}"
+        )
+    if answer.why == TURN:
+        return f"Here the evidence turns from {label} to {predicted}.{usual}"
+    return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
+
+
+def _on_the_whole(diagnosis: Diagnosis) -> str:
+    """Said where the clusters of some layer favour the true class all the same."""
+    evidence = [layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]]
+    wholly = all(of[diagnosis.predicted] >= of[str(diagnosis.label)] for of in evidence)
+    return "" if wholly else ", on the whole"
+
+
+def short_answer(diagnosis: Diagnosis) -> str:
+    """The same in a line, with the first place: a voxel of the input, or a location of the layer."""
+    answer, where = diagnosis.answer, _short_places(diagnosis)
+    if answer.why == ANOMALY:
+        return f"{printable(str(answer.layer))}{where}: computation unusual, p {answer.p_value:.3f}"
+    usual = "run 'fer calibrate' to test the computation"
+    if answer.p_value is not None:
+        usual = f"computation usual, p {answer.p_value:.3f}"
+    if answer.outcome == NONE:
+        return usual if answer.p_value is None else f"nowhere: {usual}"
+    if answer.outcome == INPUT:
+        return f"input{where}: {usual}"
+    return f"{printable(str(answer.layer))}{where}: evidence turns; {usual}"
+
+
+def _short_places(diagnosis: Diagnosis) -> str:
+    """The first place, and how many more there are; nothing where it is the whole input."""
+    places = diagnosis.places
+    if diagnosis.sees_everything or not places.locations:
+        return ""
+    whole = diagnosis.answer.outcome == INPUT
+    first = ",".join(map(str, middle_of(places.boxes[0]) if whole else places.locations[0]))
+    more = len(places.locations) - 1
+    return f" at {'voxel ' if whole else ''}{first}{f' (+{more})' if more else ''}"
+
+
+def repair_sentence(test: RepairTest) -> str:
+    """What a repair test did, and what came of it."""
+    chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
+    said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
+    return (
+        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
+        f"locations of {test.layer}, those that push most towards the class predicted, the network "
+        f"{said}, at probability {test.probability:.2f}. "
+        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
+        "random locations."
+    )
+
+
+def short_repair(test: RepairTest) -> str:
+    """The same in a line."""
+    return (
+        f"{printable(test.predicted)} with {test.replaced} of {test.locations} of {test.layer} from "
+        f"{printable(test.donor)}; p {test.p_value:.2f}"
+    )
+
+
+def short_nearest(diagnosis: Diagnosis) -> str:
+    """The nearest training sample of the predicted class, and of the true one of a mistake."""
+    near = diagnosis.nearest
+    of = [near.predicted[:1], near.true[:1] if diagnosis.correct is False else ()]
+    return " · ".join(printable(name) for names in of for name in names) or "–"
+
+
+def suspicion_level(suspicion: Suspicion) -> str:
+    """The conventional 5 %, and what one correct sample in five reaches; nothing where so few samples cannot tell."""
+    p = suspicion.p_value
+    if not suspicion.enough:
+        return f"too few validation samples ({suspicion.n_reference}) for an alarm"
+    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
