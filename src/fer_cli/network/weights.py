@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from fer_cli.data.dataset import VoxelSet
 from fer_cli.errors import UsageError
 from fer_cli.network.attached.classifier import explain_attached
-from fer_cli.network.attached.model_file import is_attached, load_attached, read_origin
+from fer_cli.network.attached.model_file import is_attached, load_attached, read_origin, read_scales
 from fer_cli.network.attached.model_file import read_spec as read_attached_spec
 from fer_cli.network.attached.permission import permitted
 from fer_cli.network.backbone import NetworkSpec
@@ -92,7 +92,8 @@ def load_network(
         with torch.device("meta"):
             planned = FeedbackNetwork(steps_from_shapes(read_attached_spec(artifact)))
         _require_shapes(planned, {key: artifact.shape(name) for key, name in names.items()})
-    network = explain_attached(load_attached(artifact, device=device, module=module))
+        scales = read_scales(artifact)
+    network = explain_attached(load_attached(artifact, device=device, module=module), scales)
     with artifact.interpreted():
         load_state_arrays(network.feedback, {key: artifact.read(name) for key, name in names.items()})
     network.feedback.requires_grad_(False)
