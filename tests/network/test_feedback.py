@@ -102,6 +102,21 @@ def test_a_dense_step_keeps_to_its_most_weights(
     assert step(torch.randn(5, 8, 1, 1, 1)).shape == (5, 6, 4, 2, 3)
 
 
+@torch.inference_mode()
+def test_modules_read_and_give_features_in_units_of_their_scales() -> None:
+    plain = network()
+    scaled = network()
+    scaled.scales = {"fc": 8.0, "pool": 0.25, "stem.0": 1024.0}
+    feature, below = code("fc"), code("stem.0")
+    torch.testing.assert_close(scaled.step("fc", feature), plain.step("fc", feature / 8) / 4)
+    torch.testing.assert_close(scaled.step("stem.0", below), plain.step("stem.0", below / 1024))
+
+
+def test_scales_are_powers_of_two_near_the_root_mean_square() -> None:
+    features = {"a": torch.tensor([3.0, -5.0]), "b": torch.full((4,), 1e-3), "dead": torch.zeros(3)}
+    assert feedback.feature_scales(features) == {"a": 4.0, "b": 2.0**-10, "dead": 1.0}
+
+
 def test_steps_of_any_growth_fit() -> None:
     for above, below in (((3, 2, 2, 2), (4, 32, 4, 2)), ((3, 9, 9, 9), (4, 5, 7, 9)), ((3, 2, 3, 4), (4, 4, 6, 16))):
         assert feedback._to_shape(above, below)(torch.randn(2, *above)).shape == (2, *below)

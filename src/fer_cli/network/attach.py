@@ -26,6 +26,7 @@ from fer_cli.network.attached.model_file import (
     Origin,
     is_attached,
     network_config,
+    read_scales,
     require_storable,
     write_attached,
 )
@@ -34,6 +35,7 @@ from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.survey import MOST_LOCATIONS, Candidate
 from fer_cli.network.checkpoint import claim_training
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.feedback import feature_scales
 from fer_cli.network.loop import Report, TrainingLoop
 from fer_cli.network.phases import ATTACHED, TrainingData, TrainingSettings
 from fer_cli.network.weights import load_state_arrays, write_state
@@ -158,7 +160,7 @@ def attach(
         listed(prepared.overview)
         data, network = prepared.data, prepared.network
         config = {
-            "network": network_config(prepared.backbone, origin),
+            "network": network_config(prepared.backbone, origin, network.feedback.scales),
             "training": {**asdict(prepared.training), "fitted_on": settings.fitted_on},
             **voxel_set.made_by,
         }
@@ -210,9 +212,11 @@ def _prepare(
         outputs=settings.outputs,
         source=source,
     )
+    with torch.no_grad():
+        scales = feature_scales(backbone.features(voxels.tensor(np.unique(looked_at)), backbone.spec.layer_names[:-1]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = explain_attached(backbone)
+        network = explain_attached(backbone, scales)
     resumed = previous is not None and _start_from(network, previous)
     data = TrainingData(voxels.as_attached(settings.fitted_on, validation), training, validation, device)
     chosen = settings.training(voxels.input.kind).for_samples(len(training))
@@ -266,8 +270,11 @@ def _start_from(network: ExplainedNetwork, previous: Path) -> bool:
         with open_artifact(previous, MODEL) as artifact:
             if not is_attached(artifact.config):
                 return False
+            with artifact.interpreted():
+                scales = read_scales(artifact)
             names = {name.partition("/")[2]: name for name in artifact.names("feedback/")}
             load_state_arrays(network.feedback, {key: artifact.read(name) for key, name in names.items()})
+            network.feedback.scales = scales
     except (ArtifactError, ValueError):  # damaged, or of other levels
         return False
     return True

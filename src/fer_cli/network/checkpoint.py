@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fer_cli.errors import ArtifactError, FerError, UsageError
 from fer_cli.execution.progress import EpochRecord
-from fer_cli.network.weights import load_state_arrays, state_arrays
+from fer_cli.network.weights import as_array, load_state_arrays, write_state
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.history import read_history, write_history
@@ -71,16 +71,13 @@ def save_checkpoint(
         "sums": dict(position.sums),
     }
     with ArtifactWriter(path, CHECKPOINT, config=config, parents=parents, attributes={"position": where}) as writer:
-        parts: dict[str, Mapping[str, np.ndarray]] = {
-            "weights": state_arrays(state.module),
-            "average": state_arrays(state.average),
-            "moment1": _moments(state, "exp_avg"),
-            "moment2": _moments(state, "exp_avg_sq"),
-            "encoder": {} if encoder is None else state_arrays(encoder),
-        }
-        for part, arrays in parts.items():
-            for name, array in arrays.items():
-                writer.write(f"{part}/{name}", array)
+        for part, module in (("weights", state.module), ("average", state.average), ("encoder", encoder)):
+            if module is not None:
+                write_state(writer, part, module)
+        for part, key in (("moment1", "exp_avg"), ("moment2", "exp_avg_sq")):
+            for name, parameter in state.module.named_parameters():
+                if parameter in state.optimizer.state:  # none before the first step
+                    writer.write(f"{part}/{name}", as_array(state.optimizer.state[parameter][key]))
         for name, generator in zip(("epoch", "global"), position.generators or (), strict=False):
             writer.write(f"generator/{name}", generator.numpy())
         write_history(writer, history)
@@ -200,12 +197,3 @@ def _with_generators(position: Position, states: Mapping[str, np.ndarray]) -> Po
 def _in_place_of(parameter: Tensor, array: np.ndarray) -> Tensor:
     """The array on the parameter's device and with its memory layout, which fused optimizers rely on."""
     return torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(array))
-
-
-def _moments(state: TrainingState, key: str) -> dict[str, np.ndarray]:
-    """AdamW's moments by parameter; none before the first step."""
-    return {
-        name: state.optimizer.state[parameter][key].detach().cpu().contiguous().numpy()
-        for name, parameter in state.module.named_parameters()
-        if parameter in state.optimizer.state
-    }

@@ -25,6 +25,8 @@ _MOST_DENSE = 1 << 24
 _MOST_RATIO = 4
 """Largest growth of an axis by a transposed convolution, whose weights grow with the cube of it."""
 _GROUPS = 8
+_NO_SQUARE = 1e-24
+"""Features of a smaller mean square are as good as zero."""
 _LARGE_MAP = 4096
 """From so many locations a step has one convolution; measured, docs/results.md."""
 _HEAD_FILTERS = 32
@@ -49,13 +51,18 @@ class FeedbackNetwork(nn.Module):
     own features can be added: Fig. 1's skip connections. The gate of a level is open if such a feature is given for
     it, shut if not.
 
+    `scales` are magnitudes of features by level (`feature_scales`), 1 where a level has none. A module reads its
+    level's feature, and gives that of the level below, in units of these. Features outside of modules are not scaled.
     `overreach` is by how many voxels along each axis a location of the lowest level reaches in the reconstruction
     beyond its receptive field: 0 for steps that mirror the backbone's.
     """
 
-    def __init__(self, steps: Mapping[str, nn.Module], *, overreach: int = 0) -> None:
+    def __init__(
+        self, steps: Mapping[str, nn.Module], scales: Mapping[str, float] | None = None, *, overreach: int = 0
+    ) -> None:
         super().__init__()
         self.levels = tuple(steps)
+        self.scales = dict(scales or {})
         self.overreach = overreach
         self.steps = nn.ModuleDict({_key(name): step for name, step in steps.items()})
 
@@ -93,8 +100,9 @@ class FeedbackNetwork(nn.Module):
 
     def step(self, level: str, feature: Feature) -> Tensor:
         """What one step makes of a level's feature: the feature of the level below, or the raw reconstruction."""
-        found: Tensor = self.steps[_key(level)](feature)
-        return found
+        below = self.levels[self.levels.index(level) + 1 :]
+        found = self.steps[_key(level)](_times(feature, 1 / self.scales.get(level, 1.0)))
+        return _times(found, self.scales.get(below[0], 1.0) if below else 1.0)
 
     @contextmanager
     def timed(self) -> Iterator[dict[str, float]]:
@@ -134,6 +142,22 @@ class FeedbackNetwork(nn.Module):
                 feature = self.step(name, feature)
         parts = () if feature is None else feature.split(counts)
         return dict(zip(entered, parts, strict=True))
+
+
+def feature_scales(features: Mapping[str, Tensor]) -> dict[str, float]:
+    """Root mean square of each level's features, as the nearest power of two, so that dividing by it rounds nothing.
+
+    1 where they are as good as zero.
+    """
+    squares = {level: float(feature.double().square().mean()) for level, feature in features.items()}
+    return {
+        level: 2.0 ** round(math.log2(square) / 2) if _NO_SQUARE < square < math.inf else 1.0
+        for level, square in squares.items()
+    }
+
+
+def _times(feature: Tensor, scale: float) -> Tensor:
+    return feature if scale == 1 else feature * scale
 
 
 def _key(level: str) -> str:

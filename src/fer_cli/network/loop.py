@@ -5,11 +5,13 @@ the model keeps. Several processes may share every batch; see `world`.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,15 +104,10 @@ class TrainingLoop:
         """Train one phase to its end and leave the averaged weights in its module."""
         settings, world = self.settings, self.data.world
         steps = max(1, len(self.data.training) // settings.batch_size)
-        decayed, plain = _by_decay(phase.module)
         state = TrainingState(
             module=phase.module,
             average=copy.deepcopy(phase.module).requires_grad_(False),
-            optimizer=torch.optim.AdamW(
-                [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-                lr=phase.learning_rate,
-                fused=True,
-            ),
+            optimizer=torch.optim.AdamW(_groups(phase, settings.weight_decay), lr=phase.learning_rate, fused=True),
         )
         position = saved.position if saved else Position(phase.name, 0)
         if saved:
@@ -173,7 +170,7 @@ class TrainingLoop:
             indices = parts[epoch.step]
             done = number * steps + epoch.step
             for group in state.optimizer.param_groups:
-                group["lr"] = phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
+                group["lr"] = group["share"] * phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
             with self._explained(phase, indices):
                 terms = phase.terms(module, indices, epoch.generator)
                 losses = self._whole(terms)
@@ -258,10 +255,31 @@ def _diverged(phase: Phase) -> str:
     return f"Give a lower {phase.rate_option}, or another --batch-size or --seed, and --force to start afresh."
 
 
-def _by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters that weight decay applies to (kernels, matrices), and those it does not (biases, norms)."""
-    parameters = list(module.parameters())
-    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+def _groups(phase: Phase, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters by what the optimizer does to them: decay of kernels and matrices, not of biases and norms.
+
+    `share` is that of the learning rate, less than 1 only where the phase has a `widest`. AdamW changes every weight by
+    about the learning rate, so that an output changes by that times its number of inputs.
+
+    Source: Yang et al., "Tensor Programs V", 2022 (arXiv:2203.03466), Table 3.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for module in phase.module.modules():
+        for parameter in module.parameters(recurse=False):
+            decays = parameter.ndim > 1
+            share = min(1.0, phase.widest / _inputs(module, parameter)) if decays and phase.widest else 1.0
+            groups.setdefault((decays, share), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "share": share}
+        for (decays, share), parameters in groups.items()
+    ]
+
+
+def _inputs(module: nn.Module, weight: nn.Parameter) -> float:
+    """How many inputs each output of a convolution or a dense layer is the weighted sum of."""
+    if isinstance(module, nn.ConvTranspose3d):
+        return weight[:, 0].numel() / math.prod(module.stride)
+    return float(weight[0].numel())
 
 
 def _one_cycle(done: float, warm_up: float = 0.1) -> float:

@@ -25,6 +25,11 @@ from fer_cli.network.precision import mixed_precision
 
 ATTACHED = "attached"
 """In the place of a preset, where the classifier is somebody's and has no phase of its own."""
+_WIDEST = 512
+"""Most inputs of a layer that learns at the full rate, where the feedback network has no batch norm; measured,
+docs/adr/0029."""
+_NO_SQUARE = 1e-24
+"""Features of a smaller mean square are as good as zero; with them there is no relative distance."""
 MOST_TIMES = 10
 """So many times the feedback epochs at most, however few the samples are; an epoch ends with a checkpoint."""
 
@@ -110,12 +115,14 @@ class FeedforwardPhase:
     """Cross-entropy with label smoothing on varied samples.
 
     Of each phase `rate_option` is the option that sets its learning rate, and no batch has less than `fewest` samples.
+    A layer of more inputs than `widest` has a learning rate as much lower; None where normalisation makes up for it.
     """
 
     name = FEEDFORWARD
     score_name = "accuracy"
     rate_option = "--learning-rate"
     fewest = 2
+    widest: int | None = None
     frozen_encoder: nn.Module | None = None
 
     def __init__(self, data: TrainingData, settings: TrainingSettings, encoder: nn.Module) -> None:
@@ -176,6 +183,7 @@ class FeedbackPhase:
         self.data = data
         self.settings = settings
         self.network = network
+        self.widest = _WIDEST if settings.preset == ATTACHED else None
         self.fewest = 2 * len(network.spec.layer_names)  # a level's batch norm needs several samples
         self.module: nn.Module = network.feedback
         self.frozen_encoder = frozen
@@ -200,7 +208,7 @@ class FeedbackPhase:
                 features = self.network.backbone.features(volumes)
             for level, feature in features.items():
                 sums[level] = sums.get(level, 0.0) + float(feature.float().square().mean()) * len(indices)
-        mean_squares = {level: max(total / len(sample), 1e-8) for level, total in sums.items()}
+        mean_squares = {level: total / len(sample) if total > _NO_SQUARE else 1.0 for level, total in sums.items()}
         deviation = math.sqrt(max(0.0, square - mean**2))
         return mean_squares, mean, deviation if deviation > 1e-6 * abs(mean) else 0.0  # less is rounding
 

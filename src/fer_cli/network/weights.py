@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fer_cli.data.dataset import VoxelSet
 from fer_cli.errors import UsageError
 from fer_cli.network.attached.classifier import explain_attached
-from fer_cli.network.attached.model_file import is_attached, load_attached, read_origin
+from fer_cli.network.attached.model_file import is_attached, load_attached, read_origin, read_scales
 from fer_cli.network.attached.model_file import read_spec as read_attached_spec
 from fer_cli.network.attached.permission import permitted
 from fer_cli.network.backbone import NetworkSpec
@@ -25,17 +25,26 @@ from fer_cli.storage.artifact_writer import ArtifactWriter
 
 def state_arrays(network: nn.Module) -> dict[str, np.ndarray]:
     """Weights and batch-norm statistics by name, float32."""
-    return {
-        name: tensor.detach().cpu().contiguous().numpy()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    return {name: as_array(tensor) for name, tensor in _state(network).items()}
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor's values in their order by axes, whatever the memory layout; a copy only where that differs."""
+    array: np.ndarray = tensor.detach().cpu().contiguous().numpy()
+    return array
 
 
 def write_state(writer: ArtifactWriter, part: str, module: nn.Module) -> None:
-    """Write a network's parameters and buffers as datasets `part/name`."""
-    for name, array in state_arrays(module).items():
-        writer.write(f"{part}/{name}", array)
+    """Write a network's parameters and buffers as datasets `part/name`.
+
+    One after the other: a copy of all of them may be gigabytes.
+    """
+    for name, tensor in _state(module).items():
+        writer.write(f"{part}/{name}", as_array(tensor))
 
 
 def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
@@ -46,7 +55,7 @@ def load_state_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> N
 
 def _require_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError unless these are the network's parameters and statistics."""
-    state = {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = _state(network)
     if wrong := set(state) ^ set(shapes):
         raise ValueError(f"parameter {min(wrong)!r} is {'missing' if min(wrong) in state else 'unknown'}")
     for name, tensor in state.items():
@@ -92,7 +101,8 @@ def load_network(
         with torch.device("meta"):
             planned = FeedbackNetwork(steps_from_shapes(read_attached_spec(artifact)))
         _require_shapes(planned, {key: artifact.shape(name) for key, name in names.items()})
-    network = explain_attached(load_attached(artifact, device=device, module=module))
+        scales = read_scales(artifact)
+    network = explain_attached(load_attached(artifact, device=device, module=module), scales)
     with artifact.interpreted():
         load_state_arrays(network.feedback, {key: artifact.read(name) for key, name in names.items()})
     network.feedback.requires_grad_(False)

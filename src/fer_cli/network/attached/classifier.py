@@ -270,10 +270,10 @@ def attach_backbone(
     return Attached(module, wiring, source), tested
 
 
-def explain_attached(backbone: Attached) -> ExplainedNetwork:
-    """An attached classifier with a fresh feedback network, made from the shapes of its levels."""
-    feedback = FeedbackNetwork(steps_from_shapes(backbone.spec)).to(backbone.device)
-    return ExplainedNetwork(backbone, feedback, lambda: explain_attached(backbone.untrained()))
+def explain_attached(backbone: Attached, scales: Mapping[str, float] | None = None) -> ExplainedNetwork:
+    """An attached classifier with a fresh feedback network, made from the shapes and scales of its levels."""
+    feedback = FeedbackNetwork(steps_from_shapes(backbone.spec), scales).to(backbone.device)
+    return ExplainedNetwork(backbone, feedback, lambda: explain_attached(backbone.untrained(), scales))
 
 
 def _level(candidate: Candidate) -> Level:

@@ -4,6 +4,7 @@ A model.h5 is whole but for the user's own code. Reading it imports that code on
 takes a module that the caller has in memory; either must then answer as the attached one did.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def is_attached(config: Mapping[str, Any]) -> bool:
     return isinstance(network, Mapping) and network.get("kind") == KIND
 
 
-def network_config(backbone: Attached, origin: Origin) -> dict[str, object]:
+def network_config(backbone: Attached, origin: Origin, scales: Mapping[str, float]) -> dict[str, object]:
     """The part `network` of a model.h5's configuration."""
     spec = backbone.spec
     return {
@@ -100,6 +101,7 @@ def network_config(backbone: Attached, origin: Origin) -> dict[str, object]:
         "readout": backbone.wiring.readout.to_json(),
         "precision": str(backbone.precision).removeprefix("torch."),
         "fingerprint": backbone.fingerprint,
+        "scales": dict(scales),
         **origin.to_json(),
     }
 
@@ -134,6 +136,14 @@ def read_spec(artifact: Artifact) -> NetworkSpec:
         for level in network["levels"]
     )
     return NetworkSpec(levels, InputSpec.from_json(network["input"]), tuple(map(str, network["classes"])))
+
+
+def read_scales(artifact: Artifact) -> dict[str, float]:
+    """Scales of the feedback network's levels; none in older models. Raises TypeError or ValueError where damaged."""
+    scales = {str(level): float(scale) for level, scale in dict(artifact.config["network"].get("scales", {})).items()}
+    if wrong := [level for level, scale in scales.items() if not 0 < scale < math.inf]:
+        raise ValueError(f"the scale of {wrong[0]} is {scales[wrong[0]]}")
+    return scales
 
 
 def read_origin(artifact: Artifact) -> Origin:
