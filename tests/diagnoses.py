@@ -25,7 +25,7 @@ UNUSUAL = {
         "conv2", ((1, 2, 3), (7, 0, 4)), (((0, 9), (4, 12), (8, 20)), ((20, 32), (0, 4), (12, 24))), None, (0.6, 0.4)
     ),
     "repair": (replace(REPAIR, layer="conv2", replaced=64, locations=512),),
-    "verdict": "A chair taken for a table. The computation is unusual at conv2, and usual below it.",
+    "verdict": "A chair taken for a table. The computation departs from the usual, most likely at conv2.",
 }
 """Its computation is unusual at conv2, as the answer then says."""
 BLAME = Blame(

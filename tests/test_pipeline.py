@@ -84,6 +84,7 @@ def check_explanation(said: dict[str, Any]) -> None:
             "departure",
             "repair",
             "suspicion",
+            "views",
             "category",
             "category_name",
             "criterion",
@@ -113,7 +114,7 @@ def check_explanation(said: dict[str, Any]) -> None:
     check_answer(said)
     assert said["category_name"] == CATEGORIES[said["category"]]
     assert said["criterion"]
-    assert set(said["suspicion"]) == {"score", "p_value", "n_reference", "enough"}
+    assert set(said["suspicion"]) == {"score", "p_value", "n_reference", "enough", "by"}
     assert 0 <= said["suspicion"]["score"] <= 1
     assert 0 < said["suspicion"]["p_value"] <= 1
     assert said["verdict"]
@@ -183,7 +184,7 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
         *("split", "n", "n_errors", "accuracy", "class_accuracy", "per_class_accuracy", "table1", "detection"),
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
         *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
-        *("not_applicable", "recognition", "false_alarms"),
+        *("not_applicable", "recognition", "false_alarms", "errors_norm", "views"),
     }
     assert set(said["false_alarms"]) == {"departure", "suspicion", "atypicality"}
     for found in said["false_alarms"].values():

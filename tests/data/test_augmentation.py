@@ -153,7 +153,9 @@ def test_settings_are_parsed_from_text() -> None:
     parsed = Augmentation.parsed("shift=2, mirror=xz,rotation=10,contrast=0.1,quarter_turns=1")
     assert parsed == Augmentation(shift=2, mirror="xz", rotation=10.0, contrast=0.1, quarter_turns=True)
     assert Augmentation.parsed("none") == Augmentation()
-    for text in ("mirror=w", "zoom=2", "shift=far", "rotation", "stretch=1"):
+    usual = Augmentation.parsed("mirror,turn,shift,stretch,contrast,brightness")
+    assert usual == Augmentation(shift=2, mirror="xy", rotation=10.0, stretch=0.1, contrast=0.1, brightness=0.1)
+    for text in ("mirror=w", "zoom=2", "shift=far", "rotation=", "stretch=1", "turn=181", "", ",,", "shift=2,"):
         with pytest.raises(UsageError):
             Augmentation.parsed(text)
 

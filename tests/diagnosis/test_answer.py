@@ -5,6 +5,7 @@ from fer_cli.diagnosis.answer import Answer, find_answer
 from fer_cli.diagnosis.verdict import where_words
 
 EVIDENCE = {"a": (0, 2), "b": (3, 1), "c": (4, 1)}
+ALL_FOR_X = dict.fromkeys("abc", (3, 1))
 
 
 def departing(p_value: float) -> Departure:
@@ -33,39 +34,53 @@ def test_a_departure_goes_first_and_the_lowest_layer_is_the_input(
 
 
 @pytest.mark.parametrize(
-    ("answer", "evidence", "said"),
+    ("answer", "evidence", "margin", "said"),
     [
         (
             Answer("layer", "b", "anomaly", 0.0123),
             EVIDENCE,
-            "The computation is unusual at b, and usual below it (p = 0.012)",
-        ),
-        (
-            Answer("layer", "a", "anomaly", 0.0123),
-            EVIDENCE,
-            "The computation is unusual at a, the lowest layer (p = 0.012)",
+            0.1,
+            "The computation departs from the usual, most likely at b (p = 0.012)",
         ),
         (
             Answer("input"),
-            EVIDENCE,
+            ALL_FOR_X,
+            2.0,
             "The input itself looks like an X, such as the training sample X_7",
         ),
-        (Answer("layer", "b", "turn"), EVIDENCE, "The feedforward clusters turn from Y to X at b"),
+        (
+            Answer("input"),
+            EVIDENCE,  # a speaks for Y
+            1.0,
+            "The input itself looks like an X, on the whole, narrowly, such as the training sample X_7",
+        ),
+        (Answer("layer", "b", "turn"), EVIDENCE, 1.1, "The feedforward clusters turn from Y to X at b"),
+        (Answer("layer", "b", "turn"), EVIDENCE, 1.0, "The feedforward clusters turn from Y to X at b, narrowly"),
         (
             Answer("layer", "b", "turn"),
             {**EVIDENCE, "c": (0, 1)},
+            2.0,
             "The feedforward clusters turn from Y to X at b, on the whole",
+        ),
+        (Answer("layer", "b", "turn"), ALL_FOR_X, 2.0, "The feedforward clusters turn from Y to X at b, on the whole"),
+        (
+            Answer("layer", "output", "turn"),
+            dict.fromkeys("abc", (0, 1)),
+            2.0,
+            "The feedforward clusters favour Y, so that the mistake is made in the output",
         ),
         (
             Answer("layer", "output", "turn"),
             EVIDENCE,
-            "The feedforward clusters favour Y up to the last layer, so the mistake is made in the output",
+            2.0,
+            "The feedforward clusters favour Y, on the whole, so that the mistake is made in the output",
         ),
-        (Answer("none"), EVIDENCE, "The feedforward clusters of 2 of 3 layers speak for X"),
+        (Answer("none"), EVIDENCE, None, "The feedforward clusters of 2 of 3 layers speak for X"),
     ],
 )
 def test_words_name_the_layer_of_the_answer_and_no_other(
-    answer: Answer, evidence: dict[str, tuple[float, float]], said: str
+    answer: Answer, evidence: dict[str, tuple[float, float]], margin: float | None, said: str
 ) -> None:
     by_class = {name: {"X": float(first), "Y": float(second)} for name, (first, second) in evidence.items()}
-    assert where_words(answer, by_class, "X", "Y", "X_7").replace("a X", "an X") == said
+    found = where_words(answer, by_class, "X", "Y", like="X_7", margin=margin)
+    assert found.replace("a X", "an X") == said

@@ -151,7 +151,14 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
         assert wrong.blame.margin is not None
         assert wrong.blame.margin >= 0
         assert wrong.answer == find_answer(wrong.departure, wrong.blame.layer, lowest="conv1")
-        where = where_words(wrong.answer, evidence, predicted, name, wrong.nearest.predicted[0])
+        where = where_words(
+            wrong.answer,
+            evidence,
+            predicted,
+            name,
+            like=wrong.nearest.predicted[0],
+            margin=wrong.blame.margin,
+        )
         assert wrong.verdict == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
         assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
 
@@ -173,7 +180,7 @@ def test_an_unusual_computation_is_what_pictures_point_at(
         assert found.places.boxes == tuple(
             receptive_field(run.network.backbone, layer, location) for location in found.places.locations
         )
-        assert f"The computation is unusual at {layer}, and usual below it (p = 0.004)" in found.verdict
+        assert f"The computation departs from the usual, most likely at {layer} (p = 0.004)" in found.verdict
         others = [name for name in run.network.spec.layer_names if name not in (layer, "output")]
         assert not any(re.search(rf"\b{name}\b", found.verdict) for name in others)
     tested = repair.tested_layer(run.network.spec, layer)

@@ -164,7 +164,7 @@ def test_page_tells_verdict_numbers_and_readings(written):
         assert part in text, part
     assert (
         "Suspicious: 3% of correctly classified validation samples look at least as suspicious for their class "
-        "(p = 0.031). The mean over 24 views says chair (0.42)." in text
+        "(p = 0.031). One less the mean probability over views. The mean over 24 views says chair (0.42)." in text
     )
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
@@ -217,7 +217,7 @@ def prose(source):
 
 def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
     source = page.write_report(diagnosis_of(**UNUSUAL), tmp_path).read_text(encoding="utf-8")
-    assert "Where it goes wrong conv2 The computation is unusual here, and usual at the layers below (p = 0.010). " in (
+    assert "Where it is unusual conv2 The computation departs from the usual, most likely here (p = 0.010). " in (
         card(source)
     )
     assert named_rows(source) == ["conv2", "conv2"]  # it is not among the pictured layers

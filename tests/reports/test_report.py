@@ -116,7 +116,7 @@ def test_answer_sentence_says_what_the_answer_rests_on():
     }
     assert said == {
         "turn": "Here the evidence turns from chair to table. No layer's computation is unusual (p = 0.31).",
-        "unusual": "The computation is unusual here, and usual at the layers below (p = 0.010).",
+        "unusual": "The computation departs from the usual, most likely here (p = 0.010).",
         "input": "From the lowest layer on, the clusters favour table over chair, on the whole. "
         "No layer's computation is unusual (p = 0.31).",
         "correct": "The prediction is correct. No layer's computation is unusual (p = 0.31).",

@@ -39,12 +39,13 @@ from fer_cli.storage.schema import CALIBRATION, MODEL
 
 @dataclass(frozen=True)
 class CalibrationSummary:
-    """What a finished stage reports: validation samples, and how many of them are classified correctly."""
+    """What a stage reports: validation samples, how many of them are classified correctly, and their views in words."""
 
     path: Path
     samples: int
     correct: int
     seconds: float
+    views: str = ""
 
     @property
     def enough(self) -> bool:
@@ -153,7 +154,8 @@ def calibrated(
             writer.write("training/code", known.code.astype(np.uint16))
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
-            yield writer, CalibrationSummary(output, len(validation), correct, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            yield writer, CalibrationSummary(output, len(validation), correct, seconds, seen.words)
 
 
 def read_validation(

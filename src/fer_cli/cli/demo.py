@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.calibration.calibrate import calibrated
+from fer_cli.calibration.calibrate import calibrated, views_of_run
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.furniture import CLASSES
 from fer_cli.data.occupancy import VoxelSettings
@@ -77,7 +77,7 @@ def run_demo(
             k=DEMO_K,
             seed=seed,
             device=device,
-            calibrate=partial(calibrated, paths.calibration),
+            calibrate=partial(calibrated, paths.calibration, views=views_of_run(paths.model)),
             force=force,
         )
         announce("evaluating on the test shapes")

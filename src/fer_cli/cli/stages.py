@@ -309,7 +309,7 @@ def calibrate(
         return
     typer.echo(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
-        f"correctly, {summary.seconds:.0f} s"
+        f"correctly, {summary.seconds:.0f} s; {summary.views}"
     )
     _tell_too_few(summary)
 

@@ -50,6 +50,8 @@ class Augmentation:
             raise UsageError(f"volumes are mirrored along x, y and z, not {self.mirror!r}.")
         if self.shift < 0 or min(self.rotation, self.stretch, self.contrast, self.brightness) < 0 or self.stretch >= 1:
             raise UsageError("shift, rotation, contrast and brightness are 0 or more, stretch 0 to below 1.")
+        if self.rotation > 180:
+            raise UsageError(f"a rotation is up to 180 degrees to either side, not {self.rotation:g}.")
 
     def draw(self, count: int, generator: torch.Generator) -> "Variations":
         """Draw what `count` samples undergo.
@@ -84,11 +86,11 @@ class Augmentation:
         """
         known = [each.name for each in fields(cls) if each.name != "edge"]
         given: dict[str, Any] = {}
-        for part in filter(None, "" if text == "none" else text.split(",")):
+        for part in () if text == "none" else text.split(","):
             name, equals, value = part.strip().partition("=")
             name = "rotation" if name == "turn" else name
             if name not in known:
-                raise UsageError(f"{option} takes {', '.join(known)}, not {name!r}.")
+                raise UsageError(f"{option} takes none, {', '.join(known)} and turn, not {name!r}.")
             value = value if equals else USUAL[name]
             try:
                 number = 0.0 if name == "mirror" else float(value)

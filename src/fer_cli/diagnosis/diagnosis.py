@@ -274,9 +274,7 @@ def explain(
             probability=float(reading.probabilities[0, predicted]),
             label=label,
             category=category.name,
-            where=where_words(
-                answer, _evidence(layers), spec.classes[predicted], label, next(iter(nearest.predicted), None)
-            ),
+            where=_where(answer, layers, spec.classes[predicted], label, nearest, blame),
             suspicion=suspicion.words,
         ),
         local_layer=local_layer,
@@ -475,6 +473,18 @@ def _read_layer(
 def _evidence(layers: Sequence[LayerReading]) -> dict[str, dict[str, float]]:
     """Feedforward evidence of the layers below the output."""
     return {layer.name: layer.paths[FEEDFORWARD].evidence for layer in layers[:-1]}
+
+
+def _where(
+    answer: Answer,
+    layers: Sequence[LayerReading],
+    predicted: str,
+    label: str | None,
+    nearest: Nearest,
+    blame: Blame,
+) -> str:
+    like = next(iter(nearest.predicted), None)
+    return where_words(answer, _evidence(layers), predicted, label, like=like, margin=blame.margin)
 
 
 def _by_class(classes: tuple[str, ...], values: Float[np.ndarray, " klass"]) -> dict[str, float]:

@@ -1,10 +1,13 @@
 """The verdict on one sample: two sentences, which name one layer at most."""
 
+import math
 from collections.abc import Mapping
 
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, Answer
 from fer_cli.network.backbone import OUTPUT
 
+NARROW = math.log(3)
+"""Nats: odds of three to one."""
 Evidence = Mapping[str, Mapping[str, float]]
 """Feedforward evidence by layer below the output, from the lowest up, and by class."""
 
@@ -20,24 +23,45 @@ def verdict(predicted: str, probability: float, label: str | None, *, category: 
     return f"{lead}: {category}. {where}; {suspicion}."
 
 
-def where_words(answer: Answer, evidence: Evidence, predicted: str, label: str | None, like: str | None) -> str:
-    """The answer as the beginning of a sentence; `like` is a training sample of the predicted class, much like it."""
+def where_words(
+    answer: Answer,
+    evidence: Evidence,
+    predicted: str,
+    label: str | None,
+    *,
+    like: str | None = None,
+    margin: float | None = None,
+) -> str:
+    """The answer as the beginning of a sentence.
+
+    `like` is a training sample of the predicted class, much like this one, `margin` the blame's.
+    """
     if answer.why == ANOMALY:
-        below = "the lowest layer" if answer.layer == next(iter(evidence)) else "and usual below it"
-        return f"The computation is unusual at {answer.layer}, {below} (p = {answer.p_value:.3f})"
-    if answer.outcome == INPUT:
-        sample = f", such as the training sample {like}" if like else ""
-        return f"The input itself looks like {_article(predicted)} {predicted}{sample}"
+        return f"The computation departs from the usual, most likely at {answer.layer} (p = {answer.p_value:.3f})"
     if answer.outcome == NONE:
         agreeing = sum(max(of, key=lambda name: of[name]) == predicted for of in evidence.values())
         return f"The feedforward clusters of {agreeing} of {len(evidence)} layers speak for {predicted}"
+    hedge = hedge_of(answer, evidence, predicted, str(label), margin)
+    if answer.outcome == INPUT:
+        sample = f", such as the training sample {like}" if like else ""
+        return f"The input itself looks like {_article(predicted)} {predicted}{hedge}{sample}"
     if answer.layer == OUTPUT:
-        return f"The feedforward clusters favour {label} up to the last layer, so the mistake is made in the output"
+        return f"The feedforward clusters favour {label}{hedge}, so that the mistake is made in the output"
+    return f"The feedforward clusters turn from {label} to {predicted} at {answer.layer}{hedge}"
+
+
+def hedge_of(answer: Answer, evidence: Evidence, predicted: str, label: str, margin: float | None) -> str:
+    """What is added to an answer that follows the evidence, where some layer says otherwise or another one is near.
+
+    "on the whole": a layer below the turn favours the class predicted, or one from it on the true class. "narrowly":
+    the evidence is less than `NARROW` nats ahead of a turn at the next best layer.
+    """
     layers = list(evidence)
-    above = [evidence[name] for name in layers[layers.index(str(answer.layer)) :]]
-    wholly = all(of[predicted] >= of[str(label)] for of in above)
-    turn = f"The feedforward clusters turn from {label} to {predicted} at {answer.layer}"
-    return turn if wholly else f"{turn}, on the whole"
+    turn = 0 if answer.outcome == INPUT else layers.index(answer.layer) if answer.layer in layers else len(layers)
+    leads = [evidence[name][predicted] - evidence[name][label] for name in layers]
+    wholly = all(lead <= 0 for lead in leads[:turn]) and all(lead >= 0 for lead in leads[turn:])
+    narrow = margin is not None and margin < NARROW
+    return f"{'' if wholly else ', on the whole'}{', narrowly' if narrow else ''}"
 
 
 def _article(noun: str) -> str:

@@ -10,7 +10,7 @@ convolutional neural networks", Neurocomputing 2019.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,14 @@ class Views:
     def vary(self) -> bool:
         """Whether any view differs from the sample."""
         return self.number > 1 and any(astuple(replace(self.augmentation, edge=False)))
+
+    @property
+    def words(self) -> str:
+        """How many there are, and how they vary."""
+        if not self.vary:
+            return "no views"
+        settings = [(each.name, getattr(self.augmentation, each.name)) for each in fields(Augmentation)]
+        return f"{self.number} views, {', '.join(f'{name} {value}' for name, value in settings if value)}"
 
     def probabilities(self, network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "sample klass"]:
         """Mean class probabilities of each sample over its views."""

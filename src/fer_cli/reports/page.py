@@ -38,7 +38,7 @@ from fer_cli.pictures.slice_viewer import slice_facts
 from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import ERRORS, diagnosis_json, read_path
-from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_level, where_heading
+from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_basis, suspicion_level, where_heading
 from fer_cli.reports.tables import signed
 from fer_cli.storage.disk import write_whole
 
@@ -291,6 +291,7 @@ def environment() -> Environment:
     found.filters["signed"] = signed
     found.filters["repair_sentence"] = repair_sentence
     found.filters["answer_sentence"] = answer_sentence
+    found.filters["suspicion_basis"] = suspicion_basis
     return found
 
 

@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fer_cli.calibration.confidence import VIEWS
 from fer_cli.diagnosis.answer import INPUT
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
 from fer_cli.evaluation.results import Claim
@@ -66,10 +67,8 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     for test in diagnosis.repair[:1]:
         facts.add_row("repair", Text(short_repair(test)))
     facts.add_row("criterion", Text(printable(diagnosis.category.criterion)))
-    facts.add_row(
-        "suspicion",
-        Text(f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"),
-    )
+    alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"
+    facts.add_row("suspicion", Text(alarm + _viewed_words(diagnosis)))
     heading = Text.assemble(
         (printable(diagnosis.sample), "bold"),
         "  ",
@@ -80,6 +79,16 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         + ("true one" if correct is False else "best other")
     )
     return Group(heading, Text(printable(diagnosis.verdict)), facts, note, _layer_table(diagnosis))
+
+
+def _viewed_words(diagnosis: Diagnosis) -> str:
+    """What views say where it is another class, or what suspicion goes by where there are none."""
+    viewed = diagnosis.viewed
+    if diagnosis.suspicion.by != VIEWS:
+        return f" by {diagnosis.suspicion.by}"
+    if viewed is None or viewed.predicted == diagnosis.predicted:
+        return ""
+    return f"; {viewed.number} views say {printable(viewed.predicted)}"
 
 
 def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, object]:

@@ -3,43 +3,41 @@
 Each as sentences for a page, or short, as a line for a terminal.
 """
 
-from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, TURN
+from fer_cli.calibration.confidence import VIEWS
+from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
+from fer_cli.diagnosis.verdict import hedge_of
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.pictures.slices import middle_of
 from fer_cli.reports.tables import printable, signed
 
 
 def where_heading(diagnosis: Diagnosis) -> str:
-    """What the answer is to: only a mistake goes wrong somewhere."""
-    return "Where it goes wrong" if diagnosis.correct is False else "Where it is unusual"
+    """What the answer is to: only a mistake goes wrong somewhere, and what is unusual need not have made it."""
+    usual = diagnosis.answer.why != ANOMALY
+    return "Where it goes wrong" if diagnosis.correct is False and usual else "Where it is unusual"
 
 
 def answer_sentence(diagnosis: Diagnosis) -> str:
     """What the answer rests on; it names no layer."""
     answer, predicted, label = diagnosis.answer, diagnosis.predicted, diagnosis.label
     if answer.why == ANOMALY:
-        lowest = answer.layer == diagnosis.layers[0].name
-        rest = "" if lowest else ", and usual at the layers below"
-        return f"The computation is unusual here{rest} (p = {answer.p_value:.3f})."
+        names = [layer.name for layer in diagnosis.layers]
+        turn = diagnosis.blame.layer
+        turned = turn is not None and names.index(turn) < names.index(str(answer.layer))
+        before = f" The clusters favour {predicted} already below." if turned else ""
+        return f"The computation departs from the usual, most likely here (p = {answer.p_value:.3f}).{before}"
     usual = " Run 'fer calibrate' to learn whether a layer's computation is unusual."
     if answer.p_value is not None:
         usual = f" No layer's computation is unusual (p = {answer.p_value:.2f})."
+    if answer.outcome == NONE:
+        return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
+    evidence = {layer.name: layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]}
+    hedge = hedge_of(answer, evidence, predicted, str(label), diagnosis.blame.margin)
     if answer.outcome == INPUT:
-        return (
-            f"From the lowest layer on, the clusters favour {predicted} over {label}{_on_the_whole(diagnosis)}.{usual}"
-        )
-    if answer.why == TURN:
-        return f"Here the evidence turns from {label} to {predicted}.{usual}"
-    return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
-
-
-def _on_the_whole(diagnosis: Diagnosis) -> str:
-    """Said where the clusters of some layer favour the true class all the same."""
-    evidence = [layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]]
-    wholly = all(of[diagnosis.predicted] >= of[str(diagnosis.label)] for of in evidence)
-    return "" if wholly else ", on the whole"
+        return f"From the lowest layer on, the clusters favour {predicted} over {label}{hedge}.{usual}"
+    return f"Here the evidence turns from {label} to {predicted}{hedge}.{usual}"
 
 
 def short_answer(diagnosis: Diagnosis) -> str:
@@ -84,8 +82,8 @@ def repair_sentence(test: RepairTest) -> str:
 def short_repair(test: RepairTest) -> str:
     """The same in a line."""
     return (
-        f"{printable(test.predicted)} with {test.replaced} of {test.locations} of {test.layer} from "
-        f"{printable(test.donor)}; p {test.p_value:.2f}"
+        f"{'' if test.repaired else 'still '}{printable(test.predicted)} with {test.replaced} of {test.locations} of "
+        f"{test.layer} from {printable(test.donor)}; p {test.p_value:.2f}"
     )
 
 
@@ -102,3 +100,10 @@ def suspicion_level(suspicion: Suspicion) -> str:
     if not suspicion.enough:
         return f"too few validation samples ({suspicion.n_reference}) for an alarm"
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
+
+
+def suspicion_basis(suspicion: Suspicion) -> str:
+    """What suspicion goes by; the two kinds differ in scale."""
+    if suspicion.by == VIEWS:
+        return "One less the mean probability over views."
+    return f"The rank of {suspicion.by} among validation samples: the calibration holds no views ('fer calibrate')."

@@ -203,6 +203,7 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     Raises ArtifactError with what was found instead and which command makes the file.
     """
     remedy = f" Run '{form.command}' to make it." if form else ""
+    again = f" Run '{form.command} --force' to make it again." if form else ""
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an artifact; name a file.")
     if not path.is_file():
@@ -213,12 +214,12 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     except OSError as error:
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
             raise ArtifactError(f"{path} cannot be read: permission denied.") from error
-        raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{remedy}") from error
+        raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{again}") from error
     try:
         return _checked(path, file, form)
     except DAMAGE as error:
         file.close()
-        raise ArtifactError(f"{path} is damaged: {first_line(error)}.{remedy}") from error
+        raise ArtifactError(f"{path} is damaged: {first_line(error)}.{again}") from error
     except BaseException:
         file.close()
         raise
