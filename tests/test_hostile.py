@@ -525,7 +525,7 @@ def test_no_element_or_attribute_of_a_gallery_comes_from_a_name(tmp_path: Path) 
         sample, title, label, predicted = names
         changes = {"label": label, "predicted": predicted, "probabilities": {predicted: 1.0}}
         answer = diagnosis_json(replace(diagnosis, sample=sample), report="r") | changes
-        row = Explained(answer, diagnosis.blame, diagnosis.suspicion, {"report": tmp_path / "report" / "index.html"})
+        row = Explained(answer, diagnosis.answer, diagnosis.suspicion, {"report": tmp_path / "report" / "index.html"})
         return write_gallery([row], ["conv3"], tmp_path, title).read_text(encoding="utf-8")
 
     plain = written(PLAIN)
