@@ -19,6 +19,7 @@ from fer_cli.reports.gallery import (
     explain_one,
     explain_several,
     misclassified,
+    other_label,
     write_gallery,
 )
 from fer_cli.reports.report import diagnosis_json
@@ -190,3 +191,10 @@ def test_sample_has_the_map_to_its_own_units(run: Run, tmp_path: Path) -> None:
     stored = run.voxels.artifact.read("index_to_world")[named.index]
     np.testing.assert_array_equal(named.index_to_world, stored)
     np.testing.assert_array_equal(Sample("x", named.volume, None).index_to_world, np.eye(4))
+
+
+def test_a_label_other_than_that_of_the_voxels_is_noticed(run: Run) -> None:
+    assert other_label(run, "beam_test_00", "pole") == "beam"
+    assert other_label(run, "beam_test_00", "beam") is None
+    assert other_label(run, "beam_test_00", None) is None
+    assert other_label(run, "no_such_sample", "beam") is None

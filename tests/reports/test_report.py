@@ -124,7 +124,10 @@ def test_answer_sentence_says_what_the_answer_rests_on():
         "Run 'fer calibrate' to learn whether a layer's computation is unusual.",
     }
     lowest = {**UNUSUAL, "departure": replace(UNUSUAL["departure"], layer="conv1")}
-    assert answer_sentence(diagnosis_of(**lowest)) == "The computation departs from the usual, most likely here (p = 0.010)."
+    assert (
+        answer_sentence(diagnosis_of(**lowest))
+        == "The computation departs from the usual, most likely here (p = 0.010)."
+    )
 
 
 def test_terminal_report_fits_long_class_names():

@@ -27,7 +27,9 @@ from fer_cli.storage.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
+    from fer_cli.diagnosis.diagnosis import Diagnosis
     from fer_cli.diagnosis.probe import Probe
+    from fer_cli.reports.gallery import Explained
 
 
 Layer = Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")]
@@ -180,23 +182,16 @@ def explain(
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.cli.terminal import CountView, complain, progress_bar
-        from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified
-        from fer_cli.reports.report import diagnosis_table, terminal_report
+        from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified, other_label
+        from fer_cli.reports.report import diagnosis_table
 
         opened = _opened(run, voxels, model, codebook, device)
         wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views)
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
-            if as_json:
-                print_json(one.json)
-                return
-            print_rich(terminal_report(diagnosis))
-            for kind, written in one.files.items():
-                typer.echo(f"{kind}: {written}")
-            if nifti and not diagnosis.is_placed:
-                typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
-            if nifti and diagnosis.sees_everything:
-                typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
+            if known := other_label(opened, given[0], label):
+                complain(f"the voxels say {known} of {given[0]}; it is explained as {label}, as --label says.")
+            _tell_explained(one, diagnosis, as_json=as_json)
             return
         names, folder = given or misclassified(opened, split), output or run / "explain"
         what = f"misclassified samples of the split {split}" if errors else "samples"
@@ -212,6 +207,24 @@ def explain(
             typer.echo(f"gallery: {several.gallery}")
     if several.failed:
         raise typer.Exit(several.failed[0].error.exit_code)
+
+
+def _tell_explained(one: "Explained", diagnosis: "Diagnosis", *, as_json: bool) -> None:
+    """Print the diagnosis of one sample, and where its files are."""
+    from fer_cli.reports.report import terminal_report
+
+    if as_json:
+        print_json(one.json)
+        return
+    print_rich(terminal_report(diagnosis))
+    for kind, written in one.files.items():
+        typer.echo(f"{kind}: {written}")
+    if "nifti" not in one.files:
+        return
+    if not diagnosis.is_placed:
+        typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
+    if diagnosis.sees_everything:
+        typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
 
 
 Runs = Annotated[

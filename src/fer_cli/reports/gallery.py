@@ -95,6 +95,14 @@ def misclassified(run: RunArtifacts, split: str) -> list[str]:
     return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
 
 
+def other_label(run: RunArtifacts, name: str, label: str | None) -> str | None:
+    """The class that the run's voxels give a sample of that name where it is not the `label` named by the user."""
+    if label is None or Path(name).is_file() or name not in run.voxels.names:
+        return None
+    known = int(run.voxels.labels[run.voxels.index_of(name)])
+    return None if known < 0 or run.voxels.classes[known] == label else run.voxels.classes[known]
+
+
 def explain_one(
     run: RunArtifacts, name: str, target: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
