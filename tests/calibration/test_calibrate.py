@@ -191,7 +191,7 @@ def test_views_are_those_of_the_training_unless_others_are_asked_for(run_paths: 
     unvaried = Run(paths, device=CPU)
     assert unvaried.views is None
     assert (unvaried.calibration.alarm, VIEWS in unvaried.calibration.scores) == (SOFTMAX, False)
-    with pytest.raises(UsageError, match="--vary takes shift, mirror"):
+    with pytest.raises(UsageError, match="--vary takes none, shift, mirror"):
         calibrate(paths, device=CPU, vary="twist", force=True)
     with pytest.raises(UsageError, match="0 views cannot be taken"):
         calibrate(paths, device=CPU, views=0, force=True)
