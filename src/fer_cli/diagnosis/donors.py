@@ -5,6 +5,7 @@ layer is nearest to the sample's. It is found through the codebook: at every loc
 exemplar is of that class votes for it, and those with most votes are encoded and compared.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,8 +23,8 @@ from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = 6
 """So many exemplars are encoded and compared."""
-_NEIGHBOURS = 24
-"""As many where the nearest are to be shown."""
+_NEIGHBOURS, _FEW, _LARGE = 24, 8, 48**3
+"""As many where the nearest are to be shown; fewer of volumes of more voxels, where reading them takes long."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,22 @@ class Donors:
         They are looked for among those nearest by the `known` codes of that layer, or else among exemplars.
         """
         own = feature[0].detach().cpu().float()
+        most = _FEW if math.prod(self.network.spec.input.volume) > _LARGE else _NEIGHBOURS
         if known is not None and known.layer == layer:
             of_class = self.voxels.labels[known.index] == klass
-            candidates = known.nearest(self.codebook, own, of_class, _NEIGHBOURS)
+            candidates = known.nearest(self.codebook, own, of_class, most)
         else:
-            candidates = self._candidates(layer, own, klass, _NEIGHBOURS)
+            candidates = self._candidates(layer, own, klass, most)
         if not len(candidates):
             return ()
-        self._encode(candidates)
-        features = torch.stack([self._encoded[int(index)][layer] for index in candidates]).float()
-        order = torch.argsort((features - own).flatten(1).square().sum(1), stable=True)
+        distances = [
+            (encode(self.network, self.voxels.tensor(part), [layer])[layer].cpu().float() - own)
+            .flatten(1)
+            .square()
+            .sum(1)
+            for part in batches(candidates)
+        ]
+        order = torch.argsort(torch.cat(distances), stable=True)
         return tuple(int(candidates[row]) for row in order[:count])
 
     def _candidates(
