@@ -6,8 +6,7 @@ the log of a class's smoothed share in a code's histogram over the class's share
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.schema import CODEBOOK
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LayerCodebook:
     """The codes of one layer in one path; see `docs/schema.md`. Codes from `n_codes` of a location on do not exist."""
 
@@ -32,10 +31,7 @@ class LayerCodebook:
     exemplar: Int32[np.ndarray, "location code"]
     n_codes: Int32[np.ndarray, " location"]
     bits: int
-
-    @cached_property
-    def _indices(self) -> dict[torch.device, CentroidIndex]:
-        return {}
+    _indices: dict[torch.device, CentroidIndex] = field(default_factory=dict, init=False, repr=False)
 
     def assign(self, feature: Float[Tensor, "sample filter x y z"]) -> Int[np.ndarray, "sample location"]:
         """Code of the nearest centroid at every location, for the feature at the codebook's precision."""
@@ -85,7 +81,7 @@ def class_evidence(
     return np.log(share / prior).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Codebook:
     """The codebooks of both paths; `load(path, layer)` is called when a layer is first asked for.
 
@@ -95,14 +91,8 @@ class Codebook:
     spec: NetworkSpec
     prior: Float[np.ndarray, " klass"]
     load: Callable[[str, str], LayerCodebook]
-
-    @cached_property
-    def _layers(self) -> dict[tuple[str, str], LayerCodebook]:
-        return {}
-
-    @cached_property
-    def _tables(self) -> dict[tuple[str, str], Float32[np.ndarray, "location code klass"]]:
-        return {}
+    _layers: dict[tuple[str, str], LayerCodebook] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def layer(self, path: str, layer: str) -> LayerCodebook:
         """Centroids, histograms and exemplars of a layer. Raises ArtifactError where they do not fit the network."""

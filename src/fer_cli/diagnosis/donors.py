@@ -6,8 +6,7 @@ exemplar is of that class votes for it, and those with most votes are encoded an
 """
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Donations:
     feature: Float[Tensor, "sample filter x y z"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Donors:
     """The training samples of a run as donors; each is encoded once, and the given layers of it are kept."""
 
@@ -43,10 +42,8 @@ class Donors:
     codebook: Codebook
     voxels: VolumeSet
     layers: tuple[str, ...]
-
-    @cached_property
-    def _encoded(self) -> dict[int, Features]:
-        return {}
+    _encoded: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
+    _lengths: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def find(
         self, layer: str, feature: Float[Tensor, "sample filter x y z"], wanted: Int[np.ndarray, " sample"]
@@ -122,10 +119,6 @@ class Donors:
             return best.astype(np.int64)
         of_class = self.voxels.indices("train")
         return of_class[self.voxels.labels[of_class] == klass][:count]
-
-    @cached_property
-    def _lengths(self) -> dict[str, np.ndarray]:
-        return {}
 
     def _squares(self, layer: str) -> Float[np.ndarray, "location code"]:
         if layer not in self._lengths:

@@ -5,8 +5,7 @@ wanted (`donors`), and the rest of the network runs. The p-value comes from doin
 """
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,7 +52,10 @@ class RepairTest:
         return self.predicted == self.wanted
 
 
-@dataclass(frozen=True)
+_Made = tuple[Replacement, int, Float[Tensor, "1 location"]]
+
+
+@dataclass(eq=False)
 class Repairer:
     """Replacements of one sample's features by donors', to be taken for the class `given`; each is made once."""
 
@@ -61,12 +63,9 @@ class Repairer:
     volumes: Volumes
     features: Features
     given: int
+    _made: dict[tuple[str, int], _Made] = field(default_factory=dict, init=False, repr=False)
 
-    @cached_property
-    def _made(self) -> dict[tuple[str, int], tuple[Replacement, int, Float[Tensor, "1 location"]]]:
-        return {}
-
-    def replacement(self, layer: str, wanted: int) -> tuple[Replacement, int, Float[Tensor, "1 location"]]:
+    def replacement(self, layer: str, wanted: int) -> _Made:
         """The replacement at a layer by a donor of the class wanted, its index, and each location's relevance."""
         key = (layer, wanted)
         if key not in self._made:
