@@ -215,8 +215,8 @@ def samples(kind: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def _warm_up(module: nn.Module, volumes: Tensor, labels: Tensor, steps: int = 12) -> None:
     """A few steps of training, after which logits and running statistics are of these samples.
 
-    The statistics are measured anew at the end: after twelve steps with a momentum of 0.01, as EfficientNet has it, they
-    would still be those of no data.
+    The statistics are measured again at the end: with EfficientNet's momentum of 0.01, twelve steps leave them close to
+    their initial values.
     """
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
     module.train()

@@ -30,7 +30,7 @@ class Outcome:
 SERVING = """
 import contextlib, gc, importlib, json, os, select, socket, sys
 from fer_cli.cli import app, attachments, demo, doctor, readings, stages, terminal, voxelizing
-from fer_cli.diagnosis import diagnosis, probe
+from fer_cli.diagnosis import diagnosis, explain, probe
 from fer_cli.network import attach, training
 from fer_cli.codebooks import clustering
 from fer_cli.studies import evaluate

@@ -12,8 +12,8 @@ import pytest
 import fer_cli
 from diagnoses import changed, diagnosis_of
 from fer_cli import load_run
-from fer_cli.diagnosis import diagnosis
 from fer_cli.diagnosis.categories import Category
+from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.probe import probe
 from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.run import Run
@@ -41,7 +41,7 @@ def test_the_package_has_no_other_attribute() -> None:
 
 def test_run_explains_as_the_command_does(opened: Run, run: Run) -> None:
     said = opened.explain("plate_test_00")
-    expected = diagnosis.explain(run, run.sample("plate_test_00"))
+    expected = explain(run, run.sample("plate_test_00"))
     for field in fields(said):
         if field.name == "layers":
             assert [[p.evidence for p in layer.paths.values()] for layer in said.layers] == [

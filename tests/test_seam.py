@@ -21,7 +21,7 @@ from fer_cli.data.dataset import hold_out
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import InputSpec
 from fer_cli.data.voxelize import VoxelSettings, voxelize_source
-from fer_cli.diagnosis.diagnosis import explain
+from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
 from fer_cli.evaluation.survey import survey
 from fer_cli.execution.workers import open_threads

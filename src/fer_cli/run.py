@@ -18,7 +18,7 @@ from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volume_file import save_volumes
 from fer_cli.data.volumes import Kind, Location
-from fer_cli.diagnosis import diagnosis, probe
+from fer_cli.diagnosis import explain, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import InputError, UsageError
@@ -79,7 +79,7 @@ class Run(RunArtifacts):
         ArtifactError and LineageError where the run's files are missing, damaged or not of one another.
         """
         layer = local_layer or self.network.spec.local_layer
-        found = diagnosis.explain(self, self._named(sample, label), local_layer=layer)
+        found = explain.explain(self, self._named(sample, label), local_layer=layer)
         return Explanation(**vars(found))
 
     @unmoved_generators()

@@ -15,8 +15,8 @@ from fer_cli.diagnosis import repair
 from fer_cli.diagnosis.answer import Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
-from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.diagnosis.donors import Donors
+from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
 from fer_cli.diagnosis.verdict import where_words
 from fer_cli.errors import UsageError

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from fer_cli.diagnosis import repair
-from fer_cli.diagnosis.diagnosis import explain
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
+from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.replacement import Replacement, highest
 from fer_cli.network.activations import FEEDFORWARD, encode
 from fer_cli.run import Run

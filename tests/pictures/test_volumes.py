@@ -5,7 +5,7 @@ import pytest
 import pyvista
 
 from diagnoses import diagnosis_of
-from fer_cli.diagnosis.diagnosis import Blame
+from fer_cli.diagnosis.blame import Blame
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.volumes import write_volumes
 

@@ -9,7 +9,7 @@ import torch
 from fer_cli.codebooks.reading import read_samples
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.data.dataset import open_voxels
-from fer_cli.diagnosis.diagnosis import explain
+from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.evaluation.detection import METRICS, detection_metrics
 from fer_cli.evaluation.pooled import _apart

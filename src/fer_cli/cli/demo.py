@@ -14,7 +14,8 @@ from fer_cli.data.furniture import CLASSES
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.synthetic import write_collection
 from fer_cli.data.voxelize import voxelize_source
-from fer_cli.diagnosis.diagnosis import Diagnosis, explain
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.execution.progress import TrainingProgress

@@ -7,6 +7,7 @@ the log of a class's smoothed share in a code's histogram over the class's share
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,18 @@ class LayerCodebook:
             self._indices[device] = CentroidIndex(centroids, n_codes)
         vectors = round_to(feature.detach().flatten(2).permute(2, 0, 1), self.bits).float().contiguous()
         return vectors.cpu().numpy(), self._indices[device].search(vectors).cpu().numpy()
+
+    @cached_property
+    def _squares(self) -> Float32[np.ndarray, "location code"]:
+        return np.square(self.centroids).sum(axis=2)
+
+    def relative_squares(self, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, "location code"]:
+        """Squared distance of one sample's feature to every centroid, less its own square: enough to order by.
+
+        Codes that do not exist are among them.
+        """
+        vectors = feature.flatten(1).T.numpy()
+        return self._squares - 2 * np.einsum("lcf,lf->lc", self.centroids, vectors, optimize=True)
 
     def distances(
         self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]

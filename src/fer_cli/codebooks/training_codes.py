@@ -35,10 +35,7 @@ class TrainingCodes:
         count: int,
     ) -> Int[np.ndarray, " nearest"]:
         """At most `count` of the training samples `among` all, those nearest by their centroids, the nearest first."""
-        centroids = codebook.layer(FEEDFORWARD, self.layer).centroids
-        vectors = feature.flatten(1).T.numpy()
-        # |v|² is the same for all training samples.
-        squares = np.square(centroids).sum(axis=2) - 2 * np.einsum("lcf,lf->lc", centroids, vectors, optimize=True)
+        squares = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature)
         rows = np.flatnonzero(among)
         distance = squares[np.arange(len(squares)), self.code[rows]].sum(axis=1)
         return self.index[rows[np.argsort(distance, kind="stable")[:count]]]

@@ -43,7 +43,6 @@ class Donors:
     voxels: VolumeSet
     layers: tuple[str, ...]
     _encoded: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
-    _lengths: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def find(
         self, layer: str, feature: Float[Tensor, "sample filter x y z"], wanted: Int[np.ndarray, " sample"]
@@ -107,9 +106,7 @@ class Donors:
     ) -> Int[np.ndarray, " candidate"]:
         book = self.codebook.layer(FEEDFORWARD, layer)
         fits = (book.exemplar >= 0) & (self.voxels.labels[book.exemplar] == klass)
-        vectors = feature.flatten(1).T.numpy()
-        # |v|² is the same for all centroids of a location.
-        distance = self._squares(layer) - 2 * np.einsum("lcf,lf->lc", book.centroids, vectors, optimize=True)
+        distance = book.relative_squares(feature)
         distance[~fits] = np.inf
         rows = np.flatnonzero(fits.any(axis=1))
         voted = book.exemplar[rows, distance[rows].argmin(axis=1)]
@@ -119,11 +116,6 @@ class Donors:
             return best.astype(np.int64)
         of_class = self.voxels.indices("train")
         return of_class[self.voxels.labels[of_class] == klass][:count]
-
-    def _squares(self, layer: str) -> Float[np.ndarray, "location code"]:
-        if layer not in self._lengths:
-            self._lengths[layer] = np.square(self.codebook.layer(FEEDFORWARD, layer).centroids).sum(axis=2)
-        return self._lengths[layer]
 
     def _encode(self, indices: Int[np.ndarray, " training"]) -> None:
         missing = np.array([i for i in indices if int(i) not in self._encoded], dtype=np.int64)

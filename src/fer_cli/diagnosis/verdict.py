@@ -1,4 +1,4 @@
-"""The verdict on one sample: two sentences, which name one layer at most."""
+"""The verdict on one sample: two sentences. They name at most one layer, that of the answer."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,10 @@ Evidence = Mapping[str, Mapping[str, float]]
 
 
 def verdict(predicted: str, probability: float, label: str | None, *, category: str, where: str, suspicion: str) -> str:
-    """Class, kind of case, where it goes wrong, and how unusual it is; the last three are given in words."""
+    """The sentences, from the predicted and the true class and three parts that are given in words.
+
+    `category` is the kind of case, `where` where it goes wrong, `suspicion` how unusual the sample is.
+    """
     sure = f"{predicted} (probability {probability:.2f})"
     lead = f"Classified as {sure}"
     if label is None:

@@ -17,7 +17,8 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.answer import INPUT, Answer
-from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion, explain
+from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
+from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.network.activations import batches, predict
 from fer_cli.pictures.drawing import Drawing

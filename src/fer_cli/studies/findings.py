@@ -42,7 +42,7 @@ class Finding:
 
     @property
     def told(self) -> int | None:
-        """The layer that the departure tells of; None where its p-value is not significant."""
+        """The layer at which the computation departs with p ≤ 0.05; None where it does not."""
         return self.departed if self.p_value <= SIGNIFICANT else None
 
 

@@ -1,4 +1,4 @@
-"""Levels of any scale and width: a feedback network learns from the first steps on."""
+"""A feedback network learns from its first steps on, whatever the scale and the width of its levels."""
 
 from pathlib import Path
 
