@@ -12,7 +12,9 @@ from torch import nn
 
 from fer_cli.calibration.confidence import Calibration, load_calibration
 from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
+from fer_cli.calibration.oddity import Oddity
 from fer_cli.calibration.p_value import load_predicted
+from fer_cli.calibration.surroundings import Neighbourhood, Surroundings
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
 from fer_cli.calibration.typicality import Typicality, load_distances, load_typicality
 from fer_cli.codebooks.codebook import Codebook, open_codebook
@@ -20,6 +22,7 @@ from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.data.preparation import PreparationSettings
 from fer_cli.data.sample_input import Sample, load_sample
+from fer_cli.data.statistics import statistic_names
 from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
@@ -100,6 +103,34 @@ class RunArtifacts:
             return None
         index, code = calibration.read("training/index"), calibration.read("training/code")
         return TrainingCodes(calibration.config["local_layer"], index, code.astype(np.int64))
+
+    @cached_property
+    def surroundings(self) -> Surroundings | None:
+        """The training samples around the validation samples; None of a calibration that does not hold them."""
+        known, calibration = self.training_codes, self._calibration
+        if known is None or "calibration/neighbour_vote" not in calibration:
+            return None
+        probability = "view_probability" if "calibration/view_probability" in calibration else "probability"
+        columns = {
+            name: calibration.read(f"calibration/{name}")
+            for name in ("neighbour_distance", "neighbour_vote", "label", "predicted", probability)
+        }
+        return Surroundings(
+            known,
+            self.voxels.labels[known.index],
+            Neighbourhood(columns["neighbour_distance"], columns["neighbour_vote"]),
+            columns["label"],
+            columns["predicted"],
+            columns[probability],
+        )
+
+    @cached_property
+    def oddity(self) -> Oddity | None:
+        """Plain statistics of the training samples; None of a calibration that does not hold them."""
+        if "training/statistic" not in self._calibration:
+            return None
+        names = statistic_names(self.network.spec.input.kind)
+        return Oddity(names, self._calibration.read("training/statistic"))
 
     def chosen_views(self, number: int) -> Views:
         """So many views that vary as those of the calibration, or as in training where it has none.

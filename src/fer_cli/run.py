@@ -122,6 +122,7 @@ class Run(RunArtifacts):
         sanity: bool = False,
         repair: bool = False,
         planted: bool = False,
+        causes: bool = False,
     ) -> Evaluation:
         """Evaluate a split, as `fer evaluate --json` does; its options and keys are in `docs/cli.md`.
 
@@ -135,6 +136,7 @@ class Run(RunArtifacts):
             sanity=sanity,
             repair=repair,
             planted=planted,
+            causes=causes,
         )
 
     @property

@@ -157,12 +157,12 @@ def test_gallery_shows_the_most_suspicious_first_with_what_it_can_be_sorted_by(t
     ]
     source = write_gallery(rows, ["conv1", "conv2", "conv3"], tmp_path, "five").read_text(encoding="utf-8")
     sorted_by = re.findall(r'data-sort="([^"]*)"', source)
-    assert np.reshape(sorted_by, (5, 5)).tolist() == [
-        ["b", "chair", "chair", "3", "0.95"],
-        ["a", "chair", "table", "2", "0.87"],
-        ["c", "", "table", "3", "0.2"],
-        ["d", "chair", "table", "1", "0.15"],
-        ["e", "chair", "table", "-1", "0.1"],
+    assert np.reshape(sorted_by, (5, 6)).tolist() == [
+        ["b", "chair", "chair", "overlap", "3", "0.95"],
+        ["a", "chair", "table", "overlap", "2", "0.87"],
+        ["c", "", "table", "overlap", "3", "0.2"],
+        ["d", "chair", "table", "overlap", "1", "0.15"],
+        ["e", "chair", "table", "overlap", "-1", "0.1"],
     ]
     places = re.findall(r'data-head="goes wrong at"[^>]*>([^<]*)<', source)
     assert places == ["–", "conv3", "–", "conv2", "input"]

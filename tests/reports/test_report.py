@@ -32,8 +32,10 @@ def test_terminal_report_says_it_all_on_one_screen(changes):
     assert max(map(len, lines)) <= 80
     assert "…" not in text
     assert " ".join(text.split()).count(diagnosis.verdict) == 1
+    assert diagnosis.cause.remedy in " ".join(text.split())
     nearest = "table_0011 · chair_0123" if diagnosis.correct is False else "table_0011"
-    for part in ("chair_0891", f"{diagnosis.predicted} 0.", "input−code 2241", nearest, "0.87 of 1", *LOCATIONS):
+    cause = "cause        the two classes overlap (strong)"
+    for part in ("chair_0891", f"{diagnosis.predicted} 0.", cause, nearest, "0.87 of 1", *LOCATIONS):
         assert part in text, part
 
 
@@ -151,7 +153,7 @@ def test_json_has_exactly_the_contracts_keys():
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
         "layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views", "category",
-        "category_name", "criterion", "verdict", "report",
+        "category_name", "criterion", "cause", "verdict", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert summary["errors_norm"] == {name: pytest.approx(error**0.5) for name, error in summary["errors"].items()}
@@ -216,11 +218,11 @@ def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
     ]
     lines = printed(report.diagnosis_table(answers)).rstrip("\n").split("\n")[-5:]
     assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
-        ["odd", "chair", "table", "conv3", "0.75", "0.125"],
-        [lines[1].split()[0], "–", "table", "–", "0.50", "0.125"],
-        ["sure", "chair", "chair", "–", "0.25", "0.125"],
-        ["far", "chair", "table", "conv2", "0.20", "0.125"],
-        ["like", "chair", "table", "input", "0.10", "0.125"],
+        ["odd", "chair", "table", "overlap", "conv3", "0.75", "0.125"],
+        [lines[1].split()[0], "–", "table", "overlap", "–", "0.50", "0.125"],
+        ["sure", "chair", "chair", "overlap", "–", "0.25", "0.125"],
+        ["far", "chair", "table", "overlap", "conv2", "0.20", "0.125"],
+        ["like", "chair", "table", "overlap", "input", "0.10", "0.125"],
     ]
     assert "\x1b" not in lines[1]
 

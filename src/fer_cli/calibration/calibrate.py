@@ -19,11 +19,13 @@ from torch import nn
 
 from fer_cli.calibration.confidence import VIEWS
 from fer_cli.calibration.departure import SIGNIFICANT, return_errors
+from fer_cli.calibration.surroundings import neighbourhood
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
-from fer_cli.codebooks.training_codes import read_training_codes
+from fer_cli.codebooks.training_codes import TrainingCodes, read_training_codes
 from fer_cli.data.dataset import VolumeSet, open_voxels
+from fer_cli.data.statistics import input_statistics
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
@@ -129,7 +131,8 @@ def calibrated(
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
     """Read the validation samples through network and codebook, and write the calibration under a temporary name.
 
-    The codes of the training samples at the local layer go with it. `views` are given what the network reads.
+    The training samples' codes at the local layer and plain statistics go with it. `views` are given what the network
+    reads.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 
@@ -140,11 +143,24 @@ def calibrated(
         seen = views(network.spec.input)
         training = np.setdiff1d(voxels.indices("train"), validation)
         total = len(validation) + len(training)
-        columns = read_validation(
-            network, codebook, voxels, validation, seen, report=lambda done, _: report(done, total)
-        )
+        statistics: list[np.ndarray] = []
+        kind = network.spec.input.kind
         known = read_training_codes(
-            network, codebook, voxels, training, report=lambda done: report(len(validation) + done, total)
+            network,
+            codebook,
+            voxels,
+            training,
+            read=lambda volumes: statistics.append(input_statistics(volumes, kind)),
+            report=lambda done: report(done, total),
+        )
+        columns = read_validation(
+            network,
+            codebook,
+            voxels,
+            validation,
+            seen,
+            known,
+            report=lambda done, _: report(len(training) + done, total),
         )
         config = {"local_layer": known.layer, **({"views": seen.to_json()} if seen.vary else {})}
         with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:
@@ -152,6 +168,7 @@ def calibrated(
                 writer.write(f"calibration/{name}", values)
             writer.write("training/index", known.index)
             writer.write("training/code", known.code.astype(np.uint16))
+            writer.write("training/statistic", np.concatenate(statistics))
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
             seconds = time.monotonic() - started
@@ -164,10 +181,15 @@ def read_validation(
     voxels: VolumeSet,
     validation: Int[np.ndarray, " validation"],
     views: Views,
+    known: TrainingCodes,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
-    """What is kept of the validation samples, by the names that the schema gives behind `calibration/`."""
+    """What is kept of the validation samples, by the names that the schema gives behind `calibration/`.
+
+    `known` are the training samples among which their neighbours are looked for.
+    """
+    labels, classes = voxels.labels[known.index], len(network.spec.classes)
     columns: dict[str, list[np.ndarray]] = {}
     done = 0
     for part in batches(validation):
@@ -177,7 +199,11 @@ def read_validation(
         if views.vary:
             seen = views.probabilities(network, volumes)
             scores[VIEWS] = seen[np.arange(len(part)), reading.predicted]
+        around = neighbourhood(known, codebook, reading.features[FEEDFORWARD][known.layer], labels, classes)
         batch = {
+            **({"view_probability": seen.astype(np.float32)} if views.vary else {}),
+            "neighbour_distance": around.distance.astype(np.float32),
+            "neighbour_vote": around.vote.astype(np.float32),
             "predicted": reading.predicted,
             "probability": reading.probabilities,
             **{f"score/{name}": values.astype(np.float64) for name, values in scores.items()},

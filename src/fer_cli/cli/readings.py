@@ -240,6 +240,9 @@ Repair = Annotated[
 Planted = Annotated[
     bool, typer.Option("--planted", help="Plant faults of known layer and place, and look for them; takes longer.")
 ]
+PlantedCauses = Annotated[
+    bool, typer.Option("--causes", help="Plant causes of mistakes, and see which are named; takes longer.")
+]
 EvaluateOutput = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder. Default: RUN/evaluate of the first run.")
 ]
@@ -253,6 +256,7 @@ def evaluate(
     sanity: Sanity = False,
     repair: Repair = False,
     planted: Planted = False,
+    causes: PlantedCauses = False,
     output: EvaluateOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -281,6 +285,7 @@ def evaluate(
             sanity=sanity,
             repair=repair,
             planted=planted,
+            causes=causes,
             report=StageView(bar),
         )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.dataset import VolumeSet
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -35,10 +36,16 @@ class TrainingCodes:
         count: int,
     ) -> Int[np.ndarray, " nearest"]:
         """At most `count` of the training samples `among` all, those nearest by their centroids, the nearest first."""
-        squares = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature)
         rows = np.flatnonzero(among)
-        distance = squares[np.arange(len(squares)), self.code[rows]].sum(axis=1)
+        distance = self.squares(codebook, feature)[rows]
         return self.index[rows[np.argsort(distance, kind="stable")[:count]]]
+
+    def squares(self, codebook: Codebook, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, " training"]:
+        """Estimated squared distance to each training sample."""
+        of_code = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature)
+        relative = of_code[np.arange(len(of_code)), self.code].sum(axis=1)
+        squares: Float[np.ndarray, " training"] = np.maximum(relative + float(feature.square().sum()), 0.0)
+        return squares
 
 
 def read_training_codes(
@@ -47,13 +54,16 @@ def read_training_codes(
     voxels: VolumeSet,
     indices: Int[np.ndarray, " training"],
     *,
+    read: Callable[[Volumes], None] = lambda volumes: None,
     report: Callable[[int], None] = lambda done: None,
 ) -> TrainingCodes:
-    """Encode training samples up to the local layer; `report` is told how many are done."""
+    """Encode training samples up to the local layer; `read` is given each batch, `report` told how many are done."""
     layer = network.spec.local_layer
     book, codes, done = codebook.layer(FEEDFORWARD, layer), [], 0
     for part in batches(indices):
-        codes.append(book.assign(encode(network, voxels.tensor(part), [layer])[layer]))
+        volumes = voxels.tensor(part)
+        codes.append(book.assign(encode(network, volumes, [layer])[layer]))
+        read(volumes)
         done += len(part)
         report(done)
     return TrainingCodes(layer, indices, np.concatenate(codes))

@@ -11,6 +11,7 @@ from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, Answer
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import LEVEL, Category
+from fer_cli.diagnosis.cause import Cause, Signs
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.diagnosis.wording import percentage
@@ -103,14 +104,16 @@ class Nearest:
 class Diagnosis:
     """Everything that `fer explain` says of one sample.
 
-    `label` and `correct` are None where the true class is unknown. `answer` says where a mistake comes from, and
-    `places` are the locations that pictures and pages point at: the most unusual ones of the answer's layer where its
-    computation is unusual, else those of `blame`. `viewed` is None where samples are not varied. `errors` are Table I's
-    four summed squared errors, `reference_errors` those of the validation samples, without the ones that cannot be
-    compared because theirs start from another local layer. `slicing` is None of occupancy. `departure` is None where
-    the codebook does not hold what it is measured against. `repair` holds the repair tests, with the label first, then
-    without; none of a correctly classified sample. The four volumes have axes (channel, x, y, z), z up; of occupancy,
-    reconstructions hold probabilities. `index_to_world` and `is_placed` are the sample's.
+    `label` and `correct` are None where the true class is unknown. `cause` is the likely cause of a mistake and its
+    remedy, `answer` says where in the network it comes from. `places` are the locations that pictures and pages point
+    at: the most unusual ones of the answer's layer where its computation is unusual, else those of `blame`. `viewed` is
+    None where samples are not varied. `errors` are Table I's four summed squared errors, `reference_errors` those of
+    the validation samples, without the ones that cannot be compared because theirs start from another local layer.
+    `slicing` is None of occupancy, `signs` are what the cause rests on. `departure` is None where the codebook does not
+    hold what it is measured against.
+    `repair` holds the repair tests, with the label first, then without; none of a correctly classified sample. The four
+    volumes have axes (channel, x, y, z), z up; of occupancy, reconstructions hold probabilities. `index_to_world` and
+    `is_placed` are the sample's.
     """
 
     sample: str
@@ -131,6 +134,7 @@ class Diagnosis:
     suspicion: Suspicion
     nearest: Nearest
     category: Category
+    cause: Cause
     verdict: str
     local_layer: str
     input_volume: Float[np.ndarray, "channel x y z"]
@@ -138,6 +142,7 @@ class Diagnosis:
     nearest_volume: Float[np.ndarray, "channel x y z"]
     class_code_volume: Float[np.ndarray, "channel x y z"]
     slicing: Slicing | None = None
+    signs: Signs | None = None
     index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     is_placed: bool = False
 

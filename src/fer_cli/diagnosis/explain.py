@@ -27,9 +27,11 @@ from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.answer import ANOMALY, Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import Category, categorise
+from fer_cli.diagnosis.cause import Signs, find_cause
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Nearest, PathReading, Suspicion, Viewed
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
+from fer_cli.diagnosis.signs import read_signs
 from fer_cli.diagnosis.slicing import Slicing, axis_fields
 from fer_cli.diagnosis.verdict import verdict, where_words
 from fer_cli.network.activations import FEEDFORWARD, PATHS
@@ -70,6 +72,17 @@ def explain(
     compared = _compare(run, reading, sample, local_layer)
     category = _category(run, reading, distances, label, suspicion, blame)
     known = {local_layer: compared["local_volume"]}
+    repair = _repair_tests(run, repairer, answer.layer or turn.layer, predicted, sample.label, implied)
+    signs = read_signs(
+        run,
+        reading,
+        volumes,
+        sample.label,
+        viewed=reading.probabilities[0] if viewed is None else np.array(list(viewed.probabilities.values())),
+        suspicion=suspicion.p_value,
+        departure=departure,
+    )
+    signs = _completed(signs, nearest, repair)
     return Diagnosis(
         sample=sample.name,
         predicted=spec.classes[predicted],
@@ -81,11 +94,13 @@ def explain(
         answer=answer,
         places=unusual if answer.why == ANOMALY else blame,
         blame=blame,
-        repair=_repair_tests(run, repairer, answer.layer or turn.layer, predicted, sample.label, implied),
+        repair=repair,
         departure=departure,
         suspicion=suspicion,
         nearest=nearest,
         category=category,
+        cause=find_cause(signs),
+        signs=signs,
         verdict=verdict(
             predicted=spec.classes[predicted],
             probability=float(reading.probabilities[0, predicted]),
@@ -118,6 +133,16 @@ def _category(
         suspicion=suspicion.p_value,
         blame=blame,
     )
+
+
+def _completed(signs: Signs, nearest: Nearest, repair: tuple[RepairTest, ...]) -> Signs:
+    """The signs with the names of neighbours and the repair test by the label."""
+    around = signs.around
+    if around is not None:
+        names = (next(iter(nearest.predicted), None), next(iter(nearest.true), None))
+        around = replace(around, nearest=names)
+    by_label = next((test for test in repair if test.chosen_by == "label"), None)
+    return replace(signs, around=around, repair=by_label)
 
 
 class _Compared(TypedDict):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE, Answer
+from fer_cli.diagnosis.wording import with_article
 from fer_cli.network.backbone import OUTPUT
 
 NARROW = math.log(3)
@@ -22,8 +23,8 @@ def verdict(predicted: str, probability: float, label: str | None, *, category: 
     if label is None:
         lead += ", its true class not known"
     elif label != predicted:
-        lead = f"{_article(label).capitalize()} {label} taken for {_article(predicted)} {sure}"
-    return f"{lead}: {category}. {where}; {suspicion}."
+        lead = f"{with_article(label)} taken for {with_article(sure)}"
+    return f"{lead[:1].upper()}{lead[1:]}: {category}. {where}; {suspicion}."
 
 
 def where_words(
@@ -47,7 +48,7 @@ def where_words(
     hedge = hedge_of(answer, evidence, predicted, str(label), margin)
     if answer.outcome == INPUT:
         sample = f", such as the training sample {like}" if like else ""
-        return f"The input itself looks like {_article(predicted)} {predicted}{hedge}{sample}"
+        return f"The input itself looks like {with_article(predicted)}{hedge}{sample}"
     if answer.layer == OUTPUT:
         return f"The feedforward clusters favour {label}{hedge}, so that the mistake is made in the output"
     return f"The feedforward clusters turn from {label} to {predicted} at {answer.layer}{hedge}"
@@ -65,7 +66,3 @@ def hedge_of(answer: Answer, evidence: Evidence, predicted: str, label: str, mar
     wholly = all(lead <= 0 for lead in leads[:turn]) and all(lead >= 0 for lead in leads[turn:])
     narrow = margin is not None and margin < NARROW
     return f"{'' if wholly else ', on the whole'}{', narrowly' if narrow else ''}"
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[:1].lower() in ("a", "e", "i", "o") else "a"

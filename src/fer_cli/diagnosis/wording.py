@@ -1,4 +1,14 @@
-"""Figures as parts of sentences."""
+"""Figures and nouns as parts of sentences."""
+
+import re
+
+_AN = re.compile(r"(?!eu|one\b|once|u[^aeiou\W\d_][aeiouy])[aeiou]|x(?![aeiouy])|(hour|heir|honest)|[fhlmnrsx]\d", re.I)
+"""Beginnings of nouns that are spoken with a vowel: `airplane`, `xbox`, `f16`, but not `user` or `european`."""
+
+
+def with_article(noun: str) -> str:
+    """The noun behind `a` or `an`."""
+    return f"{'an' if _AN.match(noun) else 'a'} {noun}"
 
 
 def percentage(share: float) -> str:

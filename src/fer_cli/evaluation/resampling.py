@@ -62,3 +62,10 @@ def weighted_mean(
     """Mean of the values in each draw; rows that are not a number are left out."""
     known = np.isfinite(values)
     return weights[:, known] @ values[known] / weights[:, known].sum(axis=1)
+
+
+def interval_of_mean(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean of independent values; None of fewer than two."""
+    if len(values) < 2:
+        return None
+    return interval(draw_weights(np.arange(len(values))) @ np.asarray(values) / len(values))

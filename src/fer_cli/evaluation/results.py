@@ -172,13 +172,17 @@ class Shares(TypedDict):
 
 
 class Sanity(TypedDict):
-    """How alike explanations of randomised networks are; `checks[network][layer]` holds correlations and AUROCs."""
+    """How alike explanations of randomised networks are; `checks[network][layer]` holds correlations and AUROCs.
+
+    `blame_interval` is that of the random encoder's mean correlation of blame at the local layer.
+    """
 
     n: int
     n_errors: int
     clustered: int
     checks: dict[str, dict[str, dict[str, float | None]]]
     findings: list[str]
+    blame_interval: Interval | None
 
 
 class Rates(TypedDict):
@@ -319,6 +323,80 @@ class Mistake(TypedDict):
     predicted: str
     max_softmax: float
     suspicion: float
+    cause: str | None
+
+
+class CauseScore(TypedDict):
+    """Share of `n` plantings whose cause was named, with Wilson's interval."""
+
+    n: int
+    right: float | None
+    ci: Interval | None
+
+
+class CauseAtDose(CauseScore):
+    """Of one kind of planting at one dose; `tried` counts those too that changed no prediction."""
+
+    kind: str
+    dose: float
+    tried: int
+
+
+class LabelSearch(TypedDict):
+    """Labels of the split that were changed, and those that were called questionable.
+
+    `training` names the training samples whose own labels are questionable, the most questionable first.
+    """
+
+    changed: int
+    suspects: int
+    precision: CauseScore
+    recall: CauseScore
+    training: list[str]
+
+
+class Average(TypedDict):
+    """Mean over causes of the share that is named, with its bootstrap interval."""
+
+    right: float | None
+    ci: Interval | None
+
+
+class Causes(TypedDict):
+    """How often the cause planted was named, by cause and by dose, and the search for changed labels.
+
+    `average` is over planted causes: of `ours`, of `neighbours` with softmax, and of the `majority`.
+    """
+
+    planted: dict[str, CauseScore]
+    average: dict[str, Average]
+    doses: list[CauseAtDose]
+    labels: LabelSearch
+
+
+class Group(TypedDict):
+    """Mistakes of one kind that are alike; `share` is that of all mistakes. See `studies.groups`."""
+
+    size: int
+    share: float
+    true: str
+    predicted: str
+    cause: str
+    layer: str | None
+    title: str
+    samples: list[str]
+    remedy: str
+    counterexamples: list[str]
+
+
+class Question(TypedDict):
+    """A question of the trust card; `follows` says how to read this run's reports, empty where the answer is good."""
+
+    question: str
+    value: float | None
+    interval: Interval | None
+    verdict: str
+    follows: str
 
 
 class Evaluation(Accuracy, Detection):
@@ -343,4 +421,8 @@ class Evaluation(Accuracy, Detection):
     sanity: list[Sanity] | None
     repair: Repair | None
     planted: Planted | None
+    groups: list[Group] | None
+    trust: list[Question]
+    causes: dict[str, dict[str, int]] | None
+    cause_scores: Causes | None
     misclassified: list[Mistake]

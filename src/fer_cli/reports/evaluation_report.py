@@ -21,6 +21,7 @@ from fer_cli.evaluation.results import (
     Sanity,
     Viewed,
 )
+from fer_cli.reports.evaluation_summary import causes_table, confusion_report, groups_report, trust_report
 from fer_cli.reports.report import FIDELITY, claims_by_head, error_table, fidelity_scores, said_of
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
@@ -50,7 +51,11 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
     of_layers = {name for name in detection if any(name.endswith(f"_{layer}") for layer in layers)}
     kept = {name for name in of_layers if name.startswith("trust_score_")}
     parts: list[RenderableType] = [
+        *groups_report(evaluation["groups"] or ()),
         _accuracy(evaluation),
+        *confusion_report(evaluation),
+        Text(),
+        *trust_report(evaluation["trust"]),
         *_fidelity(evaluation["reconstruction"]),
         _title("reconstruction error: summed squares, mean over samples"),
         error_table(evaluation["table1"]),
@@ -91,6 +96,11 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
         parts += _repair(evaluation["repair"])
     if evaluation["planted"]:
         parts += _planted(evaluation["planted"])
+    if evaluation["causes"] is not None and evaluation["cause_scores"] is not None:
+        parts += [
+            _title("planted causes: is the cause named?"),
+            *causes_table(evaluation["causes"], evaluation["cause_scores"]),
+        ]
     return Group(*parts)
 
 

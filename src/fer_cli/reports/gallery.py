@@ -17,6 +17,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.answer import INPUT, Answer
+from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
 from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
@@ -245,7 +246,9 @@ def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder:
     ]
     template = environment().get_template("gallery.html.j2")
     page = folder / "index.html"
-    write_whole(page, template.render(title=title, rows=rows, confused=confused.most_common(5), policy=POLICY))
+    write_whole(
+        page, template.render(title=title, rows=rows, confused=confused.most_common(5), causes=CAUSES, policy=POLICY)
+    )
     return page
 
 

@@ -21,7 +21,7 @@ from fer_cli.diagnosis.answer import INPUT
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
 from fer_cli.evaluation.results import Claim
 from fer_cli.network.activations import PATHS
-from fer_cli.reports.sentences import short_answer, short_nearest, short_repair, suspicion_level
+from fer_cli.reports.sentences import short_answer, short_cause, short_nearest, short_repair, suspicion_level
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
 ERRORS = {
@@ -49,8 +49,6 @@ ERRORS = {
 """Table I's errors: name in a table, the two shapes compared, and what the error tells."""
 FIDELITY = {"iou": "voxel IoU", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 """Scores of reconstructions, by JSON key."""
-_SHOWN_ERRORS = ("input_vs_local", "local_vs_code", "input_vs_code")
-"""Those of the sample itself; a screen has no line for the one of its nearest training sample."""
 _SPOKEN_FOR = ("true", "predicted")
 
 
@@ -59,14 +57,13 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     correct, suspicion = diagnosis.correct, diagnosis.suspicion
     facts = Table.grid(padding=(0, 2))
     top = sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:3]
+    facts.add_row("cause", Text(printable(short_cause(diagnosis.cause))))
+    facts.add_row("remedy", Text(printable(diagnosis.cause.remedy)))
     facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
-    said = [f"{ERRORS[key][0]} {diagnosis.errors[key]:.0f}" for key in _SHOWN_ERRORS]
-    facts.add_row("error", Text(" · ".join(said)))
     facts.add_row("nearest", Text(short_nearest(diagnosis)))
     facts.add_row("where", Text(short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
         facts.add_row("repair", Text(short_repair(test)))
-    facts.add_row("criterion", Text(printable(diagnosis.category.criterion)))
     alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"
     facts.add_row("suspicion", Text(alarm + _viewed_words(diagnosis)))
     heading = Text.assemble(
@@ -152,6 +149,12 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
         "category": diagnosis.category.id,
         "category_name": diagnosis.category.name,
         "criterion": diagnosis.category.criterion,
+        "cause": {
+            "name": diagnosis.cause.name,
+            "strength": diagnosis.cause.strength,
+            "remedy": diagnosis.cause.remedy,
+            "evidence": list(diagnosis.cause.evidence),
+        },
         "verdict": diagnosis.verdict,
         "report": report,
     }
@@ -165,11 +168,12 @@ def _views_json(viewed: Viewed | None) -> dict[str, object] | None:
 
 def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
-    table = open_table("sample", "true", "predicted", "where", "suspicion", "p-value")
-    for column in table.columns[1:4]:
+    table = open_table("sample", "true", "predicted", "cause", "where", "suspicion", "p-value")
+    for column in table.columns[1:5]:
         column.justify = "left"
     for answer in sorted(answers, key=lambda answer: -answer["suspicion"]["score"]):
-        words = (answer["sample"], answer["label"], answer["predicted"], place_of(answer["answer"]))
+        cause = answer["cause"]["name"]
+        words = (answer["sample"], answer["label"], answer["predicted"], cause, place_of(answer["answer"]))
         figures = (f"{answer['suspicion']['score']:.2f}", f"{answer['suspicion']['p_value']:.3f}")
         table.add_row(*(Text(printable(word or "–")) for word in words), *figures)
     return table

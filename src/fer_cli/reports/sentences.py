@@ -5,6 +5,8 @@ Each as sentences for a page, or short, as a line for a terminal.
 
 from fer_cli.calibration.confidence import VIEWS
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE
+from fer_cli.diagnosis.cause import NONE as NO_CAUSE
+from fer_cli.diagnosis.cause import Cause
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.verdict import hedge_of
@@ -38,6 +40,11 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
     if answer.outcome == INPUT:
         return f"From the lowest layer on, the clusters favour {predicted} over {label}{hedge}.{usual}"
     return f"Here the evidence turns from {label} to {predicted}{hedge}.{usual}"
+
+
+def short_cause(cause: Cause) -> str:
+    """What the likely cause is called, and how strong its evidence is."""
+    return cause.words if cause.name == NO_CAUSE else f"{cause.words} ({cause.strength})"
 
 
 def short_answer(diagnosis: Diagnosis) -> str:

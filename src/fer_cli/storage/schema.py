@@ -278,6 +278,28 @@ _CALIBRATION_DATASETS = (
         "what one step of the feedback network makes of the layer's own",
         required=False,
     ),
+    DatasetSpec(
+        "calibration/view_probability",
+        ("validation", "class"),
+        "float32",
+        "their mean class probabilities over views",
+        required=False,
+    ),
+    DatasetSpec(
+        "calibration/neighbour_distance",
+        ("validation", "class"),
+        "float32",
+        "their mean distance to the three nearest training samples of each class, by `training/code`; infinite where "
+        "the class has none",
+        required=False,
+    ),
+    DatasetSpec(
+        "calibration/neighbour_vote",
+        ("validation", "class"),
+        "float32",
+        "share of each class in their 15 nearest training samples",
+        required=False,
+    ),
 )
 
 CODEBOOK = Format(
@@ -357,6 +379,13 @@ CALIBRATION = Format(
             "uint16",
             "the feedforward code that each of them has at the local layer; " + LAYERS_AXIS_NOTE,
             compressed=True,
+            required=False,
+        ),
+        DatasetSpec(
+            "training/statistic",
+            ("training", "statistic"),
+            "float64",
+            "plain statistics of each of their volumes, in the order of `data.statistics.statistic_names`",
             required=False,
         ),
     ),

@@ -5,7 +5,7 @@ that is evaluated, but where the result says so.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int
 from sklearn.metrics import confusion_matrix
 
 from fer_cli.artifacts import RunArtifacts
+from fer_cli.diagnosis.diagnosis import Diagnosis
+from fer_cli.errors import UsageError
 from fer_cli.evaluation.baselines import not_applicable
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.failures import SOFTMAX, best_baseline, curves, detect_failures
@@ -22,18 +24,33 @@ from fer_cli.evaluation.false_alarms import false_alarms
 from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.recognition import mean_recognition, recognise
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, Recognition, RunResult, Sanity, Viewed
+from fer_cli.evaluation.results import (
+    Accuracy,
+    Causes,
+    Evaluation,
+    Fidelity,
+    Group,
+    Mistake,
+    Recognition,
+    RunResult,
+    Sanity,
+    Viewed,
+)
 from fer_cli.evaluation.scored import SUSPICION, Scored, score_run
 from fer_cli.evaluation.split_reading import SplitReading, read_split
 from fer_cli.storage.disk import write_whole
+from fer_cli.studies.causes import explain_mistakes, plant_causes
 from fer_cli.studies.claims import judge_claims
 from fer_cli.studies.findings import Planting, summarise_planted
+from fer_cli.studies.groups import group_mistakes
 from fer_cli.studies.planted import plant_faults
 from fer_cli.studies.repair_study import Repairs, study_repairs, summarise_repairs
 from fer_cli.studies.sanity import check_sanity
+from fer_cli.studies.trust import trust_card
 
 READING, SCORING, CHECKING = "reading", "scoring", "checking sanity"
 REPAIRING, PLANTING = "repairing", "planting faults"
+EXPLAINING, PLANTING_CAUSES = "explaining mistakes", "planting causes"
 _MOST_LOCATIONS = 512
 
 Report = Callable[[str, int, int], None]
@@ -48,6 +65,7 @@ def evaluate(
     sanity: bool = False,
     repair: bool = False,
     planted: bool = False,
+    causes: bool = False,
     report: Report = lambda doing, done, total: None,
 ) -> Evaluation:
     """Evaluate one run or several on a split; the result's keys are those of `fer evaluate --json` (`docs/cli.md`).
@@ -55,7 +73,8 @@ def evaluate(
     `votes` adds the accuracy of a vote over this number of turns about the vertical, `views` that of the mean over this
     number of views as in training, in three draws; `sanity` the model-randomisation
     sanity check, `repair` counterfactual patching tests of the misclassified samples, `planted` the detection of
-    planted faults.
+    planted faults, `causes` how often the cause is named where one was planted. Mistakes are explained and grouped of
+    one run alone.
 
     Raises UsageError if the split has no labelled sample, the votes cannot be taken, or the runs are of different data
     sets, and what opening the runs' artifacts raises.
@@ -63,7 +82,9 @@ def evaluate(
     for run in runs:
         run.codebook  # noqa: B018 - what is missing is said before anything is computed
     require_same_data(runs, split)
-    asked = _Asked(split, votes, views, sanity, repair, planted)
+    if causes and len(runs) > 1:
+        raise UsageError("--causes plants causes in one run; give one RUN with it.")
+    asked = _Asked(split, votes, views, sanity, repair, planted, causes, grouped=len(runs) == 1)
     named = [f" {number + 1} of {len(runs)}" if len(runs) > 1 else "" for number in range(len(runs))]
     of_runs = [_study(run, asked, which, report) for run, which in zip(runs, named, strict=True)]
     parts = [of_run.scored for of_run in of_runs]
@@ -79,7 +100,8 @@ def evaluate(
     distinct, voted = ~outcomes.repeated, outcomes.voted
     repairs = [of_run.repairs for of_run in of_runs if of_run.repairs]
     plantings = [of_run.planting for of_run in of_runs if of_run.planting]
-    return {
+    [first, *_] = of_runs
+    evaluation: Evaluation = {
         "split": split,
         "runs": [_run_result(run, part) for run, part in zip(runs, parts, strict=True)],
         **accuracy_of(wrong, labels),
@@ -107,8 +129,14 @@ def evaluate(
         "sanity": [of_run.sanity for of_run in of_runs if of_run.sanity] or None,
         "repair": summarise_repairs(repairs) if repairs else None,
         "planted": summarise_planted(plantings, layers=runs[0].network.spec.layer_names) if planted else None,
-        "misclassified": _misclassified(runs, pool, classes),
+        "groups": first.groups,
+        "trust": [],
+        "causes": None if first.causes is None else first.causes[0],
+        "cause_scores": None if first.causes is None else first.causes[1],
+        "misclassified": _misclassified(runs, pool, classes, first.mistakes),
     }
+    evaluation["trust"] = trust_card(evaluation, local_layer=runs[0].network.spec.local_layer)
+    return evaluation
 
 
 @dataclass(frozen=True)
@@ -121,16 +149,21 @@ class _Asked:
     sanity: bool
     repair: bool
     planted: bool
+    causes: bool
+    grouped: bool
 
 
 @dataclass(frozen=True)
 class _OfRun:
-    """What was found of one run."""
+    """What was found of one run; `mistakes` are its diagnoses by index."""
 
     scored: Scored
     sanity: Sanity | None
     repairs: Repairs | None
     planting: Planting | None
+    mistakes: dict[int, Diagnosis]
+    groups: list[Group] | None
+    causes: tuple[dict[str, dict[str, int]], Causes] | None
 
 
 def _study(run: RunArtifacts, asked: _Asked, named: str, report: Report) -> _OfRun:
@@ -149,7 +182,23 @@ def _study(run: RunArtifacts, asked: _Asked, named: str, report: Report) -> _OfR
         report(PLANTING + named, 0, 1)
         planting = plant_faults(run, split=split)
         report(PLANTING + named, 1, 1)
-    return _OfRun(scored, sanity, repairs, planting)
+    if not asked.grouped:
+        return _OfRun(scored, sanity, repairs, planting, {}, None, None)
+    mistakes, groups, causes = _caused(run, asked, reading, report)
+    return _OfRun(scored, sanity, repairs, planting, mistakes, groups, causes)
+
+
+def _caused(
+    run: RunArtifacts, asked: _Asked, reading: SplitReading, report: Report
+) -> tuple[dict[int, Diagnosis], list[Group], tuple[dict[str, dict[str, int]], Causes] | None]:
+    """The diagnoses of the mistakes, their groups, and what comes of planted causes if that is asked."""
+    outcomes = reading.outcomes
+    mistakes = explain_mistakes(run, outcomes.index[outcomes.wrong], partial(report, EXPLAINING))
+    groups = group_mistakes(run, mistakes, outcomes.index[~outcomes.wrong])
+    if not asked.causes:
+        return mistakes, groups, None
+    told = partial(report, PLANTING_CAUSES)
+    return mistakes, groups, plant_causes(run, outcomes.index, outcomes.predicted, mistakes, report=told)
 
 
 def _run_result(run: RunArtifacts, part: Scored) -> RunResult:
@@ -212,7 +261,9 @@ def _viewed(readings: Sequence[SplitReading]) -> Viewed | None:
     }
 
 
-def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...]) -> list[Mistake]:
+def _misclassified(
+    runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[str, ...], mistakes: Mapping[int, Diagnosis]
+) -> list[Mistake]:
     names, outcomes = runs[0].voxels.names, pool.outcomes
     return [
         {
@@ -222,6 +273,7 @@ def _misclassified(runs: tuple[RunArtifacts, ...], pool: Pool, classes: tuple[st
             "predicted": classes[outcomes.predicted[i]],
             "max_softmax": float(pool.scores[SOFTMAX][i]),
             "suspicion": float(1 - pool.scores["suspicion"][i]),
+            "cause": found.cause.name if (found := mistakes.get(int(outcomes.index[i]))) else None,
         }
         for i in np.flatnonzero(outcomes.wrong)
     ]

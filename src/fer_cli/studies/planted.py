@@ -253,7 +253,7 @@ def _weight_faults(
     for number, layer in enumerate(run.network.spec.layer_names):
         fallen = False
         for dose in DOSES:
-            faulty = _with_noise(run.network, layer, dose, seed + number)
+            faulty = with_weight_noise(run.network, layer, dose, seed + number)
             features = encode(faulty, volumes)
             predicted = features[OUTPUT].flatten(1).argmax(1).cpu().numpy()
             is_wrong = predicted != voxels.labels[chosen]
@@ -270,7 +270,8 @@ def _weight_faults(
                 yield Finding(WEIGHT, voxels.names[chosen[row]], layer, number, blamed, *departed, dose=dose)
 
 
-def _with_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) -> ExplainedNetwork:
+def with_weight_noise(network: ExplainedNetwork, layer: str, noise: float, seed: int) -> ExplainedNetwork:
+    """A copy with noise on the weights of a layer, of so many of their standard deviations."""
     faulty = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     for weight in faulty.backbone.weights_of(layer):

@@ -22,6 +22,7 @@ from fer_cli.codebooks.reading import margin, read_samples
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
 from fer_cli.evaluation.detection import weighted_metrics
+from fer_cli.evaluation.resampling import interval_of_mean
 from fer_cli.evaluation.results import Sanity
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.explained import ExplainedNetwork
@@ -92,6 +93,7 @@ def check_sanity(
         clustered=len(clustered),
         checks=checks,
         findings=_findings(checks),
+        blame_interval=interval_of_mean(_blame_correlations(trained, reads[ENCODER], network.spec.local_layer, wrong)),
     )
 
 
@@ -193,16 +195,22 @@ def _compared(trained: _Read, found: _Read, wrong: Bool[np.ndarray, " sample"]) 
     """How alike blame and scores are to those of the trained network, and how well the scores detect failures."""
     ones = np.ones((1, len(wrong)), np.int64)
     layers: dict[str, dict[str, float | None]] = {}
-    for layer, values in found.locations.items():
-        pairs = zip(trained.locations[layer][wrong], values[wrong], strict=True)
-        correlations = [_rank_correlation(a, b) for a, b in pairs] if values.shape[1] > 1 else []
-        known = [value for value in correlations if value is not None]
+    for layer in found.locations:
+        known = _blame_correlations(trained, found, layer, wrong)
         layers[layer] = {"blame_correlation": float(np.mean(known)) if known else None}
         for path in PATHS:
             name = f"evidence_{path}_{layer}"
             layers[layer][f"{path}_score_correlation"] = _rank_correlation(trained.scores[name], found.scores[name])
             layers[layer][f"{path}_auroc"] = _number(weighted_metrics(found.scores[name], wrong, ones)["auroc"][0])
     return layers
+
+
+def _blame_correlations(trained: _Read, found: _Read, layer: str, wrong: Bool[np.ndarray, " sample"]) -> list[float]:
+    """Rank correlation of the locations' evidence with the trained network's, for each mistake that has one."""
+    if found.locations[layer].shape[1] == 1:
+        return []
+    pairs = zip(trained.locations[layer][wrong], found.locations[layer][wrong], strict=True)
+    return [value for a, b in pairs if (value := _rank_correlation(a, b)) is not None]
 
 
 def _findings(checks: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[str]:

@@ -1,0 +1,125 @@
+"""Plain figures of a volume: how full it is, where it lies, how rough and how whole it is.
+
+They need no network and no class. Compared with those of the training samples (`calibration.oddity`), they tell an
+input that is damaged, or of another size or place, from one that the network was made for.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from fer_cli.data.volumes import Kind, Volumes
+
+_LOOSE, _EDGE = 2, 5
+"""Neighbours, of 26: with at most so many a voxel hangs loose, or lies at the edge of a surface."""
+_SPIKE = 2.0
+"""Standard deviations of the volume."""
+
+_SHAPE = (
+    "occupied voxels (log)",
+    "longest extent",
+    *(f"extent along {axis} (log)" for axis in "xyz"),
+    *(f"distance from the middle along {axis}" for axis in "xyz"),
+    "share of loose voxels",
+    "share of voxels at edges",
+    "neighbours of a voxel",
+    "number of pieces (log)",
+    "asymmetry along x or y, the smaller",
+    "asymmetry along x or y, the larger",
+)
+_SIGNAL = (
+    "mean",
+    "standard deviation",
+    "lowest hundredth",
+    "median",
+    "highest hundredth",
+    "share of voxels at the lowest value",
+    "share of spikes",
+    "roughness (log)",
+    *(f"share of empty planes across {axis}" for axis in "xyz"),
+    *(f"asymmetry along {axis}" for axis in "xyz"),
+)
+
+
+def statistic_names(kind: Kind) -> tuple[str, ...]:
+    """Names of the statistics of volumes of this kind."""
+    return _SHAPE if kind == "occupancy" else _SIGNAL
+
+
+def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample statistic"]:
+    """The statistics of each volume, in the order of `statistic_names`; of several channels their mean."""
+    of: Callable[[Tensor], np.ndarray] = _of_shapes if kind == "occupancy" else _of_signals
+    return np.mean([of(channel) for channel in volumes.float().cpu().unbind(1)], axis=0)
+
+
+def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
+    occupied = grids > 0.5
+    neighbours = _box_sum(occupied.float()) - 1
+    rows = [
+        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else np.zeros(len(_SHAPE))
+        for grid, near in zip(occupied, neighbours, strict=True)
+    ]
+    return np.stack(rows)
+
+
+def _of_shape(grid: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    sides = np.array(grid.shape)
+    inside = [np.flatnonzero(grid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    low, high = (np.array([where[at] for where in inside]) for at in (0, -1))
+    extents = high + 1 - low
+    box = grid[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+    asymmetry = sorted((box != np.flip(box, axis)).sum() / (2 * len(neighbours)) for axis in (0, 1))
+    _, pieces = ndimage.label(box, structure=np.ones((3, 3, 3)))
+    return np.array(
+        [
+            np.log(len(neighbours)),
+            (extents / sides).max(),
+            *np.log(extents / sides),
+            *np.abs((low + high + 1) / sides - 1) / 2,
+            (neighbours <= _LOOSE).mean(),
+            (neighbours <= _EDGE).mean(),
+            neighbours.mean(),
+            np.log(pieces),
+            *asymmetry,
+        ]
+    )
+
+
+def _of_signals(volumes: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
+    values = volumes.flatten(1)
+    spread = values.std(1).clamp(min=torch.finfo(torch.float32).tiny)
+    low, middle, high = torch.quantile(
+        values[:, :: max(1, values.shape[1] // 2**20)], torch.tensor([0.01, 0.5, 0.99]), 1
+    )
+    around = (_box_sum(volumes) / _box_sum(torch.ones_like(volumes)) - volumes).abs().flatten(1)
+    steps = torch.stack(
+        [volumes.diff(dim=axis).abs().flatten(1).mean(1) for axis in (1, 2, 3) if volumes.shape[axis] > 1]
+    )
+    empty = [(volumes.amax(others) == volumes.amin(others)).float().mean(1) for others in ((2, 3), (1, 3), (1, 2))]
+    uneven = [((volumes - volumes.flip(axis)).abs().flatten(1).mean(1)) / (2 * spread) for axis in (1, 2, 3)]
+    columns = [
+        values.mean(1),
+        values.std(1),
+        low,
+        middle,
+        high,
+        (values == values.amin(1, keepdim=True)).float().mean(1),
+        (around > _SPIKE * spread[:, None]).float().mean(1),
+        torch.log(steps.mean(0) / spread + 1e-6),
+        *empty,
+        *uneven,
+    ]
+    return torch.stack(columns, dim=1).double().numpy()
+
+
+def _box_sum(volumes: Float[Tensor, "sample x y z"]) -> Float[Tensor, "sample x y z"]:
+    """Sum over each voxel and its 26 neighbours."""
+    for axis in (1, 2, 3):
+        padded = functional.pad(volumes, [0, 0] * (3 - axis) + [1, 1])
+        volumes = torch.stack([padded.narrow(axis, start, volumes.shape[axis]) for start in range(3)]).sum(0)
+    return volumes
