@@ -90,16 +90,23 @@ class Cost:
         return [layer + self.units(index) for index, layer in enumerate(self.layers)]
 
     @property
+    def last_taps(self) -> int:
+        """Products of the last feedback step for each of its inputs and filters: the sub-pixel form counts zeros."""
+        spec = self.config.layers[0]
+        return ((2 * -(-spec.padding // spec.stride) + 1) * spec.stride) ** 3
+
+    @property
     def head(self) -> int:
         """Forward operations that hidden filters add to the mirror of the lowest level."""
         spec, filters = self.config.layers[0], self.config.head_filters
         width, *sides = self.config.spec.level_shape(spec.name)
-        return 2 * filters * int(np.prod(sides)) * (27 * width + spec.kernel**3)
+        return 2 * filters * int(np.prod(sides)) * (27 * width + self.last_taps)
 
     @property
     def mirrors(self) -> list[int]:
         """Forward operations of every level's mirror, conv1's first."""
-        return [self.layers[0] + self.head, *self.layers[1:]]
+        lowest = self.layers[0] // self.config.layers[0].kernel ** 3 * self.last_taps
+        return [lowest + self.head, *self.layers[1:]]
 
     @property
     def encoder_step(self) -> int:

@@ -88,7 +88,8 @@ def test_feedback_network_comes_later_on_the_same_classifier(place: Path) -> Non
     assert training["preset"] == "residual"
     assert training["feedback_epochs"] == 1
     assert training["learning_rate"] == preset_settings("residual").learning_rate
-    ended = fer("train", "--encoder", "run/classifier.h5", "--feedback-epochs", 0, "-o", "n.h5", folder=place)
+    nothing = ("--encoder", "run/classifier.h5", "--feedback-epochs", 0, "-o", "n.h5")
+    ended = fer("train", *nothing, folder=place, FER_RUN="run")
     assert ended.code == 2
     assert "nothing is left to train" in ended.stderr
 

@@ -55,7 +55,7 @@ _RESIDUAL = (
     LayerSpec("conv3", 64, 3, 2, 1, units=1),
     LayerSpec("conv4", 128, 2, 2),
 )
-"""Not of the paper: as accurate on ModelNet10 for a fraction of the operations (`docs/adr/0032`)."""
+"""Not of the paper: a sixth of compact's operations (`docs/adr/0032`)."""
 PRESETS = {**{name: fer_cnn_layers(widths) for name, widths in _WIDTHS.items()}, "residual": _RESIDUAL}
 
 
