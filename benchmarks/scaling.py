@@ -32,6 +32,7 @@ from fer_cli.data.voxelize import VoxelSettings, voxelize_source
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, build, explain_classifier
 from fer_cli.network.phases import FeedbackPhase, FeedforwardPhase, TrainingData, TrainingSettings, entry_shares
+from fer_cli.network.receptive import UNIT_KERNEL
 from fer_cli.network.training import preset_settings
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -63,8 +64,8 @@ class Cost:
     config: NetworkConfig
     settings: TrainingSettings
 
-    def level(self, index: int) -> int:
-        """Operations of a forward pass from the level below to level `index`, or of its mirror."""
+    def layer(self, index: int) -> int:
+        """Operations of a forward pass of the convolution or dense layer of level `index`, or of its mirror."""
         spec = self.config.layers_and_output[index]
         filters, *sides = self.config.spec.level_shape(spec.name)
         below = self.config.spec.level_shape(self.config.layers[index - 1].name) if index else self.config.input.volume
@@ -72,27 +73,45 @@ class Cost:
             return 2 * filters * int(np.prod(below))
         return 2 * filters * int(np.prod(sides)) * below[0] * spec.kernel**3
 
+    def units(self, index: int) -> int:
+        """Operations of a forward pass of the residual units of level `index`, which have no mirror."""
+        spec = self.config.layers_and_output[index]
+        filters, *sides = self.config.spec.level_shape(spec.name)
+        return 2 * spec.units * 2 * filters * int(np.prod(sides)) * filters * UNIT_KERNEL**3
+
+    @property
+    def layers(self) -> list[int]:
+        """Forward operations of every level's first layer."""
+        return [self.layer(index) for index in range(len(self.config.layers_and_output))]
+
     @property
     def levels(self) -> list[int]:
         """Forward operations of every level, conv1 first."""
-        return [self.level(index) for index in range(len(self.config.layers_and_output))]
+        return [layer + self.units(index) for index, layer in enumerate(self.layers)]
+
+    @property
+    def last_taps(self) -> int:
+        """Products of the last feedback step for each of its inputs and filters: the sub-pixel form counts zeros."""
+        spec = self.config.layers[0]
+        return ((2 * -(-spec.padding // spec.stride) + 1) * spec.stride) ** 3
 
     @property
     def head(self) -> int:
         """Forward operations that hidden filters add to the mirror of the lowest level."""
         spec, filters = self.config.layers[0], self.config.head_filters
         width, *sides = self.config.spec.level_shape(spec.name)
-        return 2 * filters * int(np.prod(sides)) * (27 * width + spec.kernel**3)
+        return 2 * filters * int(np.prod(sides)) * (27 * width + self.last_taps)
 
     @property
     def mirrors(self) -> list[int]:
         """Forward operations of every level's mirror, conv1's first."""
-        return [self.levels[0] + self.head, *self.levels[1:]]
+        lowest = self.layers[0] // self.config.layers[0].kernel ** 3 * self.last_taps
+        return [lowest + self.head, *self.layers[1:]]
 
     @property
     def encoder_step(self) -> int:
         """Forward, and the gradients of weights and of inputs; the voxels want no gradient."""
-        return 3 * sum(self.levels) - self.levels[0]
+        return 3 * sum(self.levels) - self.layers[0]
 
     @property
     def feedback_step(self) -> float:

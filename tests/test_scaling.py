@@ -20,7 +20,7 @@ def scaling() -> ModuleType:
     return load_benchmark("scaling")
 
 
-@pytest.mark.parametrize(("preset", "resolution"), [("smoke", 32), ("smoke", 64)])
+@pytest.mark.parametrize(("preset", "resolution"), [("smoke", 32), ("smoke", 64), ("residual", 32)])
 def test_operations_are_those_that_pytorch_counts(preset: str, resolution: int, scaling: ModuleType) -> None:
     cost = scaling.cost(preset, resolution)
     with torch.device("meta"):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -139,6 +140,23 @@ def test_what_a_decode_of_the_receptive_field_reads_is_kept(
     read = read_by_autograd(specs, HEADED.spec.map_shape(layer)[0], voxels, (32, 32, 32))
     assert set(found.kept) == read | set(found.response_field)
     assert (set(found.kept) > set(found.response_field)) == (layer == "conv1")
+
+
+@pytest.mark.parametrize(("layer", "location"), [*product(("conv1", "conv2", "conv3"), CORNERS)])
+def test_units_widen_what_is_seen_and_what_a_decode_reads_is_kept(layer: str, location: Location) -> None:
+    plain = HEADED.spec.index(layer) + 1
+    units = tuple(replace(spec, units=count) for spec, count in zip(HEADED.layers, (1, 0, 2), strict=True))
+    torch.manual_seed(3)
+    network = build(replace(HEADED, layers=units)).eval()
+    grid = (np.random.default_rng(0).random((1, 32, 32, 32)) < 0.3).astype(np.float32)
+    with torch.inference_mode():
+        found = probe(network, grid, layer, location)
+        whole = network.reconstruct(network.backbone.features(torch.from_numpy(grid)[None])[layer], layer)[0].numpy()
+    voxels = set(product(*(range(low, high) for low, high in found.receptive_field)))
+    without = receptive_field(build(HEADED).backbone, layer, location)
+    assert voxels > set(product(*(range(low, high) for low, high in without)))
+    assert read_by_autograd(units[:plain], HEADED.spec.map_shape(layer)[0], voxels, (32, 32, 32)) <= set(found.kept)
+    np.testing.assert_allclose(found.crop, found.cut(whole), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -157,11 +157,17 @@ def test_logits_of_fer_cnn_are_linear_in_its_last_level() -> None:
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 96, 128])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["paper", "compact", "smoke"])
 def test_local_layer_of_fer_cnn_is_conv3(preset: str, resolution: int) -> None:
     spec = NetworkConfig(PRESETS[preset], CLASSES, cube(resolution)).spec
     assert spec.local_layer == "conv3"
     assert spec.upper_layers == ("conv4", "conv5", "fc6", "fc7")
+
+
+def test_local_layer_of_the_residual_preset_is_in_the_middle_of_its_maps() -> None:
+    small, large = (NetworkConfig(PRESETS["residual"], CLASSES, cube(side)).spec for side in (32, 64))
+    assert (small.map_layers, small.local_layer) == (("conv1", "conv2", "conv3"), "conv2")
+    assert (large.map_layers, large.local_layer) == (("conv1", "conv2", "conv3", "conv4"), "conv3")
 
 
 def test_local_layer_of_any_network_is_in_the_middle_of_its_maps() -> None:

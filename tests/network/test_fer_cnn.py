@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from torch import Tensor
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import UsageError
 from fer_cli.network.backbone import OUTPUT
-from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build, fer_cnn_layers, require_resolution, unreduced
+from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig, build, fer_cnn_layers, require_resolution, unreduced
 from fer_cli.network.receptive import LayerSpec
 from networks import CLASSES, SMOKE, cube, grids, network
 
@@ -22,6 +23,7 @@ OTHERS = {
     "remainders": ((LayerSpec("a", 4, 4, 2), LayerSpec("b", 5, 2, 2), LayerSpec("c", 6, 2, 1, 1)), 12),
     "thirds": ((LayerSpec("a", 4, 3, 3), LayerSpec("b", 5, 5, 3, 2), LayerSpec("d", 7)), 9),
     "dense": ((LayerSpec("d", 7), LayerSpec("e", 6)), 5),
+    "units": ((LayerSpec("a", 4, 4, 2, 1, 2), LayerSpec("b", 5, 3, 2, 1, 1), LayerSpec("d", 7)), 12),
 }
 
 
@@ -32,9 +34,11 @@ def test_every_level_of_every_preset_has_its_shape(preset: str) -> None:
         "paper": (64, 196, 512, 1024, 2048, 1500, 500),
         "compact": (16, 49, 128, 256, 512, 375, 125),
         "smoke": (8, 16, 32, 48, 64, 48, 32),
+        "residual": (16, 32, 64, 128),
     }[preset]
+    layers, sides = (LAYERS, SIDES) if preset != "residual" else (LAYERS[:4], (8, 4, 2, 1))
     expected = {
-        **{layer: (w, s, s, s) for layer, w, s in zip(LAYERS, widths, SIDES, strict=True)},
+        **{layer: (w, s, s, s) for layer, w, s in zip(layers, widths, sides, strict=True)},
         OUTPUT: (3, 1, 1, 1),
     }
     assert {layer: config.spec.level_shape(layer) for layer in config.spec.layer_names} == expected
@@ -74,13 +78,16 @@ def test_resolution_that_does_not_fit_is_refused_with_advice(resolution: int, ad
         require_resolution(PRESETS["smoke"], cube(resolution))
 
 
+@pytest.mark.parametrize("preset", ["smoke", "residual"])
 @pytest.mark.parametrize("shape", [(28, 28, 28), (16, 20, 12), (30, 30, 30), (5, 4, 9), (40, 33, 64)])
-def test_any_box_is_read_and_reconstructed(shape: tuple[int, int, int]) -> None:
-    config = NetworkConfig.to_train(PRESETS["smoke"], CLASSES, InputSpec(2, shape, "intensity"))
+def test_any_box_is_read_and_reconstructed(shape: tuple[int, int, int], preset: str) -> None:
+    config = NetworkConfig.to_train(PRESETS[preset], CLASSES, InputSpec(2, shape, "intensity"))
     strides = [spec.stride for spec in config.layers if not spec.is_dense]
     assert strides[1:] == sorted(strides[1:])
-    assert strides[0] == 2  # the lowest layer keeps its stride longest
-    assert strides[-1] == 2
+    assert strides[0] == PRESETS[preset][0].stride  # the lowest layer keeps its stride longest
+    # A lowest layer of stride 4 leaves 1×1×2 cells of the thinnest.
+    assert strides[-1] == (1 if (preset, shape) == ("residual", (5, 4, 9)) else 2)
+    assert [spec.units for spec in config.layers] == [spec.units for spec in PRESETS[preset]]
     assert NetworkConfig.from_json(config.to_json()) == config
     network = build(config).eval()
     volumes = torch.rand(2, 2, *shape)
@@ -123,6 +130,51 @@ def test_config_survives_json() -> None:
     for broken in ({}, SMOKE.to_json() | {"layers": [{"nome": "conv1"}]}, SMOKE.to_json() | {"resolution": "many"}):
         with pytest.raises((KeyError, TypeError, ValueError)):
             NetworkConfig.from_json(broken)
+
+
+def test_layers_without_units_have_the_json_and_the_fingerprint_that_they_always_had() -> None:
+    """The digest is of the version before there were units; ids of models and codebooks hang on it."""
+    plain = NetworkConfig(OTHERS["valid_convolutions"][0], CLASSES, cube(16), 3)
+    assert json.dumps(plain.to_json()["layers"][:1]) == (
+        '[{"name": "a", "filters": 4, "kernel": 5, "stride": 2, "padding": 0}]'
+    )
+    classifier = FERCNN(plain)
+    for number, parameter in enumerate(classifier.state_dict().values()):
+        parameter.fill_(number)
+    assert classifier.fingerprint == "889b5c59c19a8a7382f2f8cfb116865ad9462b88f31fada6628ccc39fdc335bc"
+    for preset in ("paper", "compact", "smoke"):
+        config = NetworkConfig.to_train(PRESETS[preset], CLASSES, cube(32))
+        assert "units" not in json.dumps(config.to_json())
+
+
+def test_units_survive_json_and_are_refused_where_none_can_be() -> None:
+    config = NetworkConfig(OTHERS["units"][0], CLASSES, cube(12))
+    said = config.to_json()
+    assert [spec.get("units") for spec in said["layers"]] == [2, 1, None]
+    assert NetworkConfig.from_json(json.loads(json.dumps(said))) == config
+    for layer, units in ((0, -1), (0, 10**9), (2, 1)):
+        broken = [dict(spec) for spec in said["layers"]]
+        broken[layer]["units"] = units
+        with pytest.raises(UsageError, match=f"{broken[layer]['name']} cannot have {units} residual units"):
+            NetworkConfig.from_json(said | {"layers": broken})
+
+
+def test_units_add_nothing_before_training_and_no_feedback_step() -> None:
+    layers, side = OTHERS["units"]
+    torch.manual_seed(0)
+    config = NetworkConfig(layers, CLASSES, cube(side), 3)
+    built = network(config)
+    plain = NetworkConfig(tuple(replace(spec, units=0) for spec in layers), CLASSES, cube(side), 3)
+    without = build(plain).eval()
+    assert without.feedback.state_dict().keys() == built.feedback.state_dict().keys()
+    assert set(without.state_dict()) < set(built.state_dict())
+    assert {name.split(".")[3] for name in set(built.state_dict()) - set(without.state_dict())} == {"3", "4"}
+    without.load_state_dict({name: built.state_dict()[name] for name in without.state_dict()})
+    occupancy = grids(config)
+    with torch.inference_mode():
+        assert torch.equal(built.backbone(occupancy), without.backbone(occupancy))
+        built.backbone.blocks["a"][3].addition[-1].weight.fill_(1.0)
+        assert not torch.equal(built.backbone(occupancy), without.backbone(occupancy))
 
 
 def test_unknown_layer_is_refused_with_those_there_are() -> None:
@@ -227,7 +279,7 @@ def test_edited_feature_is_what_the_next_step_sees() -> None:
 
 def test_a_new_networks_head_has_twice_the_filters_of_its_lowest_layer_up_to_32() -> None:
     found = {name: NetworkConfig.to_train(layers, CLASSES, cube(32)).head_filters for name, layers in PRESETS.items()}
-    assert found == {"paper": 32, "compact": 32, "smoke": 16}
+    assert found == {"paper": 32, "compact": 32, "smoke": 16, "residual": 32}
 
 
 @torch.inference_mode()
@@ -271,8 +323,9 @@ def test_network_is_built_from_any_list_of_layers(name: str, filters: int) -> No
     assert bool(hidden) == (filters > 0 and not layers[0].is_dense)
 
 
-def test_widths_are_the_only_difference_between_presets() -> None:
-    for layers in PRESETS.values():
+def test_widths_are_the_only_difference_between_the_papers_presets() -> None:
+    for preset in ("paper", "compact", "smoke"):
+        layers = PRESETS[preset]
         assert [replace(spec, filters=1) for spec in layers] == [
             replace(spec, filters=1) for spec in fer_cnn_layers([1] * 7)
         ]

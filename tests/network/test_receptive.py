@@ -26,7 +26,7 @@ class Stack(FERCNN):
         nn.Module.__init__(self)
         self.config = NetworkConfig.__new__(NetworkConfig)
         named = tuple(
-            LayerSpec(f"{i}.{s.name}", s.filters, s.kernel, s.stride, s.padding) for i, s in enumerate(layers)
+            LayerSpec(f"{i}.{s.name}", s.filters, s.kernel, s.stride, s.padding, s.units) for i, s in enumerate(layers)
         )
         for key, value in {
             "layers": named,
@@ -55,10 +55,11 @@ def dependence(layers: tuple[LayerSpec, ...], input_shape: Location) -> np.ndarr
     voxels = int(np.prod(input_shape))
     feature = torch.eye(voxels).reshape(voxels, 1, *input_shape)  # one voxel a sample
     for spec in layers:
-        convolution = nn.Conv3d(1, 1, spec.kernel, spec.stride, spec.padding, bias=False)
-        nn.init.ones_(convolution.weight)
-        # All weights are positive, so that nothing cancels; clamped, so that nothing overflows.
-        feature = convolution(feature).detach().clamp(max=1)
+        for kernel, stride, padding in ((spec.kernel, spec.stride, spec.padding), *[(3, 1, 1)] * (2 * spec.units)):
+            convolution = nn.Conv3d(1, 1, kernel, stride, padding, bias=False)
+            nn.init.ones_(convolution.weight)
+            # All weights are positive, so that nothing cancels; clamped, so that nothing overflows.
+            feature = convolution(feature).detach().clamp(max=1)
     return (feature[:, 0] > 0).numpy().reshape(*input_shape, *feature.shape[2:])
 
 
@@ -110,6 +111,7 @@ def layer_specs() -> st.SearchStrategy[LayerSpec]:
             st.just(kernel),
             st.integers(1, 4),
             st.integers(0, kernel - 1),
+            st.integers(0, 2),
         )
     )
 
@@ -183,20 +185,28 @@ def test_feature_of_the_network_hangs_on_its_receptive_field_alone(layer: str, l
     assert feature.any()
 
 
-def test_every_corner_of_the_receptive_field_matters() -> None:
+UNITS = (LayerSpec("low", 3, 3, 2, 1, 1), LayerSpec("mid", 4, 2, 2, 0, 2), LayerSpec("high", 2, 3, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("layers", "box"), [(PRESETS["smoke"], (32, 32, 32)), (UNITS, (40, 33, 64)), (PRESETS["residual"], (64, 28, 96))]
+)
+def test_every_corner_of_the_receptive_field_matters(layers: tuple[LayerSpec, ...], box: Location) -> None:
     """Single voxels at the field's corners and just outside it, in the gradient of a network without dead ReLUs."""
-    config = NetworkConfig(PRESETS["smoke"], ("a", "b"), cube(32))
+    config = NetworkConfig(layers, ("a", "b"), InputSpec(1, box))
     torch.manual_seed(1)
     encoder = FERCNN(config).double().eval()
-    for name in config.spec.layer_names[:5]:
-        encoder.blocks[name][2] = nn.Softplus()
-    for layer in ("conv1", "conv2", "conv3", "conv4"):
-        location = (1, 0, config.spec.level_shape(layer)[3] // 2)
-        grid = torch.rand(1, 1, 32, 32, 32, dtype=torch.float64, requires_grad=True)
-        feature = encoder.blocks["conv1"](grid)
-        for name in config.spec.layer_names[1 : config.spec.index(layer) + 1]:
-            feature = encoder.blocks[name](feature)
-        feature[0, :, *location].square().sum().backward()
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.Softplus())
+            if isinstance(child, nn.BatchNorm3d):
+                nn.init.ones_(child.weight)  # units add nothing before training
+    for layer in config.spec.map_layers:
+        sides = config.spec.map_shape(layer)
+        location = (min(1, sides[0] - 1), 0, sides[2] // 2)
+        grid = torch.rand(1, 1, *box, dtype=torch.float64, requires_grad=True)
+        encoder.features(grid, [layer])[layer][0, :, *location].square().sum().backward()
         assert grid.grad is not None
         assert hull(grid.grad[0, 0].numpy() != 0) == field_of(encoder, layer, location)
 

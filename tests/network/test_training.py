@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import open_voxels
 from fer_cli.data.volume_file import save_volumes
@@ -379,11 +380,14 @@ def test_output_that_exists_is_refused_before_anything_is_read(tmp_path: Path) -
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UsageError, match="no preset 'huge'; the presets are paper, compact, smoke"):
+    with pytest.raises(UsageError, match="no preset 'huge'; the presets are paper, compact, smoke, residual"):
         preset_settings("huge")
-    for wrong in ({"epochs": 0}, {"feedback_epochs": 0}, {"batch_size": 1}):
-        with pytest.raises(UsageError, match="at least one epoch of each phase and a batch size of 2"):
+    for wrong in ({"epochs": 0}, {"batch_size": 1}):
+        with pytest.raises(UsageError, match="at least one epoch and a batch size of 2"):
             preset_settings("smoke", **wrong)
+    for preset, epochs in (("smoke", -1), ("attached", 0)):
+        with pytest.raises(UsageError, match=f"the feedback network cannot have {epochs} epochs"):
+            TrainingSettings(preset, feedback_epochs=epochs)
     for wrong, said in ((0.0, "0"), (-1e-3, "-0.001"), (float("nan"), "nan"), (float("inf"), "inf")):
         for rate in ("learning_rate", "feedback_learning_rate"):
             with pytest.raises(UsageError, match=f"a learning rate is a number above 0, not {said}"):
@@ -577,6 +581,32 @@ def test_feedback_trained_on_a_given_encoder_is_that_of_the_run_that_trained_bot
     train(run_paths.voxels, short, settings(feedback_epochs=1), device=CPU)
     train(run_paths.voxels, path, settings(), device=CPU, encoder=short)
     assert weights(path) == weights(uninterrupted)
+    assert history(path) == history(uninterrupted)
+
+
+def test_classifier_alone_is_that_of_the_run_that_trains_both_and_takes_a_feedback_network_later(
+    run_paths: RunPaths, uninterrupted: Path, tmp_path: Path
+) -> None:
+    alone, path = tmp_path / "alone.h5", tmp_path / "m.h5"
+    summary = train(run_paths.voxels, alone, settings(feedback_epochs=0), device=CPU)
+    assert summary.score is None
+    whole = weights(uninterrupted)
+    assert weights(alone) == {name: value for name, value in whole.items() if name.startswith("encoder/")}
+    assert history(alone) == history(uninterrupted)[:3]
+    with open_artifact(alone, MODEL) as model, open_artifact(uninterrupted, MODEL) as other:
+        network, explained = load_network(model), load_network(other)
+    assert summary.parameters == sum(p.numel() for p in network.parameters())
+    volumes = torch.rand(2, *network.spec.input.volume)
+    assert torch.equal(network.backbone.logits(volumes), explained.backbone.logits(volumes))
+    said = r"the model is a classifier alone, without a feedback network\. Train one on it by fer train --encoder\."
+    with pytest.raises(UsageError, match=said):
+        network.reconstruct(network.backbone.features(volumes)["conv1"], "conv1")
+    with pytest.raises(UsageError, match=said):
+        cluster_network(run_paths.voxels, alone, tmp_path / "codebook.h5", k=(2, 2, 2, 2), workers=1, device=CPU)
+    with pytest.raises(UsageError, match=r"Without --feedback-epochs nothing is left to train"):
+        train(run_paths.voxels, path, settings(feedback_epochs=0), device=CPU, encoder=alone)
+    train(run_paths.voxels, path, settings(), device=CPU, encoder=alone)
+    assert weights(path) == whole
     assert history(path) == history(uninterrupted)
 
 

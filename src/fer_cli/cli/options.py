@@ -42,12 +42,12 @@ Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
 ]
 # A panel of their own: in a table with wider options, Rich truncates the longer name at 80 columns.
-_FEEDBACK = "Feedback network"
+FEEDBACK = "Feedback network"
 FeedbackEpochs = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=_FEEDBACK, help="Epochs of the feedback network.")
+    int | None, typer.Option(min=1, rich_help_panel=FEEDBACK, help="Epochs of the feedback network.")
 ]
 FeedbackLearningRate = Annotated[
-    float | None, typer.Option(rich_help_panel=_FEEDBACK, help="Peak learning rate of the feedback network.")
+    float | None, typer.Option(rich_help_panel=FEEDBACK, help="Peak learning rate of the feedback network.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")]
 SampleName = Annotated[
@@ -60,7 +60,7 @@ DEFAULT_RUN = Path("fer-run")
 FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
 """Former names of options, which still work."""
 # Values of options; help and completion show them.
-Preset = Literal["paper", "compact", "smoke"]
+Preset = Literal["paper", "compact", "smoke", "residual"]
 Fill = Literal["surface", "solid"]
 VolumeKind = Literal["occupancy", "intensity"]
 Filling = Literal["feature", "centroid"]

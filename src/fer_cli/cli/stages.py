@@ -11,10 +11,10 @@ from fer_cli.arguments import numbers, size_in_bytes
 from fer_cli.cli import endings
 from fer_cli.cli.options import (
     DEFAULT_RUN,
+    FEEDBACK,
     AsJson,
     CodebookFile,
     Device,
-    FeedbackEpochs,
     FeedbackLearningRate,
     Force,
     Model,
@@ -66,9 +66,20 @@ def download(
 TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")]
 TrainPreset = Annotated[
     Preset | None,
-    typer.Option(help="Size of the network. Default: that of --encoder, or compact."),
+    typer.Option(
+        help="The network: FER-CNN by width, or a small residual one. Default: that of --encoder, or compact."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")]
+TrainFeedbackEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--feedback-epochs",
+        min=0,
+        rich_help_panel=FEEDBACK,
+        help="Epochs of the feedback network; 0 for a classifier alone.",
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=2, help="Shapes in each step. Default: the preset's.")]
 LearningRate = Annotated[
     float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
@@ -92,7 +103,7 @@ def train(
     run: RunDir = DEFAULT_RUN,
     preset: TrainPreset = None,
     epochs: Epochs = None,
-    feedback_epochs: FeedbackEpochs = None,
+    feedback_epochs: TrainFeedbackEpochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     feedback_learning_rate: FeedbackLearningRate = None,
@@ -168,7 +179,8 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
         typer.echo(f"{', '.join(summary.unreduced_layers)} with stride 1: the volumes are too small for five halvings")
     typer.echo(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
-        f"{summary.score_name} {summary.score:.3f} on {summary.validation_samples} held-out samples, "
+        + (f"{summary.score_name} {summary.score:.3f} " if summary.score is not None else "")
+        + f"on {summary.validation_samples} held-out samples, "
         f"{summary.seconds:.0f} s"
     )
     if summary.accuracy <= summary.majority:

@@ -168,6 +168,7 @@ class _Inputs:
             voxel_set = open_voxels(voxels, in_memory=True)
             artifact.require_parent("voxels", voxel_set.artifact)
             network = load_network(artifact, device=device, module=module)
+            network.feedback.eval()  # raises UsageError of a classifier alone, before anything is computed
             validation = artifact.read("validation/index")
             parents = {"voxels": voxel_set.id, "model": artifact.id}
             as_trained = split_as_trained(voxel_set, artifact)

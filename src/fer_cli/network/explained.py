@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.errors import UsageError
 from fer_cli.network.backbone import OUTPUT, Backbone, Feature, Features, NetworkSpec
 from fer_cli.network.feedback import Decoding, Edit, FeedbackNetwork
 from fer_cli.network.signal import Signal, signal_of
@@ -15,19 +16,31 @@ from fer_cli.network.signal import Signal, signal_of
 class ExplainedNetwork(nn.Module):
     """A backbone, its feedback network, and what their reconstructions mean.
 
+    A classifier alone has no `feedback`. Everything that decodes raises UsageError then.
     `untrained` makes the same pair again, with the weights that training starts from.
     """
 
     def __init__(
-        self, backbone: Backbone, feedback: FeedbackNetwork, untrained: Callable[[], "ExplainedNetwork"]
+        self, backbone: Backbone, feedback: FeedbackNetwork | None, untrained: Callable[[], "ExplainedNetwork"]
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.feedback = feedback
+        self._modules["feedback"] = feedback  # the property of that name refuses to give None
         self.signal: Signal = signal_of(backbone.spec.input.kind)
         self.untrained = untrained
         # Filters innermost: what a CPU's bfloat16 convolutions read fastest. The backbone's layout is its own affair.
-        feedback.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if feedback is not None:
+            feedback.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    @property
+    def feedback(self) -> FeedbackNetwork:
+        """The feedback network. Raises UsageError where there is none."""
+        feedback = self._modules["feedback"]
+        if feedback is None:
+            raise UsageError(
+                "the model is a classifier alone, without a feedback network. Train one on it by fer train --encoder."
+            )
+        return feedback  # type: ignore[return-value]
 
     @property
     def spec(self) -> NetworkSpec:

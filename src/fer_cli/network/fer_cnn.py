@@ -23,17 +23,16 @@ from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
 from fer_cli.network.backbone import NO_PATCH, OUTPUT, Backbone, Features, Level, NetworkSpec
+from fer_cli.network.blocks import ConvBlock, DenseBlock, Head, TransposedLayer
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.feedback import FeedbackNetwork
-from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.network.receptive import LayerSpec, feature_map_shape, receptive_fields
-from fer_cli.network.subpixel import SubpixelTransposedConv3d
 
 _CONVOLUTIONS = ((6, 2, 2), (5, 2, 2), (4, 2, 1), (3, 2, 1), (2, 2, 0))
 _MOST_HEAD_FILTERS = 32
 """Of a new network; measured, `docs/adr/0021`."""
-_FEW_LOCATIONS = 8
-"""Up to this many locations of the smaller map, a convolution is computed by patches; measured, `docs/adr/0009`."""
+_MOST_UNITS = 64
+"""Of one layer; a damaged file must not ask for millions."""
 _WIDTHS = {
     "paper": (64, 196, 512, 1024, 2048, 1500, 500),
     "compact": (16, 49, 128, 256, 512, 375, 125),
@@ -50,7 +49,14 @@ def fer_cnn_layers(widths: Sequence[int]) -> tuple[LayerSpec, ...]:
     return (*convolutions, LayerSpec("fc6", widths[5]), LayerSpec("fc7", widths[6]))
 
 
-PRESETS = {name: fer_cnn_layers(widths) for name, widths in _WIDTHS.items()}
+_RESIDUAL = (
+    LayerSpec("conv1", 16, 6, 4, 1, units=1),
+    LayerSpec("conv2", 32, 4, 2, 1, units=1),
+    LayerSpec("conv3", 64, 3, 2, 1, units=1),
+    LayerSpec("conv4", 128, 2, 2),
+)
+"""Not of the paper: a sixth of compact's operations (`docs/adr/0032`)."""
+PRESETS = {**{name: fer_cnn_layers(widths) for name, widths in _WIDTHS.items()}, "residual": _RESIDUAL}
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class NetworkConfig:
         for index, spec in enumerate(self.layers):
             if not spec.is_dense and not 1 <= spec.stride <= spec.kernel:
                 raise UsageError(f"{spec.name} has kernel {spec.kernel} and stride {spec.stride}: it skips voxels.")
+            if not 0 <= spec.units <= (0 if spec.is_dense else _MOST_UNITS):
+                raise UsageError(f"{spec.name} cannot have {spec.units} residual units.")
             if min(feature_map_shape(self.layers, index, self.input.shape)) < 1:
                 raise UsageError(f"the network is too deep for volumes of {self.input}: {spec.name} has no location.")
 
@@ -108,7 +116,8 @@ class NetworkConfig:
     def to_json(self) -> dict[str, object]:
         """The configuration as plain JSON values."""
         return {
-            "layers": [asdict(spec) for spec in self.layers],
+            # Layers without units keep the keys that they always had.
+            "layers": [{k: v for k, v in asdict(spec).items() if k != "units" or v} for spec in self.layers],
             "classes": list(self.classes),
             # Cubes of occupancy keep the key that they always had.
             **({"resolution": self.input.shape[0]} if self._reads_plain_cubes else {"input": self.input.to_json()}),
@@ -170,9 +179,11 @@ def build(config: NetworkConfig, *, dropout: float = 0.0) -> ExplainedNetwork:
     return explain_classifier(FERCNN(config, dropout=dropout))
 
 
-def explain_classifier(classifier: "FERCNN") -> ExplainedNetwork:
-    """A classifier with a fresh mirrored feedback network."""
+def explain_classifier(classifier: "FERCNN", *, alone: bool = False) -> ExplainedNetwork:
+    """A classifier with a fresh mirrored feedback network, or `alone`, without any."""
     config, dropout = classifier.config, classifier.dropout_rate
+    if alone:
+        return ExplainedNetwork(classifier, None, lambda: build(config, dropout=dropout))
     lowest = config.layers[0]
     # The hidden filters of the head read one cell to each side, which is a stride of voxels.
     overreach = lowest.stride if config.head_filters and not lowest.is_dense else 0
@@ -196,7 +207,7 @@ class FERCNN(nn.Module, Backbone):
         for spec in config.layers:
             above = self._spec.level_shape(spec.name)
             self.blocks[spec.name] = (
-                _DenseBlock(below, spec, dropout) if spec.is_dense else _ConvBlock(below[0], spec, above[1:])
+                DenseBlock(below, spec, dropout) if spec.is_dense else ConvBlock(below[0], spec, above[1:])
             )
             below = above
         self.blocks[OUTPUT] = nn.Sequential(
@@ -299,27 +310,6 @@ class FERCNN(nn.Module, Backbone):
                 hook.remove()
 
 
-class _ConvBlock(nn.Sequential):
-    def __init__(self, filters_below: int, spec: LayerSpec, sides: Sequence[int]) -> None:
-        kind = PatchConv3d if np.prod(sides) <= _FEW_LOCATIONS else nn.Conv3d
-        super().__init__(
-            kind(filters_below, spec.filters, spec.kernel, spec.stride, spec.padding, bias=False),
-            nn.BatchNorm3d(spec.filters),
-            nn.ReLU(),
-        )
-
-
-class _DenseBlock(nn.Sequential):
-    def __init__(self, below: tuple[int, ...], spec: LayerSpec, dropout: float) -> None:
-        super().__init__(
-            nn.Flatten(),
-            SharedDropout(dropout),
-            nn.Linear(int(np.prod(below)), spec.filters),
-            nn.ReLU(),
-            nn.Unflatten(1, (spec.filters, 1, 1, 1)),
-        )
-
-
 def mirrored_steps(config: NetworkConfig) -> dict[str, nn.Module]:
     """The steps of the feedback network, each the mirror of a layer, from the output down."""
     return {
@@ -334,66 +324,13 @@ def _feedback_step(config: NetworkConfig, index: int) -> nn.Module:
     if index == 0:
         voxels = config.input.volume
         if spec.is_dense or not config.head_filters:
-            return _TransposedLayer(spec, above, voxels, head=True)
-        return _Head(spec, above, voxels, config.head_filters)
+            return TransposedLayer(spec, above, voxels, head=True)
+        return Head(spec, above, voxels, config.head_filters)
     below = config.layers[index - 1]
-    step = _TransposedLayer(spec, above, config.spec.level_shape(below.name), head=False)
+    step = TransposedLayer(spec, above, config.spec.level_shape(below.name), head=False)
     # As in the classifier: batch norm at convolutions, none at dense layers.
     return (
         nn.Sequential(step, nn.ReLU())
         if below.is_dense
         else nn.Sequential(step, nn.BatchNorm3d(below.filters), nn.ReLU())
     )
-
-
-class _TransposedLayer(nn.Module):
-    """Maps the feature of one level to the shape of the level below it."""
-
-    def __init__(self, spec: LayerSpec, above: tuple[int, ...], below: tuple[int, ...], *, head: bool) -> None:
-        super().__init__()
-        self.layer: nn.Module
-        if spec.is_dense:
-            self.layer = nn.Sequential(nn.Flatten(), nn.Linear(above[0], int(np.prod(below))), nn.Unflatten(1, below))
-            return
-        # What the classifier's strided convolution rounded away has to be given back.
-        remainders = tuple(
-            of - ((cells - 1) * spec.stride - 2 * spec.padding + spec.kernel)
-            for cells, of in zip(above[1:], below[1:], strict=True)
-        )
-        kind: type[nn.ConvTranspose3d] = nn.ConvTranspose3d
-        x, y, z = remainders
-        if x != y or x != z:
-            sizes = (spec.kernel, spec.stride, spec.padding, (x, y, z))
-            self.layer = nn.ConvTranspose3d(above[0], below[0], *sizes, bias=head)
-            return
-        if head and spec.kernel - 2 * spec.padding + x == spec.stride:
-            kind = SubpixelTransposedConv3d
-        elif np.prod(above[1:]) <= _FEW_LOCATIONS:
-            kind = PatchConvTranspose3d
-        self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, x, bias=head)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        result: Tensor = self.layer(feature)
-        return result
-
-
-class _Head(nn.Module):
-    """The last step: the mirror of the lowest convolution, and what hidden filters on that convolution's map add to it.
-
-    A linear map cannot give back what a ReLU has cut off; hidden filters see it in the neighbourhood. The addition is
-    nothing before training.
-    """
-
-    def __init__(self, spec: LayerSpec, above: tuple[int, ...], below: tuple[int, ...], filters: int) -> None:
-        super().__init__()
-        self.mirror = _TransposedLayer(spec, above, below, head=True)
-        self.hidden = nn.Sequential(
-            nn.Conv3d(above[0], filters, 3, padding=1, bias=False), nn.BatchNorm3d(filters), nn.ReLU()
-        )
-        self.addition = _TransposedLayer(spec, (filters, *above[1:]), below, head=True)
-        for parameter in self.addition.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        result: Tensor = self.mirror(feature) + self.addition(self.hidden(feature))
-        return result

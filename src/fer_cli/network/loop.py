@@ -64,7 +64,8 @@ class TrainingLoop:
     ) -> list[EpochRecord]:
         """Both phases, one after the other; `classifier`, the backbone's module, is frozen before the second.
 
-        Without one, the backbone is somebody's, and the second phase is the only one.
+        Without one, the backbone is somebody's, and the second phase is the only one. Without feedback epochs there is
+        no second phase.
         """
         saved = None
         if resume and self.checkpoint.exists():
@@ -79,7 +80,8 @@ class TrainingLoop:
                     self.run_phase(FeedforwardPhase(self.data, self.settings, classifier), saved)
                     saved = None
                 classifier.eval().requires_grad_(False)
-            self.run_phase(FeedbackPhase(self.data, self.settings, network, classifier), saved)
+            if self.settings.feedback_epochs:
+                self.run_phase(FeedbackPhase(self.data, self.settings, network, classifier), saved)
         network.eval()
         return self.history
 

@@ -40,9 +40,10 @@ class TrainingSettings:
 
     `average_decay` is a step's; `gate_probability` that a skip gate is open for a sample; `class_code_share` of the
     samples enter the feedback network at the class probabilities; `feature_weight` weighs the feature-matching term of
-    the feedback loss against cross-entropy. Where there are so few samples that the feedback network would be shown
-    fewer than `feedback_shown`, one counted as often as it is shown, it has more epochs (`for_samples`). With `balance`
-    every class has the same weight in the classifier's loss, however many samples it has.
+    the feedback loss against cross-entropy. With no `feedback_epochs` a classifier is trained alone. Where there are so
+    few samples that the feedback network would be shown fewer than `feedback_shown`, one counted as often as it is
+    shown, it has more epochs (`for_samples`). With `balance` every class has the same weight in the classifier's loss,
+    however many samples it has.
     """
 
     preset: str = "compact"
@@ -67,8 +68,10 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.preset not in (*PRESETS, ATTACHED):
             raise UsageError(f"there is no preset {self.preset!r}; the presets are {', '.join(PRESETS)}.")
-        if min(self.epochs, self.feedback_epochs) < 1 or self.batch_size < 2:
-            raise UsageError("training needs at least one epoch of each phase and a batch size of 2.")
+        if self.epochs < 1 or self.batch_size < 2:
+            raise UsageError("training needs at least one epoch and a batch size of 2.")
+        if self.feedback_epochs < (1 if self.preset == ATTACHED else 0):
+            raise UsageError(f"the feedback network cannot have {self.feedback_epochs} epochs.")
         if self.feedback_shown < 0:
             raise UsageError("the feedback network cannot be shown fewer than 0 samples.")
         for rate in (self.learning_rate, self.feedback_learning_rate):

@@ -12,21 +12,33 @@ from jaxtyping import Int
 
 from fer_cli.data.volumes import Location
 
+UNIT_KERNEL = 3
+"""Of both convolutions of a residual unit, which keep the map's size."""
+
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer: a convolution (`kernel`, `stride`, `padding` in cells of its input) or dense (`kernel` 0)."""
+    """One layer: a convolution (`kernel`, `stride`, `padding` in cells of its input) or dense (`kernel` 0).
+
+    `units` residual units follow a convolution, at its own resolution.
+    """
 
     name: str
     filters: int
     kernel: int = 0
     stride: int = 1
     padding: int = 0
+    units: int = 0
 
     @property
     def is_dense(self) -> bool:
         """Whether the layer sees its whole input at its one location."""
         return self.kernel == 0
+
+    @property
+    def reach(self) -> int:
+        """How many cells of its own map to each side the layer's units see."""
+        return 2 * self.units * (UNIT_KERNEL // 2)
 
     def output_length(self, length: int) -> int:
         """Cells along one axis of the feature map for `length` cells of input; 0 where the kernel does not fit."""
@@ -59,10 +71,13 @@ def _interval(layers: Sequence[LayerSpec], layer: int, index: int, length: int) 
     for spec in layers[: layer + 1]:
         lengths.append(spec.output_length(lengths[-1]))
     low, high = index, index + 1
-    for spec, below in zip(reversed(layers[: layer + 1]), reversed(lengths[:-1]), strict=True):
+    for spec, above, below in zip(
+        reversed(layers[: layer + 1]), reversed(lengths[1:]), reversed(lengths[:-1]), strict=True
+    ):
         if spec.is_dense:
             low, high = 0, below
         else:
+            low, high = max(low - spec.reach, 0), min(high + spec.reach, above)
             low, high = (
                 low * spec.stride - spec.padding,
                 (high - 1) * spec.stride - spec.padding + spec.kernel,

@@ -54,6 +54,7 @@ _PRESET_SETTINGS = {
     "smoke": TrainingSettings(
         "smoke", 20, 20, batch_size=16, dropout=0.1, augmentation=Augmentation(shift=2, mirror=True)
     ),
+    "residual": TrainingSettings("residual", 10, 8, 8 * _MODELNET10, batch_size=16, dropout=0.2),
 }
 
 
@@ -85,8 +86,8 @@ def preset_settings(preset: str, **given: Any) -> TrainingSettings:
 class TrainingSummary:
     """Summary of a training; accuracy and score of reconstructions of the validation samples.
 
-    `majority` is the accuracy of always guessing their most frequent class. `unreduced_layers` keep the resolution,
-    since the volumes are too small for the preset's strides.
+    `score` is None of a classifier alone. `majority` is the accuracy of always guessing their most frequent class.
+    `unreduced_layers` keep the resolution, since the volumes are too small for the preset's strides.
     """
 
     path: Path
@@ -97,7 +98,7 @@ class TrainingSummary:
     accuracy: float
     majority: float
     score_name: str
-    score: float
+    score: float | None
     seconds: float
 
 
@@ -124,7 +125,7 @@ def train(
     With `encoder`, another model.h5, its classifier is taken over bit for bit and the feedback network alone is
     trained; the preset is then that model's. With `pretrained`, training starts from the layers of that model's
     classifier, and from its output where it tells the same classes apart. Samples of the same voxels that the other
-    model held out stay held out.
+    model held out stay held out. Without feedback epochs `output` holds the classifier alone, which `encoder` takes.
 
     A checkpoint beside `output` is written after every epoch, every ten minutes and when the run is ended by Ctrl-C
     or SIGTERM, and removed at the end. With `resume` the run goes on from it if there is one, even where `output` was
@@ -139,7 +140,7 @@ def train(
     with claim as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
         _check_learnable(voxel_set, voxels)
-        given = _given_encoder(encoder, pretrained, voxel_set, settings.preset)
+        given = _given_encoder(encoder, pretrained, voxel_set, settings)
         kept = given if given and given.is_kept else None
         data = TrainingData(voxel_set, *_samples(voxel_set, given, settings.seed), device, world)
         settings = _settings_for(settings, voxel_set, len(data.training), kept, vary_by_kind=vary_by_kind)
@@ -150,14 +151,15 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             classifier = FERCNN(network_config, dropout=settings.dropout)
-            network = explain_classifier(classifier).to(device)
+            network = explain_classifier(classifier, alone=not settings.feedback_epochs).to(device)
             if given:
                 given.copy_to(classifier)
             history = run.train(network, classifier, kept, resume=resume)
         if world.leads:
             with ArtifactWriter(output, MODEL, config=config, parents=parents, seed=settings.seed) as writer:
                 write_state(writer, "encoder", classifier)
-                write_state(writer, "feedback", network.feedback)
+                if settings.feedback_epochs:
+                    write_state(writer, "feedback", network.feedback)
                 writer.write("validation/index", data.validation)
                 write_history(writer, history)
             finish(output)
@@ -173,7 +175,7 @@ def train(
             accuracy=_accuracy(history, FeedforwardPhase(data, settings, classifier)),
             majority=float(np.bincount(voxel_set.labels[data.validation]).max() / len(data.validation)),
             score_name=network.signal.score_name,
-            score=history[-1].validation_score,
+            score=history[-1].validation_score if settings.feedback_epochs else None,
             seconds=time.monotonic() - started,
         )
 
@@ -216,13 +218,15 @@ def _samples(
 
 
 def _given_encoder(
-    encoder: Path | None, pretrained: Path | None, voxel_set: VoxelSet, preset: str
+    encoder: Path | None, pretrained: Path | None, voxel_set: VoxelSet, settings: TrainingSettings
 ) -> GivenEncoder | None:
     if encoder and pretrained:
         raise UsageError("--encoder keeps a classifier, --pretrained starts from one. Give one of the two.")
+    if encoder and not settings.feedback_epochs:
+        raise UsageError("--encoder keeps a classifier. Without --feedback-epochs nothing is left to train.")
     if encoder:
         return GivenEncoder.to_keep(encoder, voxel_set)
-    return GivenEncoder.to_start_from(pretrained, voxel_set, preset) if pretrained else None
+    return GivenEncoder.to_start_from(pretrained, voxel_set, settings.preset) if pretrained else None
 
 
 def _check_learnable(voxel_set: VoxelSet, path: Path) -> None:

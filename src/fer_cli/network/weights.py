@@ -143,21 +143,22 @@ def load_classifier(artifact: Artifact) -> tuple[FERCNN, ExplainedNetwork]:
     """
     with artifact.interpreted(), _Uninitialised():
         config = NetworkConfig.from_json(artifact.config["network"])
+        alone = artifact.config["training"].get("feedback_epochs") == 0
         # A network of no size first: what the configuration promises must not cost memory before it is compared.
         with torch.device("meta"):
-            _, _, planned = _make(config)
+            _, _, planned = _make(config, alone=alone)
         stored = {part: {name.partition("/")[2]: name for name in artifact.names(f"{part}/")} for part in planned}
         for part, names in stored.items():
             _require_shapes(planned[part], {key: artifact.shape(name) for key, name in names.items()})
-        classifier, network, parts = _make(config)
+        classifier, network, parts = _make(config, alone=alone)
         for part, names in stored.items():
             load_state_arrays(parts[part], {key: artifact.read(name) for key, name in names.items()})
     network.eval().requires_grad_(False)
     return classifier, network
 
 
-def _make(config: NetworkConfig) -> tuple[FERCNN, ExplainedNetwork, dict[str, nn.Module]]:
+def _make(config: NetworkConfig, *, alone: bool) -> tuple[FERCNN, ExplainedNetwork, dict[str, nn.Module]]:
     """A classifier, the network that explains it, and their modules by the name of the group in `model.h5`."""
     classifier = FERCNN(config)
-    network = explain_classifier(classifier)
-    return classifier, network, {"encoder": classifier, "feedback": network.feedback}
+    network = explain_classifier(classifier, alone=alone)
+    return classifier, network, {"encoder": classifier} | ({} if alone else {"feedback": network.feedback})
