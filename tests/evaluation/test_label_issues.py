@@ -6,7 +6,7 @@ from fer_cli.evaluation.label_issues import cross_fitted_probabilities, question
 def test_changed_labels_are_found_and_others_are_not() -> None:
     generator = np.random.default_rng(0)
     true = np.repeat(np.arange(3), 60)
-    features = generator.normal(0, 1, (180, 20)) + 4 * np.eye(3, 20)[true]
+    features = generator.normal(0, 1, (180, 20)) + 8 * np.eye(3, 20)[true]
     labels = true.copy()
     changed = generator.permutation(180)[:9]
     labels[changed] = (labels[changed] + 1) % 3

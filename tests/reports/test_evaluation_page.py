@@ -40,7 +40,30 @@ def test_the_page_tells_the_figures_of_the_result(found: dict[str, Any], tmp_pat
     for score, row in found["false_alarms"].items():
         assert f"{score} {row['rate']:.3f} " in text
     for mistake in found["misclassified"]:
-        assert f"{mistake['sample']} {mistake['label']} {mistake['predicted']}" in text
+        assert f"{mistake['sample']} {mistake['label']} {mistake['predicted']} {mistake['cause']}" in text
+
+
+def test_the_page_begins_with_groups_and_tells_what_may_be_trusted(found: dict[str, Any], tmp_path: Path) -> None:
+    causes = {
+        "planted": {
+            "pose": {"n": 9, "right": 0.778, "ci": [0.45, 0.94]},
+            "none": {"n": 5, "right": 1.0, "ci": [0.6, 1.0]},
+        },
+        "doses": [{"kind": "noise", "dose": 0.05, "tried": 24, "n": 12, "right": 0.917, "ci": [0.65, 0.99]}],
+    }
+    text = without_script(write_evaluation_page(found | {"cause_scores": causes}, tmp_path / "test.html"))
+    assert found["groups"]
+    for group in found["groups"]:
+        assert group["title"] in text
+        assert group["remedy"] in text
+        assert ", ".join(group["samples"]) in text
+    assert text.index(found["groups"][0]["title"]) < text.index("Does a score tell mistakes")
+    for question in found["trust"]:
+        assert question["question"] in text
+        assert question["follows"] in text
+    assert "pose 9 0.78 0.45 to 0.94" in text
+    assert "none: correct samples 5 1.00 0.60 to 1.00" in text
+    assert "noise 0.05 24 12 0.92 0.65 to 0.99" in text
 
 
 def test_the_page_holds_all_it_shows_and_its_charts_the_curves(found: dict[str, Any], tmp_path: Path) -> None:

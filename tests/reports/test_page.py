@@ -26,6 +26,7 @@ from diagnoses import (
 )
 from fer_cli.calibration.confidence import ReferenceErrors
 from fer_cli.diagnosis.blame import Blame
+from fer_cli.diagnosis.cause import Cause
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import ResourceError
 from fer_cli.pictures.drawing import open_drawing
@@ -168,6 +169,17 @@ def test_page_tells_verdict_numbers_and_readings(written):
     )
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
+
+
+def test_page_begins_with_the_likely_cause_and_what_to_do(written, tmp_path):
+    text = " ".join(Page(written[2]).text.split())
+    cause = diagnosis_of().cause
+    assert text.index(f"Likely cause: {cause.words}") < text.index("Class probabilities")
+    for sentence in (cause.remedy, *cause.evidence):
+        assert sentence in text
+    nothing = Cause("none", "none found", "Nothing needs to be done.")
+    correct = page.write_report(diagnosis_of(**CORRECT, cause=nothing), tmp_path / "correct")
+    assert "Likely cause" not in Page(correct.read_text(encoding="utf-8")).text
 
 
 def test_errors_are_ranked_among_those_of_validation_samples(written, tmp_path):

@@ -9,8 +9,8 @@ from fer_cli.studies.groups import alike, group_mistakes, title
 
 def test_samples_that_fall_apart_are_divided_and_others_are_not():
     generator = np.random.default_rng(0)
-    one = generator.normal(0, 1, (8, 5))
-    two = np.concatenate([one, generator.normal(20, 1, (4, 5))])
+    one = generator.normal(0, 1, (8, 200))
+    two = np.concatenate([one, generator.normal(5, 1, (4, 200))])
     assert [len(part) for part in alike(one)] == [8]
     assert sorted(part.tolist() for part in alike(two)) == [list(range(8)), list(range(8, 12))]
     assert [part.tolist() for part in alike(two[6:10])] == [[0, 1, 2, 3]]  # too few to divide

@@ -28,7 +28,8 @@ def test_damage_of_a_shape_is_as_large_as_its_dose():
     for dose in DOSES["scale"]:
         small = np.argwhere(Damage("scale", dose).apply(grid, "occupancy", generator)[0])
         extents = small.max(axis=0) + 1 - small.min(axis=0)
-        np.testing.assert_allclose(extents, np.array([12, 8, 12]) * dose, atol=1.5)
+        # Whatever lies in a cell of the smaller grid fills it, one to each side at most.
+        np.testing.assert_allclose(extents, np.array([12, 8, 12]) * dose, atol=2)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

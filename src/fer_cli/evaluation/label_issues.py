@@ -25,7 +25,7 @@ def cross_fitted_probabilities(
     """Class probabilities of each sample by a logistic regression fitted on the other folds, of the classes present."""
     components = min(_COMPONENTS, features.shape[1], len(features) * (FOLDS - 1) // FOLDS)
     model = make_pipeline(
-        PCA(components, random_state=seed), StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)
+        PCA(components, random_state=seed), StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     probabilities: Float[np.ndarray, "sample klass"] = cross_val_predict(
