@@ -3,6 +3,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def zipped(archive: Path, *paths: str) -> Path:
     return archive
 
 
-def rows(source: Path, **options: float) -> list[tuple[str, str | None, str]]:
+def rows(source: Path, **options: Any) -> list[tuple[str, str | None, str]]:
     return [(e.name, e.class_name, e.split) for e in list_entries(source, **options).entries]
 
 
@@ -85,7 +86,7 @@ def test_split_may_stand_above_the_class(tmp_path: Path) -> None:
 FLAT = [f"{c}/{c}_{i:02}.off" for c, n in (("bed", 10), ("cup", 25), ("tub", 2), ("one", 1)) for i in range(n)]
 
 
-def splits(source: Path, **options: float) -> dict[str, str]:
+def splits(source: Path, **options: Any) -> dict[str, str]:
     return {e.name: e.split for e in list_entries(source, **options).entries}
 
 
@@ -105,7 +106,7 @@ def test_test_fraction_splits_each_class_in_that_proportion(tmp_path: Path) -> N
         (None, "unlabelled"): 1,
     }
     assert listing.classes == ("bed", "cup", "one", "tub")
-    assert all(split == "unlabelled" for split in splits(tmp_path / "s").values())
+    assert all(split == "unlabelled" for split in splits(tmp_path / "s", layout="none").values())
 
 
 def test_test_fraction_depends_on_the_seed_and_the_names_alone(tmp_path: Path) -> None:
@@ -140,13 +141,14 @@ def test_test_fraction_of_no_use_is_named(tmp_path: Path) -> None:
             list_entries(source, test_fraction=0.2)
 
 
-def test_other_layouts_are_unlabelled(tmp_path: Path) -> None:
-    assert rows(fill(tmp_path / "s", "chair/b.off", "a.OFF", "chair/x.y.off")) == [
+def test_shapes_of_no_layout_are_unlabelled(tmp_path: Path) -> None:
+    assert rows(fill(tmp_path / "s", "chair/b.off", "a.OFF", "chair/x.y.off"), layout="none") == [
         ("a", None, "unlabelled"),
         ("b", None, "unlabelled"),
         ("x.y", None, "unlabelled"),
     ]
-    assert list_entries(tmp_path / "s").classes == ()
+    assert list_entries(tmp_path / "s", layout="none").classes == ()
+    assert rows(fill(tmp_path / "flat", "b.off")) == [("b", None, "unlabelled")]
 
 
 def test_single_file_is_one_unlabelled_entry(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("fer_cli.data.containers.MAX_FILE_BYTES", 30)
     paths = ["t/a.off", "a very long path makes a long file/a.off"]
     for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
-        listing = list_entries(source)
+        listing = list_entries(source, layout="none")
         assert [entry.path for entry in listing.entries] == ["t/a.off"]
         assert listing.skipped == (Skipped(paths[1], "51 bytes, more than 30"),)
     with pytest.raises(InputError, match=r"a\.off: 51 bytes, more than 30"):

@@ -139,7 +139,7 @@ def _prepared(path: Path, series: Entry | None, preparation: Mapping[str, Any]) 
             return prepare(read_volume(path, series), settings, path.name)
         if path.suffix.lower() != ".zip":
             return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
-        entries = list_entries(path).entries
+        entries = list_entries(path, layout="none").entries
         if len(entries) != 1:
             raise InputError(f"{path} holds {len(entries)} samples, expected one.")
         return prepare(read_volume(path, entries[0]), settings, path.name)

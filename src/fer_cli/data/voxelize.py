@@ -101,8 +101,7 @@ def voxelize_source(
         at_end.callback(close_archives)
         if listing is None:
             listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
-        if strict and listing.skipped:
-            raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
+        listing.require_whole(strict=strict)
         config = {
             "voxelization": settings.to_json(),
             "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is

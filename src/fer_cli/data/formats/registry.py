@@ -263,3 +263,5 @@ _READERS: dict[str, _Reader] = {
     ".npy": _read_npy,
 }
 SUFFIXES = tuple(_READERS)
+GRID_SUFFIXES = (".binvox", ".mat", ".npy")
+"""Those that hold grids."""
