@@ -9,7 +9,8 @@ import pytest
 
 from fer_cli.data.containers import read_file
 from fer_cli.data.entries import Entry, Skipped
-from fer_cli.data.source import close_archives, list_entries
+from fer_cli.data.plan import plan
+from fer_cli.data.source import close_archives, list_entries, read_shape_of
 from fer_cli.errors import InputError, UsageError
 
 
@@ -211,6 +212,69 @@ def test_hidden_files_and_documents_are_passed_over_and_other_shapes_are_named(t
         (skipped,) = listing.skipped
         assert skipped.path == "bed/train/b.fbx"
         assert "does not read .fbx files; known are .off, " in skipped.reason
+
+
+def test_every_file_that_looks_like_data_is_read_or_named(tmp_path: Path) -> None:
+    data = [
+        "a.drc",
+        "b.vtu",
+        "c.vti",
+        "d.zip",
+        "e.tar.gz",
+        "f.txt",
+        "g.gltf",
+        "h.blend",
+        "i.pts",
+        "j.h5",
+        "k.raw",
+        "l.pt",
+    ]
+    passed = ["README", "LICENSE.txt", "shape_names.txt", "modelnet40_train.txt", "a.mtl", "a.png", "a.json", "b.csv"]
+    paths = [f"bed/train/{name}" for name in (*data, *passed, "x.off", "y.off.gz", "z.npz")]
+    points = {"bed/test/points.txt": b"1,2,3,0,0,1\n", "bed/test/points.csv": b"1,2,3\n", "bed/test/blob": bytes(9)}
+    for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
+        if source.is_dir():
+            for path, content in points.items():
+                (source / path).parent.mkdir(exist_ok=True)
+                (source / path).write_bytes(content)
+        else:
+            with zipfile.ZipFile(source, "a") as opened:
+                for path, content in points.items():
+                    opened.writestr(path, content)
+        listing = list_entries(source)
+        assert {entry.path for entry in listing.entries} == {
+            "bed/train/x.off", "bed/train/y.off.gz", "bed/train/z.npz", "bed/test/points.txt",
+        }  # fmt: skip
+        reasons = {item.path.rpartition("/")[2]: item.reason for item in listing.skipped}
+        assert sorted(reasons) == sorted([*data, "points.csv", "blob"])
+        assert reasons["d.zip"] == "is an archive within the source; unpack it, or give it as SOURCE"
+        assert reasons["f.txt"].startswith("is no text of points")
+        assert reasons["l.pt"].startswith("fer does not read .pt files; known are .off")
+        with pytest.raises(InputError, match="bed/test/blob: fer does not read such files"):
+            listing.require_whole(strict=True)
+
+
+def test_pointers_of_git_lfs_are_named_whatever_they_stand_for(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    for name in ("a.zip", "a.csv", "train.h5", "a.npz", "a.txt", "a.off"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(InputError, match="a pointer of Git LFS, not the file itself; run 'git lfs pull'"):
+            planned = plan(tmp_path / name)
+            read_shape_of(tmp_path / name, planned.listing.entries[0])
+
+
+def test_scans_among_shapes_are_named_and_shapes_are_read(tmp_path: Path) -> None:
+    source = fill(tmp_path / "s", "a/train/x.off", "a/train/y.nii.gz", "a/train/z.npy", "b/test/w.nrrd")
+    planned = plan(source)
+    assert not planned.are_volumes
+    assert [entry.path for entry in planned.listing.entries] == ["a/train/x.off", "a/train/z.npy"]
+    assert planned.listing.classes == ("a",)
+    assert [(item.path, item.reason[:25]) for item in planned.listing.skipped] == [
+        ("a/train/y.nii.gz", "is a volume among shapes;"),
+        ("b/test/w.nrrd", "is a volume among shapes;"),
+    ]
+    assert plan(source, as_volumes=True).are_volumes
+    assert plan(fill(tmp_path / "grids", "a/train/x.npz", "a/train/y.npy")).are_volumes
 
 
 def test_folder_named_like_a_shape_is_skipped_by_name(tmp_path: Path) -> None:

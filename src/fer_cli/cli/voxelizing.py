@@ -253,8 +253,10 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
     """Print what became of the shapes."""
-    from fer_cli.reports.inventory import enclosed_line
+    from fer_cli.reports.inventory import enclosed_line, group_reasons
+    from fer_cli.reports.tables import printable
 
+    warned = group_reasons([{"source": item.path, "reason": item.reason} for item in summary.warnings])
     answer = {
         "output": str(summary.path),
         "samples": summary.n_samples,
@@ -263,11 +265,13 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
         "duplicates": vars(summary.duplicates),
         "dropped": summary.n_dropped,
         "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+        "warnings": warned,
         "resumed": summary.n_resumed,
         "seconds": summary.seconds,
     }
     resumed = f"{summary.n_resumed} shapes had been done by an earlier run" if summary.n_resumed else None
-    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), resumed)
+    odd = [f"{each['shapes']} shapes warned of, {each['example']} for one: {each['reason']}" for each in warned]
+    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), *map(printable, odd), resumed)
     _tell(answer, f"shapes in {summary.n_classes} classes", notes, hint=True, as_json=as_json)
 
 

@@ -94,11 +94,12 @@ def _may_be_collection(source: Path) -> bool:
 def _of_listing(source: Path, listing: Listing, *, as_volumes: bool) -> Plan:
     """The plan for files: volumes if they are to be, or if there are scans and neither meshes nor point clouds."""
     if as_volumes or all(_holds_grid(entry) for entry in listing.entries):
-        return Plan(source, listing, None, as_volumes or any(map(_holds_scan, listing.entries)))
-    scans = [entry for entry in listing.entries if _holds_scan(entry)]
+        are_scans = any(entry.files or file_suffix(entry.path) in SCAN_SUFFIXES for entry in listing.entries)
+        return Plan(source, listing, None, as_volumes or are_scans)
     reason = "is a volume among shapes; give --kind to store volumes, or list the files of one sort with --table"
+    scans = [Skipped(entry.path, reason) for entry in listing.entries if _holds_scan(entry)]
     kept = tuple(entry for entry in listing.entries if not _holds_scan(entry))
-    skipped = sorted([*listing.skipped, *(Skipped(entry.path, reason) for entry in scans)], key=lambda item: item.path)
+    skipped = sorted([*listing.skipped, *scans], key=lambda item: item.path)
     classes = tuple(sorted({entry.class_name for entry in kept if entry.class_name is not None}))
     return Plan(
         source, replace(listing, entries=kept, classes=classes, skipped=tuple(skipped)), None, are_volumes=False
@@ -106,7 +107,7 @@ def _of_listing(source: Path, listing: Listing, *, as_volumes: bool) -> Plan:
 
 
 def _holds_scan(entry: Entry) -> bool:
-    """Whether a file holds a volume that is stored as it is."""
+    """Whether a file holds a volume that is stored as it is, and cannot be read as a shape."""
     return bool(entry.files) or (file_suffix(entry.path) in SCAN_SUFFIXES and file_suffix(entry.path) not in SUFFIXES)
 
 

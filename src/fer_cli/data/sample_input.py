@@ -80,7 +80,7 @@ def load_sample(
         if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
             return _of_array(_read_array(path), path.stem, input, path.name, given)
         read = _read_grid(path, voxelization, input)
-        return Sample(path.stem, read.occupancy[None].astype(np.float32), given, None, read.index_to_world)
+        return Sample(name, read.occupancy[None].astype(np.float32), given, None, read.index_to_world)
     if suffix in (*SUFFIXES, *SCAN_SUFFIXES) or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
     voxel_set = voxels()

@@ -18,6 +18,7 @@ from fer_cli.data import containers
 from fer_cli.data.containers import (
     KNOWN,
     POINT_SETS,
+    POINTS_TEXT,
     files_of,
     is_dicom_path,
     is_zip,
@@ -26,8 +27,9 @@ from fer_cli.data.containers import (
     slices_in,
 )
 from fer_cli.data.entries import Entry, Listing, Skipped, check_limits, draw_test, listing_of
+from fer_cli.data.formats.content import looks_like_points
 from fer_cli.data.formats.dicom import is_dicom, read_dicom
-from fer_cli.data.formats.registry import SUFFIXES, Grid, Mesh, PointCloud, read_shape
+from fer_cli.data.formats.registry import SUFFIXES, Grid, Mesh, PointCloud, cloud_of, read_shape
 from fer_cli.data.formats.scans import READ_SUFFIXES, file_suffix, read_scan, require_finite
 from fer_cli.data.formats.volume import Scan
 from fer_cli.data.layouts import Layout, formats_of_one_shape, parse_layout, place
@@ -37,6 +39,7 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.schema import Json
 
 _LISTED = 4
+_HEAD = 1 << 12
 
 
 def list_entries(
@@ -142,7 +145,12 @@ def _entries(source: Path, paths: Sequence[str], root: str, skipped: list[Skippe
 def _of_file(source: Path, size: int) -> list[Entry]:
     """The one sample of a file, or its many."""
     suffix = file_suffix(source.name)
-    if suffix not in (*READ_SUFFIXES, POINT_SETS) and not is_dicom(read_head(source, source.name, 132)):
+    head = (
+        b""
+        if suffix in (*READ_SUFFIXES, POINT_SETS) and suffix != POINTS_TEXT
+        else read_head(source, source.name, _HEAD)
+    )
+    if head and not (looks_like_points(head) if suffix == POINTS_TEXT else is_dicom(head)):
         raise InputError(f"{source} is not a shape that fer reads; known are {KNOWN}.")
     if size > containers.MAX_FILE_BYTES:
         raise InputError(f"{source}: {size} bytes, more than {containers.MAX_FILE_BYTES}.")
@@ -160,7 +168,7 @@ def series_entry(path: Path) -> Entry | None:
 def read_shape_of(source: Path, entry: Entry) -> Mesh | PointCloud | Grid:
     """The shape of an entry. Raises InputError if it cannot be read."""
     if (row := point_set_row(entry.path)) is not None:
-        return PointCloud(read_points(source, *row))
+        return cloud_of(read_points(source, *row), entry.path)
     return read_shape(read_file(source, entry.path), entry.path)
 
 
