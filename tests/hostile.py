@@ -4,6 +4,7 @@ Shared by `test_hostile`, which does a little of it in CI, and `fuzz`, which doe
 memory.
 """
 
+import contextlib
 import copy
 import functools
 import gzip
@@ -13,6 +14,7 @@ import json
 import random
 import re
 import struct
+import tempfile
 import traceback
 import warnings
 import zipfile
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import nibabel
@@ -83,6 +86,12 @@ def _reads_shape(suffix: str) -> Harness:
         _voxelized(read_shape(content, f"a{suffix}"), VoxelSettings(8, 1, "solid"))
 
     return read
+
+
+def _read_mat_of_7_3(content: bytes, folder: Path) -> None:
+    """With the temporary file in the folder."""
+    with mock.patch.object(tempfile, "TemporaryDirectory", return_value=contextlib.nullcontext(str(folder))):
+        _reads_shape(".mat")(content, folder)
 
 
 def _read_zip(content: bytes, folder: Path) -> None:
@@ -196,7 +205,7 @@ def _load_checkpoint(artifact: Artifact) -> None:
 READERS: dict[str, Harness] = {
     **{suffix.removeprefix("."): _reads_shape(suffix) for suffix in SUFFIXES},
     "zip": _read_zip,
-    "mat73": _reads_shape(".mat"),
+    "mat73": _read_mat_of_7_3,
     "shape-npz": _reads_shape(".npz"),
     "nii": _reads_scan(".nii"),
     "nii.gz": _reads_scan(".nii.gz"),

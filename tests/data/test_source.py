@@ -259,8 +259,7 @@ def test_pointers_of_git_lfs_are_named_whatever_they_stand_for(tmp_path: Path) -
     for name in ("a.zip", "a.csv", "train.h5", "a.npz", "a.txt", "a.off"):
         (tmp_path / name).write_text(pointer)
         with pytest.raises(InputError, match="a pointer of Git LFS, not the file itself; run 'git lfs pull'"):
-            planned = plan(tmp_path / name)
-            read_shape_of(tmp_path / name, planned.listing.entries[0])
+            read_shape_of(tmp_path / name, plan(tmp_path / name).listing.entries[0])
 
 
 def test_scans_among_shapes_are_named_and_shapes_are_read(tmp_path: Path) -> None:

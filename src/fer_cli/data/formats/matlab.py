@@ -64,7 +64,7 @@ def read_mat(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
 def _of_hdf5(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
     """The variable of a file of MATLAB 7.3, which libhdf5 reads from a temporary file."""
     with tempfile.TemporaryDirectory(prefix="fer-") as folder:
-        file = Path(folder) / "7.3.mat"
+        file = Path(folder) / "a.h5"
         file.write_bytes(content)
         try:
             shapes = array_shapes(file)
