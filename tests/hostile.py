@@ -4,6 +4,7 @@ Shared by `test_hostile`, which does a little of it in CI, and `fuzz`, which doe
 memory.
 """
 
+import contextlib
 import copy
 import functools
 import gzip
@@ -13,6 +14,7 @@ import json
 import random
 import re
 import struct
+import tempfile
 import traceback
 import warnings
 import zipfile
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import nibabel
@@ -83,6 +86,12 @@ def _reads_shape(suffix: str) -> Harness:
         _voxelized(read_shape(content, f"a{suffix}"), VoxelSettings(8, 1, "solid"))
 
     return read
+
+
+def _read_mat_of_7_3(content: bytes, folder: Path) -> None:
+    """With the temporary file in the folder."""
+    with mock.patch.object(tempfile, "TemporaryDirectory", return_value=contextlib.nullcontext(str(folder))):
+        _reads_shape(".mat")(content, folder)
 
 
 def _read_zip(content: bytes, folder: Path) -> None:
@@ -196,6 +205,8 @@ def _load_checkpoint(artifact: Artifact) -> None:
 READERS: dict[str, Harness] = {
     **{suffix.removeprefix("."): _reads_shape(suffix) for suffix in SUFFIXES},
     "zip": _read_zip,
+    "mat73": _read_mat_of_7_3,
+    "shape-npz": _reads_shape(".npz"),
     "nii": _reads_scan(".nii"),
     "nii.gz": _reads_scan(".nii.gz"),
     "npz": _reads_scan(".npz"),
@@ -210,7 +221,7 @@ READERS: dict[str, Harness] = {
     **{form.name.removeprefix("fer-"): _reads_artifact(form) for form in FORMATS.values()},
 }
 ARTIFACTS = tuple(form.name.removeprefix("fer-") for form in FORMATS.values())
-VETTED = (*ARTIFACTS, "points")
+VETTED = (*ARTIFACTS, "points", "mat73")
 """Readers whose files a separate process opens first."""
 
 
@@ -325,6 +336,8 @@ def _point_sets() -> tuple[bytes, ...]:
 
 
 _SCANS: dict[str, Callable[[], tuple[bytes, ...]]] = {
+    "mat73": lambda: _mats_of_7_3(),
+    "shape-npz": lambda: _npzs_of_shapes(),
     "nrrd": _nrrds,
     "mha": _mhas,
     "tif": _tiffs,
@@ -397,12 +410,90 @@ def _shapes() -> list[tuple[str, bytes]]:
         ("pcd", header + b"ascii\n" + text.replace(b"\n", b" 0\n")),
         ("pcd", header + b"binary\n" + rows.tobytes()),
         ("pcd", header + b"binary_compressed\n" + struct.pack("<II", len(packed), unpacked) + packed),
+        *((f"{suffix}.gz", gzip.compress(content, mtime=0)) for suffix, content in _packed(mesh, text)),
+        ("txt", text.replace(b" ", b",")),
+        ("stl", stl.export_stl_ascii(mesh).encode().replace(b"endsolid", b"end solid")),
+        ("stl", stl.export_stl(mesh) + b"made by"),
+        (
+            "ply",
+            ply.export_ply(mesh, encoding="ascii")
+            .replace(b"\n", b"\r\n", 3)
+            .replace(b"end_header\n", b"end_header\r\n"),
+        ),
+        (
+            "ply",
+            b"ply\nformat ascii 1.0\nelement vertex 4\nproperty double x\nproperty double y\nproperty double z\n"
+            b"element tristrips 1\nproperty list int int vertex_indices\nend_header\n" + text + b"8 0 1 2 3 -1 1 2 3\n",
+        ),
+        ("glb", _instanced()),
+        ("xyz", text.replace(b"-0.0", b"0.0").replace(b".", b",").replace(b" ", b";")),
+        ("xyz", text + b"nan nan nan\n"),
+        ("obj", b"\xef\xbb\xbf" + obj.export_obj(mesh).encode()),
         ("xyz", text),
         ("xyz", b"4\n" + text.replace(b" ", b",")),
         ("binvox", binvox),
         *(("mat", b"MATLAB 5.0 MAT-file".ljust(124) + each.getvalue()[124:]) for each in mats),  # which tells the time
         *(("npy", each.getvalue()) for each in npys),
     ]
+
+
+def _packed(mesh: trimesh.Trimesh, text: bytes) -> list[tuple[str, bytes]]:
+    return [
+        ("off", off.export_off(mesh).encode()),
+        ("obj", obj.export_obj(mesh).encode()),
+        ("stl", stl.export_stl(mesh)),
+        ("ply", ply.export_ply(mesh, encoding="binary")),
+        ("xyz", text),
+    ]
+
+
+def _instanced() -> bytes:
+    """A GLB file of one triangle that is shown twice, with a sparse morph target and padding of NUL."""
+    corners, places = np.eye(3, dtype="<f4"), np.array([[0, 0, 0], [0, 0, 5]], "<f4")
+    views = [{"buffer": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 24}]
+    places_of = {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": 1}}}
+    primitive = {"attributes": {"POSITION": 0}, "targets": [{"POSITION": 2}]}
+    tree = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "extensions": places_of}],
+        "meshes": [{"primitives": [primitive]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5126, "count": 2, "type": "VEC3"},
+            {"componentType": 5126, "count": 3, "type": "VEC3", "sparse": {"count": 1}},
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": 60}],
+        "extensionsRequired": ["EXT_mesh_gpu_instancing", "KHR_materials_unlit"],
+    }
+    text = json.dumps(tree).encode()
+    text += b"\0" * (-len(text) % 4)
+    body = corners.tobytes() + places.tobytes()
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _mats_of_7_3() -> tuple[bytes, ...]:
+    grid = (np.arange(64).reshape(2, 4, 8) % 3 == 0).astype(np.uint8)
+    contents = []
+    for options in ({}, {"compression": "gzip", "chunks": (2, 2, 8)}):
+        with h5py.File(stream := io.BytesIO(), "w", userblock_size=512) as file:
+            file.create_dataset("instance", data=grid, **options)
+        contents.append(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + stream.getvalue()[128:])
+    return tuple(contents)
+
+
+def _npzs_of_shapes() -> tuple[bytes, ...]:
+    grid = (np.arange(64).reshape(8, 4, 2) % 3 == 0).astype(np.uint8)
+    points = np.random.default_rng(0).random((9, 3))
+    contents = []
+    for arrays in ({"a": grid}, {"points": points, "normals": -points}):
+        for save in (np.savez, np.savez_compressed):
+            save(stream := io.BytesIO(), **arrays)
+            contents.append(stream.getvalue())
+    return tuple(contents)
 
 
 _HOSTILE_NAMES = (
@@ -463,20 +554,21 @@ _WORDS: dict[str, bytes] = {
     "off": b"OFF|COFF|STOFF|nOFF|4OFF|BINARY|#|\r|\n|OFF\n|3 0 1 2\n|\xef\xbb\xbf",
     "obj": b"v |vn |vt |f |fo |l |g |s |o |usemtl |mtllib /etc/passwd\n|curv |surf |//|/|-1|\\\n|#|\r\n|"
     b"f 1 2 3\n|v 0 0 0\n",
-    "stl": b"solid |endsolid|facet normal 0 0 0\n|outer loop\n|vertex 0 0 0\n|endloop\n|endfacet\n|\r|solid\n",
+    "stl": b"solid |endsolid|facet normal 0 0 0\n|outer loop\n|vertex 0 0 0\n|endloop\n|endfacet\n|\r|solid\n|"
+    b"end solid|end facet|\xef\xbb\xbf",
     "ply": b"ply\n|format ascii 1.0\n|format binary_little_endian 1.0\n|format binary_big_endian 1.0\n|element vertex |"
     b"element face |element tristrips 1\n|property float x\n|property list uchar int vertex_indices\n|"
     b"property list double int vertex_index\n|property list uint double q\n|property double y\n|"
     b"end_header\n|comment |\r\n",
     "glb": b'glTF|JSON|BIN\0|"nodes":|"children":[0]|"mesh":0|"matrix":[0]|"uri":"/etc/passwd"|"uri":"data:,a"|'
     b'"byteOffset":|'
-    b'"byteStride":|"count":|"mode":5|"sparse":{}|"extensionsRequired":["a"]|"indices":|"scene":|{|}|[|]|'
+    b'"byteStride":|"count":|"mode":5|"sparse":{}|"extensions":{"EXT_mesh_gpu_instancing":{"attributes":{"ROTATION":0}}}|"extensionsRequired":["a"]|"indices":|"scene":|{|}|[|]|'
     b'"translation":[1e308,0,0]|'
     b'"scale":[0]|"rotation":[]|"targets":[]|"bufferView":|,|:|"name":"x"|"extensions":{"KHR_draco_mesh_compression":{}}',
     "pcd": b"FIELDS x y z\n|SIZE 4 4 4\n|TYPE F F F\n|COUNT 1 1 1\n|COUNT 0 1 99999999\n|WIDTH |HEIGHT |POINTS |"
     b"DATA ascii\n|"
     b"DATA binary\n|DATA binary_compressed\n|VIEWPOINT|#|\n|TYPE I U X\n",
-    "xyz": b",|;|#|\n|\r|0 0 0\n|\xef\xbb\xbf| ",
+    "xyz": b",|;|0,5;|nan nan nan\n|\xff\xfe|#|\n|\r|0 0 0\n|\xef\xbb\xbf| ",
     "binvox": b"#binvox 1\n|dim 2 2 2\n|dim |translate |scale |data\n|\n",
     "mat": b"MATLAB 5.0|IM|MI|instance\0|\x0f\0\0\0|\x0e\0\0\0|\x06\0\0\0|\x10\0\0\0|\x11\0\0\0",
     "npy": b"\x93NUMPY|\x01\0|\x02\0|\x03\0|'descr':|'fortran_order':|'shape':|(|)|,|'|True|"
@@ -514,7 +606,8 @@ _WORDS: dict[str, bytes] = {
 
 def words_of(reader: str) -> list[bytes]:
     """What files of the reader are made of, beside numbers."""
-    known = "dcm" if reader == "slice" else reader
+    known = {"slice": "dcm", "mat73": "points", "shape-npz": "npz", "txt": "xyz"}.get(reader, reader)
+    known = known if known in _WORDS else known.removesuffix(".gz")
     return _WORDS.get(known, b"HEAP|TREE|SNOD|GCOL|OHDR|FRHP|\x89HDF\r\n\x1a\n").split(b"|")
 
 
@@ -532,7 +625,7 @@ def hostile_file(reader: str, number: int) -> bytes:
     return bytes(content)
 
 
-TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "binvox", "csv", "nrrd", "mha")
+TEXTS = ("off", "obj", "stl", "ply", "pcd", "xyz", "txt", "binvox", "csv", "nrrd", "mha")
 
 
 def _babble(reader: str, words: list[bytes], chance: random.Random) -> bytes:

@@ -1,5 +1,6 @@
 """Files of many point clouds, as PointNet's ModelNet40 has them."""
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "modelnet40_ply_hdf5_2048"
     put(folder / "ply_data_train0.h5", **STORED)
     put(folder / "ply_data_test0.h5", POINTS[:2] + 1, LABELS[:2], **STORED)
-    put(folder / "other.h5")
     (folder / "shape_names.txt").write_text("airplane\nbathtub\nbed\n")
     return folder
 
@@ -94,8 +94,15 @@ def test_point_sets_are_voxelized_as_files_of_points_are(source: Path, tmp_path:
         np.testing.assert_allclose(voxels.index_to_world(index), expected.index_to_world)
 
 
+def test_point_sets_without_a_split_are_named(source: Path) -> None:
+    put(source / "other.h5")
+    (skipped,) = list_entries(source).skipped
+    assert (skipped.path, skipped.reason[:15]) == ("other.h5", "tells no split:")
+
+
 def test_artifacts_of_fer_are_no_point_sets(source: Path, tmp_path: Path) -> None:
     voxelize_source(source, source / "test.h5", VoxelSettings(16, 1, "surface"), workers=1)
+    shutil.copy(source / "test.h5", source / "voxels.h5")
     listing = list_entries(source)
     assert len(listing.entries) == 7
     assert not listing.skipped
@@ -123,14 +130,19 @@ def test_files_that_hold_no_labelled_points_are_skipped(points: Any, labels: Any
         list_entries(source / "ply_data_train1.h5")
 
 
-def test_points_that_are_not_finite_are_skipped(source: Path, tmp_path: Path) -> None:
+def test_points_without_a_place_are_left_out_and_infinite_ones_skipped(source: Path, tmp_path: Path) -> None:
     points = POINTS.copy()
-    points[1, 3, 0] = np.nan
+    points[1, 3, 0], points[2, 5, 1] = np.inf, np.nan
     put(source / "ply_data_train0.h5", points)
     summary = voxelize_source(source, tmp_path / "v.h5", VoxelSettings(16, 1, "surface"), workers=1)
     assert [(item.path, item.reason) for item in summary.skipped] == [
-        ("ply_data_train0.h5/1", "a point has no finite coordinates.")
+        (
+            "ply_data_train0.h5/1",
+            f"point 3 is at (inf, {points[1, 3, 1]:g}, {points[1, 3, 2]:g}), expected finite coordinates.",
+        )
     ]
+    warned = [(item.path, item.reason) for item in summary.warnings]
+    assert warned == [("ply_data_train0.h5/2", "1 points without a place (NaN) are left out")]
 
 
 def test_files_that_point_elsewhere_or_promise_too_much_are_refused(tmp_path: Path) -> None:

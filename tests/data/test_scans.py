@@ -112,7 +112,7 @@ def test_npy_and_npz_of_one_volume():
 
 
 def test_npz_that_would_fill_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("fer_cli.data.formats.scans.MAX_VOXELS", 10)
+    monkeypatch.setattr("fer_cli.data.formats.registry.MAX_VOXELS", 10)
     with pytest.raises(InputError, match="would grow"):
         read_scan(npz(a=GREY), "a.npz")
 

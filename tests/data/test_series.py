@@ -55,16 +55,18 @@ def test_a_folder_of_slices_is_a_sample_of_its_class_and_split(tmp_path: Path) -
     source = tmp_path / "s"
     put(source / "benign/train/case.1")
     put(source / "benign/test/case2", pattern="IM{z:06}")
-    put(source / "train/malignant/1.2.840.5", pattern="1.2.840.10008.{z}")
+    put(source / "malignant/train/1.2.840.5", pattern="1.2.840.10008.{z}")
     put(source / "malignant/train/patient/study/deep")
+    put(source / "benign/loose")
     (source / "benign/train/case.1/LICENSE").write_text("free")
     (source / "benign/train/DICOMDIR").write_bytes(bytes(128) + b"DICM")
     for given in in_both(source):
         assert rows(given) == [
-            ("deep", None, "unlabelled", 4),
+            ("loose", None, "unlabelled", 4),
             ("case.1", "benign", "train", 4),
             ("case2", "benign", "test", 4),
             ("1.2.840.5", "malignant", "train", 4),
+            ("deep", "malignant", "train", 4),
         ]
         for entry in list_entries(given).entries:
             np.testing.assert_array_equal(read_volume(given, entry).values[0], HOUNSFIELD)

@@ -3,12 +3,14 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fer_cli.data.containers import read_file
 from fer_cli.data.entries import Entry, Skipped
-from fer_cli.data.source import close_archives, list_entries
+from fer_cli.data.plan import plan
+from fer_cli.data.source import close_archives, list_entries, read_shape_of
 from fer_cli.errors import InputError, UsageError
 
 
@@ -34,7 +36,7 @@ def zipped(archive: Path, *paths: str) -> Path:
     return archive
 
 
-def rows(source: Path, **options: float) -> list[tuple[str, str | None, str]]:
+def rows(source: Path, **options: Any) -> list[tuple[str, str | None, str]]:
     return [(e.name, e.class_name, e.split) for e in list_entries(source, **options).entries]
 
 
@@ -85,7 +87,7 @@ def test_split_may_stand_above_the_class(tmp_path: Path) -> None:
 FLAT = [f"{c}/{c}_{i:02}.off" for c, n in (("bed", 10), ("cup", 25), ("tub", 2), ("one", 1)) for i in range(n)]
 
 
-def splits(source: Path, **options: float) -> dict[str, str]:
+def splits(source: Path, **options: Any) -> dict[str, str]:
     return {e.name: e.split for e in list_entries(source, **options).entries}
 
 
@@ -105,7 +107,7 @@ def test_test_fraction_splits_each_class_in_that_proportion(tmp_path: Path) -> N
         (None, "unlabelled"): 1,
     }
     assert listing.classes == ("bed", "cup", "one", "tub")
-    assert all(split == "unlabelled" for split in splits(tmp_path / "s").values())
+    assert all(split == "unlabelled" for split in splits(tmp_path / "s", layout="none").values())
 
 
 def test_test_fraction_depends_on_the_seed_and_the_names_alone(tmp_path: Path) -> None:
@@ -140,13 +142,14 @@ def test_test_fraction_of_no_use_is_named(tmp_path: Path) -> None:
             list_entries(source, test_fraction=0.2)
 
 
-def test_other_layouts_are_unlabelled(tmp_path: Path) -> None:
-    assert rows(fill(tmp_path / "s", "chair/b.off", "a.OFF", "chair/x.y.off")) == [
+def test_shapes_of_no_layout_are_unlabelled(tmp_path: Path) -> None:
+    assert rows(fill(tmp_path / "s", "chair/b.off", "a.OFF", "chair/x.y.off"), layout="none") == [
         ("a", None, "unlabelled"),
         ("b", None, "unlabelled"),
         ("x.y", None, "unlabelled"),
     ]
-    assert list_entries(tmp_path / "s").classes == ()
+    assert list_entries(tmp_path / "s", layout="none").classes == ()
+    assert rows(fill(tmp_path / "flat", "b.off")) == [("b", None, "unlabelled")]
 
 
 def test_single_file_is_one_unlabelled_entry(tmp_path: Path) -> None:
@@ -211,6 +214,68 @@ def test_hidden_files_and_documents_are_passed_over_and_other_shapes_are_named(t
         assert "does not read .fbx files; known are .off, " in skipped.reason
 
 
+def test_every_file_that_looks_like_data_is_read_or_named(tmp_path: Path) -> None:
+    data = [
+        "a.drc",
+        "b.vtu",
+        "c.vti",
+        "d.zip",
+        "e.tar.gz",
+        "f.txt",
+        "g.gltf",
+        "h.blend",
+        "i.pts",
+        "j.h5",
+        "k.raw",
+        "l.pt",
+    ]
+    passed = ["README", "LICENSE.txt", "shape_names.txt", "modelnet40_train.txt", "a.mtl", "a.png", "a.json", "b.csv"]
+    paths = [f"bed/train/{name}" for name in (*data, *passed, "x.off", "y.off.gz", "z.npz")]
+    points = {"bed/test/points.txt": b"1,2,3,0,0,1\n", "bed/test/points.csv": b"1,2,3\n", "bed/test/blob": bytes(9)}
+    for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
+        if source.is_dir():
+            for path, content in points.items():
+                (source / path).parent.mkdir(exist_ok=True)
+                (source / path).write_bytes(content)
+        else:
+            with zipfile.ZipFile(source, "a") as opened:
+                for path, content in points.items():
+                    opened.writestr(path, content)
+        listing = list_entries(source)
+        assert {entry.path for entry in listing.entries} == {
+            "bed/train/x.off", "bed/train/y.off.gz", "bed/train/z.npz", "bed/test/points.txt",
+        }  # fmt: skip
+        reasons = {item.path.rpartition("/")[2]: item.reason for item in listing.skipped}
+        assert sorted(reasons) == sorted([*data, "points.csv", "blob"])
+        assert reasons["d.zip"] == "is an archive within the source; unpack it, or give it as SOURCE"
+        assert reasons["f.txt"].startswith("is no text of points")
+        assert reasons["l.pt"].startswith("fer does not read .pt files; known are .off")
+        with pytest.raises(InputError, match="bed/test/blob: fer does not read such files"):
+            listing.require_whole(strict=True)
+
+
+def test_pointers_of_git_lfs_are_named_whatever_they_stand_for(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    for name in ("a.zip", "a.csv", "train.h5", "a.npz", "a.txt", "a.off"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(InputError, match="a pointer of Git LFS, not the file itself; run 'git lfs pull'"):
+            read_shape_of(tmp_path / name, plan(tmp_path / name).listing.entries[0])
+
+
+def test_scans_among_shapes_are_named_and_shapes_are_read(tmp_path: Path) -> None:
+    source = fill(tmp_path / "s", "a/train/x.off", "a/train/y.nii.gz", "a/train/z.npy", "b/test/w.nrrd")
+    planned = plan(source)
+    assert not planned.are_volumes
+    assert [entry.path for entry in planned.listing.entries] == ["a/train/x.off", "a/train/z.npy"]
+    assert planned.listing.classes == ("a",)
+    assert [(item.path, item.reason[:25]) for item in planned.listing.skipped] == [
+        ("a/train/y.nii.gz", "is a volume among shapes;"),
+        ("b/test/w.nrrd", "is a volume among shapes;"),
+    ]
+    assert plan(source, as_volumes=True).are_volumes
+    assert plan(fill(tmp_path / "grids", "a/train/x.npz", "a/train/y.npy")).are_volumes
+
+
 def test_folder_named_like_a_shape_is_skipped_by_name(tmp_path: Path) -> None:
     fill(tmp_path, "bed/train/a.off")
     (tmp_path / "bed/train/b.off").mkdir()
@@ -262,7 +327,7 @@ def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("fer_cli.data.containers.MAX_FILE_BYTES", 30)
     paths = ["t/a.off", "a very long path makes a long file/a.off"]
     for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
-        listing = list_entries(source)
+        listing = list_entries(source, layout="none")
         assert [entry.path for entry in listing.entries] == ["t/a.off"]
         assert listing.skipped == (Skipped(paths[1], "51 bytes, more than 30"),)
     with pytest.raises(InputError, match=r"a\.off: 51 bytes, more than 30"):

@@ -47,8 +47,12 @@ DropDuplicates = Annotated[
     bool,
     typer.Option("--drop-duplicates", help="Leave out training shapes identical to a test or training shape."),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="End the run at the first shape that cannot be used.")]
-
+Strict = Annotated[bool, typer.Option("--strict", help="End the run at the first file that cannot be used.")]
+LayoutOf = Annotated[
+    str | None,
+    typer.Option("--layout", help="Folders, outermost first: class/split, split/class, class, */class/split, none."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show classes, splits and skipped files; write nothing.")]
 
 Table = Annotated[
     Path | None, typer.Option(help="CSV that lists files of SOURCE: columns path, class, split, group, and others.")
@@ -61,6 +65,9 @@ Spacing = Annotated[str | None, typer.Option(help="Resample volumes to voxels of
 Orientation = Annotated[str | None, typer.Option(help="Turn volumes so that their axes point so, such as RAS.")]
 Normalise = Annotated[str, typer.Option(help="Scale intensities: none, zscore, minmax or window:LO,HI.")]
 
+_EXAMPLES = 6
+"""Classes of which `--dry-run` shows a file of each split."""
+
 
 def voxelize(
     source: Source,
@@ -69,6 +76,7 @@ def voxelize(
     resolution: Resolution = None,
     padding: Padding = None,
     fill: VoxelizeFill = "surface",
+    layout: LayoutOf = None,
     table: Table = None,
     classes: Classes = None,
     kind: KindOf = None,
@@ -84,6 +92,7 @@ def voxelize(
     workers: Workers = None,
     scheduler: Scheduler = None,
     strict: Strict = False,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +107,11 @@ def voxelize(
     preparation = _preparation(kind, threshold, shape, spacing, orientation, normalise)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     drawn: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed}
-    planned = plan(source, table=table, classes=names, as_volumes=preparation.changes, per_class=per_class, **drawn)
+    listed: dict[str, Any] = {"layout": layout, "table": table, "classes": names, "per_class": per_class, **drawn}
+    planned = plan(source, as_volumes=preparation.changes, **listed)
+    if dry_run:
+        _tell_plan(planned, strict=strict, as_json=as_json)
+        return
     endings.goes_on()
     target = output or run / "voxels.h5"
     common: dict[str, Any] = {**drawn, "strict": strict, "force": force, "as_json": as_json}
@@ -191,6 +204,30 @@ def _store_volumes(
     _tell_stored(summary, as_json=as_json)
 
 
+def _tell_plan(planned: "Plan", *, strict: bool, as_json: bool) -> None:
+    """Print what would be read; with `strict`, end where a file would be skipped."""
+    from fer_cli.reports.inventory import counts_table, skipped_lines
+    from fer_cli.reports.tables import printable
+
+    planned.listing.require_whole(strict=strict)
+    answer: dict[str, Any] = planned.to_json()
+    if as_json:
+        print_json(answer)
+        return
+    print_rich(counts_table(answer["classes"]))
+    for name, of_split in list(answer["examples"].items())[:_EXAMPLES]:
+        for split, path in of_split.items():
+            typer.echo(f"{printable(name)}, {split}: {printable(path)}")
+    for line in skipped_lines(answer["skipped"]):
+        typer.echo(line)
+    what = "volumes" if answer["volumes"] else "shapes"
+    folders = f"; folders are read as {answer['layout']}" if answer["layout"] else ""
+    typer.echo(
+        f"{answer['source']}: {answer['samples']} {what} in {len(planned.listing.classes)} classes, "
+        f"{len(answer['skipped'])} skipped{folders}; nothing is written"
+    )
+
+
 def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
     """Print what became of the volumes."""
     written = summary.written
@@ -216,8 +253,10 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
     """Print what became of the shapes."""
-    from fer_cli.reports.inventory import enclosed_line
+    from fer_cli.reports.inventory import enclosed_line, group_reasons
+    from fer_cli.reports.tables import printable
 
+    warned = group_reasons([{"source": item.path, "reason": item.reason} for item in summary.warnings])
     answer = {
         "output": str(summary.path),
         "samples": summary.n_samples,
@@ -226,11 +265,13 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
         "duplicates": vars(summary.duplicates),
         "dropped": summary.n_dropped,
         "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+        "warnings": warned,
         "resumed": summary.n_resumed,
         "seconds": summary.seconds,
     }
     resumed = f"{summary.n_resumed} shapes had been done by an earlier run" if summary.n_resumed else None
-    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), resumed)
+    odd = [f"{each['shapes']} shapes warned of, {each['example']} for one: {each['reason']}" for each in warned]
+    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), *map(printable, odd), resumed)
     _tell(answer, f"shapes in {summary.n_classes} classes", notes, hint=True, as_json=as_json)
 
 

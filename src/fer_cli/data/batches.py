@@ -19,7 +19,7 @@ from fer_cli.data import triangles  # noqa: F401, slow to import: once for all w
 from fer_cli.data.entries import Entry
 from fer_cli.data.facts import MeshFacts, describe_mesh
 from fer_cli.data.formats import ply, points, scanning  # noqa: F401, slow to import: once for all workers
-from fer_cli.data.formats.registry import GreyError, Mesh
+from fer_cli.data.formats.registry import GreyError, Grid, Mesh
 from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
 from fer_cli.data.source import close_archives, read_shape_of
 from fer_cli.errors import InputError, one_line
@@ -98,7 +98,7 @@ def _voxelized(shape: Any, settings: VoxelSettings) -> VoxelizedShape:
         facts.n_open_edges,
         n_occupied,
         enclosed,
-        facts.warnings,
+        (() if isinstance(shape, Grid) else shape.warnings) + facts.warnings,
     )
 
 

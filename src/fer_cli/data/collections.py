@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fer_cli.data.entries import SPLIT_WORDS, Entry, Split
+from fer_cli.data.formats.content import require_content
 from fer_cli.data.formats.registry import MAX_VOXELS, read_array
 from fer_cli.data.formats.volume import Scan, as_channels
 from fer_cli.errors import InputError, one_line
@@ -241,5 +242,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:
+        with path.open("rb") as stream:
+            require_content(stream.read(64), path.name)
         said = one_line(str(error))[:200].rstrip(".")
         raise InputError(f"{path} is not a usable .npz: {said}.") from error

@@ -12,37 +12,49 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fer_cli.data.entries import Skipped
+from fer_cli.data.formats.content import looks_like_points, require_content
 from fer_cli.data.formats.dicom import is_dicom
 from fer_cli.data.formats.registry import SUFFIXES
 from fer_cli.data.formats.scans import DICOM_SUFFIXES, READ_SUFFIXES, SCAN_SUFFIXES, file_suffix
 from fer_cli.errors import InputError
 
 MAX_FILE_BYTES = 1 << 30
+POINTS_TEXT = ".txt"
+"""The suffix of texts that hold points, if they begin with some."""
+POINT_SETS = ".h5"
+"""The suffix of HDF5 files of many point clouds."""
 # Text and voxels compress a few hundredfold at most, and only while they are small.
 _BOMB_BYTES = 24 << 20
 _BOMB_RATIO = 200
 
-# Shapes and volumes that others store: skipped by name. Whatever else lies in a folder (licences, lists) is no loss.
-_OTHER_SHAPES = re.compile(
-    r"\.(gltf|3ds|3mf|dae|fbx|wrl|x3d|step|stp|iges|igs|pts|las|laz|vox|vtk|vtp|usdz?|nhdr|mhd|mgz|lsm|czi|nd2)"
+# Documents, pictures, lists and programs, which are no loss; whatever else is not read is named.
+_NO_DATA = re.compile(
+    r"\.(md|rst|pdf|docx?|odt|rtf|tex|bib|html?|css|xml|json|jsonl|ya?ml|toml|ini|cfg|conf|log|csv|tsv|lst|xlsx?|pptx?"
+    r"|png|jpe?g|gif|bmp|svg|webp|ico|tga|dds|psd|exr|ktx2?|mtl|mp4|avi|py|pyc|ipynb|sh|bat|ps1|c|cc|cpp|h|hpp|cu|m|r|js|ts"
+    r"|lua|java|url|lnk|db|lock|bak|sha1|sha256|sha512|md5|sig|license|txt)"
 )
+_DOCUMENT = re.compile(
+    r"(read.?me|licen[cs]e|copying|copyright|notices?|change(s|log)|authors|citation|cite|terms|about|notes?|info|index"
+    r"|todo|version|requirements|.*(names?|list|files|ids|classes|labels|categories|synsets?|taxonomy|splits?|train(ing)?"
+    r"|val(id(ation)?)?|test(ing)?|sums?|log))[\d_.-]*",
+    re.IGNORECASE,
+)
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar)")
+_ARTIFACT = re.compile(rb"fer-(voxels|model|codebook|calibration|checkpoint)")
+_TEXTS = (POINTS_TEXT, ".csv", ".tsv")
+"""Texts that may hold points, of which fer reads the first."""
+_HEAD = 1 << 12
+_ARTIFACT_HEAD = 1 << 16
 
 
-POINT_SETS = ".h5"
-"""The suffix of HDF5 files of many point clouds."""
 _SPLIT_NAME = re.compile(r"(?:^|[^a-z])(train|training|val|valid|validation|test|testing)(?:[^a-z]|$)", re.IGNORECASE)
-KNOWN = ", ".join((*SUFFIXES, *SCAN_SUFFIXES, POINT_SETS))
+KNOWN = ", ".join(dict.fromkeys((*SUFFIXES, *SCAN_SUFFIXES, POINT_SETS)))
 
 
 def split_of_name(name: str) -> str | None:
     """The word in a file's name that names its split, such as in ply_data_train0.h5; None if there is none."""
     found = _SPLIT_NAME.search(name)
     return None if found is None else found[1].lower()
-
-
-def is_point_set_name(name: str) -> bool:
-    """Whether an .h5 file of a folder may hold point clouds; others are artifacts of fer, or something else."""
-    return split_of_name(name) is not None
 
 
 def objections(source: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -133,6 +145,7 @@ def _open_zip(source: Path) -> zipfile.ZipFile:
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError
+        require_content(source.read_bytes()[:_HEAD], source.name)
         raise InputError(f"{source} is not a usable .zip: {error}.") from error
 
 
@@ -246,24 +259,47 @@ def _is_hidden(part: str) -> bool:
 
 
 def _is_read(source: Path, path: str, skipped: list[Skipped], *, is_sound: bool = True) -> bool:
-    """Whether fer reads a file, by its suffix or as DICOM; a shape of another format is noted as skipped.
+    """Whether fer reads a file, by its suffix or by its beginning; another file of data is noted as skipped.
 
     A file is looked into only if it `is_sound`.
     """
     suffix, name = file_suffix(path), PurePosixPath(path).name
-    if _OTHER_SHAPES.fullmatch(suffix):
-        skipped.append(Skipped(path, f"fer does not read {suffix} files; known are {KNOWN}"))
-    if suffix == POINT_SETS:
-        return is_point_set_name(name)
-    if suffix in READ_SUFFIXES:
+    if suffix in READ_SUFFIXES and suffix != POINTS_TEXT:
         return True
-    # Names of DICOM often are numbers, with dots or without; DICOMDIR is a table of contents.
-    if not is_sound or not (suffix == "" or suffix[1:].isdigit()) or name == "DICOMDIR":
+    if name == "DICOMDIR" or (_NO_DATA.fullmatch(suffix) and suffix not in _TEXTS):
         return False
     try:
-        return is_dicom(read_head(source, path, 132))
+        # Names of DICOM often are numbers, with dots or without; DICOMDIR is a table of contents.
+        is_open = is_sound and (suffix in ("", POINT_SETS, *_TEXTS) or suffix[1:].isdigit())
+        head = read_head(source, path, _ARTIFACT_HEAD if suffix == POINT_SETS else _HEAD) if is_open else b""
     except InputError:
-        return False
+        return suffix == POINTS_TEXT
+    if suffix in _TEXTS:
+        are_points = looks_like_points(head)
+        is_data = (
+            are_points if suffix != POINTS_TEXT else not (are_points or _DOCUMENT.fullmatch(PurePosixPath(name).stem))
+        )
+        if is_data:
+            skipped.append(Skipped(path, _why_not(suffix)))
+        return are_points and suffix == POINTS_TEXT
+    if suffix == POINT_SETS and (split_of_name(name) or _ARTIFACT.search(head)):
+        return split_of_name(name) is not None
+    if is_open and is_dicom(head):
+        return True
+    if suffix or b"\0" in head:
+        skipped.append(Skipped(path, _why_not(suffix)))
+    return False
+
+
+def _why_not(suffix: str) -> str:
+    """Why a file that looks like data is not read."""
+    if suffix == POINTS_TEXT:
+        return "is no text of points: its first line does not begin with three numbers"
+    if suffix == POINT_SETS:
+        return "tells no split: train, val or test in the names of .h5 files do"
+    if _ARCHIVE.fullmatch(suffix):
+        return "is an archive within the source; unpack it, or give it as SOURCE"
+    return f"fer does not read {suffix or 'such'} files; known are {KNOWN}"
 
 
 def _relative(path: str | Path, source: Path) -> str:

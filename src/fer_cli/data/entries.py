@@ -52,15 +52,23 @@ class Skipped:
 class Listing:
     """Shapes of a source in order of class, split (train first) and name; sorted classes; skipped files.
 
+    `layout` says which folders name class and split, where folders do.
+
     Raises InputError where the splits that the source gives divide a group.
     """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    layout: str = ""
 
     def __post_init__(self) -> None:
         _require_whole_groups(self.entries)
+
+    def require_whole(self, *, strict: bool) -> None:
+        """Raise InputError if it is `strict` and a file is skipped."""
+        if strict and self.skipped:
+            raise InputError(f"{self.skipped[0].path}: {self.skipped[0].reason}.")
 
 
 def listing_of(placed: Sequence[Entry], skipped: Sequence[Skipped], per_class: int | None) -> Listing:
@@ -99,7 +107,8 @@ def draw_test(entries: Sequence[Entry], fraction: float, seed: int) -> list[Entr
     by_class: Counter[str] = Counter()
     for entry in entries:
         if entry.split == "unlabelled" and entry.class_name is not None:
-            units[("group", entry.group) if entry.group else (entry.class_name, entry.path)].append(entry)
+            shape = f"{entry.path.rpartition('/')[0]}/{entry.name}"  # whose files may be of several formats
+            units[("group", entry.group) if entry.group else (entry.class_name, shape)].append(entry)
             by_class[entry.class_name] += 1
     wanted = {name: min(max(1, round(fraction * count)), count - 1) for name, count in by_class.items()}
     lots = {

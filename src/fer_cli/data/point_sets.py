@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from fer_cli.data.containers import POINT_SETS, is_zip, read_file, split_of_name
+from fer_cli.data.containers import POINT_SETS, is_zip, read_file, read_head, split_of_name
 from fer_cli.data.entries import SPLIT_WORDS, Entry
+from fer_cli.data.formats.content import plain_text, require_content
 from fer_cli.errors import InputError, one_line
 from fer_cli.storage.arrays import array_shapes, is_artifact, read_numbers
 
@@ -62,13 +63,14 @@ def point_entries(source: Path, path: str) -> list[Entry]:
 
 
 def read_points(source: Path, path: str, row: int) -> Float64[np.ndarray, "point 3"]:
-    """The points of a sample; the file's stay in memory until another's are read. Raises InputError for no such row."""
+    """The points of a sample, as they are stored; the file's stay in memory until another's are read.
+
+    Raises InputError for no such row.
+    """
     points = _all_points(source, path)
     if points.ndim != 3 or points.shape[2] != 3 or not row < len(points):
         raise InputError(f"{path}/{row}: there is no such point cloud.")
     found: np.ndarray = points[row].astype(np.float64)
-    if not np.isfinite(found).all():
-        raise InputError(f"{path}/{row}: a point has no finite coordinates.")
     return found
 
 
@@ -86,6 +88,7 @@ def _all_points(source: Path, path: str) -> np.ndarray:
 @contextmanager
 def _as_file(source: Path, path: str) -> Iterator[Path]:
     """A file that libhdf5 can open."""
+    require_content(read_head(source, path, 64), path)
     if not is_zip(source):
         yield source / path if source.is_dir() else source
         return
@@ -116,7 +119,7 @@ def _class_names(source: Path, path: str) -> list[str]:
         return []
     if len(text) > _MOST_NAMES_BYTES:
         raise InputError(f"{beside}: {len(text)} bytes, too many for names of classes.")
-    names = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+    names = [line.strip() for line in plain_text(text).decode(errors="replace").splitlines() if line.strip()]
     if len(set(names)) != len(names):
         raise InputError(f"{beside}: names a class twice.")
     return names

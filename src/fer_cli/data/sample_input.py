@@ -80,7 +80,7 @@ def load_sample(
         if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
             return _of_array(_read_array(path), path.stem, input, path.name, given)
         read = _read_grid(path, voxelization, input)
-        return Sample(path.stem, read.occupancy[None].astype(np.float32), given, None, read.index_to_world)
+        return Sample(name, read.occupancy[None].astype(np.float32), given, None, read.index_to_world)
     if suffix in (*SUFFIXES, *SCAN_SUFFIXES) or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
     voxel_set = voxels()
@@ -139,7 +139,7 @@ def _prepared(path: Path, series: Entry | None, preparation: Mapping[str, Any]) 
             return prepare(read_volume(path, series), settings, path.name)
         if path.suffix.lower() != ".zip":
             return prepare(read_scan(path.read_bytes(), path.name), settings, path.name)
-        entries = list_entries(path).entries
+        entries = list_entries(path, layout="none").entries
         if len(entries) != 1:
             raise InputError(f"{path} holds {len(entries)} samples, expected one.")
         return prepare(read_volume(path, entries[0]), settings, path.name)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from fer_cli.data.containers import read_file, read_head
 from fer_cli.data.entries import SPLIT_WORDS, Entry
 from fer_cli.data.formats.dicom import series_of
-from fer_cli.data.layouts import placed
+from fer_cli.data.formats.scans import stem_of
 
 _HEAD = 1 << 18
 """Bytes of a file that tell its series, unless private elements come before."""
@@ -30,19 +30,25 @@ def series_entries(source: Path, paths: Sequence[str], root: str) -> list[Entry]
             for path in members:
                 series, frames = _series(source, path)
                 by_series.setdefault(series if series and frames == 1 else path, []).append(path)
-            entries += [replace(placed(each[0], root), files=tuple(each)) for each in by_series.values()]
+            entries += [replace(file_entry(each[0]), files=tuple(each)) for each in by_series.values()]
         elif _series(source, members[0])[1] > 1:
-            entries += [replace(placed(path, root), files=(path,)) for path in members]
+            entries += [replace(file_entry(path), files=(path,)) for path in members]
         else:
             entries.append(folder_entry(folder, members, root))
     return entries
 
 
+def file_entry(path: str) -> Entry:
+    """The sample of a file, named by its stem; the layout places it."""
+    # A file name need not be UTF-8, but a sample's name is.
+    readable = path.encode(errors="replace").decode()
+    return Entry(stem_of(readable.replace("\\", "/").rpartition("/")[2]), path, None, "unlabelled")
+
+
 def folder_entry(folder: str, members: Sequence[str], root: str) -> Entry:
     """The sample of a folder with the slices of a series."""
-    entry = placed(folder, root) if folder else Entry("", "", None, "unlabelled")
     name = (PurePosixPath(folder).name or root).encode(errors="replace").decode()
-    return replace(entry, name=name, path=folder or ".", files=tuple(members))
+    return Entry(name, folder or ".", None, "unlabelled", files=tuple(members))
 
 
 def _series(source: Path, path: str) -> tuple[str, int]:

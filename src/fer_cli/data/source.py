@@ -1,16 +1,14 @@
 """A SOURCE (folder, .zip read in place, or one file) → its shapes and volumes, with class and split.
 
-They come from the folder names: `<class>/<train|val|test>/<file>`, 3DShapeNets' `<class>/30/<train|test>/<file>`, and
-`<train|val|test>/<class>/<file>`, at any depth. The class is always the folder's name, since some files of ModelNet40
-are named after another class. A shape that lies elsewhere is unlabelled, unless a test fraction is given: then
-`<class>/<file>` is split by chance. Or they come from a table, see `tables`.
+They come from the names of folders, see `layouts`, or from a table, see `tables`. The class is always the folder's
+name, since some files of ModelNet40 are named after another class. Where folders tell no split, a test fraction splits
+by chance.
 Several files make one sample where they are slices (`series`), and one file makes many where it holds a table of point
 clouds (`point_sets`). `containers` reads folders and archives.
 """
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from fer_cli.data import containers
 from fer_cli.data.containers import (
     KNOWN,
     POINT_SETS,
+    POINTS_TEXT,
     files_of,
     is_dicom_path,
     is_zip,
@@ -28,31 +27,42 @@ from fer_cli.data.containers import (
     slices_in,
 )
 from fer_cli.data.entries import Entry, Listing, Skipped, check_limits, draw_test, listing_of
+from fer_cli.data.formats.content import looks_like_points
 from fer_cli.data.formats.dicom import is_dicom, read_dicom
-from fer_cli.data.formats.registry import Grid, Mesh, PointCloud, read_shape
+from fer_cli.data.formats.registry import SUFFIXES, Grid, Mesh, PointCloud, cloud_of, read_shape
 from fer_cli.data.formats.scans import READ_SUFFIXES, file_suffix, read_scan, require_finite
 from fer_cli.data.formats.volume import Scan
-from fer_cli.data.layouts import class_folder, placed
+from fer_cli.data.layouts import Layout, formats_of_one_shape, parse_layout, place
 from fer_cli.data.point_sets import close_point_sets, point_entries, point_set_row, read_points
-from fer_cli.data.series import folder_entry, series_entries
+from fer_cli.data.series import file_entry, folder_entry, series_entries
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.schema import Json
 
+_LISTED = 4
+_HEAD = 1 << 12
+
 
 def list_entries(
-    source: Path, *, per_class: int | None = None, test_fraction: float | None = None, seed: int = 0
+    source: Path,
+    *,
+    layout: str | None = None,
+    per_class: int | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
 ) -> Listing:
     """List the shapes of a folder, a .zip or a single file, without reading them.
 
-    Shapes of one file name get names that tell them apart. With `test_fraction`, shapes that no folder `train` or
-    `test` places take the folder they lie in as class, and that share of each class is for testing, though at least
-    one shape, and one left for training; which ones depends on `seed` and on the names of the shapes and of their
-    class alone. `per_class` keeps at most this number of shapes of each class and split, evenly spaced over the sorted
-    names.
+    Shapes of one file name get names that tell them apart. `layout` says which folders name the class and the split
+    where the listing does not tell. With `test_fraction`, that share of each class, of shapes that no folder `train` or
+    `test` places, is for testing, though at least one shape, and one left for training; which ones depends on `seed`
+    and on the names of the shapes and of their class alone. `per_class` keeps at most this number of shapes of each
+    class and split, evenly spaced over the sorted names.
 
-    Raises InputError if the source does not exist, cannot be read, is a broken archive, or holds no shape;
-    UsageError if `per_class` is not positive, or `test_fraction` not between 0 and 1 or of no use for the source.
+    Raises InputError if the source does not exist, cannot be read, is a broken archive, holds no shape, or has folders
+    of several meanings; UsageError if `per_class` is not positive, `test_fraction` not between 0 and 1 or of no use for
+    the source, or missing where folders tell classes and no split.
     """
+    given = None if layout is None else parse_layout(layout)
     check_limits(per_class, test_fraction)
     try:
         size = source.stat().st_size
@@ -65,15 +75,56 @@ def list_entries(
     if source.is_dir() or is_zip(source):
         paths, skipped = files_of(source)
         root = source.resolve().name if source.is_dir() else source.stem
-        entries = _entries(source, paths, root, skipped)
+        found = _entries(source, paths, root, skipped)
     else:
-        entries, skipped = _of_file(source, size), []
-    if not entries:
-        found = f" ({len(skipped)} skipped, the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
-        raise InputError(f"{source} holds no shape that fer reads{found}; known are {KNOWN}.")
+        root, found, skipped = "", _of_file(source, size), []
+    if not found:
+        first = f" ({len(skipped)} skipped, the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        raise InputError(f"{source} holds no shape that fer reads{first}; known are {KNOWN}.")
+    entries, decided = _placed(found, root, given, skipped)
+    entries = _with_splits(entries, decided, test_fraction, seed, source)
+    return replace(listing_of(entries, skipped, per_class), layout=str(decided))
+
+
+def _placed(
+    entries: Sequence[Entry], root: str, given: Layout | None, skipped: list[Skipped]
+) -> tuple[list[Entry], Layout]:
+    """The entries with class and split; of a shape that is there in several formats, the first that `SUFFIXES` has."""
+    in_folders = [entry for entry in entries if point_set_row(entry.path) is None]  # tables of points name their own
+    placed, layout = place(in_folders, root, given)
+    rank = {suffix: number for number, suffix in enumerate(SUFFIXES)}
+    repeated: set[str] = set()
+    for shape in formats_of_one_shape(placed, layout):
+        first, *others = sorted(shape, key=lambda entry: (rank.get(file_suffix(entry.path), len(rank)), entry.path))
+        skipped += [Skipped(other.path, f"is the shape of {first.path} in another format") for other in others]
+        repeated.update(other.path for other in others)
+    kept = [entry for entry in placed if entry.path not in repeated]
+    return kept + [entry for entry in entries if point_set_row(entry.path) is not None], layout
+
+
+def _with_splits(
+    entries: list[Entry], layout: Layout, test_fraction: float | None, seed: int, source: Path
+) -> list[Entry]:
+    """The same entries, split by chance where their folders tell a class and no split; without a fraction, unlabelled.
+
+    Raises UsageError where that would leave no class.
+    """
+    unsplit = [entry for entry in entries if entry.split == "unlabelled" and entry.class_name is not None]
     if test_fraction is not None:
-        entries = _split(entries, test_fraction, seed, source)
-    return listing_of(entries, skipped, per_class)
+        if not unsplit:
+            raise UsageError(
+                f"{source}: a test fraction is for <class>/<file>, but no shape lies so, {entries[0].path!r} for one; "
+                "leave it out, or say with --layout class which folder is the class."
+            )
+        return draw_test(entries, test_fraction, seed)
+    if unsplit and all(entry.split == "unlabelled" for entry in entries):
+        names = sorted({str(entry.class_name) for entry in unsplit})
+        listed = ", ".join(names[:_LISTED]) + (" …" if len(names) > _LISTED else "")
+        raise UsageError(
+            f"the folders of {source} name {len(names)} classes ({listed}) and no split; give --test-fraction 0.2 to "
+            f"draw a test split, or --layout none for shapes without a class. Folders were read as {layout}."
+        )
+    return [replace(entry, class_name=None) if entry.split == "unlabelled" else entry for entry in entries]
 
 
 def _entries(source: Path, paths: Sequence[str], root: str, skipped: list[Skipped]) -> list[Entry]:
@@ -82,7 +133,7 @@ def _entries(source: Path, paths: Sequence[str], root: str, skipped: list[Skippe
     entries = series_entries(source, slices, root)
     for path in sorted(set(paths) - set(slices)):
         if file_suffix(path) != POINT_SETS:
-            entries.append(placed(path, root))
+            entries.append(file_entry(path))
             continue
         try:
             entries += point_entries(source, path)
@@ -94,11 +145,16 @@ def _entries(source: Path, paths: Sequence[str], root: str, skipped: list[Skippe
 def _of_file(source: Path, size: int) -> list[Entry]:
     """The one sample of a file, or its many."""
     suffix = file_suffix(source.name)
-    if suffix not in (*READ_SUFFIXES, POINT_SETS) and not is_dicom(read_head(source, source.name, 132)):
+    head = (
+        b""
+        if suffix in (*READ_SUFFIXES, POINT_SETS) and suffix != POINTS_TEXT
+        else read_head(source, source.name, _HEAD)
+    )
+    if head and not (looks_like_points(head) if suffix == POINTS_TEXT else is_dicom(head)):
         raise InputError(f"{source} is not a shape that fer reads; known are {KNOWN}.")
     if size > containers.MAX_FILE_BYTES:
         raise InputError(f"{source}: {size} bytes, more than {containers.MAX_FILE_BYTES}.")
-    return point_entries(source, source.name) if suffix == POINT_SETS else [placed(source.name, "")]
+    return point_entries(source, source.name) if suffix == POINT_SETS else [file_entry(source.name)]
 
 
 def series_entry(path: Path) -> Entry | None:
@@ -112,7 +168,7 @@ def series_entry(path: Path) -> Entry | None:
 def read_shape_of(source: Path, entry: Entry) -> Mesh | PointCloud | Grid:
     """The shape of an entry. Raises InputError if it cannot be read."""
     if (row := point_set_row(entry.path)) is not None:
-        return PointCloud(read_points(source, *row))
+        return cloud_of(read_points(source, *row), entry.path)
     return read_shape(read_file(source, entry.path), entry.path)
 
 
@@ -138,21 +194,6 @@ def close_archives() -> None:
     """Close the archive, and forget the point clouds, that are kept open in this process."""
     containers.close_archives()
     close_point_sets()
-
-
-def _split(entries: Sequence[Entry], test_fraction: float, seed: int, source: Path) -> list[Entry]:
-    """The same entries, those without a split having their folder as class and a split by chance."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.split == "unlabelled" and (class_name := class_folder(entry.path)) is not None:
-            groups[class_name].append(entry)
-    if not groups:
-        example = entries[0].path
-        raise UsageError(
-            f"{source}: a test fraction is for <class>/<file>, but no shape lies so, {example!r} for one; leave it out."
-        )
-    classed = {entry.path: replace(entry, class_name=name) for name, members in groups.items() for entry in members}
-    return draw_test([classed.get(entry.path, entry) for entry in entries], test_fraction, seed)
 
 
 def run_key(source: Path, listing: Listing, settings: Json, *, batch: int) -> str:

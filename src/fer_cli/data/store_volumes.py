@@ -172,6 +172,7 @@ def store_volumes(
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         at_end.callback(close_archives)
+        listing.require_whole(strict=strict)
         journal = None
         if settings.spacing is None:
             journal_path(output).unlink(missing_ok=True)  # of another command, that wanted the same output

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from fer_cli.data.containers import objections, slices_in
 from fer_cli.data.entries import SPLIT_WORDS, Entry, Listing, Skipped, Split, check_limits, draw_test, listing_of
+from fer_cli.data.formats.content import plain_text, require_content
 from fer_cli.data.formats.scans import READ_SUFFIXES, file_suffix, stem_of
 from fer_cli.errors import InputError, UsageError
 
@@ -30,7 +31,9 @@ def read_table(table: Path) -> list[Entry]:
     try:
         if table.stat().st_size > _MOST_BYTES:
             raise InputError(f"{table}: more than {_MOST_BYTES} bytes, too many for a table of samples.")
-        text = table.read_text(encoding="utf-8-sig")
+        content = table.read_bytes()
+        require_content(content, str(table))
+        text = plain_text(content).decode()
     except OSError as error:
         raise InputError(f"{table} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

@@ -37,7 +37,8 @@ class VoxelizeSummary:
     """Summary of a run: classes, samples per class (or `unlabelled`) and split, skipped shapes with reasons.
 
     `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
-    earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were.
+    earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were;
+    `warnings` are of samples whose files are odd, as `record/warnings` has them.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class VoxelizeSummary:
     skipped: tuple[Skipped, ...]
     duplicates: DuplicateCounts
     enclosing_nothing: tuple[str, ...]
+    warnings: tuple[Skipped, ...]
     n_dropped: int
     n_resumed: int
     seconds: float
@@ -101,8 +103,7 @@ def voxelize_source(
         at_end.callback(close_archives)
         if listing is None:
             listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
-        if strict and listing.skipped:
-            raise InputError(f"{listing.skipped[0].path}: {listing.skipped[0].reason}.")
+        listing.require_whole(strict=strict)
         config = {
             "voxelization": settings.to_json(),
             "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
@@ -128,6 +129,7 @@ def voxelize_source(
         skipped=samples.skipped,
         duplicates=samples.duplicates,
         enclosing_nothing=tuple(sample.entry.name for sample in samples.kept if sample.facts.enclosed == 0),
+        warnings=tuple(Skipped(s.entry.path, text) for s in samples.kept for text in s.facts.warnings),
         n_dropped=len(samples.dropped),
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,

@@ -61,10 +61,17 @@ def test_stl_of_any_form_is_the_same_triangles(content: bytes) -> None:
         (stl(np.where(TRIANGLES == 4, np.inf, TRIANGLES)), r"vertex 1 is at \(inf, 0, 0\), expected finite"),
         (b"solid\n", "0 triangles make no shape"),
         (b"solid\nendsolid\n", "0 triangles make no shape"),
-        (f"solid\n{TEXT}".encode(), "truncated or damaged: 6 vertices are there, 0 in whole solids"),
-        (f"solid\n{TEXT}endsolid\nsolid\n{TEXT}".encode(), "12 vertices are there, 6 in whole solids"),
-        (f"solid\n{TEXT}endsolid\n".replace("vertex 4.0 ", "vertex four ", 1).encode(), "not a readable STL text file"),
-        (f"solid\n{TEXT}endsolid\n".replace("vertex 4.0 ", "vertex ", 1).encode(), "not a readable STL text file"),
+        (f"solid\n{TEXT}"[:-20].encode(), "truncated or damaged: 6 vertices are there, 3 in 1 whole facets of 2"),
+        (f"solid\n{TEXT}endsolid\nsolid\n{TEXT[:-30]}".encode(), "11 vertices are there, 9 in 3 whole facets of 4"),
+        (stl(TRIANGLES, promised=1), "1 triangles are 134 bytes, but it has 184"),
+        (
+            f"solid\n{TEXT}endsolid\n".replace("vertex 4.0 ", "vertex four ", 1).encode(),
+            "'four' at byte .* is not a number",
+        ),
+        (
+            f"solid\n{TEXT}endsolid\n".replace("vertex 4.0 ", "vertex ", 1).encode(),
+            "5 vertices are there, 6 in 2|'endloop'|is not a number",
+        ),
         (f"solid\n{TEXT}endsolid\n".replace("vertex 4.0 ", "vertex nan ", 1).encode(), r"vertex 1 is at \(nan, 0, 0\)"),
     ],
 )

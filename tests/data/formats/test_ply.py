@@ -109,7 +109,7 @@ def replaced(form: str, old: str, new: str) -> bytes:
         (ply("ascii").replace(b"9 2 1 3", b"9 2 inf 3"), r"vertex 4 is at \(2, inf, 3\), expected finite"),
         (ply("ascii").replace(b"9 2 1 3", b"9 2 one 3"), "'one' at byte .* is not a number"),
         (ply("binary_big_endian").replace(b"\0\5\4\0\0\0\3", b"\0\5\xff\0\0\0\3"), "truncated in row"),
-        (replaced("ascii", "element edge 1", "element tristrips 1"), "triangle strips are not supported"),
+        (replaced("ascii", "element edge 1", "element tristrips 1"), "faces have a, expected a list of whole numbers"),
     ],
 )
 def test_damaged_ply_is_named_with_what_was_found(content: bytes, message: str) -> None:

@@ -40,8 +40,14 @@ def numbers_by_line(
                     raise ValueError
                 numbers[index] = float(token)
             except ValueError:
-                raise InputError(f"{name}: {excerpt(token)} at byte {offset} is not a number.") from None
+                raise InputError(
+                    f"{name}: {excerpt(token)} at byte {offset} is not a number{_advice(token)}."
+                ) from None
     return numbers[:n_numbers], np.append(lines[:n_lines], n_numbers)
+
+
+def _advice(token: bytes) -> str:
+    return "; write decimals with a point" if token.count(b",") == 1 and b"." not in token else ""
 
 
 def excerpt(content: bytes) -> str:

@@ -1,16 +1,18 @@
-"""STL (text and binary) and GLB → vertices and triangles, by trimesh, which is asked for what the file stores alone.
+"""STL (text and binary) and GLB (by trimesh) → vertices and triangles, as the file stores them.
 
-Nothing is merged, reordered or cleaned, no other file is opened, and nothing is logged. What would cost memory beyond
-the file's size, hang, or come out wrong without a word is refused before trimesh sees it.
+Nothing is merged, reordered or cleaned, no other file is opened, and nothing is logged. Of a GLB file trimesh is given
+the geometry alone. What would cost memory beyond the file's size, hang, or come out wrong without a word is refused
+before trimesh sees it.
 
 Axes are kept as stored, although glTF says that y is up: turn such shapes before, if their z should be up.
-Not read: glTF's compression and sparse accessors; skins, morphs and cameras; materials, textures and normals.
+Not read: glTF's compression and sparse positions; skins, morphs and cameras; materials, textures and normals.
 """
 
 import io
 import itertools
 import json
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from fer_cli.data.formats.decimals import excerpt
+from fer_cli.data.formats.content import plain_text, without_mark
+from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.errors import InputError, first_line
 
 MAX_SCENE_BYTES = 1 << 22
@@ -32,37 +35,32 @@ _Faces = Int64[np.ndarray, "face 3"]
 
 _COMPONENT_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 _COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+_STL_NAME = re.compile(rb"(?im)^[ \t]*+(?:end[ \t]*+)?solid\b[^\n]*+")
+_STL_CORNER = re.compile(rb"(?i)\bvertex\s++(\S++)\s++(\S++)\s++(\S++)")
+_STL_FACET = re.compile(rb"(?i)(?<!end )(?<!end\t)\bfacet\b")
+_STL_FACET_END = re.compile(rb"(?i)\bend[ \t]?facet\b")
+_NO_GEOMETRY = re.compile(r"KHR_materials_\w+|(KHR|EXT|MSFT)_texture_\w+|(KHR|EXT)_lights_\w+|KHR_xmp\w*")
+"""Extensions that change how a surface looks, and not where it is."""
+_INSTANCING = "EXT_mesh_gpu_instancing"
+_MOST_INSTANCES = 10_000
 _MODES = ("points", "lines", "line loops", "line strips", "triangles", "triangle strips", "triangle fans")
 
 
-def read_stl(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
-    """Three vertices, in the file's own units, for each triangle. Errors name `name`.
+def read_stl(content: bytes, name: str) -> tuple[_Vertices, _Faces, tuple[str, ...]]:
+    """Three vertices, in the file's own units, for each triangle; and what is odd of the file. Errors name `name`.
 
     Raises InputError if the content is no STL file, has no triangle, or is truncated or damaged.
     """
     n_faces = int.from_bytes(content[80:84], "little")
     promised = 84 + 50 * n_faces
-    if len(content) >= 84 and len(content) == promised:
-        with _trimesh_reads(name, "binary STL"):
-            from trimesh.exchange.stl import load_stl_binary
-
-            parts = [load_stl_binary(io.BytesIO(content))]
-    elif content.lstrip()[:5].lower() == b"solid":
-        text = re.sub(rb"[\r\n]\s*", b"\n", content)  # of empty lines, trimesh would take each for a string
-        # trimesh finds the keywords wherever they are, so that names must not hold any; and it takes a time that grows
-        # with the square of the solids of one name.
-        number = itertools.count()
-        text = re.sub(
-            rb"(?im)^[ \t]*(end)?solid\b[^\n]*", lambda found: b"%bsolid %d" % (found[1] or b"", next(number)), text
-        )
-        with _trimesh_reads(name, "STL text"):
-            from trimesh.exchange.stl import load_stl_ascii
-
-            loaded = load_stl_ascii(io.StringIO(text.decode("latin-1")))
-        parts = list(loaded["geometry"].values()) if "geometry" in loaded else [loaded]
-        n_corners, n_read = len(re.findall(rb"(?i)\bvertex\b", text)), sum(len(part["vertices"]) for part in parts)
-        if n_corners != n_read or n_corners != 3 * len(re.findall(rb"(?im)^[ \t]*facet\b", text)):
-            raise InputError(f"{name}: truncated or damaged: {n_corners} vertices are there, {n_read} in whole solids.")
+    warnings: tuple[str, ...] = ()
+    surplus = len(content) - promised
+    if len(content) >= 84 and surplus == 0:
+        corners = _stl_corners(content, n_faces)
+    elif (text := without_mark(content)).lstrip()[:5].lower() == b"solid" and b"\0" not in text[:84]:
+        corners, warnings = _stl_text(plain_text(content), name)
+    elif len(content) >= 84 and n_faces and surplus > 0 and surplus % 50:
+        corners, warnings = _stl_corners(content, n_faces), (f"{surplus} bytes after the last triangle are left out",)
     elif len(content) >= 84:
         raise InputError(
             f"{name}: not an STL file, or truncated: it begins with {excerpt(content)}; "
@@ -70,10 +68,33 @@ def read_stl(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
         )
     else:
         raise InputError(f"{name}: not an STL file; it begins with {excerpt(content)}.")
-    meshes = [part for part in parts if len(part.get("faces", ()))]
-    if not meshes:
+    if not len(corners):
         raise InputError(f"{name}: 0 triangles make no shape.")
-    return _merged([(part["vertices"], part["faces"]) for part in meshes])
+    return corners, np.arange(len(corners)).reshape(-1, 3), warnings
+
+
+def _stl_corners(content: bytes, n_faces: int) -> _Vertices:
+    triangles = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    return np.frombuffer(content, triangles, n_faces, 84)["corners"].reshape(-1, 3).astype(np.float64)
+
+
+def _stl_text(text: bytes, name: str) -> tuple[_Vertices, tuple[str, ...]]:
+    """The corners of text, whatever solids they belong to."""
+    text = text.replace(b"\r", b"\n")
+    body = _STL_NAME.sub(b"", text)
+    corners = _STL_CORNER.findall(body)
+    n_corners, n_facets, n_ends = len(corners), len(_STL_FACET.findall(body)), len(_STL_FACET_END.findall(body))
+    if n_corners != 3 * n_facets or n_ends != n_facets:
+        raise InputError(
+            f"{name}: truncated or damaged: {n_corners} vertices are there, {3 * n_ends} in {n_ends} whole facets of "
+            f"{n_facets}."
+        )
+    numbers, starts = numbers_by_line(b"\n".join(map(b" ".join, corners)), 0, name)
+    if len(numbers) != 3 * n_corners or len(starts) != n_corners + 1:
+        raise InputError(f"{name}: a vertex has fewer than three numbers.")
+    n_begun, n_ended = (len(re.findall(rb"(?im)^[ \t]*+%b\b" % word, text)) for word in (b"solid", b"endsolid"))
+    cut = f"{n_begun - n_ended} solids end without a line 'endsolid'; the text may be cut off"
+    return numbers.reshape(-1, 3), (cut,) if n_ended < n_begun else ()
 
 
 def read_glb(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
@@ -84,15 +105,17 @@ def read_glb(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
     Raises InputError if the content is no GLB file of version 2, holds no shape, needs another file or what is not
     supported, or is truncated or damaged.
     """
-    tree = _glb_tree(content, name)
+    tree, binary = _glb_parts(content, name)
     try:
+        _refuse_foreign(tree, name)
+        tree = _geometry(tree, binary, name)
         _refuse_unsafe(tree, len(content), name)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{name}: the scene does not parse: {type(error).__name__} {first_line(error)}.") from error
     with _trimesh_reads(name, "GLB"):
         from trimesh.exchange.gltf import load_glb
 
-        loaded = load_glb(io.BytesIO(content), skip_materials=True)
+        loaded = load_glb(io.BytesIO(_as_glb(tree, binary)), skip_materials=True)
         placed = list(_placed(loaded))
     meshes = [part for part in placed if len(part[1])]
     if not placed:
@@ -100,7 +123,8 @@ def read_glb(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
     return _merged(meshes or placed)
 
 
-def _glb_tree(content: bytes, name: str) -> dict[str, Any]:
+def _glb_parts(content: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+    """The scene, and the content of the binary chunk, if there is one."""
     if content[:4] != b"glTF":
         raise InputError(f"{name}: not a GLB file; it begins with {excerpt(content)}.")
     version, length, chunk = (int.from_bytes(content[at : at + 4], "little") for at in (4, 8, 12))
@@ -111,21 +135,103 @@ def _glb_tree(content: bytes, name: str) -> dict[str, Any]:
     if chunk > MAX_SCENE_BYTES:
         raise InputError(f"{name}: the scene takes {chunk} bytes, more than {MAX_SCENE_BYTES}.")
     try:
-        tree = json.loads(content[20 : 20 + chunk])
+        tree = json.loads(without_mark(content[20 : 20 + chunk].rstrip(b"\0 \t\r\n")))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: the scene does not parse: {first_line(error)}.") from error
     if not isinstance(tree, dict):
         raise InputError(f"{name}: the scene does not parse: it is a {type(tree).__name__}, expected an object.")
-    return tree
+    start = 20 + chunk
+    size = int.from_bytes(content[start : start + 4], "little")
+    is_binary = content[start + 4 : start + 8] == b"BIN\0"
+    if is_binary and start + 8 + size > len(content):
+        raise InputError(f"{name}: truncated: {start + 8 + size} bytes are promised, {len(content)} are there.")
+    return tree, content[start + 8 : start + 8 + size] if is_binary else b""
+
+
+def _as_glb(tree: dict[str, Any], binary: bytes) -> bytes:
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    binary += b"\0" * (-len(binary) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _geometry(tree: dict[str, Any], binary: bytes, name: str) -> dict[str, Any]:
+    """The scene with its positions, triangles and nodes alone, and a node for each instance of a mesh."""
+    needed: dict[int, int] = {}
+    meshes = []
+    for mesh in tree.get("meshes", []):
+        primitives = []
+        for primitive in mesh["primitives"]:
+            position, indices = primitive["attributes"]["POSITION"], primitive.get("indices")
+            kept: dict[str, Any] = {"attributes": {"POSITION": needed.setdefault(position, len(needed))}}
+            if indices is not None:
+                kept["indices"] = needed.setdefault(indices, len(needed))
+            if "mode" in primitive:
+                kept["mode"] = primitive["mode"]
+            primitives.append(kept)
+        meshes.append({"primitives": primitives})
+    nodes = [{key: node[key] for key in _PLACING if key in node} for node in tree.get("nodes", [])]
+    for node, whole in zip(list(nodes), tree.get("nodes", []), strict=True):
+        if "mesh" in node and _INSTANCING in whole.get("extensions", {}):
+            copies = _instances(tree, binary, whole["extensions"][_INSTANCING]["attributes"], name)
+            if len(nodes) + len(copies) > _MOST_INSTANCES + len(tree["nodes"]):
+                raise InputError(f"{name}: has more than {_MOST_INSTANCES} instances of its meshes.")
+            mesh_index = node.pop("mesh")
+            node["children"] = [*node.get("children", []), *range(len(nodes), len(nodes) + len(copies))]
+            nodes += [{"mesh": mesh_index, **copy} for copy in copies]
+    accessors = tree.get("accessors", [])
+    kept_keys: dict[str, Any] = {
+        key: tree[key] for key in ("asset", "scene", "scenes", "buffers", "bufferViews") if key in tree
+    }
+    return {**kept_keys, "meshes": meshes, "nodes": nodes, "accessors": [accessors[index] for index in needed]}
+
+
+_PLACING = ("mesh", "children", "matrix", "translation", "rotation", "scale")
+
+
+def _instances(tree: dict[str, Any], binary: bytes, attributes: dict[str, int], name: str) -> list[dict[str, Any]]:
+    """Where the copies of a mesh are, as nodes of a scene say it."""
+    columns = {}
+    for key in ("TRANSLATION", "ROTATION", "SCALE"):
+        if key in attributes:
+            columns[key.lower()] = _floats(tree, binary, attributes[key], 4 if key == "ROTATION" else 3, name)
+    counts = {len(rows) for rows in columns.values()}
+    if len(counts) != 1 or max(counts) > _MOST_INSTANCES:
+        raise InputError(
+            f"{name}: instances of a mesh are {sorted(counts)}, expected one count up to {_MOST_INSTANCES}."
+        )
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _floats(tree: dict[str, Any], binary: bytes, index: int, width: int, name: str) -> list[list[float]]:
+    """The rows of an accessor of floats in the binary chunk."""
+    accessor = tree["accessors"][index]
+    view = tree["bufferViews"][accessor["bufferView"]]
+    if accessor["componentType"] != 5126 or "sparse" in accessor or "uri" in tree["buffers"][view["buffer"]]:
+        raise InputError(f"{name}: places of instances are stored otherwise than as floats, which is not supported.")
+    count, stride = accessor["count"], view.get("byteStride", 4 * width)
+    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    if not (
+        count > 0 and start >= 0 and 4 * width <= stride and start + stride * (count - 1) + 4 * width <= len(binary)
+    ):
+        raise InputError(f"{name}: places of {count} instances are promised, the file has {len(binary)} bytes.")
+    rows: list[list[float]] = np.ndarray((count, width), "<f4", binary, start, (stride, 4)).tolist()
+    return rows
+
+
+def _refuse_foreign(tree: dict[str, Any], name: str) -> None:
+    """Raise InputError for a scene that needs an extension of its geometry, or another file."""
+    required = {str(item) for item in tree.get("extensionsRequired", [])} - {_INSTANCING}
+    if foreign := sorted(item for item in required if not _NO_GEOMETRY.fullmatch(item)):
+        raise InputError(f"{name}: needs {foreign[0][:60]!r}, which is not supported; export it without.")
+    for buffer in tree.get("buffers", []):
+        if "uri" in buffer and not buffer["uri"].startswith("data:"):
+            raise InputError(f"{name}: refers to another file, {buffer['uri'][:60]!r}; export it in one piece.")
 
 
 def _refuse_unsafe(tree: dict[str, Any], n_bytes: int, name: str) -> None:
     """Raise InputError for what trimesh would read wrong, or with more memory or time than the file is worth."""
-    if required := sorted(set(tree.get("extensionsRequired", [])) - {"KHR_materials_unlit", "KHR_texture_transform"}):
-        raise InputError(f"{name}: needs {required[0]!r}, which is not supported; export it without.")
-    for buffer in tree.get("buffers", []):
-        if "uri" in buffer and not buffer["uri"].startswith("data:"):
-            raise InputError(f"{name}: refers to another file, {buffer['uri'][:60]!r}; export it in one piece.")
     accessors = tree.get("accessors", [])
     sizes = [_accessor_bytes(accessor, index, name) for index, accessor in enumerate(accessors)]
     # Accessors may overlap, but not so that a small file becomes a large shape.

@@ -1,19 +1,22 @@
-"""MATLAB 5 files → one numeric array.
+"""MATLAB files, of version 5, or 7.3 (which is HDF5) → one numeric array.
 
 Read here rather than by SciPy, whose parser takes damaged files at their word and can crash the process. What a header
 promises is only ever compared with what is there, so that a false header costs no memory.
 
-Not read: MATLAB 4 and 7.3; cells, structures, text, sparse and complex arrays. Source: MathWorks, MAT-File Format.
+Not read: MATLAB 4; cells, structures, text, sparse and complex arrays. Source: MathWorks, MAT-File Format.
 """
 
 import math
+import tempfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
 
-from fer_cli.errors import InputError
+from fer_cli.errors import InputError, one_line
+from fer_cli.storage.arrays import array_shapes, read_numbers
 
 MAX_INFLATED = 1 << 28
 """Bytes that a compressed array may grow to; reading it takes a few times as much memory."""
@@ -25,14 +28,18 @@ _CLASSES = (
 )  # fmt: skip
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
 _Order = Literal["little", "big"]
 
 
 def read_mat(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
     """The variable `wanted`, a real array with three axes; refuse more than `most` numbers. Errors name `name`.
 
-    Raises InputError if there is no such variable, or the content is no MATLAB 5 file, truncated or damaged.
+    Raises InputError if there is no such variable, or the content is no MATLAB file, truncated or damaged.
     """
+    if content.startswith(_HDF5, 512) or content.startswith(_HDF5):
+        return _of_hdf5(content, wanted, most, name)
     order: _Order = "big" if content[126:128] == b"MI" else "little"
     if len(content) < 128 or content[126:128] not in (b"IM", b"MI"):
         _refuse(name, "it has no header")
@@ -52,6 +59,26 @@ def read_mat(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
             )
         found.append(repr(variable))
     raise InputError(f"{name}: holds {', '.join(found)[:80] or 'no variable'}, expected {wanted!r}.")
+
+
+def _of_hdf5(content: bytes, wanted: str, most: int, name: str) -> np.ndarray:
+    """The variable of a file of MATLAB 7.3, which libhdf5 reads from a temporary file."""
+    with tempfile.TemporaryDirectory(prefix="fer-") as folder:
+        file = Path(folder) / "a.h5"
+        file.write_bytes(content)
+        try:
+            shapes = array_shapes(file)
+            sizes = shapes.get(wanted, ())
+            values = read_numbers(file, wanted) if len(sizes) == 3 and 0 < math.prod(sizes) <= most else None
+        except InputError as error:
+            raise InputError(f"{name}: a file of MATLAB 7.3 (HDF5) that cannot be used: {error}") from None
+    if values is None:
+        found = ", ".join(f"{key!r} {'×'.join(map(str, shape))}" for key, shape in sorted(shapes.items()))
+        raise InputError(
+            f"{name}: a file of MATLAB 7.3 (HDF5) with {one_line(found)[:80] or 'no array'}, expected {wanted!r} on "
+            f"three axes, of at most {most} numbers."
+        )
+    return values.transpose(2, 1, 0)  # MATLAB's first index varies fastest, HDF5's last
 
 
 def _array(flags: bytes, shape: np.ndarray, kind: int, body: bytes, order: _Order, most: int, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64
 
+from fer_cli.data.formats.content import without_mark
 from fer_cli.data.formats.registry import checked_size
 from fer_cli.data.formats.unpacking import inflate
 from fer_cli.data.formats.volume import LPS_TO_RAS, MOST_CHANNELS, Scan, native, require_extent, unreadable
@@ -40,7 +41,7 @@ def read_mha(content: bytes, name: str) -> Scan:
     It is placed where the file has a `TransformMatrix`, as ITK writes, and measured where it tells the edges of voxels
     alone. Raises InputError for what is damaged, truncated or none.
     """
-    fields, body = _header(content, name)
+    fields, body = _header(without_mark(content), name)
     try:
         shape = _numbers(fields, "DimSize")
         if shape is None or len(shape) != int(fields["NDims"]) or len(shape) < 3 or any(shape[3:] != 1):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from fer_cli.data.formats.content import without_mark
 from fer_cli.data.formats.registry import checked_size
 from fer_cli.data.formats.unpacking import gunzip, unpack_bzip2
 from fer_cli.data.formats.volume import MOST_CHANNELS, Scan, native, package, require_extent, unreadable
@@ -47,7 +48,7 @@ def read_nrrd(content: bytes, name: str) -> Scan:
     It is placed where the file names an anatomical space, and measured where it tells the edges of voxels alone.
     Raises InputError for what is damaged, truncated or none; UsageError where pynrrd is not installed.
     """
-    header, body = _header(content, name)
+    header, body = _header(without_mark(content), name)
     try:
         shape = tuple(int(side) for side in header["sizes"])
         dtype = np.dtype((">" if header.get("endian") == "big" else "<") + _TYPES[header["type"]])

@@ -11,6 +11,7 @@ import re
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fer_cli.data.formats.content import plain_text
 from fer_cli.data.formats.decimals import numbers_by_line
 from fer_cli.data.formats.polygons import fan_corners
 from fer_cli.errors import InputError
@@ -28,7 +29,7 @@ def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
 
     Raises InputError if there is no vertex, or a line of a vertex or face is damaged.
     """
-    text = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")
+    text = plain_text(content).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")
     vertex_lines, face_lines = _VERTEX.findall(text), _FACE.findall(text)
     if not vertex_lines:
         raise InputError(f"{name}: holds no vertex, that is no line such as 'v 0 0 1'.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
+from fer_cli.data.formats.content import plain_text
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.data.formats.polygons import fan_corners
 from fer_cli.errors import InputError
@@ -27,7 +28,7 @@ def read_off(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
 
     Raises InputError if the content is no OFF text, or is truncated or damaged.
     """
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = plain_text(content)
     header = _HEADER.match(content[:_HEADER_LIMIT])
     if header is None:
         raise InputError(f"{name}: not an OFF file; it begins with {excerpt(content)}.")

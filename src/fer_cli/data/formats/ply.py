@@ -4,7 +4,7 @@ PLY is read here rather than by trimesh, which takes the first face's number of 
 so refuses binary files that mix triangles with other polygons. What a header promises is only ever compared with what
 is there, so that a false header costs no memory.
 
-Not read: triangle strips, colours, normals, materials; elements after those that are needed.
+Not read: colours, normals, materials; elements after those that are needed.
 """
 
 import re
@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fer_cli.data.formats.content import without_mark
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.data.formats.polygons import fan_corners
 from fer_cli.errors import InputError
@@ -26,6 +27,10 @@ _TYPES = {
     "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
     "float32": "f4", "float64": "f8",
 }  # fmt: skip
+_END = {
+    False: re.compile(rb"[\r\n]end_header[ \t]*+(\r\n|\n|\r)"),
+    True: re.compile(rb"[\r\n]end_header[ \t]*+(\r|\n)"),
+}
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -58,27 +63,30 @@ def read_ply(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
 
     Raises InputError if the content is no PLY file, or is truncated or damaged.
     """
+    content = without_mark(content)
     order, elements, start = _read_header(content, name)
     body: _Text | _Binary = _Binary(content, start, order, name) if order else _Text(content, start, name)
     vertices: np.ndarray | None = None
     polygons: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    wanted = {element.name for element in elements if element.rows} & {"vertex", "face"}
-    if any(element.name == "tristrips" and element.rows for element in elements):
-        raise InputError(f"{name}: triangle strips are not supported; faces are.")
+    strips: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    wanted = {element.name for element in elements if element.rows} & {"vertex", "face", "tristrips"}
     for element in elements:
         if element.name == "vertex" and element.rows:
             vertices = np.stack([body.numbers(element, axis) for axis in _axes(element, name)], axis=1)
         elif element.name == "face" and element.rows:
             polygons = body.lists(element, _corners(element, name))
+        elif element.name == "tristrips" and element.rows:
+            strips = body.lists(element, _corners(element, name))
         body.skip(element)
         wanted.discard(element.name)
         if not wanted:
             break
     if vertices is None:
         raise InputError(f"{name}: 0 vertices make no shape.")
-    if polygons is None:
-        return vertices, np.empty((0, 3), np.int64)
-    return vertices, _triangles(*polygons, len(vertices), name)
+    faces = np.empty((0, 3), np.int64) if polygons is None else _triangles(*polygons, len(vertices), name)
+    if strips is not None:
+        faces = np.concatenate([faces, _of_strips(*strips, len(vertices), name)])
+    return vertices, faces
 
 
 def _read_header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
@@ -86,14 +94,13 @@ def _read_header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
     opening = re.match(rb"ply[ \t]*(\r\n|\n|\r)", content)
     if opening is None:
         raise InputError(f"{name}: not a PLY file; it begins with {excerpt(content)}.")
-    # A binary body may begin with any byte: only the header's own kind of line end is taken from it.
-    newline = opening[1]
-    end = re.compile(newline + rb"end_header[ \t]*" + newline).search(content, opening.start(1), _HEADER_LIMIT)
+    # A binary body may begin with any byte: where lines end in CR alone, a LF is the body's.
+    end = _END[opening[1] == b"\r"].search(content, opening.start(1), _HEADER_LIMIT)
     if end is None:
         raise InputError(f"{name}: the PLY header has no line 'end_header'.")
     order: str | None = None
     elements: list[_Element] = []
-    for line in content[opening.end() : end.start()].decode("latin-1").split(newline.decode()):
+    for line in content[opening.end() : end.start()].decode("latin-1").replace("\r", "\n").split("\n"):
         match line.split():
             case ["format", kind, _] if kind in _ORDERS:
                 order = _ORDERS[kind]
@@ -144,7 +151,20 @@ def _triangles(numbers: np.ndarray, first: np.ndarray, corners: np.ndarray, n_ve
     if corners.min() < 1:
         raise InputError(f"{name}: face {int(corners.argmin())} has {int(corners.min())} corners.")
     face, positions = fan_corners(first, corners)
-    indices = numbers[positions]
+    return _checked(numbers[positions], face, n_vertices, name)
+
+
+def _of_strips(numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
+    """Every three neighbours of a list are a triangle, unless −1 is among them, which ends a strip."""
+    triples = np.maximum(lengths - 2, 0)
+    row = np.repeat(np.arange(len(first)), triples)
+    start = first[row] + np.arange(len(row)) - np.repeat(np.cumsum(triples) - triples, triples)
+    indices = numbers[start[:, None] + np.arange(3)]
+    whole = (indices != -1).all(axis=1)
+    return _checked(indices[whole], row[whole], n_vertices, name)
+
+
+def _checked(indices: np.ndarray, face: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
     outside = ~((indices >= 0) & (indices < n_vertices) & (indices == np.floor(indices)))
     if outside.any():
         row, column = np.argwhere(outside)[0]

@@ -5,6 +5,7 @@ What a header promises is only ever compared with what is there, so that a false
 Not read: colours, normals and other fields; PCD's VIEWPOINT, since points are kept as they are stored.
 """
 
+import re
 from collections.abc import Callable
 from typing import no_type_check
 
@@ -12,6 +13,7 @@ import numba
 import numpy as np
 from jaxtyping import Float64
 
+from fer_cli.data.formats.content import plain_text, without_mark
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.errors import InputError
 
@@ -25,17 +27,24 @@ _LZF_RATIO = 88
 _MOST_UNPACKED = 1 << 30
 """Bytes that compressed points may grow to."""
 
+_COMMENT = re.compile(rb"#[^\r\n]*+")
+_DECIMAL_COMMA = re.compile(rb"(?<![^\s;])[+-]?\d*+,\d++(?:[eE][+-]?\d++)?(?![^\s;])")
+_BETWEEN = re.compile(rb";[ \t]*+[^\s;]")
+"""A semicolon that parts numbers, and does not only end a line."""
+_LEADING_ZERO = re.compile(rb",\s*+[+-]?0\d")
+
 _Fields = list[tuple[str, str, int]]
 
 
 def read_xyz(content: bytes, name: str) -> Float64[np.ndarray, "point 3"]:
     """The first three numbers of each line; a first line of one number may say how many lines follow.
 
-    Numbers may be parted by commas or semicolons. Errors name `name`.
+    Numbers may be parted by commas or semicolons, and have decimal commas where it is clear that these are. Errors name
+    `name`.
 
     Raises InputError if a line has fewer numbers, or something else.
     """
-    text = content.removeprefix(b"\xef\xbb\xbf").replace(b",", b" ").replace(b";", b" ")
+    text = _with_decimal_points(plain_text(content), name).replace(b";", b" ")
     numbers, starts = numbers_by_line(text, 0, name)
     if len(starts) > 2 and starts[1] == 1 and numbers[0] == len(starts) - 2:
         starts = starts[1:]
@@ -49,12 +58,11 @@ def read_xyz(content: bytes, name: str) -> Float64[np.ndarray, "point 3"]:
 
 
 def read_pcd(content: bytes, name: str) -> Float64[np.ndarray, "point 3"]:
-    """Points with fields x, y and z; those where one is NaN, PCD's way to say that there is none, are left out.
+    """Points with fields x, y and z, NaN where there is none. Errors name `name`.
 
-    Errors name `name`.
-
-    Raises InputError if the content is no PCD file, has no such point, or is truncated or damaged.
+    Raises InputError if the content is no PCD file, or is truncated or damaged.
     """
+    content = without_mark(content)
     fields, n_points, encoding, start = _read_header(content, name)
     if encoding == "ascii":
         points = _read_text(content, start, fields, n_points, name)
@@ -65,10 +73,24 @@ def read_pcd(content: bytes, name: str) -> Float64[np.ndarray, "point 3"]:
         else:
             by_field = False
         points = _read_binary(body, fields, n_points, by_field, name)
-    points = points[~np.isnan(points).any(axis=1)]
-    if not len(points):
-        raise InputError(f"{name}: not one of {n_points} points has a place.")
     return points
+
+
+def _with_decimal_points(text: bytes, name: str) -> bytes:
+    """The same text with points for decimal commas, and spaces for commas that part numbers."""
+    bare = _COMMENT.sub(b"", text)
+    commas = bare.count(b",")
+    decimal = len(_DECIMAL_COMMA.findall(bare)) if commas else 0
+    if commas and decimal == commas and b"." not in bare:
+        return bare.replace(b",", b".")
+    # No list of whole numbers writes one as 05, but decimals do behind their comma.
+    is_both = commas and b";" in bare and any(b"," in line and _BETWEEN.search(line) for line in bare.splitlines())
+    if decimal or is_both or (commas and b"." not in bare and _LEADING_ZERO.search(bare)):
+        raise InputError(
+            f"{name}: its commas may mark decimals or part numbers; write decimals with a point, or part numbers by "
+            "semicolons."
+        )
+    return bare.replace(b",", b" ")
 
 
 def _read_header(content: bytes, name: str) -> tuple[_Fields, int, str, int]:

@@ -1,4 +1,4 @@
-"""File content → shape: meshes (OFF, OBJ, STL, PLY, GLB), point clouds (PCD, XYZ), and grids (binvox, `.mat`, `.npy`).
+"""File content → shape: meshes (OFF, OBJ, STL, PLY, GLB), clouds (PCD, XYZ), grids (binvox, `.mat`, `.npy`, `.npz`).
 
 An OBJ, PLY or GLB file without faces is a point cloud. Axes are kept as stored in every format. What a header promises
 is only ever compared with what is there, so that a false header costs no memory.
@@ -9,24 +9,34 @@ Not read: what `off`, `obj`, `ply`, `interchange`, `points` and `matlab` leave o
 import io
 import math
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from fer_cli.data.formats.content import require_content, without_mark
 from fer_cli.data.formats.decimals import excerpt, format_point
 from fer_cli.data.formats.interchange import read_glb, read_stl
 from fer_cli.data.formats.matlab import read_mat
 from fer_cli.data.formats.obj import read_obj
 from fer_cli.data.formats.off import read_off
+from fer_cli.data.formats.unpacking import gunzip
 from fer_cli.errors import InputError, first_line
 
 MAX_VOXELS = 512**3
 
 _HEADER_LIMIT = 4096
+_PACKED = ".gz"
+_MOST_UNPACKED = 24 << 20
+_UNPACKED_RATIO = 200
+"""So many times its size a larger file may grow to."""
+_POINTS = ("points", "pointcloud", "point_cloud", "pc", "xyz", "vertices")
+"""Names of arrays that are points where several might be."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,15 @@ class Mesh:
 
     vertices: Float64[np.ndarray, "vertex 3"]
     faces: Int64[np.ndarray, "face 3"]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PointCloud:
-    """Points in the file's own units."""
+    """Points in the file's own units; `warnings` tell what of the file is odd, as those of a mesh."""
 
     points: Float64[np.ndarray, "point 3"]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,18 @@ def read_shape(content: bytes, name: str) -> Mesh | PointCloud | Grid:
 
     Raises InputError if the suffix is unknown, or the content is empty, truncated, damaged or no shape.
     """
-    reader = _READERS.get(PurePath(name).suffix.lower())
+    reader = _READERS.get(shape_suffix(name))
     if reader is None:
         raise InputError(f"{name}: not a format that fer reads; known are {', '.join(SUFFIXES)}.")
-    if not content:
-        raise InputError(f"{name}: the file is empty.")
+    require_content(content, name)
     return reader(content, name)
+
+
+def shape_suffix(name: str) -> str:
+    """The suffix of a name in small letters, `.off.gz` as one where it is a format that fer reads."""
+    lower = name.lower()
+    double = PurePath(lower.removesuffix(_PACKED)).suffix + _PACKED if lower.endswith(_PACKED) else ""
+    return double if double in _READERS else PurePath(lower).suffix
 
 
 def index_to_world(origin: Float64[np.ndarray, " 3"], side: float) -> Float64[np.ndarray, "4 4"]:
@@ -72,19 +90,19 @@ def index_to_world(origin: Float64[np.ndarray, " 3"], side: float) -> Float64[np
     return matrix
 
 
-def _reads_mesh(reader: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -> "_Reader":
-    """Reader of a format of vertices and faces; where there are no faces, the vertices are points."""
+def _reads_mesh(reader: Callable[[bytes, str], tuple[Any, ...]]) -> "_Reader":
+    """Reader of a format of vertices, faces and perhaps warnings; where there are no faces, the vertices are points."""
 
     def read(content: bytes, name: str) -> Mesh | PointCloud:
         with _numbers_of_any_kind():
-            vertices, faces = reader(content, name)
-        _require_finite(vertices, "vertex", name)
+            vertices, faces, *warnings = reader(content, name)
         if not len(faces):
-            return PointCloud(vertices)
+            return cloud_of(vertices, name)
+        _require_finite(vertices, "vertex", name)
         wrong = (faces < 0) | (faces >= len(vertices))
         if wrong.any():
             raise InputError(f"{name}: face {int(wrong.any(axis=1).argmax())} names a vertex that does not exist.")
-        return Mesh(vertices, faces)
+        return Mesh(vertices, faces, *warnings)
 
     return read
 
@@ -93,10 +111,37 @@ def _reads_points(reader: Callable[[bytes, str], np.ndarray]) -> "_Reader":
     def read(content: bytes, name: str) -> PointCloud:
         with _numbers_of_any_kind():
             points = reader(content, name)
-        _require_finite(points, "point", name)
-        return PointCloud(points)
+        return cloud_of(points, name)
 
     return read
+
+
+def _reads_packed(reader: "_Reader") -> "_Reader":
+    """Reader of a format that is compressed by gzip."""
+
+    def read(content: bytes, name: str) -> Mesh | PointCloud | Grid:
+        most = min(MAX_VOXELS, max(_MOST_UNPACKED, _UNPACKED_RATIO * len(content)))
+        unpacked = gunzip(content, name)(most + 1)
+        if len(unpacked) > most:
+            raise InputError(f"{name}: {len(content)} bytes that grow to more than {most}, refused as a bomb.")
+        require_content(unpacked, name)
+        return reader(unpacked, name)
+
+    return read
+
+
+def cloud_of(points: np.ndarray, name: str) -> PointCloud:
+    """The points with a place: a point of which a coordinate is NaN has none, and is left out and counted.
+
+    Raises InputError if no point is left, or a coordinate is infinite.
+    """
+    has_place = ~np.isnan(points).any(axis=1)
+    left_out = len(points) - int(has_place.sum())
+    if left_out == len(points):
+        raise InputError(f"{name}: not one of {len(points)} points has a place.")
+    points = points[has_place] if left_out else points
+    _require_finite(points, "point", name)
+    return PointCloud(points, (f"{left_out} points without a place (NaN) are left out",) if left_out else ())
 
 
 def _numbers_of_any_kind() -> np.errstate:
@@ -117,6 +162,7 @@ def _read_binvox(content: bytes, name: str) -> Grid:
     Some files, ModelNet10's among them, centre the shape in the cube but record the corner of the shape's own
     bounding box; nothing in the file tells, and the header is taken at its word.
     """
+    content = without_mark(content)
     if not content.startswith(b"#binvox"):
         raise InputError(f"{name}: not a binvox file; it begins with {excerpt(content)}.")
     end = content.find(b"\ndata", 0, _HEADER_LIMIT)
@@ -150,7 +196,7 @@ def _read_binvox(content: bytes, name: str) -> Grid:
 
 
 def _read_mat(content: bytes, name: str) -> Grid:
-    """3DShapeNets: a numeric array `instance` of three axes in MATLAB 5 format."""
+    """3DShapeNets: a numeric array `instance` of three axes."""
     return _as_grid(read_mat(content, "instance", MAX_VOXELS, name), name, np.eye(4))
 
 
@@ -213,7 +259,7 @@ def require_mask(values: np.ndarray, name: str) -> None:
 def checked_size(shape: tuple[int, ...], name: str) -> int:
     """Number of voxels of a grid. Raises InputError if there are none or more than any grid needs."""
     n_voxels = math.prod(shape)
-    if not 0 < n_voxels <= MAX_VOXELS or min(shape) < 0:
+    if not 0 < n_voxels <= MAX_VOXELS or min(shape, default=0) < 0:
         size = "×".join(map(str, shape))
         raise InputError(f"{name}: a grid of {size} voxels, expected 1 to {MAX_VOXELS} in all.")
     return n_voxels
@@ -248,6 +294,41 @@ def _read_xyz(content: bytes, name: str) -> np.ndarray:
     return read_xyz(content, name)
 
 
+def _read_npz(content: bytes, name: str) -> Grid | PointCloud:
+    """The only array of three axes, as a grid; or points, the only array of rows of three, or the only one named so."""
+    arrays = read_arrays(content, name)
+    grids = [array for array in arrays.values() if array.ndim == 3 and array.dtype.kind in "biuf"]
+    if len(grids) == 1:
+        return _as_grid(grids[0], name, np.eye(4))
+    rows = {key: array for key, array in arrays.items() if array.ndim == 2 and array.shape[1:] == (3,)}
+    rows = {key: array for key, array in rows.items() if array.dtype.kind == "f"}
+    named = [array for key, array in rows.items() if key in _POINTS] or list(rows.values())
+    if grids or len(named) != 1:
+        listed = ", ".join(f"{key} {'×'.join(map(str, array.shape))}" for key, array in arrays.items())
+        raise InputError(f"{name}: holds {listed[:200] or 'no array'}; expected one grid, or points (point, 3).")
+    return cloud_of(named[0].astype(np.float64), name)
+
+
+def read_arrays(content: bytes, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name. Raises InputError if it is damaged, or larger than volumes are."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > 8 * MAX_VOXELS:
+                raise InputError(f"{name}: its arrays would grow to more than {8 * MAX_VOXELS} bytes.")
+            return {
+                member.filename.removesuffix(".npy"): read_array(
+                    archive.read(member), f"{name}/{member.filename}", None
+                )
+                for member in members
+                if member.filename.endswith(".npy")
+            }
+    except InputError:
+        raise
+    except Exception as error:  # zipfile lets zlib.error, struct.error, EOFError and NotImplementedError through
+        raise InputError(f"{name}: not a readable .npz file: {first_line(error)}.") from None
+
+
 _Reader = Callable[[bytes, str], Mesh | PointCloud | Grid]
 
 _READERS: dict[str, _Reader] = {
@@ -258,8 +339,15 @@ _READERS: dict[str, _Reader] = {
     ".glb": _reads_mesh(read_glb),
     ".pcd": _reads_points(_read_pcd),
     ".xyz": _reads_points(_read_xyz),
+    ".txt": _reads_points(_read_xyz),
     ".binvox": _read_binvox,
     ".mat": _read_mat,
     ".npy": _read_npy,
+    ".npz": _read_npz,
+}
+_READERS |= {
+    f"{suffix}{_PACKED}": _reads_packed(_READERS[suffix]) for suffix in (".off", ".obj", ".stl", ".ply", ".xyz")
 }
 SUFFIXES = tuple(_READERS)
+GRID_SUFFIXES = (".binvox", ".mat", ".npy", ".npz")
+"""Those that hold grids."""

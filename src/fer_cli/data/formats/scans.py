@@ -6,21 +6,20 @@ patient, is not kept.
 Not read: what `nifti`, `nrrd`, `metaimage`, `tiff` and `dicom` leave out.
 """
 
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import PurePath
 
 import numpy as np
 
+from fer_cli.data.formats.content import require_content
 from fer_cli.data.formats.dicom import is_dicom, read_dicom
 from fer_cli.data.formats.metaimage import read_mha
 from fer_cli.data.formats.nifti import read_nifti
 from fer_cli.data.formats.nrrd import read_nrrd
-from fer_cli.data.formats.registry import MAX_VOXELS, SUFFIXES, Grid, read_array, read_shape
+from fer_cli.data.formats.registry import SUFFIXES, Grid, read_array, read_arrays, read_shape, shape_suffix
 from fer_cli.data.formats.tiff import read_tiff
 from fer_cli.data.formats.volume import Scan, as_channels
-from fer_cli.errors import InputError, one_line
+from fer_cli.errors import InputError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Suffixes of files of DICOM, which may as well have none."""
@@ -31,13 +30,15 @@ READ_SUFFIXES = frozenset((*SUFFIXES, *SCAN_SUFFIXES))
 
 
 def file_suffix(path: str) -> str:
-    """The suffix of a path, `.nii.gz` as one, in small letters."""
+    """The suffix of a path, `.nii.gz` and `.off.gz` as one, in small letters."""
     lower = path.lower().rpartition("/")[2]
-    return ".nii.gz" if lower.endswith(".nii.gz") else f".{lower.rpartition('.')[2]}" if "." in lower else ""
+    if lower.endswith(".gz"):
+        return ".nii.gz" if lower.endswith(".nii.gz") else shape_suffix(lower)
+    return f".{lower.rpartition('.')[2]}" if "." in lower else ""
 
 
 def stem_of(file: str) -> str:
-    """A file's name without its suffix, `.nii.gz` as one."""
+    """A file's name without its suffix, `.nii.gz` and `.off.gz` as one."""
     suffix = file_suffix(file)
     return file[: -len(suffix)] if suffix in READ_SUFFIXES and len(suffix) < len(file) else PurePath(file).stem
 
@@ -49,8 +50,7 @@ def read_scan(content: bytes, name: str) -> Scan:
     content is empty, truncated, damaged or no volume of finite real numbers; UsageError where a package is missing.
     """
     suffix = file_suffix(name)
-    if not content:
-        raise InputError(f"{name}: the file is empty.")
+    require_content(content, name)
     if suffix in _READERS:
         return require_finite(_READERS[suffix](content, name), name)
     if suffix in SUFFIXES:
@@ -81,20 +81,7 @@ def _read_npy(content: bytes, name: str) -> Scan:
 
 def _read_npz(content: bytes, name: str) -> Scan:
     """The only array of an archive that has three or four axes."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > 8 * MAX_VOXELS:
-                raise InputError(f"{name}: its arrays would grow to more than {8 * MAX_VOXELS} bytes.")
-            arrays = {
-                member.filename: read_array(archive.read(member), f"{name}/{member.filename}", None)
-                for member in members
-                if member.filename.endswith(".npy")
-            }
-    except InputError:
-        raise
-    except Exception as error:  # zipfile lets zlib.error, struct.error, EOFError and NotImplementedError through
-        raise InputError(f"{name}: not a readable .npz file: {one_line(str(error))[:200].rstrip('.')}.") from None
+    arrays = read_arrays(content, name)
     volumes = [array for array in arrays.values() if array.ndim in (3, 4)]
     if len(volumes) != 1:
         raise InputError(f"{name}: holds {len(volumes)} arrays of three or four axes, expected one volume.")
