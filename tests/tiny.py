@@ -74,6 +74,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases(shared_data: Path) -> Path:
+    """Folder of inputs that once came out wrong, beside the real data; skips where there is none."""
+    folder = shared_data.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no folder of cases: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser; skips where there is none, unless `FER_CHROMIUM` names one, which then has to be there."""
     named = os.environ.get("FER_CHROMIUM")

@@ -27,7 +27,13 @@ TIME_LIMIT = 60.0
 """Seconds that a process may take; a network file system without a cache can take ten for PyTorch."""
 LITTLE_DISK = 2 * 10**9
 """Bytes below which the free disk is remarked upon: a run of ModelNet10 takes about one gigabyte with its scratch."""
-_MODULES = {"faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn", "vtk": "vtkmodules.vtkCommonCore"}
+_MODULES = {
+    "faiss-cpu": "faiss",
+    "mapbox-earcut": "mapbox_earcut",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "vtk": "vtkmodules.vtkCommonCore",
+}
 _DRAWN_WITH = ("pyvista", "vtk")
 
 

@@ -11,6 +11,7 @@ from fer_cli.cli import endings
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
+    Bounds,
     Fill,
     Force,
     RunDir,
@@ -38,6 +39,9 @@ Resolution = Annotated[
 ]
 Padding = Annotated[int | None, typer.Option(help="Empty voxels around a mesh. Default: 1.")]
 VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
+VoxelizeBounds = Annotated[
+    Bounds, typer.Option(help="Vertices that a mesh is fitted to its grid by: those its faces use, or all, as binvox.")
+]
 PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
 TestFraction = Annotated[
     float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
@@ -69,6 +73,7 @@ def voxelize(
     resolution: Resolution = None,
     padding: Padding = None,
     fill: VoxelizeFill = "surface",
+    bounds: VoxelizeBounds = "used",
     table: Table = None,
     classes: Classes = None,
     kind: KindOf = None,
@@ -109,6 +114,7 @@ def voxelize(
                 "--resolution": resolution is not None,
                 "--padding": padding is not None,
                 "--fill": fill != "surface",
+                "--bounds": bounds != "used",
                 "--drop-duplicates": drop_duplicates,
                 "--scheduler": scheduler is not None,
             },
@@ -116,7 +122,10 @@ def voxelize(
         _store_volumes(planned, target, preparation, **common)
         return
     settings = VoxelSettings(
-        resolution=32 if resolution is None else resolution, padding=1 if padding is None else padding, fill=fill
+        resolution=32 if resolution is None else resolution,
+        padding=1 if padding is None else padding,
+        fill=fill,
+        bounds=bounds,
     )
     for_shapes: dict[str, Any] = {"per_class": per_class, "drop_duplicates": drop_duplicates, "workers": workers}
     _voxelize_shapes(planned, target, settings, scheduler=scheduler, **for_shapes, **common)
@@ -204,6 +213,7 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
         "duplicates": vars(written.duplicates),
         "dropped": 0,
         "enclosing_nothing": None,
+        "remarks": [],
         "resumed": summary.n_resumed,
         "notes": list(summary.notes),
         "seconds": summary.seconds,
@@ -216,7 +226,7 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
     """Print what became of the shapes."""
-    from fer_cli.reports.inventory import enclosed_line
+    from fer_cli.reports.inventory import enclosed_line, remark_lines
 
     answer = {
         "output": str(summary.path),
@@ -226,11 +236,13 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
         "duplicates": vars(summary.duplicates),
         "dropped": summary.n_dropped,
         "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
+        "remarks": summary.remarks,
         "resumed": summary.n_resumed,
         "seconds": summary.seconds,
     }
     resumed = f"{summary.n_resumed} shapes had been done by an earlier run" if summary.n_resumed else None
-    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), resumed)
+    enclosing_nothing = enclosed_line(summary.enclosing_nothing, summary.n_samples)
+    notes = (*remark_lines(summary.remarks, summary.n_samples), enclosing_nothing, resumed)
     _tell(answer, f"shapes in {summary.n_classes} classes", notes, hint=True, as_json=as_json)
 
 

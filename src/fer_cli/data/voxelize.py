@@ -37,7 +37,8 @@ class VoxelizeSummary:
     """Summary of a run: classes, samples per class (or `unlabelled`) and split, skipped shapes with reasons.
 
     `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
-    earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were.
+    earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were, `remarks`
+    what is odd about samples (see `oddities`).
     """
 
     path: Path
@@ -46,6 +47,7 @@ class VoxelizeSummary:
     skipped: tuple[Skipped, ...]
     duplicates: DuplicateCounts
     enclosing_nothing: tuple[str, ...]
+    remarks: list[dict[str, str]]
     n_dropped: int
     n_resumed: int
     seconds: float
@@ -128,6 +130,7 @@ def voxelize_source(
         skipped=samples.skipped,
         duplicates=samples.duplicates,
         enclosing_nothing=tuple(sample.entry.name for sample in samples.kept if sample.facts.enclosed == 0),
+        remarks=samples.remarks(settings),
         n_dropped=len(samples.dropped),
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,

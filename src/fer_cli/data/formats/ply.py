@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
-from fer_cli.data.formats.polygons import fan_corners
+from fer_cli.data.formats.polygons import cover_concave, fan_corners
 from fer_cli.errors import InputError
 
 _HEADER_LIMIT = 1 << 16
@@ -54,7 +54,7 @@ class _Element:
 def read_ply(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"], Int64[np.ndarray, "face 3"]]:
     """Vertices, in the file's own units, and triangles as rows of them, none where the file has no faces.
 
-    Polygons become fans. Errors name `name`.
+    Errors name `name`.
 
     Raises InputError if the content is no PLY file, or is truncated or damaged.
     """
@@ -78,7 +78,7 @@ def read_ply(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
         raise InputError(f"{name}: 0 vertices make no shape.")
     if polygons is None:
         return vertices, np.empty((0, 3), np.int64)
-    return vertices, _triangles(*polygons, len(vertices), name)
+    return vertices, _triangles(*polygons, vertices, name)
 
 
 def _read_header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
@@ -140,18 +140,20 @@ def _named(element: _Element) -> str:
     return ", ".join(item.name for item in element.properties)[:80] or "no property"
 
 
-def _triangles(numbers: np.ndarray, first: np.ndarray, corners: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
+def _triangles(
+    numbers: np.ndarray, first: np.ndarray, corners: np.ndarray, vertices: np.ndarray, name: str
+) -> np.ndarray:
     if corners.min() < 1:
         raise InputError(f"{name}: face {int(corners.argmin())} has {int(corners.min())} corners.")
     face, positions = fan_corners(first, corners)
     indices = numbers[positions]
-    outside = ~((indices >= 0) & (indices < n_vertices) & (indices == np.floor(indices)))
+    outside = ~((indices >= 0) & (indices < len(vertices)) & (indices == np.floor(indices)))
     if outside.any():
         row, column = np.argwhere(outside)[0]
         raise InputError(
-            f"{name}: face {face[row]} names vertex {indices[row, column]:g}, expected 0 to {n_vertices - 1}."
+            f"{name}: face {face[row]} names vertex {indices[row, column]:g}, expected 0 to {len(vertices) - 1}."
         )
-    return indices.astype(np.int64)
+    return cover_concave(vertices, face, indices.astype(np.int64))
 
 
 class _Text:
