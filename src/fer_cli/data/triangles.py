@@ -7,8 +7,9 @@ because Numba takes a third of a second to import, which only meshes are worth.
 from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
+
+from fer_cli.data.formats.compiling import compiled
 
 # Cubes are this much larger than a voxel (in voxels), lest rounding should open gaps between them.
 TOUCH = 1e-9
@@ -93,7 +94,7 @@ def _is_apart(a0, a1, b0, b1, c0, c1, edge0, edge1, half):
     return min(p, q, r) > reach or max(p, q, r) < -reach
 
 
-_span = numba.njit(_first_and_last)
-_apart = numba.njit(_is_apart)
-occupy_touched: Callable[..., None] = numba.njit(cache=True, nogil=True)(_occupy)
-bounds_of_faces: Callable[..., tuple[np.ndarray, np.ndarray]] = numba.njit(cache=True, nogil=True)(_extremes)
+_span = compiled(_first_and_last)
+_apart = compiled(_is_apart)
+occupy_touched: Callable[..., None] = compiled(_occupy)
+bounds_of_faces: Callable[..., tuple[np.ndarray, np.ndarray]] = compiled(_extremes)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fer_cli.data.formats.compiling import compiled
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.data.formats.polygons import cover_concave, fan_corners
 from fer_cli.errors import InputError
@@ -279,5 +279,5 @@ def _gather_bytes(content, starts, n_bytes, gathered):
             at += 1
 
 
-_walk_rows: Callable[..., int] = numba.njit(cache=True, nogil=True)(_walk_bytes)
-_gather: Callable[..., None] = numba.njit(cache=True, nogil=True)(_gather_bytes)
+_walk_rows: Callable[..., int] = compiled(_walk_bytes)
+_gather: Callable[..., None] = compiled(_gather_bytes)

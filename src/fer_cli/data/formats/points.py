@@ -8,10 +8,10 @@ Not read: colours, normals and other fields; PCD's VIEWPOINT, since points are k
 from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float64
 
+from fer_cli.data.formats.compiling import compiled
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.errors import InputError
 
@@ -193,4 +193,4 @@ def _unpack_lzf(packed, unpacked):
     return o
 
 
-_unpack: Callable[..., int] = numba.njit(cache=True, nogil=True)(_unpack_lzf)
+_unpack: Callable[..., int] = compiled(_unpack_lzf)
