@@ -83,6 +83,19 @@ def remarks_of(oddities: Sequence[Oddity], names: Sequence[str]) -> list[dict[st
     return [{"sample": names[odd.sample], "kind": odd.kind, "remark": odd.remark} for odd in oddities]
 
 
+def remarks_on_sample(
+    occupancy: UInt8[np.ndarray, "x y z"], edge: float, inner: int, usual: Float64[np.ndarray, " sample"]
+) -> tuple[str, ...]:
+    """What is odd about one shape, in words; `usual` are sizes of its class."""
+    extent = extent_of(occupancy)
+    count = np.array([np.count_nonzero(occupancy)], np.int64)
+    one = Measured(count, np.array([extent], np.int64), np.zeros(1, np.int64), np.array([edge], np.float64), inner)
+    said = [f"{odd.kind}: {odd.remark}" for odd in find_oddities(one, [None])]
+    if remark := size_remark(edge * max(extent), usual):
+        said.append(f"size: {remark}")
+    return tuple(said)
+
+
 def size_remark(size: float, usual: Sequence[float] | Float64[np.ndarray, " sample"]) -> str | None:
     """How far a size is from the median of the usual ones, None where it is near or too few are known."""
     if len(usual) < _FEWEST_OF_CLASS or size <= 0 or not (median := float(np.median(usual))) > 0:
