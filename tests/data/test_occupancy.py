@@ -24,7 +24,7 @@ from fer_cli.errors import ArtifactError, InputError, UsageError
 
 EIGHT = VoxelSettings(8, 0)
 EXAMPLES = int(os.environ.get("FER_LAW_EXAMPLES", "60"))
-"""How often a law is tried; 10,000 were, once."""
+"""How often a law is tried; the variable asks for more, such as 10,000."""
 
 
 def soup(seed: int, n_faces: int, *, extent: tuple[float, ...] = (8.0, 4.0, 2.0), grain: float = 0.0) -> Mesh:

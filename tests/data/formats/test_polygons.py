@@ -14,7 +14,7 @@ from fer_cli.data.formats.registry import Mesh, read_shape
 from fer_cli.data.occupancy import VoxelSettings, voxelize_mesh
 
 EXAMPLES = int(os.environ.get("FER_LAW_EXAMPLES", "60"))
-"""How often a law is tried; 10,000 were, once."""
+"""How often a law is tried; the variable asks for more, such as 10,000."""
 
 L = [(4, 0), (4, 1), (1, 1), (1, 3), (0, 3), (0, 0)]
 U = [(0, 0), (5, 0), (5, 4), (4, 4), (4, 1), (1, 1), (1, 4), (0, 4)]
