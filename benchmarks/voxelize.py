@@ -27,7 +27,8 @@ import numpy as np
 
 from fer_cli.data.facts import describe_mesh
 from fer_cli.data.formats.registry import Grid, Mesh, read_shape
-from fer_cli.data.occupancy import TOUCH, VoxelSettings, voxelize_shape
+from fer_cli.data.occupancy import TIE, VoxelSettings, voxelize_shape
+from fer_cli.data.triangles import TOUCH
 from machine import cpu_name, run_command
 
 FER = Path(sys.executable).with_name("fer")
@@ -125,24 +126,41 @@ def exactness(meshes: list[Path], work: Path) -> list[Row]:
         grid = voxelize_shape(mesh, VoxelSettings(16, 0))
         n_meshes, n_voxels = n_meshes + 1, n_voxels + grid.occupancy.size
         n_wrong += int((grid.occupancy != every_triangle_against_every_voxel(mesh, grid)).sum())
-    overlaps = []
+    overlaps = {"all": {}, "used": {}}
     for path in meshes:
         twin = work / "modelnet10-binvox" / path.relative_to(work / "modelnet10-off").with_suffix(".binvox")
-        ours = voxelize_shape(read_shape(path.read_bytes(), path.name), VoxelSettings(30, 0)).occupancy
+        mesh = read_shape(path.read_bytes(), path.name)
         theirs = voxelize_shape(read_shape(twin.read_bytes(), twin.name), VoxelSettings(30, 0)).occupancy
-        overlaps.append((ours & theirs).sum() / (ours | theirs).sum())
+        for bounds, found in overlaps.items():
+            ours = voxelize_shape(mesh, VoxelSettings(30, 0, bounds=bounds)).occupancy
+            found[path.stem] = float((ours & theirs).sum() / (ours | theirs).sum())
+    as_binvox = list(overlaps["all"].values())
+    worst = sorted(overlaps["all"].items(), key=lambda item: item[1])[:3]
+    named = ", ".join(f"{name} {overlap:.4f}" for name, overlap in worst)
+    others = [name for name, overlap in overlaps["used"].items() if abs(overlap - overlaps["all"][name]) > 1e-9]
     return [
         (f"voxels at 16³ unlike the brute-force test, {n_meshes} meshes", f"{n_wrong} of {n_voxels}", "0"),
-        (f"IoU with binvox at 30³, median of {len(overlaps)}", f"{np.median(overlaps):.4f}", "at least 0.99"),
-        ("IoU with binvox at 30³, worst", f"{min(overlaps):.4f}", "at least 0.95"),
+        (
+            f"IoU with binvox at 30³, `--bounds all`, median of {len(meshes)}",
+            f"{np.median(as_binvox):.4f}",
+            "at least 0.99",
+        ),
+        ("IoU with binvox at 30³, `--bounds all`, worst", named, "at least 0.95"),
+        ("the same with the bounds of used vertices, median", f"{np.median([*overlaps['used'].values()]):.4f}", "–"),
+        (
+            "meshes that other bounds change, for binvox counts vertices of no face",
+            f"{len(others)}: {', '.join(others)}",
+            "–",
+        ),
     ]
 
 
 def every_triangle_against_every_voxel(mesh: Mesh, grid: Grid) -> np.ndarray:
     """The separating-axis test as it is written, thirteen axes at a time, without any short cut."""
     to_index = np.linalg.inv(grid.index_to_world)
-    points = mesh.vertices @ to_index[:3, :3].T + to_index[:3, 3]
-    centres = np.array(list(product(*map(range, grid.occupancy.shape))), np.float64)
+    size = len(grid.occupancy)
+    points = mesh.vertices @ to_index[:3, :3].T + to_index[:3, 3] + TIE * size
+    centres = np.array(list(product(range(size + 1), repeat=3)), np.float64)
     occupied = np.zeros(len(centres), bool)
     half = 0.5 + TOUCH
     for corners in points[mesh.faces]:
@@ -156,7 +174,10 @@ def every_triangle_against_every_voxel(mesh: Mesh, grid: Grid) -> np.ndarray:
         reach[3] += 1e-15 * np.abs(edges[0]).sum() * np.abs(edges[1]).sum() * 3 * len(grid.occupancy)
         apart = (along.min(axis=0) - middle > reach) | (middle - along.max(axis=0) > reach)
         occupied |= ~apart.any(axis=1)
-    return occupied.reshape(grid.occupancy.shape).astype(np.uint8)
+    passed = occupied.reshape((size + 1,) * 3)
+    for layers in (passed, passed.swapaxes(0, 1), passed.swapaxes(0, 2)):
+        layers[-2] |= layers[-1]  # what lies beyond the last voxel, by a tie, belongs to it
+    return passed[:-1, :-1, :-1].astype(np.uint8)
 
 
 def first_call(mesh: Path, work: Path) -> list[Row]:
@@ -245,7 +266,9 @@ def page(n_meshes: int, repeats: int, load: float, seconds: dict[str, list[float
         "|---|---|---|",
         *(f"| {what} | {measured} | {wanted} |" for what, measured, wanted in rows),
         "",
-        "binvox widens its voxels by about a hundredth and gives borders to one side, so that agreement with it is not exact.",
+        "binvox widens its voxels by about a hundredth, so that agreement with it is not exact: in the worst meshes it occupies",
+        "voxels more, beside walls that lie within a hundredth of a border. It fits a mesh to its grid by all vertices, also those",
+        "of no face; where such vertices lie outside, the shape is smaller in its grid, and only `--bounds all` agrees with it.",
         "",
     ]
     return "\n".join(lines)

@@ -164,12 +164,13 @@ def evaluation(run_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def voxelized(box_source, tmp_path_factory):
-    """What voxelize says of a source with one box that is sound, the same again, one that is not, and odd points."""
+    """What voxelize says of a source with a sound box, the same again, a flat one, one that is none, and odd points."""
     folder = tmp_path_factory.mktemp("voxelize")
     target = folder / "beam" / "train"
     target.mkdir(parents=True)
     for name in ("same", "sound"):
         shutil.copy(next(box_source.rglob("*.off")), target / f"{name}.off")
+    (target / "flat.off").write_text("OFF\n3 1 0\n0 0 0\n4 0 0\n0 4 0\n3 0 1 2\n")
     (target / "broken.off").write_text("OFF")
     (target / "holed.xyz").write_text("0 0 0\n1 2 3\nnan nan nan\n")
     return answer("voxelize", folder, "-o", folder / "voxels.h5", "--resolution", "8", "--drop-duplicates")

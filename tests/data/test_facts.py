@@ -56,12 +56,12 @@ def test_degenerate_face_has_no_edges_and_a_warning():
     assert found.warnings == ("2 degenerate faces (corners that coincide)",)
 
 
-def test_stray_vertex_that_enlarges_the_box_is_a_warning():
-    inside, outside = [*TETRAHEDRON, (0.1, 0.1, 0.1)], [*TETRAHEDRON, (0, 0, 9)]
-    assert describe_mesh(mesh_of(inside, CLOSED)).warnings == ()
-    assert describe_mesh(mesh_of(outside, CLOSED)).warnings == (
-        "the bounding box is enlarged by some of 1 vertices of no face",
-    )
+def test_stray_vertices_outside_the_box_are_counted_and_a_warning():
+    inside, outside = [*TETRAHEDRON, (0.1, 0.1, 0.1)], [*TETRAHEDRON, (0, 0, 9), (0.1, 0, 0), (-1, 0, 0)]
+    assert describe_mesh(mesh_of(inside, CLOSED)) == facts.MeshFacts(4, 0, (), 0)
+    found = describe_mesh(mesh_of(outside, CLOSED))
+    assert found.n_stray == 2
+    assert found.warnings == ("2 vertices of no face lie outside the bounding box of its faces",)
 
 
 def test_flat_axes_are_a_warning():

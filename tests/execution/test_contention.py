@@ -1,6 +1,9 @@
 """Tests of `contention`: when a training is told that it would wait for other programs."""
 
 import os
+import subprocess
+import sys
+import time
 
 import psutil
 import pytest
@@ -8,7 +11,14 @@ import torch
 
 from fer_cli.cli.terminal import TrainingView, training_bar
 from fer_cli.execution import contention
-from fer_cli.execution.contention import THREADS_VARIABLE, busy_cores, free_cores_if_crowded, usable_cores
+from fer_cli.execution.contention import (
+    THREADS_VARIABLE,
+    Usage,
+    busy_cores,
+    fit_threads,
+    free_cores_if_crowded,
+    usable_cores,
+)
 from fer_cli.execution.progress import TrainingProgress
 
 CPU = torch.device("cpu")
@@ -55,6 +65,42 @@ def test_nothing_is_said_of_few_threads_or_another_device_or_where_somebody_has_
         assert free_cores_if_crowded(CPU) is None
     machine.setenv(THREADS_VARIABLE, "4")
     assert free_cores_if_crowded(CPU) is None
+
+
+@pytest.mark.parametrize(("others", "threads"), [(0.0, 4), (0.4, 4), (0.6, 3), (2.0, 2), (3.4, 1), (4.0, 1), (9.0, 1)])
+def test_threads_are_as_many_as_cores_that_others_leave(
+    machine: pytest.MonkeyPatch, others: float, threads: int
+) -> None:
+    chosen = [4]
+    machine.setattr(torch, "get_num_threads", lambda: chosen[-1])
+    machine.setattr(torch, "set_num_threads", chosen.append)
+    machine.setattr(Usage, "others_since", lambda self: others)
+    assert fit_threads(CPU, Usage.now()) == threads
+    assert len(chosen) == 1 + (threads < 4)
+    machine.setenv(THREADS_VARIABLE, "4")
+    decided = list(chosen)
+    assert fit_threads(CPU, Usage.now()) == chosen[-1]
+    machine.delenv(THREADS_VARIABLE)
+    fit_threads(torch.device("cuda"), Usage.now())
+    assert chosen == decided
+
+
+def test_what_this_process_and_its_children_do_is_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted by the system like all, so that only what is left is the others'."""
+    began = Usage.now()
+    busy = "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        now = Usage.now()
+        child.communicate(b"\n")
+    assert now.own - began.own >= 0.75  # 0.5 and 0.3, in ticks of a hundredth
+    assert now.everyone - began.everyone >= now.own - began.own - 0.1
+    monkeypatch.setattr(Usage, "now", lambda: Usage(began.moment + 2.0, began.everyone + 3.0, began.own + 1.0))
+    assert began.others_since() == pytest.approx(1.0)
 
 
 def test_training_view_says_it_once_in_one_line(

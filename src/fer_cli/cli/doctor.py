@@ -27,7 +27,17 @@ TIME_LIMIT = 60.0
 """Seconds that a process may take; a network file system without a cache can take ten for PyTorch."""
 LITTLE_DISK = 2 * 10**9
 """Bytes below which the free disk is remarked upon: a run of ModelNet10 takes about one gigabyte with its scratch."""
-_MODULES = {"faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn", "vtk": "vtkmodules.vtkCommonCore"}
+NO_CACHE = (
+    "compiled code cannot be kept, so that every command that reads shapes compiles anew, for some seconds. Set "
+    "NUMBA_CACHE_DIR to a folder that can be written"
+)
+_MODULES = {
+    "faiss-cpu": "faiss",
+    "mapbox-earcut": "mapbox_earcut",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "vtk": "vtkmodules.vtkCommonCore",
+}
 _DRAWN_WITH = ("pyvista", "vtk")
 
 
@@ -78,12 +88,13 @@ class Examination:
 
 
 class Answer(TypedDict, total=False):
-    """A line from another process: of a module its problem, and PyTorch's devices; or a `Drawing`."""
+    """A line from another process: of a module its problem, PyTorch's devices, Numba's cache; or a `Drawing`."""
 
     module: str
     problem: str | None
     bfloat16: bool
     gpus: list[str]
+    keeps_code: bool
     window: str | None
     renderer: str | None
 
@@ -114,7 +125,10 @@ def examine(run: Path) -> Examination:
         drawing=_drawing(drawn, ending),
         disks=disks,
     )
-    return Examination(**{**vars(examination), "problems": _problems(examination), "remarks": _remarks(examination)})
+    remarks = _remarks(examination)
+    if answers.get("numba", {}).get("keeps_code") is False:
+        remarks += (NO_CACHE,)
+    return Examination(**{**vars(examination), "problems": _problems(examination), "remarks": remarks})
 
 
 def examination_lines(examination: Examination) -> Iterator[str]:
@@ -146,11 +160,12 @@ def examination_lines(examination: Examination) -> Iterator[str]:
 
 
 def import_libraries(modules: Iterable[str]) -> Iterator[Answer]:
-    """Import each module; report its problem, if any, and PyTorch's devices."""
+    """Import each module; report its problem, if any, PyTorch's devices, and whether Numba has a cache."""
     for module in modules:
         try:
             imported = import_module(module)
-            yield {"module": module, "problem": None, **(_compute_facts(imported) if module == "torch" else {})}
+            facts = _FACTS[module](imported) if module in _FACTS else Answer()
+            yield {"module": module, "problem": None, **facts}
         except Exception as error:  # whatever a broken installation raises
             yield {"module": module, "problem": f"{type(error).__name__}: {error}"}
 
@@ -183,6 +198,15 @@ def _compute_facts(torch: Any) -> Answer:
         "bfloat16": bool(gpus) or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         "gpus": [f"{gpu.name}, {_size(gpu.total_memory)}" for gpu in gpus],
     }
+
+
+def _cache_facts(_: Any) -> Answer:
+    from fer_cli.data.formats.compiling import compiled, has_cache
+
+    return {"keeps_code": has_cache(compiled)}
+
+
+_FACTS = {"torch": _compute_facts, "numba": _cache_facts}
 
 
 def _begin(task: str, *modules: str) -> subprocess.Popen[str]:

@@ -62,6 +62,7 @@ FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
 # Values of options; help and completion show them.
 Preset = Literal["paper", "compact", "smoke", "residual"]
 Fill = Literal["surface", "solid"]
+Bounds = Literal["used", "all"]
 VolumeKind = Literal["occupancy", "intensity"]
 Filling = Literal["feature", "centroid"]
 Split = Literal["train", "val", "test"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
     from fer_cli.diagnosis.diagnosis import Diagnosis
     from fer_cli.diagnosis.probe import Probe
+    from fer_cli.execution.contention import Usage
     from fer_cli.reports.gallery import Explained
 
 
@@ -176,7 +177,10 @@ def explain(
     if not errors and not given:
         raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
     paths = _expect(run, voxels, model, codebook)
+    from fer_cli.execution.contention import Usage
     from fer_cli.pictures.drawing import open_drawing
+
+    began = Usage.now()
 
     soon = images and _holds_shapes(paths.voxels)
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
@@ -185,7 +189,7 @@ def explain(
         from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified, other_label
         from fer_cli.reports.report import diagnosis_table
 
-        opened = _opened(run, voxels, model, codebook, device)
+        opened = _opened(run, voxels, model, codebook, device, began=began)
         wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views)
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
@@ -351,14 +355,24 @@ def _opened(
     device: str,
     *,
     in_memory: bool = False,
+    began: "Usage | None" = None,
 ) -> "RunArtifacts":
-    """The run in a folder, with any artifact named taken from there instead."""
+    """The run in a folder, with any artifact named taken from there instead.
+
+    PyTorch then computes with as many threads as other programs have left cores free since the command `began`, or
+    since now.
+    """
+    from fer_cli.execution.contention import Usage, fit_threads
+
+    began = began or Usage.now()
     from fer_cli.artifacts import RunArtifacts, choose_device
     from fer_cli.cli.terminal import complain
     from fer_cli.network.weights import stale_weights
 
     paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    run = RunArtifacts(paths, device=choose_device(device), in_memory=in_memory)
+    chosen = choose_device(device)
+    fit_threads(chosen, began)
+    run = RunArtifacts(paths, device=chosen, in_memory=in_memory)
     if changed := stale_weights(run.model):
         complain(
             f"{changed} has changed since {paths.model} was attached; the run explains the former weights. Run "

@@ -11,6 +11,7 @@ from fer_cli.cli import endings
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
+    Bounds,
     Fill,
     Force,
     RunDir,
@@ -38,6 +39,9 @@ Resolution = Annotated[
 ]
 Padding = Annotated[int | None, typer.Option(help="Empty voxels around a mesh. Default: 1.")]
 VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
+VoxelizeBounds = Annotated[
+    Bounds, typer.Option(help="Vertices that a mesh is fitted to its grid by: those its faces use, or all, as binvox.")
+]
 PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
 TestFraction = Annotated[
     float | None, typer.Option(help="Share of each class to test with, where folders tell no split.")
@@ -77,6 +81,7 @@ def voxelize(
     padding: Padding = None,
     fill: VoxelizeFill = "surface",
     layout: LayoutOf = None,
+    bounds: VoxelizeBounds = "used",
     table: Table = None,
     classes: Classes = None,
     kind: KindOf = None,
@@ -122,6 +127,7 @@ def voxelize(
                 "--resolution": resolution is not None,
                 "--padding": padding is not None,
                 "--fill": fill != "surface",
+                "--bounds": bounds != "used",
                 "--drop-duplicates": drop_duplicates,
                 "--scheduler": scheduler is not None,
             },
@@ -129,7 +135,10 @@ def voxelize(
         _store_volumes(planned, target, preparation, **common)
         return
     settings = VoxelSettings(
-        resolution=32 if resolution is None else resolution, padding=1 if padding is None else padding, fill=fill
+        resolution=32 if resolution is None else resolution,
+        padding=1 if padding is None else padding,
+        fill=fill,
+        bounds=bounds,
     )
     for_shapes: dict[str, Any] = {"per_class": per_class, "drop_duplicates": drop_duplicates, "workers": workers}
     _voxelize_shapes(planned, target, settings, scheduler=scheduler, **for_shapes, **common)
@@ -241,6 +250,7 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
         "duplicates": vars(written.duplicates),
         "dropped": 0,
         "enclosing_nothing": None,
+        "remarks": [],
         "resumed": summary.n_resumed,
         "notes": list(summary.notes),
         "seconds": summary.seconds,
@@ -253,7 +263,7 @@ def _tell_stored(summary: "StoredSummary", *, as_json: bool) -> None:
 
 def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> None:
     """Print what became of the shapes."""
-    from fer_cli.reports.inventory import enclosed_line, group_reasons
+    from fer_cli.reports.inventory import enclosed_line, group_reasons, remark_lines
     from fer_cli.reports.tables import printable
 
     warned = group_reasons([{"source": item.path, "reason": item.reason} for item in summary.warnings])
@@ -266,12 +276,15 @@ def _tell_voxelized(summary: "VoxelizeSummary", fill: str, *, as_json: bool) -> 
         "dropped": summary.n_dropped,
         "enclosing_nothing": None if fill == "surface" else list(summary.enclosing_nothing),
         "warnings": warned,
+        "remarks": summary.remarks,
         "resumed": summary.n_resumed,
         "seconds": summary.seconds,
     }
     resumed = f"{summary.n_resumed} shapes had been done by an earlier run" if summary.n_resumed else None
     odd = [f"{each['shapes']} shapes warned of, {each['example']} for one: {each['reason']}" for each in warned]
-    notes = (enclosed_line(summary.enclosing_nothing, summary.n_samples), *map(printable, odd), resumed)
+    remarks = remark_lines(summary.remarks, summary.n_samples)
+    enclosing_nothing = enclosed_line(summary.enclosing_nothing, summary.n_samples)
+    notes = (*remarks, enclosing_nothing, *map(printable, odd), resumed)
     _tell(answer, f"shapes in {summary.n_classes} classes", notes, hint=True, as_json=as_json)
 
 

@@ -21,6 +21,7 @@ from fer_cli.data.facts import MeshFacts, describe_mesh
 from fer_cli.data.formats import ply, points, scanning  # noqa: F401, slow to import: once for all workers
 from fer_cli.data.formats.registry import GreyError, Grid, Mesh
 from fer_cli.data.occupancy import VoxelSettings, fill_enclosed, voxelize_shape
+from fer_cli.data.oddities import extent_of
 from fer_cli.data.source import close_archives, read_shape_of
 from fer_cli.errors import InputError, one_line
 from fer_cli.execution.workers import is_stopping
@@ -36,7 +37,8 @@ _run: str | None = None
 class VoxelizedShape:
     """A shape's grid, packed, and its facts; counts are −1 where the shape is no mesh.
 
-    `enclosed` is 1 if the fill `solid` enclosed a voxel, 0 if none, −1 with the fill `surface`.
+    `enclosed` is 1 if the fill `solid` enclosed a voxel, 0 if none, −1 with the fill `surface`. `extent` is how many
+    voxels the occupied ones span along x, y and z.
     """
 
     bits: bytes
@@ -46,6 +48,8 @@ class VoxelizedShape:
     n_occupied: int
     enclosed: int
     warnings: tuple[str, ...]
+    extent: tuple[int, int, int]
+    n_stray: int
 
     def occupancy(self, resolution: int) -> UInt8[np.ndarray, "x y z"]:
         """The grid, one byte a voxel."""
@@ -99,6 +103,8 @@ def _voxelized(shape: Any, settings: VoxelSettings) -> VoxelizedShape:
         n_occupied,
         enclosed,
         (() if isinstance(shape, Grid) else shape.warnings) + facts.warnings,
+        extent_of(grid.occupancy),
+        facts.n_stray,
     )
 
 
@@ -128,6 +134,7 @@ def decode(content: bytes) -> list[Outcome]:
             continue
         end = start + fields.pop("n_bytes")
         fields |= {"index_to_world": np.array(fields["index_to_world"]), "warnings": tuple(fields["warnings"])}
+        fields["extent"] = tuple(fields["extent"])
         outcomes.append(VoxelizedShape(bits=content[start:end], **fields))
         start = end
     return outcomes

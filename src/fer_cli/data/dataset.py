@@ -171,6 +171,15 @@ class VoxelSet(VolumeSet):
         """Affine map from voxel centres of a sample to the units of its source."""
         return self.artifact.read("index_to_world", index)
 
+    def training_sizes(self, label: int) -> Float[np.ndarray, " chosen"]:
+        """Longest sides of the training shapes of a class, in the units of their source; none in older files."""
+        if "record/extent" not in self.artifact:
+            return np.zeros(0)
+        chosen = np.array([split == "train" for split in self.splits]) & (self.labels == label)
+        edges = self.artifact.read("index_to_world")[chosen, 0, 0]
+        sizes: np.ndarray = edges * self.artifact.read("record/extent")[chosen].max(axis=1, initial=0)
+        return sizes
+
     def is_placed(self, index: int) -> bool:
         """Whether the file of a volume told where it lies in the world."""
         return "placed" in self.artifact and bool(self.artifact.read("placed", index))

@@ -7,7 +7,7 @@ exactly, by sorting; nothing is repaired.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from fer_cli.data.formats.registry import Mesh
 
@@ -17,11 +17,15 @@ _PACKED = 2**21
 
 @dataclass(frozen=True)
 class MeshFacts:
-    """Triangles as read; edges of exactly one of the distinct triangles with three corners; faults, one line each."""
+    """Triangles as read; edges of exactly one of the distinct triangles with three corners; faults, one line each.
+
+    `n_stray` vertices are of no face and lie outside the bounding box of those that are.
+    """
 
     n_faces: int
     n_open_edges: int
     warnings: tuple[str, ...]
+    n_stray: int = 0
 
 
 def describe_mesh(mesh: Mesh) -> MeshFacts:
@@ -41,23 +45,34 @@ def describe_mesh(mesh: Mesh) -> MeshFacts:
         warnings.append(f"{n_degenerate} degenerate faces (corners that coincide)")
     if n_duplicate := int(sound.sum()) - len(a):
         warnings.append(f"{n_duplicate} duplicate faces")
-    warnings += _extent_warnings(columns, mesh.faces)
-    return MeshFacts(len(mesh.faces), _count_single(a, b, c), tuple(warnings))
+    used = np.zeros(len(mesh.vertices), bool)
+    used[mesh.faces.reshape(-1)] = True
+    n_stray = _count_outside(columns, used)
+    warnings += _extent_warnings(columns, used, n_stray)
+    return MeshFacts(len(mesh.faces), _count_single(a, b, c), tuple(warnings), n_stray)
 
 
-def _extent_warnings(columns: Float64[np.ndarray, "3 vertex"], faces: Int64[np.ndarray, "face 3"]) -> list[str]:
+def _extent_warnings(
+    columns: Float64[np.ndarray, "3 vertex"], used: Bool[np.ndarray, " vertex"], n_outside: int
+) -> list[str]:
     """Faults of the bounding box, which decides where the shape lies in its grid."""
-    used = np.zeros(columns.shape[1], bool)
-    used[faces.reshape(-1)] = True
-    lower, upper = columns.min(axis=1), columns.max(axis=1)
     found = []
-    if not used.all() and not all(
-        used[axis == bound].any() for axis, *bounds in zip(columns, lower, upper, strict=True) for bound in bounds
-    ):
-        found.append(f"the bounding box is enlarged by some of {int((~used).sum())} vertices of no face")
-    if flat := [axis for axis, is_flat in zip("xyz", lower == upper, strict=True) if is_flat]:
-        found.append(f"no extent along {', '.join(flat)}")
+    if n_outside:
+        found.append(f"{n_outside} vertices of no face lie outside the bounding box of its faces")
+    surface = columns if used.all() else columns[:, used]
+    flat = surface.min(axis=1) == surface.max(axis=1)
+    if flat.any():
+        found.append(f"no extent along {', '.join(axis for axis, is_flat in zip('xyz', flat, strict=True) if is_flat)}")
     return found
+
+
+def _count_outside(columns: Float64[np.ndarray, "3 vertex"], used: Bool[np.ndarray, " vertex"]) -> int:
+    """Vertices of no face that lie outside the bounding box of the others."""
+    if used.all():
+        return 0
+    surface, others = columns[:, used], columns[:, ~used]
+    lower, upper = surface.min(axis=1, keepdims=True), surface.max(axis=1, keepdims=True)
+    return int(((others < lower) | (others > upper)).any(axis=0).sum())
 
 
 def _position_ids(columns: Float64[np.ndarray, "3 vertex"]) -> Int64[np.ndarray, " vertex"]:

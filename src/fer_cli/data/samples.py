@@ -16,6 +16,8 @@ from jaxtyping import Int64
 from fer_cli.data.batches import Outcome, VoxelizedShape
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates, redundant_samples
 from fer_cli.data.entries import Entry, Listing, Skipped, described
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.oddities import Measured, find_oddities, remarks_of
 from fer_cli.errors import InputError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 
@@ -66,6 +68,21 @@ class Samples:
             of_split[sample.entry.split] = of_split.get(sample.entry.split, 0) + 1
         return counts
 
+    def remarks(self, settings: VoxelSettings) -> list[dict[str, str]]:
+        """What is odd about samples: `sample`, `kind` and `remark`, kind by kind."""
+        facts = [sample.facts for sample in self.kept]
+        measured = Measured(
+            n_occupied=np.array([each.n_occupied for each in facts]),
+            extent=np.array([each.extent for each in facts]),
+            n_stray=np.array([each.n_stray for each in facts]),
+            edge=np.array([each.index_to_world[0, 0] for each in facts]),
+            inner=settings.inner,
+        )
+        return remarks_of(
+            find_oddities(measured, [sample.entry.class_name for sample in self.kept]),
+            [sample.entry.name for sample in self.kept],
+        )
+
 
 def collect_samples(source: Path, listing: Listing, batches: Batches, *, drop_duplicates: bool) -> Samples:
     """Go through all batches of the listing once. Raises InputError if none of its shapes can be used."""
@@ -115,6 +132,7 @@ def write_samples(writer: ArtifactWriter, samples: Samples, batches: Batches, re
         "record/n_faces": [sample.facts.n_faces for sample in kept],
         "record/n_open_edges": [sample.facts.n_open_edges for sample in kept],
         "record/n_occupied": [sample.facts.n_occupied for sample in kept],
+        "record/n_stray": [sample.facts.n_stray for sample in kept],
         "dropped/duplicate_of": [stays for _, stays in samples.dropped],
     }
     texts: dict[str, Sequence[str]] = {
@@ -133,6 +151,7 @@ def write_samples(writer: ArtifactWriter, samples: Samples, batches: Batches, re
         # File names need not be UTF-8, but what HDF5 holds is.
         writer.write(name, [text.encode(errors="replace").decode() for text in words])
     writer.write("record/enclosed", np.array([sample.facts.enclosed for sample in kept], dtype=np.int8))
+    writer.write("record/extent", np.array([sample.facts.extent for sample in kept], dtype=np.int64))
     writer.write("record/duplicate_of", samples.duplicate_of)
     writer.write("index_to_world", np.stack([sample.facts.index_to_world for sample in kept]))
 

@@ -1,4 +1,4 @@
-"""Which voxels triangles touch: the compiled test, for `occupancy`.
+"""Which voxels triangles pass through: the compiled test, for `occupancy`.
 
 The separating-axis test of Akenine-Möller ("Fast 3D triangle–box overlap testing", 2001). Apart from `occupancy`,
 because Numba takes a third of a second to import, which only meshes are worth.
@@ -7,25 +7,26 @@ because Numba takes a third of a second to import, which only meshes are worth.
 from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-# Cubes are closed, and this much larger than a voxel (in voxels), lest rounding should open them.
-TOUCH = 1e-7
+from fer_cli.data.formats.compiling import compiled
+
+# Cubes are this much larger than a voxel (in voxels), lest rounding should open gaps between them.
+TOUCH = 1e-9
 
 
 @no_type_check
-def _occupy(points, faces, margin, occupancy):
-    """Set every voxel within `margin` of the border that a triangle touches; voxel i spans [i, i + 1] of `points`."""
-    high = occupancy.shape[0] - margin
+def _occupy(points, faces, occupancy):
+    """Set every voxel of a cube's grid that a triangle passes through; voxel i spans [i, i + 1) of `points`."""
+    high = occupancy.shape[0]
     half = 0.5 + TOUCH
     for face in range(faces.shape[0]):
         ax, ay, az = points[faces[face, 0]]
         bx, by, bz = points[faces[face, 1]]
         cx, cy, cz = points[faces[face, 2]]
-        x0, x1 = _span(min(ax, bx, cx), max(ax, bx, cx), margin, high)
-        y0, y1 = _span(min(ay, by, cy), max(ay, by, cy), margin, high)
-        z0, z1 = _span(min(az, bz, cz), max(az, bz, cz), margin, high)
+        x0, x1 = _span(min(ax, bx, cx), max(ax, bx, cx), high)
+        y0, y1 = _span(min(ay, by, cy), max(ay, by, cy), high)
+        z0, z1 = _span(min(az, bz, cz), max(az, bz, cz), high)
         ux, uy, uz = bx - ax, by - ay, bz - az
         vx, vy, vz = cx - bx, cy - by, cz - bz
         wx, wy, wz = ax - cx, ay - cy, az - cz
@@ -65,9 +66,24 @@ def _occupy(points, faces, margin, occupancy):
 
 
 @no_type_check
-def _first_and_last(least, most, low, high):
-    """Half-open range of voxels from `low` to `high` whose closed extent meets least..most."""
-    return max(low, int(np.ceil(least - 1 - TOUCH))), min(high, int(np.floor(most + TOUCH)) + 1)
+def _extremes(points, faces):
+    """Least and greatest coordinates of the corners of faces, NaN where one of them is."""
+    lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
+    for face in range(faces.shape[0]):
+        for corner in range(3):
+            for axis in range(3):
+                value = points[faces[face, corner], axis]
+                if value < lower[axis] or value != value:
+                    lower[axis] = value
+                if value > upper[axis] or value != value:
+                    upper[axis] = value
+    return lower, upper
+
+
+@no_type_check
+def _first_and_last(least, most, high):
+    """Half-open range of voxels below `high` whose extent meets least..most."""
+    return max(0, int(np.ceil(least - 1 - TOUCH))), min(high, int(np.floor(most + TOUCH)) + 1)
 
 
 @no_type_check
@@ -78,6 +94,7 @@ def _is_apart(a0, a1, b0, b1, c0, c1, edge0, edge1, half):
     return min(p, q, r) > reach or max(p, q, r) < -reach
 
 
-_span = numba.njit(_first_and_last)
-_apart = numba.njit(_is_apart)
-occupy_touched: Callable[..., None] = numba.njit(cache=True, nogil=True)(_occupy)
+_span = compiled(_first_and_last)
+_apart = compiled(_is_apart)
+occupy_touched: Callable[..., None] = compiled(_occupy)
+bounds_of_faces: Callable[..., tuple[np.ndarray, np.ndarray]] = compiled(_extremes)

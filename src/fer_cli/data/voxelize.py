@@ -38,7 +38,8 @@ class VoxelizeSummary:
 
     `duplicates` are those found, before `n_dropped` of them were dropped; `n_resumed` shapes had been done by an
     earlier run that was ended. `enclosing_nothing` names the samples that the fill `solid` left as they were;
-    `warnings` are of samples whose files are odd, as `record/warnings` has them.
+    `warnings` are of samples whose files are odd, as `record/warnings` has them, `remarks` what is odd about the shapes
+    (see `oddities`).
     """
 
     path: Path
@@ -48,6 +49,7 @@ class VoxelizeSummary:
     duplicates: DuplicateCounts
     enclosing_nothing: tuple[str, ...]
     warnings: tuple[Skipped, ...]
+    remarks: list[dict[str, str]]
     n_dropped: int
     n_resumed: int
     seconds: float
@@ -130,6 +132,7 @@ def voxelize_source(
         duplicates=samples.duplicates,
         enclosing_nothing=tuple(sample.entry.name for sample in samples.kept if sample.facts.enclosed == 0),
         warnings=tuple(Skipped(s.entry.path, text) for s in samples.kept for text in s.facts.warnings),
+        remarks=samples.remarks(settings),
         n_dropped=len(samples.dropped),
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,

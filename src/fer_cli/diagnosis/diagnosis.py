@@ -145,6 +145,7 @@ class Diagnosis:
     signs: Signs | None = None
     index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     is_placed: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def world(self) -> Float[np.ndarray, "4 4"] | None:

@@ -22,6 +22,8 @@ from fer_cli.codebooks.reconstruction import (
     table1_errors,
 )
 from fer_cli.data.formats.volume import spacing_of
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.oddities import remarks_on_sample
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.answer import ANOMALY, Answer, find_answer
@@ -114,8 +116,21 @@ def explain(
         slicing=_slicing(run, sample, reading, known) if spec.input.kind == "intensity" else None,
         index_to_world=sample.index_to_world,
         is_placed=sample.is_placed,
+        remarks=_remarks(run, sample, predicted),
         **compared,
     )
+
+
+def _remarks(run: RunArtifacts, sample: Sample, predicted: int) -> tuple[str, ...]:
+    """What is odd about a shape; its size is compared with training samples of its class, else the predicted one."""
+    if not run.voxels.voxelization or run.network.spec.input.kind != "occupancy":
+        return ()
+    sizes = run.voxels.training_sizes(predicted if sample.label is None else sample.label)
+    inner = VoxelSettings.from_json(run.voxels.voxelization).inner
+    edge = float(sample.index_to_world[0, 0])
+    if sample.index is None and edge == 1.0:  # an array, which tells no scale
+        sizes = sizes[:0]
+    return remarks_on_sample(sample.volume[0].astype(np.uint8), edge, inner, sizes)
 
 
 def _category(

@@ -1,7 +1,7 @@
 """`fer info`: what an artifact holds, without running anything."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxtyping import Float64
 
 from fer_cli.codebooks.fitted_layer import DESCRIBED, summarise_layer
 from fer_cli.data.duplicates import count_duplicates
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.oddities import Measured, find_oddities, remarks_of
 from fer_cli.errors import ArtifactError
 from fer_cli.network.activations import PATHS
 from fer_cli.network.attached.model_file import is_attached, read_origin, read_spec
@@ -69,9 +71,24 @@ def _voxels(artifact: Artifact) -> dict[str, object]:
         "classes": by_class,
         "records": _records(artifact, groups, n_occupied / voxels if is_grid else None),
         "duplicates": vars(count_duplicates(artifact.read("record/duplicate_of"), splits, labels)),
+        "remarks": _remarks(artifact, names, sample_names) if is_grid else [],
         "dropped": [{"source": source, "duplicate_of": sample_names[stays]} for source, stays in dropped],
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
     }
+
+
+def _remarks(artifact: Artifact, classes: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
+    """What is odd about shapes; nothing in files that do not record how far they extend."""
+    if "record/extent" not in artifact:
+        return []
+    measured = Measured(
+        n_occupied=artifact.read("record/n_occupied"),
+        extent=artifact.read("record/extent"),
+        n_stray=artifact.read("record/n_stray"),
+        edge=artifact.read("index_to_world")[:, 0, 0],
+        inner=VoxelSettings.from_json(artifact.config["voxelization"]).inner,
+    )
+    return remarks_of(find_oddities(measured, [None if name == "unlabelled" else name for name in classes]), names)
 
 
 def _order(group: tuple[str, str]) -> tuple[str, bool, bool, str]:

@@ -14,6 +14,8 @@ from fer_cli.reports.tables import open_table, printable
 _SPLITS = ("train", "val", "test", "unlabelled")
 _LISTED = 10
 """So many skipped shapes are listed one by one; more are grouped by reason."""
+_NAMED = 3
+"""So many samples are named for each kind of remark."""
 _HEADS = {
     "class": "class",
     "split": "split",
@@ -107,6 +109,16 @@ def enclosed_line(enclosing_nothing: Sequence[str], n_samples: int) -> str | Non
     )
 
 
+def remark_lines(remarks: Sequence[Mapping[str, str]], n_samples: int) -> Iterator[str]:
+    """One line for each kind of what is odd about samples, with the first of them."""
+    kinds: dict[str, list[str]] = {}
+    for remark in remarks:
+        kinds.setdefault(remark["kind"], []).append(f"{printable(remark['sample'])} ({remark['remark']})")
+    for kind, named in kinds.items():
+        others = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        yield f"{kind}: {len(named)} of {n_samples} shapes: {', '.join(named[:_NAMED])}{others}"
+
+
 def inventory_table(info: Mapping[str, Any]) -> RenderableType:
     """`fer info`'s summary of a voxels.h5: a table by class and split, another of what was skipped."""
     content = {key: value for key, value in info["content"].items() if key != "classes"}
@@ -114,6 +126,7 @@ def inventory_table(info: Mapping[str, Any]) -> RenderableType:
     content["records"] = [{_HEADS[key]: record[key] for key in known} for record in content["records"]]
     if len(content["skipped"]) > _LISTED:
         content["skipped"] = {"shapes": len(content["skipped"]), "reasons": group_reasons(content["skipped"])}
+    content["remarks"] = list(remark_lines(content["remarks"], content["samples"])) or None
     if len(content["dropped"]) > _LISTED:
         content["dropped"] = len(content["dropped"])
     return info_table({**info, "content": content})

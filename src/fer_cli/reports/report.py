@@ -64,6 +64,8 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_row("where", Text(short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
         facts.add_row("repair", Text(short_repair(test)))
+    if diagnosis.remarks:
+        facts.add_row("input", Text(printable("; ".join(diagnosis.remarks))))
     alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"
     facts.add_row("suspicion", Text(alarm + _viewed_words(diagnosis)))
     heading = Text.assemble(
@@ -156,6 +158,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             "evidence": list(diagnosis.cause.evidence),
         },
         "verdict": diagnosis.verdict,
+        "remarks": list(diagnosis.remarks),
         "report": report,
     }
 

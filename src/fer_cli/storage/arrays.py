@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 
 from fer_cli.errors import ArtifactError, InputError, first_line
-from fer_cli.storage.artifact import DAMAGE
+from fer_cli.storage.artifact import DAMAGE, open_hdf5
 from fer_cli.storage.layout import storage_objection
+from fer_cli.storage.lock import is_open_elsewhere
 from fer_cli.storage.vetting import vet
 
 MOST_BYTES = 1 << 30
@@ -46,7 +47,7 @@ def is_artifact(path: Path) -> bool:
 
 def examine(path: Path) -> None:
     """Read every array, in the separate process."""
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         for dataset in _arrays(file, path).values():
             step = max(1, _MOST_CHUNK // max(1, dataset.nbytes // max(1, len(dataset)))) if dataset.ndim else 1
             for start in range(0, len(dataset) if dataset.ndim else 0, step):
@@ -57,13 +58,15 @@ def examine(path: Path) -> None:
 def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         vet(path, _EXAMINER)
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             yield file
     except InputError:
         raise
     except ArtifactError as error:
         raise InputError(str(error)) from error
     except DAMAGE as error:
+        if is_open_elsewhere(path):
+            raise InputError(f"{path.name} is open in another program, which may be writing it.") from None
         raise InputError(f"{path.name}: not a readable HDF5 file: {first_line(error)}.") from None
 
 

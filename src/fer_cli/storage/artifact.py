@@ -25,6 +25,7 @@ import numpy as np
 from fer_cli.errors import ArtifactError, FerError, LineageError, first_line
 from fer_cli.storage.identity import artifact_id, content_bytes
 from fer_cli.storage.layout import check_datasets, chunk_objection, datasets_of
+from fer_cli.storage.lock import is_open_elsewhere
 from fer_cli.storage.schema import FORMATS, DatasetSpec, Format, Json
 from fer_cli.storage.vetting import vet, vet_ahead
 
@@ -145,6 +146,8 @@ class Artifact:
             raise self._damaged(f"{type(error).__name__}: {str(error)[:200]}") from error
 
     def _damaged(self, reason: str) -> ArtifactError:
+        if is_open_elsewhere(self.path):
+            return ArtifactError(_open_elsewhere(self.path))
         return ArtifactError(f"{self.path} is damaged: {reason}. Run '{self.form.command}' again.")
 
     def require_parent(self, role: str, parent: "Artifact") -> None:
@@ -210,19 +213,38 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
         raise ArtifactError(f"{path} does not exist.{remedy}")
     try:
         vet(path, _EXAMINER)
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except OSError as error:
+        if is_open_elsewhere(path):
+            raise ArtifactError(_open_elsewhere(path)) from error
         if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
             raise ArtifactError(f"{path} cannot be read: permission denied.") from error
         raise ArtifactError(f"{path} is not a readable HDF5 file (damaged or truncated).{again}") from error
     try:
         return _checked(path, file, form)
-    except DAMAGE as error:
+    except (*DAMAGE, ArtifactError) as error:
         file.close()
+        if is_open_elsewhere(path):
+            raise ArtifactError(_open_elsewhere(path)) from error
+        if isinstance(error, ArtifactError):
+            raise
         raise ArtifactError(f"{path} is damaged: {first_line(error)}.{again}") from error
     except BaseException:
         file.close()
         raise
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """A file opened for reading, without a lock.
+
+    Some file systems have none, and fer never changes a file that has its name: whatever another program does to it
+    meanwhile, digests and checksums tell.
+    """
+    return h5py.File(path, "r", locking=False)
+
+
+def _open_elsewhere(path: Path) -> str:
+    return f"{path} is open in another program, which may be writing it. Close it there."
 
 
 def examine(path: Path) -> None:
@@ -230,7 +252,7 @@ def examine(path: Path) -> None:
 
     That is: all checks, the index of every dataset's chunks, every root attribute and every text.
     """
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         for key in file.attrs:
             file.attrs[key]
         for dataset in _checked(path, file, None)._datasets.values():

@@ -41,6 +41,20 @@ def hold(path: Path, *, wait: bool) -> BinaryIO:
         file.close()
 
 
+def is_open_elsewhere(path: Path) -> bool:
+    """Whether another program has the file locked for writing, as libhdf5 does with what it may change."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks, or no file
+        return False
+    return False
+
+
 def remove_partials(path: Path) -> None:
     """Remove what killed processes left of `path`: partial files beside it that nobody has locked."""
     pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]+\.partial")

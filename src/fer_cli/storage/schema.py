@@ -135,6 +135,20 @@ VOXELS = Format(
         ),
         DatasetSpec("record/n_occupied", ("sample",), "int64", "occupied voxels; of intensities, values other than 0"),
         DatasetSpec(
+            "record/extent",
+            ("sample", "axis"),
+            "int64",
+            "how many voxels the occupied ones of a shape span along x, y and z; absent of volumes and in older files",
+            required=False,
+        ),
+        DatasetSpec(
+            "record/n_stray",
+            ("sample",),
+            "int64",
+            "vertices that no face uses, outside the bounding box of the faces; absent of volumes and in older files",
+            required=False,
+        ),
+        DatasetSpec(
             "record/enclosed",
             ("sample",),
             "int8",

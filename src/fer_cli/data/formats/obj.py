@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 
 from fer_cli.data.formats.content import plain_text
 from fer_cli.data.formats.decimals import numbers_by_line
-from fer_cli.data.formats.polygons import fan_corners
+from fer_cli.data.formats.polygons import cover_concave, fan_corners
 from fer_cli.errors import InputError
 
 _VERTEX = re.compile(rb"^[ \t]*v[ \t]+([^\n#]*)", re.MULTILINE)
@@ -25,7 +25,7 @@ _BESIDE_POSITION = re.compile(rb"/[^\s]*")
 def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"], Int64[np.ndarray, "face 3"]]:
     """Vertices, in the file's own units, and triangles as rows of them, none where the file has no faces.
 
-    Polygons become fans. Errors name `name`.
+    Errors name `name`.
 
     Raises InputError if there is no vertex, or a line of a vertex or face is damaged.
     """
@@ -54,7 +54,7 @@ def read_obj(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
         raise InputError(
             f"{name}: face {face[row]} names vertex {indices[positions[row, column]]:g}, expected 1 to {len(vertices)}."
         )
-    return vertices, corners.astype(np.int64) - 1
+    return vertices, cover_concave(vertices, face, corners.astype(np.int64) - 1)
 
 
 def _numbers(text: bytes, n_lines: int, kind: str, least: int, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int, Int64
 
 from fer_cli.data.formats.content import plain_text
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
-from fer_cli.data.formats.polygons import fan_corners
+from fer_cli.data.formats.polygons import cover_concave, fan_corners
 from fer_cli.errors import InputError
 from fer_cli.storage.disk import writing
 
@@ -24,7 +24,7 @@ _HEADER_LIMIT = 4096
 
 
 def read_off(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"], Int64[np.ndarray, "face 3"]]:
-    """Vertices, in the file's own units, and triangles as rows of them; polygons become fans. Errors name `name`.
+    """Vertices, in the file's own units, and triangles as rows of them. Errors name `name`.
 
     Raises InputError if the content is no OFF text, or is truncated or damaged.
     """
@@ -50,8 +50,8 @@ def read_off(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
         )
     body = starts[1:]
     vertices = _off_vertices(numbers, body[: int(n_vertices) + 1], name)
-    faces = _off_faces(numbers, body[int(n_vertices) : int(n_vertices + n_faces) + 1], len(vertices), name)
-    return vertices, faces
+    polygon, faces = _off_faces(numbers, body[int(n_vertices) : int(n_vertices + n_faces) + 1], len(vertices), name)
+    return vertices, cover_concave(vertices, polygon, faces)
 
 
 def _off_vertices(numbers: np.ndarray, starts: np.ndarray, name: str) -> np.ndarray:
@@ -63,8 +63,8 @@ def _off_vertices(numbers: np.ndarray, starts: np.ndarray, name: str) -> np.ndar
     return np.asarray(numbers[starts[:-1, None] + np.arange(3)])
 
 
-def _off_faces(numbers: np.ndarray, starts: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
-    """Polygons as fans of triangles; a face of one or two corners becomes a triangle without area."""
+def _off_faces(numbers: np.ndarray, starts: np.ndarray, n_vertices: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Polygons as fans of triangles, with the face of each; one of one or two corners is a triangle without area."""
     widths, first = np.diff(starts), starts[:-1]
     declared = numbers[first]
     wrong = ~((declared >= 1) & (declared < widths) & (declared == np.floor(declared)))
@@ -82,7 +82,7 @@ def _off_faces(numbers: np.ndarray, starts: np.ndarray, n_vertices: int, name: s
         raise InputError(
             f"{name}: face {face[row]} names vertex {indices[row, column]:g}, expected 0 to {n_vertices - 1}."
         )
-    return np.asarray(indices, dtype=np.int64)
+    return face, np.asarray(indices, dtype=np.int64)
 
 
 def write_off(path: Path, vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fer_cli.data.formats.compiling import compiled
 from fer_cli.data.formats.content import without_mark
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
-from fer_cli.data.formats.polygons import fan_corners
+from fer_cli.data.formats.polygons import cover_concave, fan_corners
 from fer_cli.errors import InputError
 
 _HEADER_LIMIT = 1 << 16
@@ -59,7 +59,7 @@ class _Element:
 def read_ply(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"], Int64[np.ndarray, "face 3"]]:
     """Vertices, in the file's own units, and triangles as rows of them, none where the file has no faces.
 
-    Polygons become fans. Errors name `name`.
+    Errors name `name`.
 
     Raises InputError if the content is no PLY file, or is truncated or damaged.
     """
@@ -83,7 +83,7 @@ def read_ply(content: bytes, name: str) -> tuple[Float64[np.ndarray, "vertex 3"]
             break
     if vertices is None:
         raise InputError(f"{name}: 0 vertices make no shape.")
-    faces = np.empty((0, 3), np.int64) if polygons is None else _triangles(*polygons, len(vertices), name)
+    faces = np.empty((0, 3), np.int64) if polygons is None else _triangles(*polygons, vertices, name)
     if strips is not None:
         faces = np.concatenate([faces, _of_strips(*strips, len(vertices), name)])
     return vertices, faces
@@ -147,11 +147,14 @@ def _named(element: _Element) -> str:
     return ", ".join(item.name for item in element.properties)[:80] or "no property"
 
 
-def _triangles(numbers: np.ndarray, first: np.ndarray, corners: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
+def _triangles(
+    numbers: np.ndarray, first: np.ndarray, corners: np.ndarray, vertices: np.ndarray, name: str
+) -> np.ndarray:
     if corners.min() < 1:
         raise InputError(f"{name}: face {int(corners.argmin())} has {int(corners.min())} corners.")
     face, positions = fan_corners(first, corners)
-    return _checked(numbers[positions], face, n_vertices, name)
+    indices = _checked(numbers[positions], face, len(vertices), name)
+    return cover_concave(vertices, face, indices)
 
 
 def _of_strips(numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, n_vertices: int, name: str) -> np.ndarray:
@@ -297,5 +300,5 @@ def _gather_bytes(content, starts, n_bytes, gathered):
             at += 1
 
 
-_walk_rows: Callable[..., int] = numba.njit(cache=True, nogil=True)(_walk_bytes)
-_gather: Callable[..., None] = numba.njit(cache=True, nogil=True)(_gather_bytes)
+_walk_rows: Callable[..., int] = compiled(_walk_bytes)
+_gather: Callable[..., None] = compiled(_gather_bytes)

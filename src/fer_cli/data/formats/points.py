@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float64
 
+from fer_cli.data.formats.compiling import compiled
 from fer_cli.data.formats.content import plain_text, without_mark
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.errors import InputError
@@ -215,4 +215,4 @@ def _unpack_lzf(packed, unpacked):
     return o
 
 
-_unpack: Callable[..., int] = numba.njit(cache=True, nogil=True)(_unpack_lzf)
+_unpack: Callable[..., int] = compiled(_unpack_lzf)

@@ -6,8 +6,9 @@ Apart from `decimals` because Numba takes a third of a second to import, which o
 from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
+
+from fer_cli.data.formats.compiling import compiled
 
 
 @no_type_check
@@ -76,5 +77,5 @@ def _scan(text, start, numbers, n_numbers, lines, n_lines, new_line, unusual, po
 
 
 POWERS_OF_TEN = np.array([float(f"1e{power}") for power in range(23)])
-scan_numbers: Callable[..., tuple[int, int, int, int, bool]] = numba.njit(cache=True, nogil=True)(_scan)
+scan_numbers: Callable[..., tuple[int, int, int, int, bool]] = compiled(_scan)
 """See `_scan`; `powers` is `POWERS_OF_TEN`."""
