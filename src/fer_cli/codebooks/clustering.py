@@ -105,6 +105,8 @@ def cluster_network(
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
 
+    On a GPU features stay there and are clustered there, unless there is a `scheduler`.
+
     `module` is the classifier of an attached network that the caller has in memory.
 
     `calibrate` makes the calibration of the complete codebook, and both files get their names at one moment, the
@@ -140,6 +142,7 @@ def cluster_network(
                 FittedLayers(journal),
                 executor,
                 report,
+                on_device=device.type != "cpu" and scheduler is None,
             )
             resumed = len(journal)
             precision = fitting.fit()

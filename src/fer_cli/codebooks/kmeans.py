@@ -17,7 +17,7 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 """The end of half precision's range, to which what is beyond it is brought."""
 ITERATIONS = 20
 """Most iterations of a k-means."""
-_ENOUGH_GAIN = 5e-3
+ENOUGH_GAIN = 5e-3
 """Share of the objective by which an iteration has to lower it for another to follow."""
 TIE = 1e-12
 """Squared distances that differ by less than this share of the vectors' squared lengths count as equal."""
@@ -107,7 +107,7 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     varying = rows if live.all() else np.ascontiguousarray(rows[:, live])
     clustering = faiss.Clustering(varying.shape[1], k)
     clustering.niter = ITERATIONS
-    clustering.early_stop_threshold = _ENOUGH_GAIN
+    clustering.early_stop_threshold = ENOUGH_GAIN
     clustering.seed = seed
     clustering.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     clustering.check_input_data_for_NaNs = False  # features are finite

@@ -42,9 +42,15 @@ class CentroidIndex:
             codes[part] = self._search(vectors[part], part)
         return codes
 
+    def relative_squares(
+        self, vectors: Float32[Tensor, "location sample filter"], part: slice = slice(None)
+    ) -> Float32[Tensor, "location sample code"]:
+        """Squared distance of each vector to every centroid of its location, less the vector's own square."""
+        return torch.baddbmm(self._squares[part, None], vectors, self._transposed[part], alpha=-2)
+
     def _search(self, vectors: Tensor, part: slice) -> Tensor:
         # |v|² is the same for all centroids of a vector and left out.
-        scores = torch.baddbmm(self._squares[part, None], vectors, self._transposed[part], alpha=-2)
+        scores = self.relative_squares(vectors, part)
         least, codes = scores.min(dim=2)
         lengths = vectors.square().sum(2).sqrt()
         slack = rounding(vectors.shape[2]) * (lengths + self._longest[part, None].sqrt().float()).square()
