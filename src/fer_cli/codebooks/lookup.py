@@ -7,12 +7,16 @@ machine: `kmeans.nearest` gives the same one for one location at a time.
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from fer_cli.codebooks import kmeans
 from fer_cli.codebooks.kmeans import TIE, rounding
 
+_NEIGHBOURS = 1 << 26
+"""Distances worked on at once among many rows."""
 _SCORES = 1 << 18
 """Distances worked on at once, so that they stay in a core's cache."""
 
@@ -72,3 +76,22 @@ class CentroidIndex:
         nearest = distance <= least[row] + tie
         lowest = code.new_full((rows,), near.shape[2]).scatter_reduce(0, row[nearest], code[nearest], "amin")
         return lowest.view(near.shape[:2])
+
+
+def nearest_rows(
+    vectors: Float32[np.ndarray, "sample filter"],
+    rows: Float32[np.ndarray, "row filter"],
+    count: int,
+    device: torch.device,
+) -> tuple[Float32[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
+    """Squared distances and indices of the `count` nearest rows of each vector, ascending; found by brute force."""
+    if device.type == "cpu" and kmeans.HAS_FAISS:
+        return kmeans.nearest_rows(vectors, rows, count)
+    known = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
+    squares, found = known.square().sum(1), []
+    for part in torch.from_numpy(np.ascontiguousarray(vectors)).split(max(1, _NEIGHBOURS // len(rows))):
+        own = part.to(device)
+        distance = torch.addmm(squares, own, known.T, alpha=-2).add_(own.square().sum(1)[:, None]).clamp_(min=0)
+        found.append([each.cpu() for each in distance.topk(count, dim=1, largest=False)])
+    distances, indices = (torch.cat(each).numpy() for each in zip(*found, strict=True))
+    return distances, indices

@@ -75,7 +75,7 @@ def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: 
     layers = list(training.features)
     last = layers[-1]
     classes = len(network.spec.classes)
-    head = network.backbone.linear_head()
+    head, device = network.backbone.linear_head(), network.backbone.device
     found: list[Scores] = []
     distances, neighbours = [], []
     for part in (validation, tested):
@@ -91,13 +91,15 @@ def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: 
                 part.features[last], part.logits, training.features[last], training.logits, weight, bias
             )
         for layer in layers:
-            table = near.class_distances(part.features[layer], training.features[layer], training.labels, classes)
+            table = near.class_distances(
+                part.features[layer], training.features[layer], training.labels, classes, device
+            )
             scores[f"trust_score_{layer}"] = near.trust_score(table, part.predicted)
         most = max(near.NEIGHBOURS)
-        distances.append(near.neighbour_distances(part.features[last], training.features[last], most))
+        distances.append(near.neighbour_distances(part.features[last], training.features[last], most, device))
         neighbours.append(
             [
-                near.neighbour_labels(part.features[layer], training.features[layer], training.labels, most)
+                near.neighbour_labels(part.features[layer], training.features[layer], training.labels, most, device)
                 for layer in layers
             ]
         )

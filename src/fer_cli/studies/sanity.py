@@ -20,6 +20,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.batched_fitting import fit_batched
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook
 from fer_cli.codebooks.fitting import fit_locations
+from fer_cli.codebooks.kmeans import HAS_FAISS
 from fer_cli.codebooks.reading import margin, read_samples
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
@@ -118,7 +119,7 @@ def fit_small_codebook(
     for key in list(features):
         vectors = torch.cat(features.pop(key), dim=1).contiguous()
         k, seeds = min(CODES, len(samples)), [seed] * len(vectors)
-        on_host = vectors.device.type == "cpu"
+        on_host = vectors.device.type == "cpu" and HAS_FAISS
         fitted = fit_locations(vectors.numpy(), k, seeds, None) if on_host else fit_batched(vectors, k, seeds, None)
         book = LayerCodebook(
             fitted.centroids,
