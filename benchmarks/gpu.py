@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ from step import training_step  # noqa: E402
 from training import CLASSES, CUBE, Grids  # noqa: E402
 
 CPU = torch.device("cpu")
+GRACE = 20.0
+"""Seconds that a block has to end in, once it is told to."""
 SEEDS, VIEWS = range(5), 24
 STEPS = {"cuda": 30, "cpu": 3}
 SAMPLES = 3592
@@ -208,7 +211,7 @@ def pipeline(
     if not paths.codebook.exists():
         fit = partial(calibrated, paths.calibration, views=views_of_run(paths.model, number=views))
         summary = cluster_network(
-            paths.voxels, paths.model, paths.codebook, seed=seed, device=bench.device, calibrate=fit, force=True
+            paths.voxels, paths.model, paths.codebook, seed=seed, device=bench.device, calibrate=fit
         )
         found |= {"cluster and calibrate: seconds": summary.seconds}
     if bench.device.type == "cuda":
@@ -292,6 +295,22 @@ def write(bench: Bench, results: Figures) -> None:
     (bench.output / "gpu.md").write_text("\n".join(lines) + "\n")
 
 
+def run_block(name: str, seconds: float) -> int | None:
+    """Run a block as a process of its own; its exit code, None where it took longer and was ended.
+
+    Ctrl-C first, so that a training keeps the epoch that it is in.
+    """
+    child = subprocess.Popen([sys.executable, *sys.argv, "--block", name], start_new_session=True)
+    for wait_for, ended_by in ((max(1.0, seconds - GRACE), signal.SIGINT), (GRACE, signal.SIGKILL)):
+        try:
+            code = child.wait(wait_for)
+            return code if ended_by == signal.SIGINT else None
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, ended_by)
+    child.wait()
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -317,13 +336,12 @@ def main() -> None:
             continue
         started = time.monotonic()
         print(f"{name} …", flush=True)
-        try:
-            subprocess.run([sys.executable, *sys.argv, "--block", name], check=True, timeout=max(1.0, ends - started))
-        except subprocess.TimeoutExpired:
+        code = run_block(name, ends - started)
+        if code is None:
             print("the budget is spent; start the same command again to go on.")
             break
-        except subprocess.CalledProcessError as error:
-            print(f"failed with exit code {error.returncode}; the other blocks go on.", flush=True)
+        if code:
+            print(f"failed with exit code {code}; the other blocks go on.", flush=True)
             continue
         figures = json.loads((bench.output / "block.json").read_text())
         results["blocks"][name] = {"seconds": time.monotonic() - started, "figures": figures}

@@ -15,6 +15,7 @@ from attachables import Plain
 from devices import CUDA, MixedDevicesError, Waits, device_of, pretended
 from fer_cli.artifacts import choose_device
 from fer_cli.calibration.calibrate import calibrate
+from fer_cli.codebooks import clustering, kmeans
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.lookup import nearest_rows
 from fer_cli.data.augmentation import Augmentation
@@ -204,6 +205,21 @@ def test_clustering_and_calibration_are_on_one_device(run_paths: RunPaths, tmp_p
 def calibrated_predictions(paths: RunPaths) -> list[int]:
     with open_artifact(paths.calibration, CALIBRATION) as artifact:
         return artifact.read("calibration/predicted").tolist()
+
+
+def test_without_faiss_pytorch_clusters_on_the_cpu(
+    run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clustering, "HAS_FAISS", False)
+    monkeypatch.setattr(kmeans, "cluster", None)
+    paths = copied(run_paths, tmp_path, "voxels", "model")
+    cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, device=torch.device("cpu"))
+    with open_artifact(paths.codebook, CODEBOOK) as ours, open_artifact(run_paths.codebook, CODEBOOK) as theirs:
+        inertia = [
+            sum(each.read(f"feedforward/{layer}/inertia").sum() for layer in ("conv1", "conv2", "conv3"))
+            for each in (ours, theirs)
+        ]
+    assert inertia[0] == pytest.approx(inertia[1], rel=0.05)
 
 
 def test_attaching_is_on_one_device(run_paths: RunPaths, tmp_path: Path, gpu: None) -> None:

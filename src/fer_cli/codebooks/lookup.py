@@ -17,8 +17,8 @@ from fer_cli.codebooks.kmeans import TIE, rounding
 
 _NEIGHBOURS = 1 << 26
 """Distances worked on at once among many rows."""
-_SCORES = 1 << 18
-"""Distances worked on at once, so that they stay in a core's cache."""
+_SCORES, _DEVICE_SCORES = 1 << 18, 1 << 26
+"""Distances worked on at once, so that they stay in a core's cache; and on a GPU, where every step costs a launch."""
 
 
 class CentroidIndex:
@@ -40,7 +40,8 @@ class CentroidIndex:
         """Code of the nearest centroid (Euclidean) of each vector, the lowest of equally near ones."""
         locations, samples, _ = vectors.shape
         codes = torch.empty(locations, samples, dtype=torch.int64, device=vectors.device)
-        step = max(1, _SCORES // max(1, samples * self.centroids.shape[1]))
+        most = _SCORES if vectors.device.type == "cpu" else _DEVICE_SCORES
+        step = max(1, most // max(1, samples * self.centroids.shape[1]))
         for start in range(0, locations, step):
             part = slice(start, start + step)
             codes[part] = self._search(vectors[part], part)
