@@ -8,6 +8,7 @@
 # make fuzz   every reader against INPUTS hostile files each; findings in fuzz-findings (FUZZ="--readers off,ply" for some)
 # make fuzz-coverage  READER against files that Atheris makes by coverage, for SECONDS
 # make attach-zoo  nine networks of others through all steps; writes docs/networks.md
+# make gpu-test the tests that need a GPU, where there is one
 # make lowest the quick tests with the lowest versions of dependencies that pyproject.toml allows
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) constraints.txt
 
-.PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage attach-zoo lowest format clean
+.PHONY: demo test check docs coverage mutants faults fuzz fuzz-coverage attach-zoo gpu-test lowest format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -73,6 +74,9 @@ fuzz-coverage: .venv-fuzz/.installed
 
 attach-zoo: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/zoo.py --output docs/networks.md
+
+gpu-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m gpu tests/test_devices.py
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -q -m "not end_to_end and not browser" -W ignore::DeprecationWarning # old versions among new ones

@@ -1,6 +1,10 @@
 """What benchmarks compute on the way to their figures, where a mistake would not show in the table."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -24,6 +28,23 @@ def recipes() -> ModuleType:
 @pytest.fixture(scope="module")
 def variants() -> ModuleType:
     return load_benchmark("variants")
+
+
+def test_finished_blocks_of_the_gpu_are_not_run_again(tmp_path: Path) -> None:
+    script = load_benchmark("gpu")
+    bench = script.Bench(torch.device("cpu"), True, tmp_path, None, None)
+    names = list(script.blocks(bench, full=False))
+    done = {name: {"seconds": 1.0, "figures": {"kept": 0.25}} for name in names if not name.startswith("matrix")}
+    (tmp_path / "gpu.json").write_text(json.dumps({"machine": script.machine(bench.device), "blocks": done}))
+    command = [sys.executable, script.__file__, "--device", "cpu", "--small", "--output", str(tmp_path)]
+    said = subprocess.run([*command, "--budget", "21"], capture_output=True, text=True, check=True).stdout
+    assert "the budget is spent" in said  # one second is too short for any block
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads((tmp_path / "gpu.json").read_text())["blocks"]
+    assert set(found) == set(names)
+    [(name, speed)] = found["matrix product, TFLOP/s"]["figures"].items()
+    assert (name.partition(" ")[0], speed > 0) == ("cpu", True)
+    assert f"| {names[-1]} | kept | 0.25 |" in (tmp_path / "gpu.md").read_text()
 
 
 def test_every_class_is_spread_evenly_over_the_folds(recipes: ModuleType) -> None:

@@ -19,27 +19,28 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("fer_cli", "beartype.beartype")
+if importlib.util.find_spec("beartype"):  # machines with GPUs may have PyTorch and little else
+    install_import_hook("fer_cli", "beartype.beartype")
 
-import torch  # noqa: E402
+import torch
 
-from fer_cli.calibration.calibrate import calibrate  # noqa: E402
-from fer_cli.codebooks.clustering import cluster_network  # noqa: E402
-from fer_cli.data.augmentation import Augmentation  # noqa: E402
-from fer_cli.data.voxelize import VoxelSettings, voxelize_source  # noqa: E402
-from fer_cli.diagnosis.replacement import Replacement  # noqa: E402
-from fer_cli.evaluation.results import Evaluation  # noqa: E402
-from fer_cli.network.activations import encode  # noqa: E402
-from fer_cli.network.fer_cnn import PRESETS  # noqa: E402
-from fer_cli.network.phases import TrainingSettings  # noqa: E402
-from fer_cli.network.training import train  # noqa: E402
-from fer_cli.run import Run  # noqa: E402
-from fer_cli.storage import artifact  # noqa: E402
-from fer_cli.storage.artifact import Artifact  # noqa: E402
-from fer_cli.storage.artifact_writer import ArtifactWriter  # noqa: E402
-from fer_cli.storage.run_paths import RunPaths  # noqa: E402
-from fer_cli.studies.evaluate import evaluate  # noqa: E402
-from tiny_layers import TINY_LAYERS  # noqa: E402
+from fer_cli.calibration.calibrate import calibrate
+from fer_cli.codebooks.clustering import cluster_network
+from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.voxelize import VoxelSettings, voxelize_source
+from fer_cli.diagnosis.replacement import Replacement
+from fer_cli.evaluation.results import Evaluation
+from fer_cli.network.activations import encode
+from fer_cli.network.fer_cnn import PRESETS
+from fer_cli.network.phases import TrainingSettings
+from fer_cli.network.training import train
+from fer_cli.run import Run
+from fer_cli.storage import artifact
+from fer_cli.storage.artifact import Artifact
+from fer_cli.storage.artifact_writer import ArtifactWriter
+from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.evaluate import evaluate
+from tiny_layers import TINY_LAYERS
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that; a handler they do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -212,9 +212,12 @@ class RunArtifacts:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU where there is one. Raises UsageError for one that is not here."""
+    """The device called `name`; `auto` takes a GPU where there is one. Raises UsageError for one that is not here.
+
+    On a GPU float32 is float32 from then on: convolutions would round to TF32's 10 bits, and codes differ from a CPU's.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if not torch.amp.is_autocast_available(device.type):
@@ -227,4 +230,6 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(
             f"device {name!r} cannot be used here{reason}. Give {', '.join(('auto', 'cpu', *found))}."
         ) from error
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return device

@@ -1,6 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 
+from fer_cli.codebooks.device_tally import DeviceTally
 from fer_cli.codebooks.tally import Tally
 
 RNG = np.random.default_rng(3)
@@ -12,6 +16,14 @@ LABELS = RNG.integers(0, CLASSES, SAMPLES)
 NAMES = np.sort(RNG.choice(1000, SAMPLES, replace=False))
 
 
+def on_device(*parts: slice) -> Tally:
+    tally = DeviceTally(torch.from_numpy(CENTROIDS), CLASSES)
+    for part in parts:
+        vectors, codes = (torch.from_numpy(np.ascontiguousarray(each[:, part])) for each in (VECTORS, CODES))
+        tally.add(vectors, codes, samples=NAMES[part], labels=LABELS[part])
+    return tally.tally()
+
+
 def tallied(*parts: slice) -> Tally:
     tally = Tally.empty(LOCATIONS, K, FILTERS, CLASSES)
     for part in parts:
@@ -19,9 +31,10 @@ def tallied(*parts: slice) -> Tally:
     return tally
 
 
+@pytest.mark.parametrize("count", [tallied, on_device])
 @pytest.mark.parametrize("parts", [(slice(0, 40),), (slice(0, 7), slice(7, 8), slice(8, 40))])
-def test_a_tally_is_what_a_loop_counts(parts: tuple[slice, ...]) -> None:
-    tally = tallied(*parts)
+def test_a_tally_is_what_a_loop_counts(parts: tuple[slice, ...], count: Callable[..., Tally]) -> None:
+    tally = count(*parts)
     for location in range(LOCATIONS):
         offsets = VECTORS[location].astype(np.float64) - CENTROIDS[location, CODES[location]]
         distances = np.square(offsets).sum(axis=1)
@@ -45,6 +58,14 @@ def test_of_equally_near_samples_the_first_is_the_exemplar() -> None:
         names = np.arange(start, start + 6) + 30
         tally.add(vectors, np.zeros((2, 6), np.int64), centroids, samples=names, labels=zeros)
     assert tally.exemplar.tolist() == [[30, -1], [30, -1]]
+
+
+def test_on_a_device_too_the_first_of_equally_near_samples_is_the_exemplar() -> None:
+    tally = DeviceTally(torch.tensor([[[1.0], [5.0]]] * 2), 1)
+    for start in (0, 6):
+        names, zeros = np.arange(start, start + 6) + 30, np.zeros(6, np.int64)
+        tally.add(torch.zeros(2, 6, 1), torch.zeros(2, 6, dtype=torch.int64), samples=names, labels=zeros)
+    assert tally.tally().exemplar.tolist() == [[30, -1], [30, -1]]
 
 
 def test_features_that_never_vary_have_no_scatter() -> None:

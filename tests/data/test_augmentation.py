@@ -53,6 +53,22 @@ def test_augmented_shape_is_the_shape_moved_and_mirrored(shift: int, mirror: boo
     assert torch.equal(repeated[7], grid[0])  # the input is left alone
 
 
+@pytest.mark.parametrize("edge", [False, True])
+def test_batched_variations_are_those_of_a_loop_over_samples(edge: bool) -> None:
+    """Every kind at once, of several channels."""
+    volumes = torch.rand(40, 2, 6, 6, 4, generator=torch.Generator().manual_seed(3))
+    settings = Augmentation(shift=2, mirror="xyz", quarter_turns=True, edge=edge)
+    drawn = settings.draw(40, torch.Generator().manual_seed(4))
+    padded = torch.nn.functional.pad(volumes, (2,) * 6, mode="replicate" if edge else "constant")
+    for sample, found in enumerate(drawn.apply(volumes)):
+        x, y, z = drawn.moves[sample].tolist()
+        wanted = padded[sample, :, x : x + 6, y : y + 6, z : z + 4]
+        flips = (*drawn.flips[sample, :2].tolist(), bool(drawn.flips_z[sample]))
+        wanted = wanted.flip([axis + 1 for axis, flip in enumerate(flips) if flip])
+        assert torch.equal(found, wanted.transpose(1, 2) if drawn.flips[sample, 2] else wanted)
+    assert drawn.flips_z.any()
+
+
 def ball(x: float, y: float, z: float, side: int = 20) -> Tensor:
     """A soft ball around a place, in voxels from the grid's centre."""
     axis = torch.arange(side) - (side - 1) / 2

@@ -62,5 +62,6 @@ def test_thin_maps_are_computed_in_float32_and_others_not() -> None:
         for module in (layer, back):
             assert module(torch.zeros(1, 4, 2, 8, 8)).dtype is torch.float32
             assert module(torch.zeros(1, 4, 8, 8, 8)).dtype is (torch.bfloat16 if fast else torch.float32)
-            assert module(torch.zeros(1, 4, 2, 8, 8, dtype=torch.bfloat16)).dtype is torch.float32 or not fast
+            if fast:  # elsewhere nothing converts the input
+                assert module(torch.zeros(1, 4, 2, 8, 8, dtype=torch.bfloat16)).dtype is torch.float32
     assert layer(torch.zeros(1, 4, 8, 8, 8)).dtype is torch.float32

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from fer_cli.calibration.p_value import PredictedClasses, load_predicted
 from fer_cli.calibration.typicality import load_distances
 from fer_cli.data.volumes import Location, Volumes
+from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.artifact import Artifact
@@ -163,7 +164,7 @@ def return_errors(
     For the lowest layer it is the squared distance to the input.
     """
     errors = {}
-    below = volumes.to(network.backbone.device)
+    below = moved(volumes, network.backbone.device)
     for layer in network.spec.layer_names:
         returned = network.step_down(layer, features[layer])
         errors[layer] = (returned.float() - below.float()).square().flatten(1).sum(1).double().cpu().numpy()

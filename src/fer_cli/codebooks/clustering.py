@@ -29,6 +29,7 @@ from fer_cli.codebooks.choice import Candidate, choose_codes
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
 from fer_cli.codebooks.fitting import fit_locations
+from fer_cli.codebooks.kmeans import HAS_FAISS
 from fer_cli.codebooks.layer_fitting import ENOUGH, LayerFitting, Precision
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.errors import UsageError
@@ -105,6 +106,8 @@ def cluster_network(
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
 
+    On a GPU features stay there and are clustered there, unless there is a `scheduler`.
+
     `module` is the classifier of an attached network that the caller has in memory.
 
     `calibrate` makes the calibration of the complete codebook, and both files get their names at one moment, the
@@ -140,6 +143,7 @@ def cluster_network(
                 FittedLayers(journal),
                 executor,
                 report,
+                on_device=(device.type != "cpu" or not HAS_FAISS) and scheduler is None,
             )
             resumed = len(journal)
             precision = fitting.fit()

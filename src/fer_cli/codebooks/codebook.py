@@ -7,7 +7,6 @@ the log of a class's smoothed share in a code's histogram over the class's share
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,13 @@ from torch import Tensor
 
 from fer_cli.codebooks.lookup import CentroidIndex
 from fer_cli.errors import ArtifactError
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import round_to
 from fer_cli.network.backbone import OUTPUT, NetworkSpec
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.schema import CODEBOOK
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(eq=False)
@@ -36,30 +38,35 @@ class LayerCodebook:
 
     def assign(self, feature: Float[Tensor, "sample filter x y z"]) -> Int[np.ndarray, "sample location"]:
         """Code of the nearest centroid at every location, for the feature at the codebook's precision."""
-        return self.look_up(feature)[1].T
+        return self.look_up(feature)[1].cpu().numpy().T
 
     def look_up(
         self, feature: Float[Tensor, "sample filter x y z"]
-    ) -> tuple[Float32[np.ndarray, "location sample filter"], Int[np.ndarray, "location sample"]]:
-        """The same location by location, with the vectors that were looked up."""
-        device = feature.device
+    ) -> tuple[Float32[Tensor, "location sample filter"], Int[Tensor, "location sample"]]:
+        """The same location by location, with the vectors that were looked up; both on the feature's device."""
+        vectors = round_to(feature.detach().flatten(2).permute(2, 0, 1), self.bits).float().contiguous()
+        return vectors, self.on(feature.device).search(vectors)
+
+    def on(self, device: torch.device) -> CentroidIndex:
+        """The centroids on a device, where they stay."""
         if device not in self._indices:
             centroids, n_codes = (torch.from_numpy(array).to(device) for array in (self.centroids, self.n_codes))
             self._indices[device] = CentroidIndex(centroids, n_codes)
-        vectors = round_to(feature.detach().flatten(2).permute(2, 0, 1), self.bits).float().contiguous()
-        return vectors.cpu().numpy(), self._indices[device].search(vectors).cpu().numpy()
-
-    @cached_property
-    def _squares(self) -> Float32[np.ndarray, "location code"]:
-        return np.square(self.centroids).sum(axis=2)
+        return self._indices[device]
 
     def relative_squares(self, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, "location code"]:
         """Squared distance of one sample's feature to every centroid, less its own square: enough to order by.
 
-        Codes that do not exist are among them.
+        Infinite for codes that do not exist.
         """
-        vectors = feature.flatten(1).T.numpy()
-        return self._squares - 2 * np.einsum("lcf,lf->lc", self.centroids, vectors, optimize=True)
+        return self.on(feature.device).relative_squares(feature.flatten(1).T[:, None])[:, 0].cpu().numpy()
+
+    def chosen(
+        self, codes: Int[np.ndarray, "sample location"], device: torch.device
+    ) -> Float[Tensor, "sample location filter"]:
+        """The centroids of the given codes, on a device."""
+        centroids = self.on(device).centroids
+        return centroids[torch.arange(codes.shape[1], device=device), moved(torch.from_numpy(codes), device)]
 
     def distances(
         self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]
@@ -71,9 +78,8 @@ class LayerCodebook:
         self, feature: Float[Tensor, "sample filter x y z"], codes: Int[np.ndarray, "sample location"]
     ) -> Float[np.ndarray, "sample location"]:
         """The same location by location."""
-        vectors = feature.detach().flatten(2).transpose(1, 2).float().cpu().numpy()
-        chosen = self.centroids[np.arange(codes.shape[1]), codes]
-        return np.square(vectors - chosen, dtype=np.float64).sum(axis=2)
+        vectors = feature.detach().flatten(2).transpose(1, 2).float()
+        return (vectors - self.chosen(codes, feature.device)).double().square().sum(2).cpu().numpy()
 
     def chosen_exemplars(self, codes: Int[np.ndarray, "sample location"]) -> Int[np.ndarray, "sample location"]:
         """The training sample that each chosen centroid names."""
@@ -134,11 +140,11 @@ class Codebook:
         return self._tables[path, layer][places, codes]
 
     def feature_map(
-        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"]
+        self, path: str, layer: str, codes: Int[np.ndarray, "sample location"], device: torch.device = _CPU
     ) -> Float[Tensor, "sample filter x y z"]:
-        """The layer's feature made of the chosen centroids."""
-        chosen = self.layer(path, layer).centroids[np.arange(codes.shape[1]), codes]
-        return torch.from_numpy(chosen).transpose(1, 2).unflatten(2, self.spec.map_shape(layer)).contiguous()
+        """The layer's feature made of the chosen centroids, on a device."""
+        chosen = self.layer(path, layer).chosen(codes, device)
+        return chosen.transpose(1, 2).unflatten(2, self.spec.map_shape(layer)).contiguous()
 
 
 def open_codebook(path: Path, model: Artifact, spec: NetworkSpec) -> tuple[Codebook, Artifact]:

@@ -27,6 +27,7 @@ from fer_cli.network.backbone import OUTPUT, Features, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
 
+CPU = torch.device("cpu")
 _DTYPES = {16: torch.float16, 32: torch.float32}
 
 
@@ -79,6 +80,14 @@ def plan_passes(layers: Iterable[Slab], capacity: int) -> list[list[Slab]]:
     return passes
 
 
+def device_capacity(device: torch.device, memory: int) -> int:
+    """Bytes of features that one pass may hold on a device: a third of a GPU's memory, whatever is free of it.
+
+    So that the passes, and with them the last bits, are the same on every card of a kind. `memory` on other devices.
+    """
+    return torch.cuda.mem_get_info(device)[1] // 3 if device.type == "cuda" else memory
+
+
 def check_memory(layers: Iterable[Slab], memory: int) -> None:
     """Raise UsageError if one location of some layer does not fit `memory` bytes, in single precision."""
     for layer in layers:
@@ -95,21 +104,23 @@ class FeatureStore:
 
     Beyond the range of half precision, 16 bits hold an infinity, which `fitting` brings to the end of that range.
 
-    What exceeds `memory` bytes goes to a file in the folder `scratch` that has no name: it is gone when this process
-    is, however it ends. At least one batch is held in memory.
+    On a GPU all of it stays there. On the host, what exceeds `memory` bytes goes to a file in the folder `scratch` that
+    has no name: it is gone when this process is, however it ends. At least one batch is held in memory.
 
     Raises ResourceError if the scratch file cannot be written.
     """
 
-    def __init__(self, slabs: Sequence[Slab], *, memory: int, scratch: Path) -> None:
+    def __init__(self, slabs: Sequence[Slab], *, memory: int, scratch: Path, device: torch.device = CPU) -> None:
         self._slabs = tuple(slabs)
         self._scratch = scratch
         total = sum(slab.bytes for slab in slabs)
-        share = min(1.0, memory / max(1, total))
+        share = min(1.0, memory / max(1, total)) if device.type == "cpu" else 1.0
         self._buffers = {}
         for slab in slabs:
             rows = min(slab.samples, max(BATCH, int(slab.samples * share)))
-            self._buffers[slab] = torch.empty(slab.stop - slab.start, rows, slab.filters, dtype=_DTYPES[slab.bits])
+            self._buffers[slab] = torch.empty(
+                slab.stop - slab.start, rows, slab.filters, dtype=_DTYPES[slab.bits], device=device
+            )
         self._held = dict.fromkeys(slabs, 0)
         self._spilled = dict.fromkeys(slabs, 0)
         self._offsets = dict(zip(slabs, np.cumsum([0, *(slab.bytes for slab in slabs)]).tolist(), strict=False))
@@ -157,6 +168,10 @@ class FeatureStore:
         content = self._file.read((stop - start) * slab.location_bytes)
         dtype = np.dtype(f"float{slab.bits}")
         return np.frombuffer(content, dtype).reshape(stop - start, slab.samples, slab.filters)
+
+    def held(self, slab: Slab) -> Float[Tensor, "location sample filter"]:
+        """All samples at the locations of a slab, on the device that keeps them."""
+        return self._buffers[slab]
 
     def drop(self, slab: Slab) -> None:
         """Let go of a slab's memory."""

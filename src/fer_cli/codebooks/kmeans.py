@@ -1,4 +1,4 @@
-"""k-means and nearest centroids of one set of vectors, with FAISS. The only module that imports faiss.
+"""k-means and nearest centroids of one set of vectors, with FAISS. The only module that imports faiss, when needed.
 
 Features repeat themselves: a location that mostly sees empty space gives one vector for thousands of samples. Each
 distinct vector is therefore clustered once, with the number of its repetitions as its weight, which has the same
@@ -8,16 +8,18 @@ every vector given counts.
 
 import threading
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int, UInt64
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 """The end of half precision's range, to which what is beyond it is brought."""
+HAS_FAISS = find_spec("faiss") is not None
+"""Without it `batched_kmeans` clusters, on CPUs too."""
 ITERATIONS = 20
 """Most iterations of a k-means."""
-_ENOUGH_GAIN = 5e-3
+ENOUGH_GAIN = 5e-3
 """Share of the objective by which an iteration has to lower it for another to follow."""
 TIE = 1e-12
 """Squared distances that differ by less than this share of the vectors' squared lengths count as equal."""
@@ -103,11 +105,13 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     rows = distinct.rows
     if len(rows) <= k:
         return rows
+    import faiss
+
     live = np.ptp(rows, axis=0) > 0  # what never varies makes no difference
     varying = rows if live.all() else np.ascontiguousarray(rows[:, live])
     clustering = faiss.Clustering(varying.shape[1], k)
     clustering.niter = ITERATIONS
-    clustering.early_stop_threshold = _ENOUGH_GAIN
+    clustering.early_stop_threshold = ENOUGH_GAIN
     clustering.seed = seed
     clustering.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     clustering.check_input_data_for_NaNs = False  # features are finite
@@ -130,6 +134,8 @@ def nearest(
     """
     if len(centroids) == 1:
         return np.zeros(len(vectors), dtype=np.int64)
+    import faiss
+
     distances, found = faiss.knn(vectors, centroids, 2)
     codes = found[:, 0]
     lengths = np.sqrt(np.einsum("sf,sf->s", vectors, vectors))
@@ -146,6 +152,8 @@ def nearest_rows(
     vectors: Float32[np.ndarray, "sample filter"], rows: Float32[np.ndarray, "row filter"], count: int
 ) -> tuple[Float32[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
     """Squared distances and indices of the `count` nearest rows of each vector, ascending; found by brute force."""
+    import faiss
+
     return faiss.knn(np.ascontiguousarray(vectors), np.ascontiguousarray(rows), count)
 
 
@@ -157,6 +165,8 @@ def use_one_thread() -> None:
     thread torch would be bound as well.
     """
     if threading.current_thread() is not threading.main_thread():
+        import faiss
+
         faiss.omp_set_num_threads(1)
 
 

@@ -15,13 +15,17 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Int
 
-from fer_cli.codebooks.codebook import Codebook
+from fer_cli.codebooks.batched_fitting import fit_batched
+from fer_cli.codebooks.codebook import Codebook, LayerCodebook
+from fer_cli.codebooks.device_tally import DeviceTally
 from fer_cli.codebooks.features import (
+    CPU,
     Extraction,
     FeatureStore,
     Slab,
     check_memory,
     check_numbers,
+    device_capacity,
     plan_passes,
     whole_layer,
 )
@@ -68,7 +72,8 @@ Precision = dict[str, dict[str, LayerPrecision]]
 class LayerFitting:
     """k-means in every layer of both paths of `network`, on its training `samples`.
 
-    `k` holds the codes of each layer, `done` the layers that are fitted, as they become so.
+    `k` holds the codes of each layer, `done` the layers that are fitted, as they become so. With `on_device` features
+    stay on the network's device and are clustered there (`batched_kmeans`), otherwise by the workers of `executor`.
     """
 
     network: ExplainedNetwork
@@ -81,6 +86,7 @@ class LayerFitting:
     done: FittedLayers
     executor: WorkExecutor
     report: Callable[[ClusteringProgress], None]
+    on_device: bool = False
 
     def fit(self) -> Precision:
         """Fit every layer of both paths, at the lowest precision that serves; the precision of each."""
@@ -138,12 +144,13 @@ class LayerFitting:
             for (path, layer), of_layer in bits.items()
             if not self.done.holds(path, layer, of_layer)
         ]
-        check_memory(wanted, self.memory)
+        device = self.network.backbone.device if self.on_device else CPU
+        check_memory(wanted, device_capacity(device, self.memory))
         parts: list[Fitted] = []
         for path in PATHS:
             of_path = [slab for slab in wanted if slab.path == path]
             for group in plan_passes(of_path, self._capacity(of_path)):
-                with FeatureStore(group, memory=self.memory, scratch=self.scratch) as store:
+                with FeatureStore(group, memory=self.memory, scratch=self.scratch, device=device) as store:
                     self._extraction.run(path, store, group, report=self._reader(EXTRACTING, path))
                     for slab in group:
                         parts += self._fit_slab(store, slab)
@@ -163,11 +170,20 @@ class LayerFitting:
         if len(self._fitted_on) == len(self.samples):
             counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
 
+        def seeds(start: int, stop: int) -> list[int]:
+            return [_seed([self.seed, path, layer, location]) for location in range(start, stop)]
+
+        if self.on_device:
+            on_it = fit_batched(store.held(slab), self.k[slab.layer], seeds(slab.start, slab.stop), counted)
+            self.report(ClusteringProgress(FITTING, slab.stop, total, slab.path, slab.layer))
+            store.drop(slab)
+            return [on_it]
+
         def calls() -> Iterator[tuple[Any, ...]]:
             for start in range(slab.start, slab.stop, piece):
                 stop = min(start + piece, slab.stop)
-                seeds = [_faiss_seed([self.seed, path, layer, location]) for location in range(start, stop)]
-                yield store.read(slab, start - slab.start, stop - slab.start), self.k[slab.layer], seeds, counted
+                features = store.read(slab, start - slab.start, stop - slab.start)
+                yield features, self.k[slab.layer], seeds(start, stop), counted
 
         parts: list[Fitted] = []
         done = slab.start
@@ -183,6 +199,8 @@ class LayerFitting:
 
     def _capacity(self, wanted: Sequence[Slab]) -> int:
         """Bytes of features that one pass may hold: in memory if all fit there, else in a scratch file."""
+        if self.on_device:
+            return device_capacity(self.network.backbone.device, self.memory)
         if sum(slab.bytes for slab in wanted) <= self.memory:
             return self.memory
         with writing(self.scratch):
@@ -196,20 +214,29 @@ class LayerFitting:
         if not layers:
             return
         books = [layer.codebook() for layer in layers]
-        tallies = []
-        for book in books:
-            locations, k, filters = book.centroids.shape
-            tallies.append(Tally.empty(locations, k, filters, len(self.voxels.classes)))
+        tallies = [self._empty_tally(book) for book in books]
         report = self._reader(COUNTING)
         done = 0
         for part, features in self._features(self.samples):
             for layer, book, tally in zip(layers, books, tallies, strict=True):
                 vectors, codes = book.look_up(features[layer.path][layer.layer])
-                tally.add(vectors, codes, book.centroids, samples=part, labels=self.voxels.labels[part])
+                labels = self.voxels.labels[part]
+                if isinstance(tally, DeviceTally):
+                    tally.add(vectors, codes, samples=part, labels=labels)
+                else:
+                    found, chosen = (each.cpu().numpy() for each in (vectors, codes))
+                    tally.add(found, chosen, book.centroids, samples=part, labels=labels)
             done += len(part)
             report(done, len(self.samples))
         for layer, tally in zip(layers, tallies, strict=True):
-            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=tally)))
+            counted = tally.tally() if isinstance(tally, DeviceTally) else tally
+            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=counted)))
+
+    def _empty_tally(self, book: LayerCodebook) -> Tally | DeviceTally:
+        (locations, k, filters), classes = book.centroids.shape, len(self.voxels.classes)
+        if self.on_device:
+            return DeviceTally(book.on(self.network.backbone.device).centroids, classes)
+        return Tally.empty(locations, k, filters, classes)
 
     def _agreement(self, bits: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
         """Share of look-ups that half precision leaves unchanged, on some of the samples."""
@@ -233,6 +260,6 @@ class LayerFitting:
             yield part, features
 
 
-def _faiss_seed(key: list[int]) -> int:
+def _seed(key: list[int]) -> int:
     """A seed of a location's own, so that no location depends on the order in which others are fitted."""
     return int(np.random.SeedSequence(key).generate_state(1)[0]) & 0x7FFFFFFF

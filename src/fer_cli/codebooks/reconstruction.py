@@ -55,7 +55,7 @@ def representatives(
     """By path and layer, volumes decoded from the feature made of the centroids that the samples chose there."""
     paths, device = tuple(reading.codes), network.backbone.device
     features = {
-        layer: torch.cat([codebook.feature_map(path, layer, reading.codes[path][layer]) for path in paths]).to(device)
+        layer: torch.cat([codebook.feature_map(path, layer, reading.codes[path][layer], device) for path in paths])
         for layer in network.spec.layer_names
     }
     decoded = network.reconstruct_each(features)
@@ -137,7 +137,7 @@ def _decode_snapped(
         if level == OUTPUT:
             return feature
         codes = codebook.layer(FEEDBACK, level).assign(feature)
-        return codebook.feature_map(FEEDBACK, level, codes).to(feature.device)
+        return codebook.feature_map(FEEDBACK, level, codes, feature.device)
 
     return network.reconstruct(probabilities, OUTPUT, edit=snap).cpu().numpy()
 

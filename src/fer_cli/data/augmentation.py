@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
+from fer_cli.execution.transfer import moved
 
 USUAL = {
     "shift": "2",
@@ -127,20 +128,35 @@ class Variations:
             volumes = resample(volumes, self.angles, self.scales, edge=edge)
         if self.settings.contrast or self.settings.brightness:
             spread = volumes.flatten(1).std(1)
-            gains, offsets = self.gains.to(volumes), self.offsets.to(volumes) * spread
+            gains, offsets = (moved(each, volumes.device).to(volumes) for each in (self.gains, self.offsets))
+            offsets = offsets * spread
             volumes = volumes * gains.view(-1, 1, 1, 1, 1) + offsets.view(-1, 1, 1, 1, 1)
         shift, sides = self.settings.shift, volumes.shape[2:]
         if self.settings.quarter_turns and sides[0] != sides[1]:
             raise UsageError(f"volumes of {sides[0]} by {sides[1]} voxels cannot be turned by quarters about z.")
         padded = functional.pad(volumes, (shift,) * 6, mode="replicate" if edge else "constant") if shift else volumes
-        result = torch.empty_like(volumes)
-        drawn = zip(self.flips.tolist(), self.flips_z.tolist(), self.moves.tolist(), strict=True)
-        for sample, (flips, flip_z, (x, y, z)) in enumerate(drawn):
-            moved = padded[sample, :, x : x + sides[0], y : y + sides[1], z : z + sides[2]]
-            axes = [axis for axis, flip in ((1, flips[0]), (2, flips[1]), (3, flip_z)) if flip]
-            moved = moved.flip(axes) if axes else moved
-            result[sample] = moved.transpose(1, 2) if flips[2] else moved
-        return result
+        # Every row along z is a run of the padded volumes' memory.
+        runs = padded.contiguous().view(-1).as_strided((padded.numel() - sides[2] + 1, sides[2]), (1, 1))
+        starts = moved(self._starts(volumes.shape[1], sides, padded.shape[2:]), volumes.device)
+        result = runs.index_select(0, starts).view(volumes.shape)
+        if not self.flips_z.any():
+            return result
+        return torch.where(moved(self.flips_z, volumes.device).view(-1, 1, 1, 1, 1), result.flip(4), result)
+
+    def _starts(self, channels: int, sides: torch.Size, padded: torch.Size) -> Int[Tensor, " row"]:
+        """Where each row of the moved, mirrored and turned volumes begins in the memory of the padded ones."""
+        x, y = (
+            torch.where(self.flips[:, axis, None], side - 1 - places, places) + self.moves[:, axis, None]
+            for axis, side in ((0, sides[0]), (1, sides[1]))
+            for places in [torch.arange(side)]
+        )
+        x = x * padded[1]
+        if sides[0] == sides[1]:
+            exchanged = self.flips[:, 2, None]
+            x, y = torch.where(exchanged, y, x), torch.where(exchanged, x, y)
+        volume = torch.arange(len(self.flips) * channels).view(-1, channels, 1, 1) * (padded[0] * padded[1])
+        rows = volume + (x[:, :, None] + y[:, None, :])[:, None]
+        return (rows * padded[2] + self.moves[:, 2].view(-1, 1, 1, 1)).view(-1)
 
 
 def turn(volumes: Volumes, angles: Float[Tensor, " sample"]) -> Volumes:
@@ -159,7 +175,7 @@ def resample(
     whole columns: eight times as fast on a CPU as `grid_sample` voxel by voxel (`benchmarks/augmentation.py`).
     """
     samples, channels, x, y, z = volumes.shape
-    angles, scales = angles.to(volumes), scales.to(volumes)
+    angles, scales = (moved(each, volumes.device).to(volumes) for each in (angles, scales))
     places = torch.arange(z, device=volumes.device)
     sources = (places + 0.5 - z / 2) / scales[:, 2:] + z / 2 - 0.5
     sources = sources.clamp(0, z - 1) if edge else sources

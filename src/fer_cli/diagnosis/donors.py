@@ -16,6 +16,7 @@ from torch import Tensor
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VolumeSet
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
@@ -36,13 +37,14 @@ class Donations:
 
 @dataclass(eq=False)
 class Donors:
-    """The training samples of a run as donors; each is encoded once, and the given layers of it are kept."""
+    """The training samples of a run as donors; each is encoded once, and the given layers of it stay on the device."""
 
     network: ExplainedNetwork
     codebook: Codebook
     voxels: VolumeSet
     layers: tuple[str, ...]
     _encoded: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
+    _predicted: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def find(
         self, layer: str, feature: Float[Tensor, "sample filter x y z"], wanted: Int[np.ndarray, " sample"]
@@ -55,20 +57,20 @@ class Donors:
             return Donations(np.zeros(0, np.int64), feature)
         candidates = [
             self._candidates(layer, one, int(klass))
-            for one, klass in zip(feature.detach().cpu().float(), wanted, strict=True)
+            for one, klass in zip(feature.detach().float(), wanted, strict=True)
         ]
         self._encode(np.unique(np.concatenate(candidates)))
         found, features = [], []
         for row, (indices, klass) in enumerate(zip(candidates, wanted, strict=True)):
             parts = torch.stack([self._encoded[int(i)][layer] for i in indices]).float()
-            distance = (parts - feature[row].detach().cpu()).flatten(1).square().sum(1)
-            mistaken = torch.tensor([int(self._encoded[int(i)][OUTPUT].argmax()) != klass for i in indices])
+            distance = (parts - feature[row].detach()).flatten(1).square().sum(1)
+            mistaken = torch.tensor([self._predicted[int(i)] != klass for i in indices])
             if not mistaken.all():
-                distance[mistaken] = torch.inf
+                distance = distance.masked_fill(moved(mistaken, distance.device), torch.inf)
             nearest = int(distance.argmin())
             found.append(int(indices[nearest]))
             features.append(parts[nearest])
-        return Donations(np.array(found), torch.stack(features).to(feature.device))
+        return Donations(np.array(found), torch.stack(features))
 
     def nearest(
         self,
@@ -82,7 +84,7 @@ class Donors:
 
         They are looked for among those nearest by the `known` codes of that layer, or else among exemplars.
         """
-        own = feature[0].detach().cpu().float()
+        own = feature[0].detach().float()
         most = _FEW if math.prod(self.network.spec.input.volume) > _LARGE else _NEIGHBOURS
         if known is not None and known.layer == layer:
             of_class = self.voxels.labels[known.index] == klass
@@ -92,14 +94,11 @@ class Donors:
         if not len(candidates):
             return ()
         distances = [
-            (encode(self.network, self.voxels.tensor(part), [layer])[layer].cpu().float() - own)
-            .flatten(1)
-            .square()
-            .sum(1)
+            (encode(self.network, self.voxels.tensor(part), [layer])[layer].float() - own).flatten(1).square().sum(1)
             for part in batches(candidates)
         ]
-        order = torch.argsort(torch.cat(distances), stable=True)
-        return tuple(int(candidates[row]) for row in order[:count])
+        order = torch.argsort(torch.cat(distances), stable=True)[:count].tolist()
+        return tuple(int(candidates[row]) for row in order)
 
     def _candidates(
         self, layer: str, feature: Float[Tensor, "filter x y z"], klass: int, count: int = CANDIDATES
@@ -120,6 +119,8 @@ class Donors:
     def _encode(self, indices: Int[np.ndarray, " training"]) -> None:
         missing = np.array([i for i in indices if int(i) not in self._encoded], dtype=np.int64)
         for part in batches(missing):
-            features = encode(self.network, self.voxels.tensor(part))
-            for row, index in enumerate(part):
-                self._encoded[int(index)] = {name: features[name][row].cpu().clone() for name in (*self.layers, OUTPUT)}
+            features = encode(self.network, self.voxels.tensor(part), (*self.layers, OUTPUT))
+            predicted = features[OUTPUT].flatten(1).argmax(1).tolist()
+            for row, (index, klass) in enumerate(zip(part.tolist(), predicted, strict=True)):
+                self._encoded[index] = {name: features[name][row].clone() for name in self.layers}
+                self._predicted[index] = klass

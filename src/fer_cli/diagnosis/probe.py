@@ -99,7 +99,7 @@ def sweep(
     codes: np.ndarray | None = None
     if centroids_of is not None:
         flat = centroids_of.layer(FEEDFORWARD, layer).assign(feature)
-        feature = centroids_of.feature_map(FEEDFORWARD, layer, flat).to(feature.device)
+        feature = centroids_of.feature_map(FEEDFORWARD, layer, flat, feature.device)
         codes = flat.reshape(shape)
     for start in range(0, len(locations), _BATCH):
         part = locations[start : start + _BATCH]

@@ -16,6 +16,7 @@ from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
+from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import Features, NetworkSpec
 
 REPLACED_SHARE = 1 / 8
@@ -73,7 +74,7 @@ class Repairer:
             found = self.donors.find(layer, feature, np.array([wanted]))
             wanted_class, given_class = (torch.tensor([klass], device=feature.device) for klass in (wanted, self.given))
             backbone = self.donors.network.backbone
-            volumes = self.volumes.to(backbone.device)
+            volumes = moved(self.volumes, backbone.device)
             edit = Replacement(backbone, layer, volumes, feature, found.feature, wanted_class, given_class)
             self._made[key] = (edit, int(found.index[0]), donor_path(edit))
         return self._made[key]
@@ -97,7 +98,8 @@ def repair_test(repairer: Repairer, layer: str, *, wanted: int, chosen_by: str, 
     edit, donor, relevance = repairer.replacement(layer, wanted)
     count = math.ceil(edit.locations * REPLACED_SHARE)
     chosen = highest(relevance, count)
-    drawn = highest(random_scores(RANDOM_DRAWS, edit.locations, np.random.default_rng(seed)).to(chosen.device), count)
+    draws = random_scores(RANDOM_DRAWS, edit.locations, np.random.default_rng(seed), chosen.device)
+    drawn = highest(draws, count)
     many = edit.rows(torch.zeros(1 + RANDOM_DRAWS, dtype=torch.int64, device=chosen.device))
     logits = many.logits(many.replaced(torch.cat([chosen, drawn])))
     odds = many.log_odds(logits)

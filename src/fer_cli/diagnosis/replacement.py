@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import BATCH
 from fer_cli.network.backbone import Backbone
 
@@ -97,6 +98,8 @@ def highest(score: Float[Tensor, "sample location"], count: int) -> Bool[Tensor,
     return torch.zeros(score.shape, dtype=torch.bool, device=score.device).scatter_(1, order, True)
 
 
-def random_scores(rows: int, locations: int, generator: np.random.Generator) -> Float[Tensor, "sample location"]:
+def random_scores(
+    rows: int, locations: int, generator: np.random.Generator, device: torch.device
+) -> Float[Tensor, "sample location"]:
     """Uniform random ranking (null)."""
-    return torch.from_numpy(generator.random((rows, locations), dtype=np.float32))
+    return moved(torch.from_numpy(generator.random((rows, locations), dtype=np.float32)), device)

@@ -17,9 +17,11 @@ from fer_cli.evaluation import feature_scores as near
 from fer_cli.evaluation import logit_scores as logit
 from fer_cli.evaluation.detection import weighted_metrics
 from fer_cli.evaluation.encoded import Encoded
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, predict
 from fer_cli.network.explained import ExplainedNetwork
 
+_CPU = torch.device("cpu")
 TURNS = 8
 MIRRORS = ((2,), (3,), (2, 3))
 """Axes of a batch of grids that are flipped: x, y, both."""
@@ -73,7 +75,7 @@ def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: 
     layers = list(training.features)
     last = layers[-1]
     classes = len(network.spec.classes)
-    head = network.backbone.linear_head()
+    head, device = network.backbone.linear_head(), network.backbone.device
     found: list[Scores] = []
     distances, neighbours = [], []
     for part in (validation, tested):
@@ -89,13 +91,15 @@ def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: 
                 part.features[last], part.logits, training.features[last], training.logits, weight, bias
             )
         for layer in layers:
-            table = near.class_distances(part.features[layer], training.features[layer], training.labels, classes)
+            table = near.class_distances(
+                part.features[layer], training.features[layer], training.labels, classes, device
+            )
             scores[f"trust_score_{layer}"] = near.trust_score(table, part.predicted)
         most = max(near.NEIGHBOURS)
-        distances.append(near.neighbour_distances(part.features[last], training.features[last], most))
+        distances.append(near.neighbour_distances(part.features[last], training.features[last], most, device))
         neighbours.append(
             [
-                near.neighbour_labels(part.features[layer], training.features[layer], training.labels, most)
+                near.neighbour_labels(part.features[layer], training.features[layer], training.labels, most, device)
                 for layer in layers
             ]
         )
@@ -134,7 +138,7 @@ def varied_probabilities(
     """
     means: dict[str, list[np.ndarray]] = {}
     for indices in batches(encoded.indices):
-        volumes = voxels.tensor(indices)
+        volumes = moved(voxels.tensor(indices), network.backbone.device)
         angles = [2 * math.pi * turns / TURNS for turns in range(1, TURNS)]
         views = {
             "rotations": [turn(volumes, torch.full((len(volumes),), angle)) for angle in angles],
@@ -172,11 +176,11 @@ def dropout_probabilities(
     means = []
     with backbone.dropout(probability, generator):
         for rows in batches(np.arange(len(encoded.indices))):
-            volumes = voxels.tensor(encoded.indices[rows]).to(backbone.device)
+            volumes = moved(voxels.tensor(encoded.indices[rows]), backbone.device)
             patch = {}
             for name in kept[-1:]:
                 feature = torch.from_numpy(encoded.features[name][rows])
-                patch[name] = feature.reshape(-1, *network.spec.level_shape(name)).to(backbone.device)
+                patch[name] = moved(feature.reshape(-1, *network.spec.level_shape(name)), backbone.device)
             passes = [backbone.logits(volumes, patch=patch).float() for _ in range(PASSES)]
             means.append(torch.softmax(torch.stack(passes), dim=2).mean(dim=0).cpu())
     return torch.cat(means).numpy()
@@ -209,7 +213,7 @@ def trivial_baselines(
             }
             for name, values in batch.items():
                 columns.setdefault(name, []).append(values.astype(np.float64))
-        distances = volume_distances(voxels, part.indices, training, classes)
+        distances = volume_distances(voxels, part.indices, training, classes, network.backbone.device)
         found.append(
             {
                 **{name: np.concatenate(values) for name, values in columns.items()},
@@ -220,27 +224,32 @@ def trivial_baselines(
 
 
 def volume_distances(
-    voxels: VolumeSet, samples: Int[np.ndarray, " sample"], training: Encoded, classes: int
+    voxels: VolumeSet,
+    samples: Int[np.ndarray, " sample"],
+    training: Encoded,
+    classes: int,
+    device: torch.device = _CPU,
 ) -> Float[np.ndarray, "sample klass"]:
     """Squared distance of each volume to the nearest training volume of each class; infinite for a class without one.
 
     Of occupancy, the number of voxels in which they differ.
     """
-    nearest = torch.full((len(samples), classes), torch.inf)
+    nearest = torch.full((len(samples), classes), torch.inf, device=device)
     # Squares of large numbers cancel; occupancy is exact as it is.
-    centre = 0.0 if voxels.input.kind == "occupancy" else torch.from_numpy(_mean_volume(voxels, training.indices))
+    centre = torch.zeros(1) if voxels.input.kind == "occupancy" else _mean_volume(voxels, training.indices)
+    centre = moved(torch.as_tensor(centre), device)
     at_once = max(1, min(_TRAINING_SHAPES, _NUMBERS // math.prod(voxels.input.volume)))
     for label in np.unique(training.labels):
         for of_class in batches(training.indices[training.labels == label], at_once):
-            known = voxels.tensor(of_class).flatten(1) - centre
+            known = moved(voxels.tensor(of_class), device).flatten(1) - centre
             size = torch.einsum("sv,sv->s", known, known)
             for start in range(0, len(samples), _SHAPES):
-                part = voxels.tensor(samples[start : start + _SHAPES]).flatten(1) - centre
+                part = moved(voxels.tensor(samples[start : start + _SHAPES]), device).flatten(1) - centre
                 own = torch.einsum("sv,sv->s", part, part)
                 distance = (own[:, None] + size - 2 * part @ known.T).clamp(min=0)
                 rows = nearest[start : start + _SHAPES, label]
                 torch.minimum(rows, distance.min(dim=1).values, out=rows)
-    return nearest.double().numpy()
+    return nearest.double().cpu().numpy()
 
 
 def _mean_volume(voxels: VolumeSet, samples: Int[np.ndarray, " sample"]) -> Float[np.ndarray, " voxel"]:

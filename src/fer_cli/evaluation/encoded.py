@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
@@ -58,5 +59,5 @@ def kept_features(
     """Of the features of a batch those of the upper layers, flat, and logits as `output`."""
     *_, last = network.spec.levels
     kept = {layer: features[layer].flatten(1).float().cpu().numpy() for layer in network.spec.upper_layers}
-    logits = network.backbone.logits(volumes.to(network.backbone.device), patch={last.name: features[last.name]})
+    logits = network.backbone.logits(moved(volumes, network.backbone.device), patch={last.name: features[last.name]})
     return {**kept, OUTPUT: logits.float().cpu().numpy()}

@@ -7,10 +7,11 @@ Every score is high where the prediction looks trustworthy. Each is written from
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-from fer_cli.codebooks.kmeans import nearest_rows
+from fer_cli.codebooks.lookup import nearest_rows
 
 Features = Float[np.ndarray, "sample number"]
 Training = Float[np.ndarray, "training number"]
@@ -20,6 +21,7 @@ Scores = Float[np.ndarray, " sample"]
 
 NEIGHBOURS = (1, 5, 10, 25, 50, 75)
 """Numbers of neighbours that are tried."""
+_CPU = torch.device("cpu")
 _RIDGE = 1e-6
 
 
@@ -41,9 +43,11 @@ def relative_mahalanobis(features: Features, training: Training, labels: Labels)
     return -(_mahalanobis_distances(features, training, labels) - common).min(axis=1)
 
 
-def neighbour_distances(features: Features, training: Training, most: int) -> Float[np.ndarray, "sample neighbour"]:
+def neighbour_distances(
+    features: Features, training: Training, most: int, device: torch.device = _CPU
+) -> Float[np.ndarray, "sample neighbour"]:
     """Distances to the nearest training features, all of length one, ascending."""
-    squared, _ = nearest_rows(unit(features), unit(training), min(most, len(training)))
+    squared, _ = nearest_rows(unit(features), unit(training), min(most, len(training)), device)
     return np.sqrt(np.maximum(squared, 0.0, dtype=np.float64))
 
 
@@ -53,10 +57,10 @@ def neighbour_distance(distances: Float[np.ndarray, "sample neighbour"], k: int)
 
 
 def neighbour_labels(
-    features: Features, training: Training, labels: Labels, most: int
+    features: Features, training: Training, labels: Labels, most: int, device: torch.device = _CPU
 ) -> Int[np.ndarray, "sample neighbour"]:
     """Classes of the nearest training features by cosine, the nearest first."""
-    return labels[nearest_rows(unit(features), unit(training), min(most, len(training)))[1]]
+    return labels[nearest_rows(unit(features), unit(training), min(most, len(training)), device)[1]]
 
 
 def nonconformity(
@@ -117,12 +121,12 @@ def trust_score(distances: Float[np.ndarray, "sample klass"], predicted: Predict
 
 
 def class_distances(
-    features: Features, training: Training, labels: Labels, classes: int
+    features: Features, training: Training, labels: Labels, classes: int, device: torch.device = _CPU
 ) -> Float[np.ndarray, "sample klass"]:
     """Distance to the nearest training feature of each class, infinite for a class without one."""
     table = np.full((len(features), classes), np.inf)
     for label in np.unique(labels):
-        squared, _ = nearest_rows(features, training[labels == label], 1)
+        squared, _ = nearest_rows(features, training[labels == label], 1, device)
         table[:, label] = np.sqrt(np.maximum(squared[:, 0], 0.0))
     return table
 

@@ -3,6 +3,7 @@
 import torch
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -25,7 +26,7 @@ class Fidelity:
     def add(self, volumes: Volumes, features: Features) -> None:
         """Reconstruct a batch from the backbone's `features` of it."""
         device = self._network.backbone.device
-        truth = volumes.to(device)
+        truth = moved(volumes, device)
         features = {layer: feature.to(device) for layer, feature in features.items()}
         self._samples += len(volumes)
         for (layer, gates), sums in self._sums.items():

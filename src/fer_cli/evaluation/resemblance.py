@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 
 from fer_cli.data.dataset import VolumeSet
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -29,16 +30,16 @@ def nearest_other_errors(
     decoded = []
     for part in batches(others):
         feature = encode(network, voxels.tensor(part), [layer])[layer]
-        decoded.append(network.reconstruct(feature, layer).flatten(1).float().cpu())
+        decoded.append(network.reconstruct(feature, layer).flatten(1).float())
     known = torch.cat(decoded)
     centre = known.mean(dim=0)  # squares of large numbers cancel
     known -= centre
     sizes = known.square().sum(dim=1)
     nearest = []
     for part in batches(indices):
-        own = voxels.tensor(part).flatten(1) - centre
+        own = moved(voxels.tensor(part), centre.device).flatten(1) - centre
         errors = own.square().sum(dim=1, keepdim=True) + sizes - 2 * own @ known.T
-        errors[torch.from_numpy(part[:, None] == others)] = math.inf
+        errors.masked_fill_(moved(torch.from_numpy(part[:, None] == others), centre.device), math.inf)
         nearest.append(errors.min(dim=1).values.clamp(min=0))
-    found = torch.cat(nearest).double().numpy()
+    found = torch.cat(nearest).double().cpu().numpy()
     return np.where(np.isinf(found), np.nan, found)

@@ -9,6 +9,7 @@ from torch import Tensor
 from fer_cli.data.augmentation import turn
 from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import predict
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -26,6 +27,7 @@ def voted_probabilities(network: ExplainedNetwork, volumes: Volumes, votes: int)
     if not 1 <= votes <= MAX_VOTES:
         raise UsageError(f"{votes} votes cannot be taken; give 1 to {MAX_VOTES}.")
     total = torch.zeros(len(volumes), len(network.spec.classes))
+    volumes = moved(volumes, network.backbone.device)
     for vote in range(votes):
         turned = volumes if vote == 0 else turn(volumes, torch.full((len(volumes),), 2 * math.pi * vote / votes))
         total += torch.from_numpy(predict(network, turned))

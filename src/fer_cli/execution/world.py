@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fer_cli.errors import ResourceError, UsageError, first_line, reasons
+from fer_cli.execution.transfer import moved
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class SharedDropout(nn.Module):
         seed = int(torch.randint(2**62, (1,)))
         rows = len(feature) * self.world.size
         chances = torch.rand(rows, feature.shape[1], generator=torch.Generator().manual_seed(seed))
-        kept = (chances[self.world.rows] >= self.probability).to(feature)
+        kept = moved(chances[self.world.rows] >= self.probability, feature.device).to(feature)
         return feature * kept / (1 - self.probability)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -27,7 +28,7 @@ def batches(indices: Int[np.ndarray, " sample"], size: int = BATCH) -> Iterator[
 @torch.inference_mode()
 def encode(network: ExplainedNetwork, volumes: Volumes, levels: Sequence[str] | None = None) -> Features:
     """Feedforward features of the given levels, of all and `output` if None."""
-    return network.backbone.features(volumes.to(network.backbone.device), levels)
+    return network.backbone.features(moved(volumes, network.backbone.device), levels)
 
 
 def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "sample klass"]:

@@ -100,7 +100,7 @@ class Checkpoint:
             for name, parameter in state.module.named_parameters():
                 if steps:
                     state.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(steps)),
+                        "step": torch.tensor(float(steps), device=parameter.device),  # as fused optimizers want it
                         "exp_avg": _in_place_of(parameter, self.parts["moment1"][name]),
                         "exp_avg_sq": _in_place_of(parameter, self.parts["moment2"][name]),
                     }

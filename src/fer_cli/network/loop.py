@@ -7,7 +7,7 @@ the model keeps. Several processes may share every batch; see `world`.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,17 +33,24 @@ _FEWEST_SHARED = 8
 """Samples of a batch that each of several processes needs, so that some enter at the feedback network's top: gradients
 are waited for of every parameter in every process."""
 
+_UNREAD = 32
+"""Steps after which their losses are read from a GPU, which computes while the host prepares the next step."""
+
 Report = Callable[[TrainingProgress], None]
 
 
 @dataclass
 class _Epoch:
-    """An epoch in work: its batches' order, its generator, steps done and losses summed."""
+    """An epoch in work: its batches' order, its generator, steps done and losses summed.
+
+    `unread` are the latest steps, whose values are still on the device: losses by term, and the gradient's norm.
+    """
 
     order: Int[np.ndarray, " train"]
     generator: torch.Generator
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    unread: list[tuple[Int[np.ndarray, " batch"], Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -166,6 +173,8 @@ class TrainingLoop:
         phase.module.train()
         module.train()
         parts = np.array_split(epoch.order, steps)
+        averaged = _averaged(state)
+        most = 1 if self.data.device.type == "cpu" else _UNREAD
         saved_at = started = time.monotonic()
         seen = 0
         while epoch.step < steps:
@@ -175,27 +184,28 @@ class TrainingLoop:
                 group["lr"] = group["share"] * phase.learning_rate * _one_cycle((done + 0.5) / (phase.epochs * steps))
             with self._explained(phase, indices):
                 terms = phase.terms(module, indices, epoch.generator)
-                losses = self._whole(terms)
-                self._check_finite(phase, {"loss": sum(losses.values())}, number, epoch.step, indices)
+                losses = self.data.world.sum(torch.stack([term.detach() for term in terms.values()]))
                 state.optimizer.zero_grad(set_to_none=True)
                 # Gradients are averaged over processes, losses are shares of a sum.
                 torch.autograd.backward(torch.stack(list(terms.values())).sum() * self.data.world.size)
                 norm = nn.utils.clip_grad_norm_(phase.module.parameters(), 5.0)
-                self._check_finite(phase, {"gradient's norm": float(norm)}, number, epoch.step, indices)
                 state.optimizer.step()
-            _update_average(state, min(self.settings.average_decay, (1 + done) / (10 + done)))
-            for name, loss in losses.items():
-                epoch.sums[name] = epoch.sums.get(name, 0.0) + loss * len(indices)
+            with torch.no_grad():
+                torch._foreach_lerp_(*averaged, 1 - min(self.settings.average_decay, (1 + done) / (10 + done)))
+            epoch.unread.append((indices, torch.cat([losses, norm.detach()[None]])))
             epoch.step += 1
             seen += len(indices)
-            rate = seen / (time.monotonic() - started)
-            self.report(
-                TrainingProgress(
-                    phase.name, number + 1, phase.epochs, epoch.step, steps, rate, losses, phase.score_name
+            if epoch.step == steps or len(epoch.unread) == most:
+                latest = self._read_losses(phase, list(terms), number, epoch)
+                rate = seen / (time.monotonic() - started)
+                self.report(
+                    TrainingProgress(
+                        phase.name, number + 1, phase.epochs, epoch.step, steps, rate, latest, phase.score_name
+                    )
                 )
-            )
             ended = self._ended()
             if epoch.step < steps and (ended or time.monotonic() - saved_at > _SAVE_EVERY):
+                self._read_losses(phase, list(terms), number, epoch)
                 generators = (epoch.generator.get_state(), torch.get_rng_state())
                 self._save(phase, state, Position(phase.name, number, epoch.step, epoch.sums, generators))
                 saved_at = time.monotonic()
@@ -206,10 +216,19 @@ class TrainingLoop:
         """Whether any process of the world received a signal."""
         return float(self.data.world.sum(torch.tensor(float(self.interrupts.pending)))) > 0
 
-    def _whole(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """The loss terms of the whole batch."""
-        values = self.data.world.sum(torch.stack([term.detach() for term in terms.values()]))
-        return dict(zip(terms, values.tolist(), strict=True))
+    def _read_losses(self, phase: Phase, names: Sequence[str], number: int, epoch: _Epoch) -> dict[str, float]:
+        """Add up the losses of the unread steps; those of the last step. Raises FerError where one is not finite."""
+        losses: dict[str, float] = {}
+        first = epoch.step - len(epoch.unread)
+        rows = torch.stack([values for _, values in epoch.unread]).tolist() if epoch.unread else []
+        for step, ((indices, _), (*values, norm)) in enumerate(zip(epoch.unread, rows, strict=True), start=first):
+            losses = dict(zip(names, values, strict=True))
+            found = {"loss": sum(values), "gradient's norm": norm}
+            self._check_finite(phase, found, number, step, indices)
+            for name, loss in losses.items():
+                epoch.sums[name] = epoch.sums.get(name, 0.0) + loss * len(indices)
+        epoch.unread.clear()
+        return losses
 
     def _check_finite(
         self, phase: Phase, values: Mapping[str, float], number: int, step: int, indices: Int[np.ndarray, " batch"]
@@ -291,8 +310,10 @@ def _one_cycle(done: float, warm_up: float = 0.1) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (done - warm_up) / (1 - warm_up))))
 
 
-@torch.no_grad()
-def _update_average(state: TrainingState, decay: float) -> None:
-    averages = [t for t in state.average.state_dict().values() if t.is_floating_point()]
-    currents = [t.detach() for t in state.module.state_dict().values() if t.is_floating_point()]
-    torch._foreach_lerp_(averages, currents, 1 - decay)
+def _averaged(state: TrainingState) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and statistics of the moving average, and those that it follows."""
+    averages, currents = (
+        [tensor.detach() for tensor in module.state_dict().values() if tensor.is_floating_point()]
+        for module in (state.average, state.module)
+    )
+    return averages, currents

@@ -5,7 +5,8 @@ time on the gradient of the weights. Gathering the patches first makes forward p
 products, three to five times faster there (`benchmarks/training.py`). The functions and the parameters are those of
 `nn.Conv3d` and `nn.ConvTranspose3d`; the kernels are cubic, without dilation or groups.
 
-Weights in `torch.channels_last_3d` are read in place; others are copied at every call.
+Weights in `torch.channels_last_3d` are read in place; others are copied at every call. Elsewhere than on a CPU the
+layers are PyTorch's own.
 """
 
 import itertools
@@ -23,6 +24,8 @@ class PatchConv3d(nn.Conv3d):
     """As `nn.Conv3d`, by gathered patches."""
 
     def forward(self, feature: Tensor) -> Tensor:  # noqa: D102
+        if feature.device.type != "cpu":
+            return super().forward(feature)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         patches: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
             feature.permute(0, 2, 3, 4, 1), kernel, stride, padding
@@ -36,6 +39,8 @@ class PatchConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, feature: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `nn.ConvTranspose3d`; `output_size` is not supported."""
+        if feature.device.type != "cpu":
+            return super().forward(feature)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         feature = feature.permute(0, 2, 3, 4, 1)
         sides = [(n - 1) * stride - 2 * padding + kernel + self.output_padding[0] for n in feature.shape[1:4]]

@@ -5,6 +5,7 @@ A phase gives the loss of a batch and the validation of a module; the loop that 
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VolumeSet
+from fer_cli.data.loading import Loader
 from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
+from fer_cli.execution.transfer import moved
 from fer_cli.execution.world import ALONE, World
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, batches
 from fer_cli.network.backbone import NetworkSpec
@@ -97,16 +100,19 @@ class TrainingData:
     def batch(self, indices: Int[np.ndarray, " batch"]) -> tuple[Volumes, Int[Tensor, " batch"]]:
         """Volumes and labels of the given samples, on the device."""
         labels = torch.from_numpy(self.voxels.labels[indices])
-        return self.voxels.tensor(indices).to(self.device), labels.to(self.device)
+        return self._loader.batch(indices), moved(labels, self.device)
+
+    @cached_property
+    def _loader(self) -> Loader:
+        return Loader(self.voxels, self.device)
 
     def varied_batch(
         self, indices: Int[np.ndarray, " batch"], augmentation: Augmentation, generator: torch.Generator
     ) -> tuple[Volumes, Int[Tensor, " share"]]:
         """Its varied shapes of a batch that fall to this process; `generator` draws for all in every process."""
         variations = augmentation.draw(len(indices), generator)[self.world.rows]
-        volumes = self.voxels.tensor(indices[self.world.rows])
-        labels = torch.from_numpy(self.voxels.labels[indices[self.world.rows]])
-        return variations.apply(volumes).to(self.device), labels.to(self.device)
+        volumes, labels = self.batch(indices[self.world.rows])
+        return variations.apply(volumes), labels
 
 
 Terms = dict[str, Tensor]
@@ -158,14 +164,14 @@ class FeedforwardPhase:
     def validate(self, module: nn.Module) -> tuple[float, float]:
         """Cross-entropy and accuracy."""
         module.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.data.device)
         for indices in batches(self.data.validation[self.data.world.rows]):
             grids, labels = self.data.batch(indices)
             with mixed_precision(self.data.device):
                 logits = module(grids).float()
-            sums[0] += functional.cross_entropy(logits, labels, reduction="sum").cpu()
-            sums[1] += (logits.argmax(1) == labels).sum().cpu()
-        loss, correct = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+            sums[1] += (logits.argmax(1) == labels).sum()
+        loss, correct = (self.data.world.sum(sums.cpu()) / len(self.data.validation)).tolist()
         return loss, correct
 
 
@@ -195,7 +201,7 @@ class FeedbackPhase:
         self.learning_rate = settings.feedback_learning_rate
         sample = data.training[:: max(1, len(data.training) // 512)]
         self.mean_squares, mean, deviation = self._measure(sample)
-        self.level_weights = network.signal.level_weights(network.spec, mean, deviation).to(data.device)
+        self.level_weights = network.signal.level_weights(network.spec, mean, deviation)
         self.entry_shares = entry_shares(network.spec, settings.class_code_share)
 
     @torch.no_grad()
@@ -226,7 +232,7 @@ class FeedbackPhase:
         gates &= (entries[:, None] > 0) & (entries[:, None] < torch.arange(len(levels)))
         whole = torch.bincount(entries, minlength=len(levels)).cumsum(0)
         # Entries ascend, so the samples that a level holds are the first ones; from here on, of this share.
-        entries, gates = entries[world.rows], gates[world.rows].to(self.data.device)
+        entries, gates = entries[world.rows], moved(gates[world.rows], self.data.device)
         held = torch.bincount(entries, minlength=len(levels)).cumsum(0).tolist()
         start = next(i for i, count in enumerate(held) if count)
         with mixed_precision(self.data.device):
@@ -243,7 +249,8 @@ class FeedbackPhase:
                 if level in levels[start + 1 :]
             }
             decoding = module(targets[levels[start]][: held[start]], levels[start], skips=skips, edit=join)
-        voxels = self.network.signal.loss(decoding.raw.float(), volumes, self.level_weights[entries], "sum")
+        weights = moved(self.level_weights[entries], self.data.device)
+        voxels = self.network.signal.loss(decoding.raw.float(), volumes, weights, "sum")
         distances = [
             # Below its entry only: what enters at a level is the target itself.
             (decoding.features[level][:above].float() - targets[level][:above].float()).square().sum()
@@ -268,17 +275,17 @@ class FeedbackPhase:
         """
         module.eval()
         layer, signal = self.network.spec.local_layer, self.network.signal
-        weight = self.level_weights[[self.network.spec.layer_names[::-1].index(layer)]]
-        sums = torch.zeros(2, dtype=torch.float64)
+        weight = moved(self.level_weights[[self.network.spec.layer_names[::-1].index(layer)]], self.data.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.data.device)
         for indices in batches(self.data.validation[self.data.world.rows]):
             volumes, _ = self.data.batch(indices)
             with mixed_precision(self.data.device):
                 decoding = module(self.network.backbone.features(volumes, [layer])[layer], layer)
             loss = signal.loss(decoding.raw.float(), volumes, weight.expand(len(indices)), "mean")
             score, *_ = signal.scores(signal.value(decoding.raw), volumes).values()
-            sums[0] += loss.cpu() * len(indices)
-            sums[1] += score.sum().cpu()
-        loss, score = (self.data.world.sum(sums) / len(self.data.validation)).tolist()
+            sums[0] += loss * len(indices)
+            sums[1] += score.sum()
+        loss, score = (self.data.world.sum(sums.cpu()) / len(self.data.validation)).tolist()
         return loss, score
 
 

@@ -20,8 +20,11 @@ _CONVOLUTIONS = (torch.conv3d, functional.conv3d, *_TRANSPOSED)
 
 @contextmanager
 def mixed_precision(device: torch.device) -> Iterator[None]:
-    """bfloat16 where the hardware has it; elsewhere, and in convolutions that would come out wrong, float32."""
-    if device.type == "cuda":
+    """bfloat16 where the hardware has it; elsewhere, and in convolutions that would come out wrong, float32.
+
+    GPUs older than Ampere only emulate bfloat16, and half precision would want scaled losses.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         with torch.autocast("cuda", torch.bfloat16):
             yield
     elif device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():

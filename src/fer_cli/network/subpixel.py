@@ -10,7 +10,8 @@ class SubpixelTransposedConv3d(nn.ConvTranspose3d):
 
     The same function of the same weights: each of the stride³ phases of the output is a convolution of the
     input with every stride-th tap. For one output filter on a large grid this is several times faster on a
-    CPU, where the direct form runs at a tenth of the other layers' rate (`benchmarks/transposed.py`).
+    CPU, where the direct form runs at a tenth of the other layers' rate (`benchmarks/transposed.py`). Elsewhere it is
+    PyTorch's own.
     The output must be exactly stride times the input.
     Source: Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009.
     """
@@ -42,6 +43,8 @@ class SubpixelTransposedConv3d(nn.ConvTranspose3d):
 
     def forward(self, feature: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `nn.ConvTranspose3d`; `output_size` is not supported."""
+        if feature.device.type != "cpu":
+            return super().forward(feature)
         stride, reach = self.stride[0], self.reach
         weight = functional.pad(self.weight, (0, 1, 0, 1, 0, 1))
         filters_in, filters_out = weight.shape[:2]

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import UsageError
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import predict
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -60,7 +61,7 @@ class Views:
             return predict(network, volumes).astype(np.float64)
         drawn = self.augmentation.draw(self.number - 1, torch.Generator().manual_seed(self.seed))
         means = []
-        for volume in volumes.split(1):
+        for volume in moved(volumes, network.backbone.device).split(1):
             varied = drawn.apply(volume.expand(self.number - 1, *volume.shape[1:]).contiguous())
             means.append(predict(network, torch.cat([volume, varied])).astype(np.float64).mean(axis=0))
         return np.stack(means)

@@ -30,6 +30,7 @@ from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.blame import turning_point
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Backbone, Features, Level
 from fer_cli.network.explained import ExplainedNetwork
@@ -142,14 +143,14 @@ def _located(
     donor = donors.find(layer, feature, np.array([true])).feature
     backbone = run.network.backbone
     wanted_class, given_class = (torch.tensor([klass], device=backbone.device) for klass in (true, wrong))
-    edit = Replacement(backbone, layer, volume.to(backbone.device), feature, donor, wanted_class, given_class)
+    edit = Replacement(backbone, layer, moved(volume, backbone.device), feature, donor, wanted_class, given_class)
     empty = encode(run.network, torch.zeros_like(volume), [layer])[layer]
     wanted = torch.from_numpy(truth)
     book = run.codebook.layer(FEEDFORWARD, layer)
     scores = {name: ranking(edit).cpu() for name, ranking in rankings(run.codebook, empty).items()}
     scores[CODE_DISTANCE] = torch.from_numpy(book.location_distances(feature, book.assign(feature)))
     overlap, rank = {}, {}
-    for name, score in scores.items():
+    for name, score in scores.items():  # on the CPU, as the truth is
         found = highest(score, int(truth.sum()))[0]
         overlap[name] = float((found & wanted).sum() / (found | wanted).sum())
         order = torch.argsort(torch.argsort(score[0], descending=True, stable=True))
@@ -177,10 +178,10 @@ def _feature_faults(
             features = encode(network, volume)
             theirs = encode(network, voxels.tensor([other]), [layer])[layer]
             block = _block(shape, generator)
-            moved = _moved(network, level, volume, features[layer], theirs, block, int(voxels.labels[receiver]))
-            if moved is None:
+            feature = _nearer(network, level, volume, features[layer], theirs, block, int(voxels.labels[receiver]))
+            if feature is None:
                 continue
-            planted = _with_patch(network, layer, volume, features, moved)
+            planted = _with_patch(network, layer, volume, features, feature)
             wrong, true = int(planted[OUTPUT].argmax()), int(voxels.labels[receiver])
             where: tuple[dict[str, float], dict[str, float]] = ({}, {})
             if math.prod(shape) > 1:
@@ -213,7 +214,7 @@ def _block(shape: tuple[int, ...], generator: np.random.Generator) -> Bool[np.nd
 
 
 @torch.inference_mode()
-def _moved(
+def _nearer(
     network: ExplainedNetwork,
     level: Level,
     volume: Volumes,
@@ -224,22 +225,24 @@ def _moved(
 ) -> Tensor | None:
     """The feature with its block moved as little as turns the prediction; None if nothing does."""
     mask = torch.from_numpy(block).to(own.device)
-    volume = volume.to(own.device)
+    volume = moved(volume, own.device)
     for share in MOVES:
-        moved = torch.where(mask, own + share * (other - own), own)
+        nearer = torch.where(mask, own + share * (other - own), own)
         if not level.signed:
-            moved = moved.clamp(min=0)
-        if int(network.backbone.logits(volume, patch={level.name: moved}).argmax()) != true:
-            return moved
+            nearer = nearer.clamp(min=0)
+        if int(network.backbone.logits(volume, patch={level.name: nearer}).argmax()) != true:
+            return nearer
     return None
 
 
 @torch.inference_mode()
-def _with_patch(network: ExplainedNetwork, layer: str, volume: Volumes, features: Features, moved: Tensor) -> Features:
-    """The features with `moved` at a layer, and what follows from it above."""
+def _with_patch(
+    network: ExplainedNetwork, layer: str, volume: Volumes, features: Features, feature: Tensor
+) -> Features:
+    """The features with `feature` at a layer, and what follows from it above."""
     names = network.spec.layer_names
     above = names[names.index(layer) :]
-    patched = network.backbone.features(volume.to(moved.device), above, patch={layer: moved})
+    patched = network.backbone.features(moved(volume, feature.device), above, patch={layer: feature})
     return {name: patched.get(name, features[name]) for name in names}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.diagnosis.donor_path import Score, donor_path, summed
 from fer_cli.diagnosis.replacement import Replacement
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import FEEDFORWARD
 
 STEPS = 16
@@ -87,16 +88,16 @@ def evidence_and_path(edit: Replacement, codebook: Codebook) -> Score:
 
 def occlusion(edit: Replacement, filling: Float[Tensor, "1 filter x y z"]) -> Score:
     """What the log odds gain when `filling` takes the place of a location, or of a cube of them in a large layer."""
-    blocks = _cubes(edit.feature.shape[2:])
+    blocks, device = _cubes(edit.feature.shape[2:]), edit.feature.device
     count = int(blocks.max()) + 1
+    blocks, filling = moved(blocks, device), moved(filling, device)
+    masks = blocks[None] == torch.arange(count, device=device)[:, None]
     plain = edit.log_odds(edit.logits(edit.feature))
-    scores = torch.empty(len(edit), edit.locations, device=edit.feature.device)
+    scores = torch.empty(len(edit), edit.locations, device=device)
     for row in range(len(edit)):
-        one = edit.rows(torch.full((count,), row, device=edit.feature.device))
-        masks = blocks[None] == torch.arange(count)[:, None]
+        one = edit.rows(torch.full((count,), row, device=device))
         filled = replace(one, donor=filling.expand_as(one.feature))
-        gained = filled.log_odds(filled.logits(filled.replaced(masks.to(edit.feature.device)))) - plain[row]
-        scores[row] = gained[blocks.to(gained.device)]
+        scores[row] = (filled.log_odds(filled.logits(filled.replaced(masks))) - plain[row])[blocks]
     return scores
 
 

@@ -27,6 +27,7 @@ from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
 from fer_cli.evaluation.results import LayerRepair, Ranking, Rates, Repair, Specificity
+from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
@@ -139,7 +140,7 @@ class _Samples:
         predicted: Int[np.ndarray, " sample"],
         probabilities: Float[np.ndarray, "sample klass"],
     ) -> "_Samples":
-        volumes = run.voxels.tensor(indices)
+        volumes = moved(run.voxels.tensor(indices), run.network.backbone.device)
         parts = [encode(run.network, part) for part in volumes.split(BATCH)]
         features = {name: torch.cat([part[name] for part in parts]) for name in run.network.spec.layer_names}
         runner_up = np.argsort(-probabilities, axis=1, kind="stable")[:, 1]
@@ -163,11 +164,11 @@ def _edit(
     return Replacement(
         network.backbone,
         layer,
-        samples.volumes.to(features.device),
+        samples.volumes,
         features,
         donors.find(layer, features, wanted).feature,
-        torch.from_numpy(wanted).to(features.device),
-        torch.from_numpy(given).to(features.device),
+        moved(torch.from_numpy(wanted), features.device),
+        moved(torch.from_numpy(given), features.device),
     )
 
 
@@ -181,16 +182,17 @@ def _repair_layer(
     generator: np.random.Generator,
 ) -> LayerRepairs:
     """Every kind of repair at the layer that `edit` edits; `strangers` are classes that nobody speaks for."""
-    true = torch.from_numpy(mistaken.labels)
     by_label = edit(mistaken, mistaken.labels, mistaken.predicted)
+    true = by_label.wanted
     counts = repair_counts(by_label.locations)
     repaired = {"label": _repaired(by_label, true, ranked, counts, generator)}
     repaired["evidence"] = {name: rates.copy() for name, rates in repaired["label"].items()}
     # The donor is the same where evidence implies the true class.
-    if len(apart := torch.from_numpy(np.flatnonzero(implied != mistaken.labels))):
-        by_evidence = edit(mistaken, implied, mistaken.predicted).rows(apart)
-        for name, rates in _repaired(by_evidence, true[apart], ranked, counts, generator).items():
-            repaired["evidence"][name][apart.numpy()] = rates
+    if len(apart := np.flatnonzero(implied != mistaken.labels)):
+        rows = moved(torch.from_numpy(apart), true.device)
+        by_evidence = edit(mistaken, implied, mistaken.predicted).rows(rows)
+        for name, rates in _repaired(by_evidence, true[rows], ranked, counts, generator).items():
+            repaired["evidence"][name][apart] = rates
     stranger = edit(mistaken, strangers, mistaken.predicted)
     broken = {
         "runner_up": edit(correct, correct.runner_up, correct.predicted),
@@ -205,7 +207,7 @@ def _repair_layer(
             for name, score in ((OURS, donor_path), ("donor_gradient", donor_gradient))
         },
         {
-            name: 1 - _says(replacement, donor_path(replacement), counts, torch.from_numpy(correct.labels))
+            name: 1 - _says(replacement, donor_path(replacement), counts, broken["own"].wanted)
             for name, replacement in broken.items()
         },
     )
@@ -223,9 +225,7 @@ def _says(
     klass: Int[Tensor, " sample"],
 ) -> Float[np.ndarray, "sample m"]:
     """Whether the network says `klass` when the m locations of the highest score are replaced."""
-    said = [
-        edit.logits(edit.replaced(highest(score, count))).argmax(dim=1) == klass.to(score.device) for count in counts
-    ]
+    said = [edit.logits(edit.replaced(highest(score, count))).argmax(dim=1) == klass for count in counts]
     return torch.stack(said, dim=1).cpu().numpy().astype(np.float64)
 
 
@@ -239,7 +239,7 @@ def _repaired(
     results = {
         RANDOM: np.mean(
             [
-                _says(edit, random_scores(len(edit), edit.locations, generator), counts, true)
+                _says(edit, random_scores(len(edit), edit.locations, generator, true.device), counts, true)
                 for _ in range(_RANDOM_DRAWS)
             ],
             axis=0,

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from fer_cli.artifacts import RunArtifacts
+from fer_cli.codebooks.batched_fitting import fit_batched
 from fer_cli.codebooks.codebook import Codebook, LayerCodebook
 from fer_cli.codebooks.fitting import fit_locations
+from fer_cli.codebooks.kmeans import HAS_FAISS
 from fer_cli.codebooks.reading import margin, read_samples
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
@@ -107,18 +110,19 @@ def fit_small_codebook(
     seed: int,
 ) -> Codebook:
     """Codebooks of both paths in memory, on few samples, with few codes a location."""
-    features: dict[tuple[str, str], list[np.ndarray]] = {}
+    features: dict[tuple[str, str], list[Tensor]] = {}
     for part in batches(samples):
         for path, of_path in encode_paths(network, voxels.tensor(part)).items():
             for layer, feature in of_path.items():
-                vectors = feature.flatten(2).permute(2, 0, 1).float().cpu().numpy()
+                vectors = feature.flatten(2).permute(2, 0, 1).float()
                 features.setdefault((path, layer), []).append(vectors)
     classes = len(network.spec.classes)
     books: dict[tuple[str, str], LayerCodebook] = {}
     for key in list(features):
-        vectors = np.ascontiguousarray(np.concatenate(features.pop(key), axis=1))
-        k = min(CODES, len(samples))
-        fitted = fit_locations(vectors, k, [seed] * len(vectors), None)
+        vectors = torch.cat(features.pop(key), dim=1).contiguous()
+        k, seeds = min(CODES, len(samples)), [seed] * len(vectors)
+        on_host = vectors.device.type == "cpu" and HAS_FAISS
+        fitted = fit_locations(vectors.numpy(), k, seeds, None) if on_host else fit_batched(vectors, k, seeds, None)
         book = LayerCodebook(
             fitted.centroids,
             np.zeros((*fitted.centroids.shape[:2], classes), np.int32),
