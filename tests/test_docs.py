@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from fer_cli.cli.doctor import Drawing, Examination, Extra, Library
 from fer_cli.cli.machine import CPU_FLAGS, Cpu, Disk, Memory
 from fer_cli.data.download import DownloadRecord
+from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.network.training import TrainingSummary
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import FORMATS
+from fer_cli.studies import causes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -149,17 +151,10 @@ def run_folder(run_paths):
 
 @pytest.fixture(scope="module")
 def evaluation(run_folder, tmp_path_factory):
-    return answer(
-        "evaluate",
-        run_folder,
-        "--sanity",
-        "--repair",
-        "--planted",
-        "--views",
-        2,
-        "-o",
-        tmp_path_factory.mktemp("evaluate"),
-    )
+    wanted = ("--sanity", "--repair", "--planted", "--causes", "--views", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(causes, "MOST", 1)
+        return answer("evaluate", run_folder, *wanted, "-o", tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +275,25 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
     evaluation["planted"] = at_fault | {"weights_by_dose": by_dose}
     rankings = {name for each in at_fault["location"].values() for row in each.values() for name in row["rankings"]}
     apart |= {"planted": layers | {"all": "<layer>"} | dict.fromkeys(rankings, "<ranking>")}
-    found = {"votes", "sanity", "repair", "planted", "shares.<group>", "without_duplicates.<figures>"}
+    cases = {name for of in evaluation["causes"].values() for name in of}
+    apart |= {
+        "causes": dict.fromkeys(evaluation["causes"], "<planted>"),
+        "cause_scores": dict.fromkeys(evaluation["causes"], "<planted>")
+        | dict.fromkeys(("ours", "neighbours", "majority"), "<way>"),
+    }
+    assert cases <= set(CAUSES)
+    evaluation["causes"] = {next(iter(evaluation["causes"])): {"<named>": 1}}
+    found = {
+        "votes",
+        "sanity",
+        "repair",
+        "planted",
+        "groups",
+        "causes",
+        "cause_scores",
+        "shares.<group>",
+        "without_duplicates.<figures>",
+    }
     for key, names in apart.items():
         found |= keys_of({key: evaluation[key]}, names)
     accuracy = {key: evaluation[key] for key in ("n", "n_errors", "accuracy", "class_accuracy")}
@@ -294,7 +307,7 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         *accuracy, "detection", "comparisons", "added_to_softmax", "undefined"
     }  # fmt: skip
     # Of so few mistakes there are no intervals.
-    found = {re.sub(r"(?<=[._])ci$", "ci[]", key) for key in found}
+    found = {re.sub(r"(?<=[._])(ci|blame_interval)$", r"\1[]", key) for key in found}
     assert_keys_are_documented("evaluate", found | keys_of(rest, KNOWN_NAMES))
     described = section(DOCS / "cli.md", "evaluate")
     for score in scores:

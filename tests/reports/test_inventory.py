@@ -90,6 +90,7 @@ def info(n_skipped: int, enclosed: float | None) -> dict[str, Any]:
             "records": [record],
             "duplicates": NONE,
             "dropped": [],
+            "remarks": [],
             "skipped": skips(*["is empty."] * n_skipped),
         },
     }

@@ -153,7 +153,7 @@ def test_json_has_exactly_the_contracts_keys():
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
         "layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views", "category",
-        "category_name", "criterion", "cause", "verdict", "report",
+        "category_name", "criterion", "cause", "verdict", "remarks", "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert summary["errors_norm"] == {name: pytest.approx(error**0.5) for name, error in summary["errors"].items()}

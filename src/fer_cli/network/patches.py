@@ -24,7 +24,7 @@ class PatchConv3d(nn.Conv3d):
     """As `nn.Conv3d`, by gathered patches."""
 
     def forward(self, feature: Tensor) -> Tensor:  # noqa: D102
-        if feature.device.type != "cpu":
+        if feature.device.type not in ("cpu", "meta"):
             return super().forward(feature)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         patches: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ class PatchConvTranspose3d(nn.ConvTranspose3d):
 
     def forward(self, feature: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `nn.ConvTranspose3d`; `output_size` is not supported."""
-        if feature.device.type != "cpu":
+        if feature.device.type not in ("cpu", "meta"):
             return super().forward(feature)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         feature = feature.permute(0, 2, 3, 4, 1)

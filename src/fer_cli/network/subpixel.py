@@ -43,7 +43,7 @@ class SubpixelTransposedConv3d(nn.ConvTranspose3d):
 
     def forward(self, feature: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `nn.ConvTranspose3d`; `output_size` is not supported."""
-        if feature.device.type != "cpu":
+        if feature.device.type not in ("cpu", "meta"):
             return super().forward(feature)
         stride, reach = self.stride[0], self.reach
         weight = functional.pad(self.weight, (0, 1, 0, 1, 0, 1))

@@ -235,12 +235,16 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """A file opened for reading, without a lock.
+    """A file opened for reading, without a lock where none can be had.
 
-    Some file systems have none, and fer never changes a file that has its name: whatever another program does to it
-    meanwhile, digests and checksums tell.
+    Some file systems have none, and a program that writes keeps others out. fer never changes a file that has its name:
+    whatever another program does to it meanwhile, digests and checksums tell. With a lock where there can be one, the
+    same process can open the file again with h5py's own settings.
     """
-    return h5py.File(path, "r", locking=False)
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        return h5py.File(path, "r", locking=False)
 
 
 def _open_elsewhere(path: Path) -> str:
