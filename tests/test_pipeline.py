@@ -76,21 +76,8 @@ def check_explanation(said: dict[str, Any]) -> None:
     assert set(said) == {
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm"),
         "nearest_training_sample",
-        *(
-            "layers",
-            "blame",
-            "answer",
-            "nearest",
-            "departure",
-            "repair",
-            "suspicion",
-            "views",
-            "category",
-            "category_name",
-            "criterion",
-            "verdict",
-            "report",
-        ),
+        *("layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views"),
+        *("category", "category_name", "criterion", "cause", "verdict", "remarks", "report"),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax
@@ -185,7 +172,10 @@ def test_evaluation_has_the_keys_of_the_contract(pipeline: Pipeline) -> None:
         *("misclassified", "without_duplicates", "votes", "reconstruction", "runs", "confusion", "comparisons"),
         *("added_to_softmax", "undefined", "curves", "claims", "shares", "sanity", "repair", "planted"),
         *("not_applicable", "recognition", "false_alarms", "errors_norm", "views"),
+        *("groups", "trust", "causes", "cause_scores"),
     }
+    assert sum(group["size"] for group in said["groups"]) == said["n_errors"]
+    assert said["causes"] is None
     assert set(said["false_alarms"]) == {"departure", "suspicion", "atypicality"}
     for found in said["false_alarms"].values():
         assert sum(share * n for share, n in found["by_class"].values() if n) == pytest.approx(
