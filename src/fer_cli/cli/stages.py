@@ -67,7 +67,7 @@ TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File t
 TrainPreset = Annotated[
     Preset | None,
     typer.Option(
-        help="The network: FER-CNN by width, or a small residual one. Default: that of --encoder, or compact."
+        help="The network: the paper's by width, or a small residual one. Default: that of --encoder, or compact."
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")]

@@ -123,7 +123,7 @@ def explain(
 
 def _remarks(run: RunArtifacts, sample: Sample, predicted: int) -> tuple[str, ...]:
     """What is odd about a shape; its size is compared with training samples of its class, else the predicted one."""
-    if not run.voxels.voxelization or run.network.spec.input.kind != "occupancy":
+    if run.network.spec.input.kind != "occupancy" or not run.voxels.voxelization:
         return ()
     sizes = run.voxels.training_sizes(predicted if sample.label is None else sample.label)
     inner = VoxelSettings.from_json(run.voxels.voxelization).inner
