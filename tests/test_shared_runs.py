@@ -65,9 +65,10 @@ def test_p_values_hold_where_validation_and_test_samples_are_exchanged_at_random
     run = Run(paths, device=CPU)
     network, layers = run.network, run.network.spec.layer_names
     indices = np.concatenate([run.model.read("validation/index"), run.voxels.indices("test")])
-    views = run.views
+    views, known_codes = run.views, run.training_codes
     assert views is not None
-    columns = read_validation(network, run.codebook, run.voxels, indices, views)
+    assert known_codes is not None
+    columns = read_validation(network, run.codebook, run.voxels, indices, views, known_codes)
     of = partial(columns_of, columns)
     correct = columns["label"] == columns["predicted"]
     rates: dict[str, list[float]] = {"departure": [], "suspicion": [], "atypicality": []}

@@ -143,7 +143,7 @@ def load_classifier(artifact: Artifact) -> tuple[FERCNN, ExplainedNetwork]:
     """
     with artifact.interpreted(), _Uninitialised():
         config = NetworkConfig.from_json(artifact.config["network"])
-        alone = artifact.config["training"].get("feedback_epochs") == 0
+        alone = artifact.config.get("training", {}).get("feedback_epochs") == 0
         # A network of no size first: what the configuration promises must not cost memory before it is compared.
         with torch.device("meta"):
             _, _, planned = _make(config, alone=alone)
