@@ -219,7 +219,7 @@ def test_without_faiss_pytorch_clusters_on_the_cpu(
             sum(each.read(f"feedforward/{layer}/inertia").sum() for layer in ("conv1", "conv2", "conv3"))
             for each in (ours, theirs)
         ]
-    assert inertia[0] <= 1.05 * inertia[1]  # another local optimum; a lower one is no fault
+    assert 0 < inertia[0] <= inertia[1] * 1.05
 
 
 def test_attaching_is_on_one_device(run_paths: RunPaths, tmp_path: Path, gpu: None) -> None:
