@@ -54,8 +54,9 @@ from fer_cli.network.checkpoint import load_checkpoint
 from fer_cli.network.weights import load_network
 from fer_cli.reports.info import describe
 from fer_cli.storage.artifact import DIGEST, Artifact, open_artifact
+from fer_cli.storage.declarations import Format
 from fer_cli.storage.identity import content_bytes
-from fer_cli.storage.schema import FORMATS, Format
+from fer_cli.storage.schema import FORMATS
 from slices import dicom_frames, dicom_slice
 
 FIXTURES = Path(__file__).parent / "fixtures"

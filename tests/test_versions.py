@@ -13,8 +13,9 @@ from fer_cli.errors import ArtifactError
 from fer_cli.reports.info import describe
 from fer_cli.run import load_run
 from fer_cli.storage.artifact import open_artifact
+from fer_cli.storage.declarations import Format
 from fer_cli.storage.run_paths import RunPaths
-from fer_cli.storage.schema import CALIBRATION, CODEBOOK, FORMATS, MODEL, VOXELS, Format
+from fer_cli.storage.schema import CALIBRATION, CODEBOOK, FORMATS, MODEL, VOXELS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = [(form, version) for form in FORMATS.values() for version in range(1, form.version + 1)]

@@ -15,7 +15,8 @@ from fer_cli import __version__
 from fer_cli.errors import ArtifactError, LineageError, ResourceError
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
-from fer_cli.storage.schema import FORMATS, VOXELS, Format
+from fer_cli.storage.declarations import Format
+from fer_cli.storage.schema import FORMATS, VOXELS
 
 LENGTHS = {"sample": 5, "x": 8, "y": 4, "z": 2, "row": 4, "column": 4, "skipped": 0, "dropped": 0}
 TEXTS = ["plain", "größe × 3", "", "newline\n", "日本語/椅子", 'tab\t"quoted"', "x" * 300]

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, FORMATS, MODEL, VOXELS, DatasetSpec, Format
+from fer_cli.storage.declarations import DatasetSpec, Format
+from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, FORMATS, MODEL, VOXELS
 
 
 def test_formats_are_found_by_their_own_names() -> None:

@@ -20,7 +20,8 @@ from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.storage.artifact import Artifact, open_artifact
-from fer_cli.storage.schema import VOXELS, Json
+from fer_cli.storage.declarations import Json
+from fer_cli.storage.schema import VOXELS
 
 _BLOCK = 256
 _MOST_IN_MEMORY = 2 << 30

@@ -16,7 +16,7 @@ from fer_cli.data.formats.registry import require_mask
 from fer_cli.data.formats.volume import Scan, spacing_of
 from fer_cli.data.volumes import Kind, Location
 from fer_cli.errors import ArtifactError, InputError, UsageError
-from fer_cli.storage.schema import Json
+from fer_cli.storage.declarations import Json
 
 _LARGEST_SIDE = 1024
 

@@ -36,7 +36,7 @@ from fer_cli.data.layouts import Layout, formats_of_one_shape, parse_layout, pla
 from fer_cli.data.point_sets import close_point_sets, point_entries, point_set_row, read_points
 from fer_cli.data.series import file_entry, folder_entry, series_entries
 from fer_cli.errors import InputError, UsageError
-from fer_cli.storage.schema import Json
+from fer_cli.storage.declarations import Json
 
 _LISTED = 4
 _HEAD = 1 << 12

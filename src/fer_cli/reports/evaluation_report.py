@@ -9,18 +9,15 @@ from rich.text import Text
 from fer_cli.evaluation.results import (
     Accuracy,
     Added,
-    AtDose,
     Claim,
     Comparison,
     Detector,
     Evaluation,
     FalseAlarms,
     Fidelity,
-    Planted,
-    Repair,
-    Sanity,
     Viewed,
 )
+from fer_cli.evaluation.study_results import AtDose, Planted, Repair, Sanity
 from fer_cli.reports.evaluation_summary import causes_table, confusion_report, groups_report, trust_report
 from fer_cli.reports.report import FIDELITY, claims_by_head, error_table, fidelity_scores, said_of
 from fer_cli.reports.tables import number_or_dash, open_table, printable

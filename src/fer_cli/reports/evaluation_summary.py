@@ -6,7 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fer_cli.evaluation.results import Causes, Evaluation, Group, Question
+from fer_cli.evaluation.results import Evaluation
+from fer_cli.evaluation.study_results import Causes, Group, Question
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
 _MOST_GROUPS = 6

@@ -16,9 +16,10 @@ from fer_cli.network.activations import PATHS
 from fer_cli.network.attached.model_file import is_attached, read_origin, read_spec
 from fer_cli.reports.attachment import level_facts
 from fer_cli.storage.artifact import Artifact, open_artifact
+from fer_cli.storage.declarations import Json
 from fer_cli.storage.history import read_history
 from fer_cli.storage.run_paths import calibration_path
-from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, MODEL, VOXELS, Json
+from fer_cli.storage.schema import CALIBRATION, CHECKPOINT, CODEBOOK, MODEL, VOXELS
 
 
 def describe(path: Path) -> Json:

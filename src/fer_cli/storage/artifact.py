@@ -23,10 +23,11 @@ import h5py
 import numpy as np
 
 from fer_cli.errors import ArtifactError, FerError, LineageError, first_line
+from fer_cli.storage.declarations import DatasetSpec, Format, Json
 from fer_cli.storage.identity import artifact_id, content_bytes
 from fer_cli.storage.layout import check_datasets, chunk_objection, datasets_of
 from fer_cli.storage.lock import is_open_elsewhere
-from fer_cli.storage.schema import FORMATS, DatasetSpec, Format, Json
+from fer_cli.storage.schema import FORMATS
 from fer_cli.storage.vetting import vet, vet_ahead
 
 ROOT_ATTRIBUTES = ("format", "format_version", "id", "parents", "config", "seed", "created_by")

@@ -18,10 +18,10 @@ import numpy as np
 from fer_cli import __version__
 from fer_cli.execution.interrupts import Interrupts
 from fer_cli.storage.artifact import DIGEST, NO_SEED, ROOT_ATTRIBUTES
+from fer_cli.storage.declarations import DatasetSpec, Format
 from fer_cli.storage.disk import writing
 from fer_cli.storage.identity import artifact_id, canonical_json, content_bytes
 from fer_cli.storage.lock import partial_name
-from fer_cli.storage.schema import DatasetSpec, Format
 
 _CHUNK_BYTES = 1 << 20
 

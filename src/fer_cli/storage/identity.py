@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_cli.storage.schema import DatasetSpec
+from fer_cli.storage.declarations import DatasetSpec
 
 _ID_LENGTH = 32
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from fer_cli.errors import ArtifactError
-from fer_cli.storage.schema import DatasetSpec, Format
+from fer_cli.storage.declarations import DatasetSpec, Format
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # Deflate makes 1032 bytes of one at most.

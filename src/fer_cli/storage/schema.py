@@ -4,71 +4,9 @@
 is held to them by a test. Nothing here touches a file.
 """
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from fer_cli.storage.declarations import DatasetSpec, Format
 
-Json = dict[str, Any]
-"""A JSON object: the configuration of an artifact, an answer of a command, a row of a table."""
 LAYERS_AXIS_NOTE = "locations are flattened in C order of (x, y, z), z fastest"
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """One dataset, or a family of them where the name has a `{placeholder}`.
-
-    `axes` names every axis in order; axes of one name have one length within a file. `None` means
-    any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings. What is not `identifying`, such
-    as wall times, has no part in the artifact's id. `narrower` are types in which the same numbers may be stored.
-    """
-
-    name: str
-    axes: tuple[str, ...] | None
-    dtype: str
-    meaning: str
-    required: bool = True
-    compressed: bool = False
-    identifying: bool = True
-    narrower: tuple[str, ...] = ()
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches the dataset names of this family."""
-        return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(self.name)))
-
-    @property
-    def is_family(self) -> bool:
-        """Whether the name holds a placeholder."""
-        return "{" in self.name
-
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of artifact: its name and version, the stage that makes it, its parents' roles, and its datasets.
-
-    `older` lists earlier versions that can still be read, `older_datasets` what only their files hold.
-    """
-
-    name: str
-    version: int
-    command: str
-    parents: tuple[str, ...]
-    datasets: tuple[DatasetSpec, ...]
-    optional_parents: tuple[str, ...] = ()
-    older: tuple[int, ...] = ()
-    older_datasets: tuple[DatasetSpec, ...] = ()
-
-    def takes_parents(self, roles: Iterable[str]) -> bool:
-        """Whether parents of these roles are all it needs and no more than it can have."""
-        return set(self.parents) <= set(roles) <= {*self.parents, *self.optional_parents}
-
-    def spec(self, name: str) -> DatasetSpec | None:
-        """The declaration that covers the dataset `name`, or None."""
-        declared = (*self.datasets, *self.older_datasets)
-        return next((spec for spec in declared if spec.pattern.fullmatch(name)), None)
-
 
 VOXELS = Format(
     name="fer-voxels",

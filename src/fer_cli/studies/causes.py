@@ -20,7 +20,7 @@ from fer_cli.diagnosis.cause import NONE, SOME_VOTES, Signs
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
 from fer_cli.evaluation.label_issues import FOLDS, cross_fitted_probabilities, questionable_labels
-from fer_cli.evaluation.results import Average, CauseAtDose, Causes, CauseScore, LabelSearch
+from fer_cli.evaluation.study_results import Average, CauseAtDose, Causes, CauseScore, LabelSearch
 from fer_cli.network.activations import batches, encode, predict
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.poses import poses

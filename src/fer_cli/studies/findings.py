@@ -9,7 +9,7 @@ import numpy as np
 from fer_cli.calibration.departure import SIGNIFICANT, Departure
 from fer_cli.diagnosis.answer import INPUT, OUTCOMES, Answer, find_answer
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights
-from fer_cli.evaluation.results import AtDose, Departures, LayerHits, Located, Overlap, Planted
+from fer_cli.evaluation.study_results import AtDose, Departures, LayerHits, Located, Overlap, Planted
 
 GRAFT, SYNTHETIC, FEATURE, WEIGHT, DOSE = "graft", "synthetic", "feature", "weight", "dose"
 CORRECT, MISCLASSIFIED = "correct", "misclassified"

@@ -17,7 +17,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.wording import with_article
-from fer_cli.evaluation.results import Group
+from fer_cli.evaluation.study_results import Group
 from fer_cli.network.activations import batches, encode
 
 SEPARATE = 0.15

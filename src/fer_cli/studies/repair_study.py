@@ -26,7 +26,7 @@ from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
-from fer_cli.evaluation.results import LayerRepair, Ranking, Rates, Repair, Specificity
+from fer_cli.evaluation.study_results import LayerRepair, Ranking, Rates, Repair, Specificity
 from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
 from fer_cli.network.backbone import Features

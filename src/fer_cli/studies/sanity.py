@@ -26,7 +26,7 @@ from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation.baselines import untrained_network
 from fer_cli.evaluation.detection import weighted_metrics
 from fer_cli.evaluation.resampling import interval_of_mean
-from fer_cli.evaluation.results import Sanity
+from fer_cli.evaluation.study_results import Sanity
 from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.explained import ExplainedNetwork
 

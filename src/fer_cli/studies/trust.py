@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from scipy.stats import binomtest
 
-from fer_cli.evaluation.results import Evaluation, Interval, Question
+from fer_cli.evaluation.results import Evaluation
+from fer_cli.evaluation.study_results import Interval, Question
 
 HOLDS, UNDECIDED, FAILS, NOT_MEASURED = "holds", "undecided", "fails", "not measured"
 FOUND = 0.6

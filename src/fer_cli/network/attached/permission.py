@@ -19,7 +19,7 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.network.attached.forms import source_of
 from fer_cli.network.attached.own_code import file_digest
 from fer_cli.network.attached.source import Source
-from fer_cli.storage.schema import Json
+from fer_cli.storage.declarations import Json
 
 _MOST_ENTRIES = 1000
 
