@@ -26,7 +26,9 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.calibrate import calibrated, views_of_run
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.data.dataset import VoxelSet, open_voxels
-from fer_cli.network.activations import batches, encode, predict
+from fer_cli.evaluation.encoded import local_features
+from fer_cli.evaluation.label_issues import cross_fitted_probabilities
+from fer_cli.network.activations import batches, predict
 from fer_cli.network.training import preset_settings, train
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.causes import explain_mistakes, questionable_training_labels, score_of
@@ -167,12 +169,8 @@ def _labels_found(run: RunArtifacts, changed: list[str]) -> dict[str, object]:
         from cleanlab.filter import find_label_issues
     except ImportError:
         return {"ours": ours}
-    from fer_cli.evaluation.label_issues import cross_fitted_probabilities
-
-    training, layer = run.voxels.indices("train"), run.network.spec.local_layer
-    features = np.concatenate(
-        [encode(run.network, run.voxels.tensor(p), [layer])[layer].flatten(1).numpy() for p in batches(training)]
-    )
+    training = run.voxels.indices("train")
+    features = local_features(run.network, run.voxels, training)
     labels = run.voxels.labels[training]
     issues = find_label_issues(labels, cross_fitted_probabilities(features, labels), n_jobs=1)
     return {"ours": ours, "cleanlab": _precision_recall([run.voxels.names[i] for i in training[issues]], changed)}

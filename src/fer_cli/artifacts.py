@@ -12,7 +12,7 @@ from torch import nn
 
 from fer_cli.calibration.confidence import Calibration, load_calibration
 from fer_cli.calibration.departure import Course, known_course, load_course, return_errors
-from fer_cli.calibration.oddity import Oddity
+from fer_cli.calibration.outliers import InputOutliers
 from fer_cli.calibration.p_value import load_predicted
 from fer_cli.calibration.surroundings import Neighbourhood, Surroundings
 from fer_cli.calibration.temperature import Temperatures, load_evidence, load_temperatures
@@ -125,12 +125,12 @@ class RunArtifacts:
         )
 
     @cached_property
-    def oddity(self) -> Oddity | None:
+    def outliers(self) -> InputOutliers | None:
         """Plain statistics of the training samples; None of a calibration that does not hold them."""
         if "training/statistic" not in self._calibration:
             return None
         names = statistic_names(self.network.spec.input.kind)
-        return Oddity(names, self._calibration.read("training/statistic"))
+        return InputOutliers(names, self._calibration.read("training/statistic"))
 
     def chosen_views(self, number: int) -> Views:
         """So many views that vary as those of the calibration, or as in training where it has none.

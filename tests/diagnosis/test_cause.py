@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fer_cli.calibration.departure import Departure
-from fer_cli.calibration.oddity import Oddness
+from fer_cli.calibration.outliers import Outlyingness
 from fer_cli.diagnosis.cause import CAUSES, Around, PoseFound, Signs, find_cause
 from fer_cli.diagnosis.repair import RepairTest
 
@@ -13,13 +13,13 @@ MISTAKE = Signs(
     label="table",
     probabilities={"desk": 0.7, "table": 0.2, "bed": 0.1},
     suspicion=0.2,
-    oddness=Oddness(0.4, ()),
+    outlyingness=Outlyingness(0.4, ()),
     departure=Departure("conv2", 1.0, 0.2, 0.5),
     around=AROUND,
     unlikely=0.02,
 )
 REPAIR = RepairTest("conv3", 8, 64, "table", "label", "table_1", "table", 0.9, 3.0, 0.025)
-ODD = {"oddness": Oddness(0.01, ("number of pieces 40, usually 1 to 3",))}
+ODD = {"outlyingness": Outlyingness(0.01, ("number of pieces 40, usually 1 to 3",))}
 POSE = {"pose": PoseFound("90° about x", "table", 0.9, is_usual=True)}
 LAYER = {"departure": Departure("conv2", 9.0, 4.0, 0.005)}
 LABEL = {
@@ -61,7 +61,7 @@ def test_the_first_rule_that_holds_names_the_cause(changes, name, strength):
     [
         {"pose": PoseFound("90° about x", "table", 0.79, is_usual=True)},
         {"pose": PoseFound("90° about x", "table", 0.99, is_usual=False)},
-        {"oddness": Oddness(0.021, ("mean 3, usually 1 to 2",))},
+        {"outlyingness": Outlyingness(0.021, ("mean 3, usually 1 to 2",))},
         {"departure": Departure("conv2", 9.0, 4.0, 0.06)},
         {"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.06)},
         {"repair": replace(REPAIR, predicted="bed")},

@@ -177,6 +177,9 @@ def test_page_begins_with_the_likely_cause_and_what_to_do(written, tmp_path):
     assert text.index(f"Likely cause: {cause.words}") < text.index("Class probabilities")
     for sentence in (cause.remedy, *cause.evidence):
         assert sentence in text
+    assert "Odd about the input" not in text
+    odd = page.write_report(diagnosis_of(remarks=("flat along z: 1 voxel <thick>",)), tmp_path / "odd")
+    assert "Odd about the input : flat along z: 1 voxel <thick>" in " ".join(Page(odd.read_text("utf-8")).text.split())
     nothing = Cause("none", "none found", "Nothing needs to be done.")
     correct = page.write_report(diagnosis_of(**CORRECT, cause=nothing), tmp_path / "correct")
     assert "Likely cause" not in Page(correct.read_text(encoding="utf-8")).text

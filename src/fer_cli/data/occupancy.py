@@ -109,7 +109,7 @@ def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:
     if placed is None:
         occupancy[(settings.resolution // 2,) * 3] = 1
     else:
-        # One layer more for what lies beyond the last voxel, by `TIE` alone: it belongs to the last.
+        # `TIE` can push a point just past the last voxel. One more layer catches it, and is added to the last one.
         passed = np.zeros((settings.inner + 1,) * 3, np.uint8)
         occupy_touched(placed, mesh.faces, passed)
         for layers in (passed, passed.swapaxes(0, 1), passed.swapaxes(0, 2)):

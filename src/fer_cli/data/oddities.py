@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from fer_cli.data.statistics import occupied_bounds
+
 NEARLY_EMPTY = 1 / 500
 NEARLY_FULL = 0.9
 """Shares of the voxels within the padding; a closed box of the fill `solid` can have all."""
@@ -51,11 +53,9 @@ class Measured:
 
 def extent_of(occupancy: UInt8[np.ndarray, "x y z"]) -> tuple[int, int, int]:
     """How many voxels the occupied ones span along each axis; zeros where there are none."""
-    spans = []
-    for others in ((1, 2), (0, 2), (0, 1)):
-        occupied = np.flatnonzero(occupancy.any(axis=others))
-        spans.append(int(occupied[-1] - occupied[0] + 1) if len(occupied) else 0)
-    return spans[0], spans[1], spans[2]
+    low, high = occupied_bounds(occupancy)
+    x, y, z = (high - low).tolist()
+    return x, y, z
 
 
 def find_oddities(measured: Measured, classes: Sequence[str | None]) -> list[Oddity]:

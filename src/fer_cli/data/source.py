@@ -1,10 +1,11 @@
 """A SOURCE (folder, .zip read in place, or one file) → its shapes and volumes, with class and split.
 
-They come from the names of folders, see `layouts`, or from a table, see `tables`. The class is always the folder's
-name, since some files of ModelNet40 are named after another class. Where folders tell no split, a test fraction splits
-by chance.
-Several files make one sample where they are slices (`series`), and one file makes many where it holds a table of point
-clouds (`point_sets`). `containers` reads folders and archives.
+Class and split come from the names of folders (`layouts`) or from a table (`tables`). A file's own name never decides
+its class: some files of ModelNet40 are named after another class. Where folders tell no split, a test fraction draws it
+at random.
+
+Slices of one volume make one sample (`series`). A file with a table of point clouds makes many (`point_sets`).
+`containers` reads folders and archives.
 """
 
 import hashlib

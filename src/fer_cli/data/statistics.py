@@ -1,6 +1,6 @@
 """Plain figures of a volume: how full it is, where it lies, how rough and how whole it is.
 
-They need no network and no class. Compared with those of the training samples (`calibration.oddity`), they tell an
+They need no network and no class. Compared with those of the training samples (`calibration.outliers`), they tell an
 input that is damaged, or of another size or place, from one that the network was made for.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
@@ -57,6 +57,14 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
     return np.mean([of(channel) for channel in volumes.float().cpu().unbind(1)], axis=0)
 
 
+def occupied_bounds(grid: Shaped[np.ndarray, "x y z"]) -> tuple[Int[np.ndarray, " 3"], Int[np.ndarray, " 3"]]:
+    """First index that is occupied along each axis, and the one after the last; zeros where nothing is."""
+    inside = [np.flatnonzero(grid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(inside[0]):
+        return np.zeros(3, np.int64), np.zeros(3, np.int64)
+    return np.array([at[0] for at in inside]), np.array([at[-1] + 1 for at in inside])
+
+
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
     occupied = grids > 0.5
     neighbours = _box_sum(occupied.float()) - 1
@@ -68,11 +76,9 @@ def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sampl
 
 
 def _of_shape(grid: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    sides = np.array(grid.shape)
-    inside = [np.flatnonzero(grid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    low, high = (np.array([where[at] for where in inside]) for at in (0, -1))
-    extents = high + 1 - low
-    box = grid[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+    sides, (low, high) = np.array(grid.shape), occupied_bounds(grid)
+    extents = high - low
+    box = grid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     asymmetry = sorted((box != np.flip(box, axis)).sum() / (2 * len(neighbours)) for axis in (0, 1))
     _, pieces = ndimage.label(box, structure=np.ones((3, 3, 3)))
     return np.array(
@@ -80,7 +86,7 @@ def _of_shape(grid: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
             np.log(len(neighbours)),
             (extents / sides).max(),
             *np.log(extents / sides),
-            *np.abs((low + high + 1) / sides - 1) / 2,
+            *np.abs((low + high) / sides - 1) / 2,
             (neighbours <= _LOOSE).mean(),
             (neighbours <= _EDGE).mean(),
             neighbours.mean(),

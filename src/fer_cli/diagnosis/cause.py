@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fer_cli.calibration.departure import Departure
-from fer_cli.calibration.oddity import Oddness
+from fer_cli.calibration.outliers import Outlyingness
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage, with_article
 
@@ -85,7 +85,7 @@ class Around:
 
 @dataclass(frozen=True)
 class Signs:
-    """What the rules go by; None where it is not known.
+    """The evidence about one sample that the rules need; None where it is not known.
 
     `probabilities` are means over views where samples are varied. `unlikely` is what correct validation samples give to
     a class that is not theirs (`Surroundings.unlikely`). `suspicion` is a p-value. For a sample without a label,
@@ -96,7 +96,7 @@ class Signs:
     label: str | None
     probabilities: Mapping[str, float]
     suspicion: float
-    oddness: Oddness | None = None
+    outlyingness: Outlyingness | None = None
     departure: Departure | None = None
     pose: PoseFound | None = None
     around: Around | None = None
@@ -134,8 +134,8 @@ def find_cause(signs: Signs) -> Cause:
 
 
 def _odd_input(signs: Signs) -> Cause | None:
-    odd = signs.oddness
-    if odd is None or not odd.is_odd:
+    odd = signs.outlyingness
+    if odd is None or not odd.is_outlier:
         return None
     evidence = [
         f"Among the training samples {percentage(odd.p_value)} lie as far from the others by their plain figures."

@@ -1,4 +1,4 @@
-"""What the rules of the likely cause go by, read from a run for one sample."""
+"""Reads from a run the evidence about one sample that the rules of `cause` need."""
 
 from dataclasses import replace
 
@@ -38,13 +38,15 @@ def read_signs(
     """
     classes, surroundings = run.network.spec.classes, run.surroundings
     predicted = int(reading.predicted[0])
-    oddity = run.oddity
+    outliers = run.outliers
     signs = Signs(
         predicted=classes[predicted],
         label=None if label is None else classes[label],
         probabilities=dict(zip(classes, viewed.tolist(), strict=True)),
         suspicion=suspicion,
-        oddness=None if oddity is None else oddity.measure(input_statistics(volumes, run.network.spec.input.kind))[0],
+        outlyingness=None
+        if outliers is None
+        else outliers.measure(input_statistics(volumes, run.network.spec.input.kind))[0],
         departure=departure,
         around=None,
         unlikely=0.0 if surroundings is None else surroundings.unlikely,

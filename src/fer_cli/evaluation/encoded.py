@@ -1,5 +1,6 @@
 """Samples as the encoder alone sees them: logits, and the features of its upper layers. What baselines work on."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,18 @@ def encode_samples(
         report(len(part))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Encoded(indices, voxels.labels[indices], joined.pop(OUTPUT), joined)
+
+
+def local_features(
+    network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, " sample"]
+) -> Float[np.ndarray, "sample number"]:
+    """Features of samples at the local layer, flat."""
+    layer = network.spec.local_layer
+    parts = [
+        encode(network, voxels.tensor(part), [layer])[layer].float().flatten(1).cpu().numpy()
+        for part in batches(indices)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, math.prod(network.spec.level_shape(layer))), np.float32)
 
 
 @torch.inference_mode()

@@ -19,9 +19,10 @@ from fer_cli.data.sample_input import Sample
 from fer_cli.diagnosis.cause import NONE, SOME_VOTES, Signs
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
+from fer_cli.evaluation.encoded import local_features
 from fer_cli.evaluation.label_issues import FOLDS, cross_fitted_probabilities, questionable_labels
 from fer_cli.evaluation.study_results import Average, CauseAtDose, Causes, CauseScore, LabelSearch
-from fer_cli.network.activations import batches, encode, predict
+from fer_cli.network.activations import batches, predict
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.poses import poses
 from fer_cli.studies.planted import with_weight_noise
@@ -242,19 +243,13 @@ def _search_labels(
 def questionable_training_labels(run: RunArtifacts) -> list[str]:
     """Names of the training samples whose label is questionable, by the features of the local layer; cross-fitted."""
     training = run.voxels.indices("train")
-    layer = run.network.spec.local_layer
     labels = run.voxels.labels[training]
     known, counts = np.unique(labels, return_counts=True)
     usable = np.isin(labels, known[counts >= FOLDS])
     training, labels = training[usable], labels[usable]
     if len(np.unique(labels)) < 2:
         return []
-    features = np.concatenate(
-        [
-            encode(run.network, run.voxels.tensor(part), [layer])[layer].float().flatten(1).cpu().numpy()
-            for part in batches(training)
-        ]
-    )
+    features = local_features(run.network, run.voxels, training)
     columns = np.unique(labels, return_inverse=True)[1]
     suspects = questionable_labels(cross_fitted_probabilities(features, labels), columns)
     return [run.voxels.names[index] for index in training[suspects]]

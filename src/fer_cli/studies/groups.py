@@ -17,8 +17,8 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.wording import with_article
+from fer_cli.evaluation.encoded import local_features
 from fer_cli.evaluation.study_results import Group
-from fer_cli.network.activations import batches, encode
 
 SEPARATE = 0.15
 """Silhouette from which on a set of mistakes is divided."""
@@ -44,9 +44,9 @@ def group_mistakes(
         kinds[str(found.label), found.predicted, found.cause.name, layer].append(index)
     groups: list[Group] = []
     for (true, predicted, cause, layer), members in kinds.items():
-        features = _features(run, np.array(members))
+        features = local_features(run.network, run.voxels, np.array(members))
         candidates = right[run.voxels.labels[right] == run.voxels.classes.index(true)]
-        others = _features(run, candidates)
+        others = local_features(run.network, run.voxels, candidates)
         for part in alike(features):
             middle = features[part].mean(axis=0, keepdims=True)
             order = part[np.argsort(pairwise_distances(features[part], middle)[:, 0], kind="stable")]
@@ -87,12 +87,3 @@ def alike(features: Float[np.ndarray, "sample number"]) -> list[Int[np.ndarray, 
             if (score := silhouette_score(distances, parts, metric="precomputed")) > best:
                 best, found = score, parts
     return [np.flatnonzero(found == part) for part in np.unique(found)]
-
-
-def _features(run: RunArtifacts, indices: Int[np.ndarray, " sample"]) -> Float[np.ndarray, "sample number"]:
-    layer = run.network.spec.local_layer
-    parts = [
-        encode(run.network, run.voxels.tensor(part), [layer])[layer].float().flatten(1).cpu().numpy()
-        for part in batches(indices)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)

@@ -1,4 +1,4 @@
-"""Causes of mistakes that are planted in a volume, or in the network: kinds, doses, and how each is done.
+"""Plantings: known causes of mistakes, put into a volume or into the network; their kinds and their doses.
 
 - `label`: the label becomes that of another class, whichever;
 - `pose`: the volume is turned to another pose, up elsewhere where its shape allows;

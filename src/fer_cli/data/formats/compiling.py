@@ -11,12 +11,12 @@ import numba
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code, made when it is first called; it runs without the interpreter's lock."""
+    """Compile a function with Numba at its first call; it then runs without the interpreter's lock."""
     return numba.njit(cache=has_cache(function), nogil=True)(function)
 
 
 def has_cache(function: Callable[..., Any]) -> bool:
-    """Whether Numba finds a folder to keep the function's machine code in."""
+    """Whether Numba has a folder in which it can keep the compiled function."""
     try:
         numba.njit(cache=True)(function)
     except RuntimeError:  # "no locator available for file"

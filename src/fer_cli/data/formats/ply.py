@@ -94,7 +94,7 @@ def _read_header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
     opening = re.match(rb"ply[ \t]*(\r\n|\n|\r)", content)
     if opening is None:
         raise InputError(f"{name}: not a PLY file; it begins with {excerpt(content)}.")
-    # A binary body may begin with any byte: where lines end in CR alone, a LF is the body's.
+    # If the header's lines end in CR alone, a LF behind the header is the first byte of the binary body.
     end = _END[opening[1] == b"\r"].search(content, opening.start(1), _HEADER_LIMIT)
     if end is None:
         raise InputError(f"{name}: the PLY header has no line 'end_header'.")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fer_cli.calibration.oddity import LEVEL, Oddity
+from fer_cli.calibration.outliers import LEVEL, InputOutliers
 
 NAMES = ("size", "number of pieces (log)", "constant")
 
@@ -12,28 +12,28 @@ def training(count=400):
 
 
 def test_samples_of_the_same_kind_are_as_often_odd_as_the_level_says():
-    oddity = Oddity(NAMES, training())
+    outliers = InputOutliers(NAMES, training())
     others = np.random.default_rng(1).normal([10.0, 1.0, 3.0], [2.0, 0.5, 0.0], (2000, 3))
-    share = np.mean([found.is_odd for found in oddity.measure(others)])
+    share = np.mean([found.is_outlier for found in outliers.measure(others)])
     # Binomial, and the reference's own quantile: four standard errors of each.
     assert share == pytest.approx(LEVEL, abs=0.03)
 
 
 def test_a_sample_far_from_all_others_is_odd_and_says_by_what():
-    [found] = Oddity(NAMES, training()).measure(np.array([[10.0, 6.0, 3.0]]))
-    assert found.is_odd
+    [found] = InputOutliers(NAMES, training()).measure(np.array([[10.0, 6.0, 3.0]]))
+    assert found.is_outlier
     assert found.p_value == pytest.approx(1 / 401)
     assert len(found.unusual) == 1
     assert found.unusual[0].startswith(f"number of pieces {np.exp(6.0):.3g}, usually ")
 
 
 def test_a_figure_that_never_varies_in_training_counts_where_it_differs():
-    usual, strange = Oddity(NAMES, training()).measure(np.array([[10.0, 1.0, 3.0], [10.0, 1.0, 3.5]]))
-    assert not usual.is_odd
-    assert strange.is_odd
+    usual, strange = InputOutliers(NAMES, training()).measure(np.array([[10.0, 1.0, 3.0], [10.0, 1.0, 3.5]]))
+    assert not usual.is_outlier
+    assert strange.is_outlier
     assert strange.unusual[0].startswith("constant 3.5")
 
 
 def test_one_training_sample_is_enough_to_ask():
-    [found] = Oddity(NAMES, training(1)).measure(np.array([[0.0, 0.0, 0.0]]))
+    [found] = InputOutliers(NAMES, training(1)).measure(np.array([[0.0, 0.0, 0.0]]))
     assert found.p_value == 0.5

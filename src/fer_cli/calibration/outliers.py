@@ -24,19 +24,19 @@ _USUAL = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
-class Oddness:
+class Outlyingness:
     """p-value of an input, and the figures that lie outside what is usual, farthest first, each in words."""
 
     p_value: float
     unusual: tuple[str, ...]
 
     @property
-    def is_odd(self) -> bool:
+    def is_outlier(self) -> bool:
         """Whether it is odder than all but `LEVEL` of the training samples."""
         return self.p_value <= LEVEL
 
 
-class Oddity:
+class InputOutliers:
     """The figures of training samples, against which others are measured."""
 
     def __init__(self, names: Sequence[str], training: Float[np.ndarray, "training statistic"]) -> None:
@@ -52,12 +52,12 @@ class Oddity:
             distances, _ = self._near.kneighbors(n_neighbors=count)  # without a set given, of each to the others
             self._reference = distances.mean(axis=1)
 
-    def measure(self, figures: Float[np.ndarray, "sample statistic"]) -> list[Oddness]:
+    def measure(self, figures: Float[np.ndarray, "sample statistic"]) -> list[Outlyingness]:
         """How odd each sample is."""
         count = min(NEIGHBOURS, len(self._training))
         distances, _ = self._near.kneighbors(self._standard(figures), n_neighbors=count)
         p_values = empirical_p_value(distances.mean(axis=1), self._reference)
-        return [Oddness(float(p), self._unusual(row)) for p, row in zip(p_values, figures, strict=True)]
+        return [Outlyingness(float(p), self._unusual(row)) for p, row in zip(p_values, figures, strict=True)]
 
     def _standard(self, figures: Float[np.ndarray, "sample statistic"]) -> Float[np.ndarray, "sample statistic"]:
         standard: Float[np.ndarray, "sample statistic"] = (figures - self._mean) / self._deviation
