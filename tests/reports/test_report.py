@@ -227,6 +227,20 @@ def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
     assert "\x1b" not in lines[1]
 
 
+def test_long_names_in_the_table_of_several_diagnoses_are_folded_and_not_cut():
+    names = {
+        "sample": "an_airplane_of_a_long_name_0123",
+        "label": "night_stand_of_oak",
+        "predicted": "dresser_of_oak_too",
+    }
+    probabilities = {names["label"]: 0.4, names["predicted"]: 0.6}
+    answer = report.diagnosis_json(diagnosis_of(), report=None) | names | {"probabilities": probabilities}
+    text = printed(report.diagnosis_table([answer]))
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "…" not in text
+    assert "suspicion" in text
+
+
 def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
     errors = dict.fromkeys(ERRORS, 12.5) | {"ratio": 2.0}
     layers = [{"name": "conv1", **{f"{p}_{w}": v for p in PATHS for w, v in (("true", 0.25), ("predicted", None))}}]

@@ -171,9 +171,9 @@ def _views_json(viewed: Viewed | None) -> dict[str, object] | None:
 
 def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
-    table = open_table("sample", "true", "predicted", "cause", "where", "suspicion", "p-value")
-    for column in table.columns[1:5]:
-        column.justify = "left"
+    table = open_table("sample", "true", "predicted", "cause", "where", "suspicion", "p")
+    for column in table.columns[:5]:
+        column.justify, column.no_wrap, column.overflow = "left", False, "fold"
     for answer in sorted(answers, key=lambda answer: -answer["suspicion"]["score"]):
         cause = answer["cause"]["name"]
         words = (answer["sample"], answer["label"], answer["predicted"], cause, place_of(answer["answer"]))
