@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fer_cli.diagnosis.diagnosis import Diagnosis
     from fer_cli.diagnosis.probe import Probe
     from fer_cli.execution.contention import Usage
-    from fer_cli.reports.gallery import Explained
+    from fer_cli.reports.gallery_page import Explained
 
 
 Layer = Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")]
@@ -73,7 +73,7 @@ def probe(
     from fer_cli.pictures import mosaic
     from fer_cli.pictures.slices import view_of
     from fer_cli.reports.nifti import write_probe_nifti
-    from fer_cli.reports.page import write_probe
+    from fer_cli.reports.probe_files import write_probe
 
     if all_locations and nifti:
         raise UsageError("--nifti writes one location; give no --all-locations with it.")
@@ -137,6 +137,9 @@ Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView 
 Nifti = Annotated[
     bool, typer.Option("--nifti", help="Write volumes and blame as NIfTI too, with the sample's affine, into nifti/.")
 ]
+SingleFile = Annotated[
+    bool, typer.Option("--single-file", help="Of several samples: let every page carry its pictures and script.")
+]
 ViewsAsked = Annotated[
     int | None, typer.Option("--views", help="Number of varied views whose mean predicts too, such as 24.")
 ]
@@ -161,6 +164,7 @@ def explain(
     vtk: Vtk = False,
     nifti: Nifti = False,
     views: ViewsAsked = None,
+    single_file: SingleFile = False,
     output: ExplainOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -186,11 +190,14 @@ def explain(
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.cli.terminal import CountView, complain, progress_bar
+        from fer_cli.reports.evaluation_page import join_evaluation
         from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified, other_label
         from fer_cli.reports.report import diagnosis_table
 
         opened = _opened(run, voxels, model, codebook, device, began=began)
-        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views)
+        wanted = Wanted(
+            label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views, single_file=single_file, split=split
+        )
         if len(given) == 1:
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
             if known := other_label(opened, given[0], label):
@@ -203,6 +210,8 @@ def explain(
             several = explain_several(
                 opened, names, folder, wanted, what=what, complain=complain, progress=CountView(bar, "explaining")
             )
+        if images:
+            join_evaluation(run, split, opened.model.id)
     if as_json:
         print_json(several.json)
     else:
@@ -273,6 +282,7 @@ def evaluate(
     from fer_cli.cli.terminal import StageView, progress_bar
     from fer_cli.reports.evaluation_page import write_evaluation_page
     from fer_cli.reports.evaluation_report import evaluation_report
+    from fer_cli.reports.group_pictures import write_group_pictures
     from fer_cli.studies.evaluate import evaluate as evaluate_runs
     from fer_cli.studies.evaluate import write_evaluation
 
@@ -293,7 +303,9 @@ def evaluate(
             report=StageView(bar),
         )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
-    page = write_evaluation_page(evaluation, path.with_suffix(".html"))
+    if groups := evaluation["groups"]:
+        write_group_pictures(opened[0], groups, path.parent)
+    page = write_evaluation_page(evaluation, path.with_suffix(".html"), folders[0])
     if as_json:
         print_json(evaluation)
         return
