@@ -11,7 +11,7 @@ import typer
 
 from fer_cli import __version__
 from fer_cli.arguments import file_name
-from fer_cli.cli import attachments, endings, readings, stages, voxelizing
+from fer_cli.cli import attachments, endings, explaining, readings, stages, voxelizing
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     FORMER_NAMES,
@@ -47,7 +47,7 @@ for _command, _example in (
     (stages.cluster, "fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run"),
     (stages.calibrate, "fer calibrate --force --run my-run"),
     (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
-    (readings.explain, "fer explain broken_chair.off --label chair --run my-run"),
+    (explaining.explain, "fer explain broken_chair.off --label chair --run my-run"),
     (readings.evaluate, "fer evaluate --split test --json --run my-run"),
     (readings.figures, "fer figures --run my-run"),
 ):
