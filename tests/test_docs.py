@@ -22,6 +22,7 @@ from fer_cli.reports.report import diagnosis_json
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import FORMATS
 from fer_cli.studies import causes
+from fer_cli.studies.evaluate import write_evaluation
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -335,6 +336,15 @@ def test_keys_of_info_are_documented(run_folder, voxelized, chosen):
         told["parents"] = told["config"] = None
         found |= keys_of(told, KNOWN_NAMES)
     assert_keys_are_documented("info", found)
+
+
+def test_keys_of_info_of_a_run_are_documented(run_folder, evaluation, tmp_path):
+    for path in run_folder.glob("*.h5"):
+        shutil.copy(path, tmp_path)
+    write_evaluation(evaluation, tmp_path / "evaluate")
+    layers = dict.fromkeys(answer("info", tmp_path)["codebook"]["k"], "<layer>")
+    found = keys_of({**answer("info", tmp_path), "problems": [""]}, KNOWN_NAMES | layers)
+    assert_keys_are_documented("info, run", found)
 
 
 def test_keys_of_doctor_are_documented():
