@@ -262,8 +262,8 @@ def cluster(
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
-    check_calibration(paths, force=force)
     seen = views_of_run(paths.model, number=views, vary=vary)
+    check_calibration(paths, force=force)
     endings.goes_on()
     with progress_bar() as bar:
         summary = cluster_network(
