@@ -3,21 +3,22 @@
 Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-
-import numpy as np
+from types import MappingProxyType
 
 from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
+from fer_cli.data.turning import Axis
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
-from fer_cli.network.activations import batches, predict
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
 from fer_cli.reports.gallery_page import PAGE, Explained, write_gallery
@@ -25,8 +26,9 @@ from fer_cli.reports.nifti import write_nifti
 from fer_cli.reports.page import Site, begin_report, is_page
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.reports.site import evaluation_page, site_of, write_assets
-from fer_cli.storage.disk import make_folder
+from fer_cli.storage.disk import make_folder, write_whole
 
+SUMMARY = "diagnosis.json"
 _AHEAD = 4
 """So many diagnoses may wait for their pictures; each holds a few megabytes."""
 
@@ -35,9 +37,10 @@ _AHEAD = 4
 class Wanted:
     """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes.
 
-    `volumes` are for ParaView, `nifti` for medical viewers; another prediction is a mean over `views`. The reports of
-    several samples share plotly.js and link their pictures, unless each is to be a `single_file`. They link to the
-    evaluation of the `split` where there is one.
+    `volumes` are for ParaView, `nifti` for medical viewers, `summary` is `diagnosis.json` where there are no reports;
+    another prediction is a mean over `views`. `up` is the axis of files that points up, by default that of the run. The
+    reports of several samples share scripts and link their pictures, unless each is to be a `single_file`; they link to
+    the evaluation of the `split` where there is one.
     """
 
     label: str | None
@@ -48,11 +51,13 @@ class Wanted:
     views: int | None = None
     single_file: bool = False
     split: str = "test"
+    summary: bool = False
+    up: Axis | None = None
 
     @property
     def files(self) -> bool:
         """Whether anything is written."""
-        return self.drawing is not None or self.volumes or self.nifti
+        return self.drawing is not None or self.volumes or self.nifti or self.summary
 
 
 @dataclass(frozen=True)
@@ -81,40 +86,27 @@ class Several:
         }
 
 
-def misclassified(run: RunArtifacts, split: str) -> list[str]:
-    """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
-    indices = run.voxels.indices(split)
-    probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
-    predicted = np.concatenate(probabilities).argmax(axis=1)
-    return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
-
-
-def other_label(run: RunArtifacts, name: str, label: str | None) -> str | None:
-    """The class that the run's voxels give a sample of that name where it is not the `label` named by the user."""
-    if label is None or Path(name).is_file() or name not in run.voxels.names:
-        return None
-    known = int(run.voxels.labels[run.voxels.index_of(name)])
-    return None if known < 0 or run.voxels.classes[known] == label else run.voxels.classes[known]
-
-
 def explain_one(
     run: RunArtifacts, name: str, target: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
     """Explain one sample and write its report to `target`, or into a folder named after it in `parent`.
 
-    A `target` that ends in .html is the page alone, any other a folder. Raises what opening the run, reading the sample
-    and writing raise; whether the target can be written is seen first. Raises UsageError for volumes beside a page,
-    and for a folder that is named as a page is.
+    A folder that holds the report of another file is left as it is; the name is then numbered. A `target` that ends in
+    .html is the page alone, any other a folder. Raises what opening the run, reading the sample and writing raise;
+    whether the target can be written is seen first. Raises UsageError for volumes beside a page, and for a folder that
+    is named as a page is.
     """
     alone = target is not None and is_page(target)
     if alone and (wanted.volumes or wanted.nifti):
         written = "--vtk writes shapes.vti" if wanted.volumes else "--nifti writes files"
         raise UsageError(f"{written} beside the page: name a folder, not {target}.")
+    if alone and wanted.drawing is None and wanted.files:
+        raise UsageError(f"--no-images writes diagnosis.json and no page: name a folder, not {target}.")
     _check(run, wanted)
-    sample = run.sample(name, label=wanted.label)
+    sample = run.sample(name, label=wanted.label, up=wanted.up)
     if alone and target is not None and target.is_dir():
         raise UsageError(f"{target} is a folder, but a name that ends in .html is for a page. Name another.")
-    place = target or parent / file_name(sample.name)
+    place = target or own_folder(parent, sample, ())
     if wanted.files:
         make_folder(place.parent if alone else place)
     if wanted.drawing and run.network.spec.input.kind == "occupancy":  # slices need no window
@@ -134,11 +126,14 @@ def explain_several(
     what: str,
     complain: Callable[[str], None],
     progress: Callable[[int, int | None], None],
+    called: Mapping[str, str] = MappingProxyType({}),
 ) -> Several:
     """Explain samples one after the other, each into a folder of its own in `folder`, and write their gallery there.
 
-    `what` they are is the gallery's title. Pictures are drawn and written while the next sample is read. A sample that
-    does not exist or cannot be used is complained of and left out; errors that would meet every sample are raised.
+    `called` gives files other names than their stems. `what` they are is the gallery's title. Pictures are drawn and
+    written while the next sample is read. A sample that does not exist or cannot be used is complained of and left out;
+    errors that would meet every sample are raised.
+
     Raises UsageError where `folder` is named as a page is.
     """
     if wanted.files and is_page(folder):
@@ -159,13 +154,17 @@ def explain_several(
     assets = None
     if wanted.drawing is not None and not wanted.single_file:
         assets = write_assets(folder, run.network.spec.input.kind)
-    for name, own in zip(names, _folders(names, folder), strict=True):
+    taken: list[Path] = []
+    for name in names:
         try:
-            sample = run.sample(name, label=wanted.label)
+            sample = run.sample(name, label=wanted.label, up=wanted.up)
         except InputError as error:
             complain(str(error))
             failed.append(Failed(name, error))
             continue
+        sample = replace(sample, name=called.get(name, sample.name))
+        own = own_folder(folder, sample, taken)
+        taken.append(own)
         if wanted.files:
             make_folder(own)
         diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
@@ -222,6 +221,9 @@ def _begin(
         if write:
             files["report"] = write()
         answer = diagnosis_json(diagnosis, report=str(files["report"]) if write else None)
+        if wanted.summary and not write:
+            files["diagnosis"] = target / SUMMARY
+            write_whole(files["diagnosis"], json.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         if wanted.volumes:
             files["volumes"] = write_volumes(diagnosis, sample.index_to_world, target)
             answer["volumes"] = str(files["volumes"])
@@ -229,15 +231,25 @@ def _begin(
             maps = write_nifti(diagnosis, target)
             files["nifti"] = maps[0].parent
             answer["nifti"] = [str(path) for path in maps]
-        return Explained(answer, diagnosis.answer, diagnosis.suspicion, files)
+        return Explained(answer, diagnosis.answer, diagnosis.suspicion, files, diagnosis.places)
 
     return finish
 
 
-def _folders(samples: Iterable[str], folder: Path) -> Iterator[Path]:
-    """A folder for each sample; names that become the same are numbered."""
-    taken: Counter[str] = Counter()
-    for sample in samples:
-        name = file_name(Path(sample).stem if Path(sample).is_file() else sample)
-        taken[name] += 1
-        yield folder / (name if taken[name] == 1 else f"{name}-{taken[name]}")
+def own_folder(parent: Path, sample: Sample, taken: Collection[Path]) -> Path:
+    """The folder in `parent` for a sample's report, named after it; numbered past those `taken`, or of other files."""
+    name = file_name(sample.name)
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        if folder not in taken and _is_free(folder / SUMMARY, sample.source):
+            return folder
+    raise AssertionError("unreachable")
+
+
+def _is_free(summary: Path, source: Path | None) -> bool:
+    """Whether no diagnosis of another file lies there. Older ones, which tell no source, are replaced."""
+    try:
+        known = json.loads(summary.read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(known == (None if source is None else str(source)))

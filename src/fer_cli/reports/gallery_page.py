@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_cli.diagnosis.answer import INPUT, Answer
+from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.diagnosis.diagnosis import Suspicion
 from fer_cli.reports.page import POLICY, SHARED_POLICY, environment
@@ -32,12 +33,13 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Explained:
-    """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
+    """What is kept of a sample: its JSON, what the gallery sorts by, the files written, the places pointed at."""
 
-    json: dict[str, object]
+    json: dict[str, Any]
     answer: Answer
     suspicion: Suspicion
     files: dict[str, Path]
+    places: Blame | None = None
 
 
 def write_gallery(

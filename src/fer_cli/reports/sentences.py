@@ -4,12 +4,14 @@ Each as sentences for a page, or short, as a line for a terminal.
 """
 
 from fer_cli.calibration.confidence import VIEWS
+from fer_cli.data.turning import TURNS
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE
 from fer_cli.diagnosis.cause import NONE as NO_CAUSE
 from fer_cli.diagnosis.cause import Cause
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
 from fer_cli.diagnosis.repair import RANDOM_DRAWS, RepairTest
 from fer_cli.diagnosis.verdict import hedge_of
+from fer_cli.diagnosis.wording import with_article
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.pictures.slices import middle_of
 from fer_cli.reports.tables import printable, signed
@@ -60,6 +62,16 @@ def short_answer(diagnosis: Diagnosis) -> str:
     if answer.outcome == INPUT:
         return f"input{where}: {usual}"
     return f"{printable(str(answer.layer))}{where}: evidence turns; {usual}"
+
+
+def short_pose(diagnosis: Diagnosis) -> str | None:
+    """The pose in which a sample is recognised, and the option that reads its file so; None if there is none."""
+    pose = diagnosis.recognised_pose
+    if pose is None:
+        return None
+    up = next((axis for axis, turn in TURNS.items() if turn == pose.turns), None)
+    hint = f": try --up {up}" if up and diagnosis.turned_from == "z" else ""
+    return f"turned {pose.turns} it is {with_article(pose.klass)} ({pose.probability:.2f}){hint}"
 
 
 def _short_places(diagnosis: Diagnosis) -> str:
