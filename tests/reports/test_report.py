@@ -303,12 +303,13 @@ def test_the_lowest_p_value_of_a_repair_is_told_as_better_than_all_random_choice
 )
 def test_another_pose_that_is_recognised_is_told_with_axis_angle_and_probability(turns, turned_from, said):
     signs = Signs("table", "chair", {"chair": 0.1, "table": 0.9}, 0.3)
-    pose = PoseFound(turns, "chair", 0.93, is_usual=False, is_nearer=False)
+    pose = PoseFound(turns, "chair", 0.93, is_usual=False, is_nearer=True)
     found = diagnosis_of(signs=replace(signs, pose=pose), turned_from=turned_from)
     assert f"pose         {said}" in [line.rstrip() for line in printed(report.terminal_report(found)).split("\n")]
     assert report.diagnosis_json(found, report=None)["pose"] == {
         "turns": turns, "class": "chair", "probability": 0.93,
     }  # fmt: skip
-    unsure = diagnosis_of(signs=replace(signs, pose=replace(pose, probability=0.79)))
-    assert report.diagnosis_json(unsure, report=None)["pose"] is None
-    assert "pose  " not in printed(report.terminal_report(unsure))
+    for doubt in ({"probability": 0.79}, {"is_nearer": False}):
+        unsure = diagnosis_of(signs=replace(signs, pose=replace(pose, **doubt)))
+        assert report.diagnosis_json(unsure, report=None)["pose"] is None
+        assert "pose  " not in printed(report.terminal_report(unsure))

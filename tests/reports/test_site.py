@@ -9,8 +9,9 @@ import torch
 
 from fer_cli.pictures.drawing import open_drawing
 from fer_cli.reports.evaluation_page import join_evaluation, write_evaluation_page
-from fer_cli.reports.gallery import Several, Wanted, explain_several, misclassified
+from fer_cli.reports.gallery import Several, Wanted, explain_several
 from fer_cli.reports.group_pictures import write_group_pictures
+from fer_cli.reports.selection import misclassified
 from fer_cli.reports.site import PLACEHOLDER, doubts, picture_path
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
