@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import fer_cli
-from diagnoses import changed, diagnosis_of
+from diagnoses import changed, diagnosis_of, grey_diagnosis
 from fer_cli import load_run
 from fer_cli.diagnosis.categories import Category
 from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.probe import probe
-from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
-from fer_cli.run import Run
+from fer_cli.errors import ArtifactError, InputError, LineageError, ResourceError, UsageError
+from fer_cli.pictures import render
+from fer_cli.run import Explanation, Run
 from fer_cli.storage.run_paths import RunPaths
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
@@ -141,3 +142,26 @@ def test_a_notebook_shows_verdict_category_and_layers_and_nothing_of_a_name_is_m
     assert " p = 0.01 ≤ 0.05 <b>" in shown.texts
     assert shown.tags.count("tr") == 1 + len(said.layers)
     assert "conv3 (answer)" in shown.texts
+
+
+def test_a_notebook_shows_the_first_screen_of_the_report() -> None:
+    evil = '<script>alert("x")</script>'
+    for made in (diagnosis_of, grey_diagnosis):
+        page = Explanation(**vars(made(sample=evil)))._repr_html_()
+        shown = Texts(page)
+        text = " ".join(" ".join(shown.texts).split())
+        assert set(shown.tags) == {"div", "p", "b", "figure", "img", "figcaption"}
+        assert evil in text
+        said = made()
+        for words in (said.verdict, said.cause.words, said.cause.remedy, "input", "prediction", "conv3 ◀"):
+            assert words in text, words
+        assert shown.tags.count("img") == len(said.pictured_layers) + 5
+        assert len(page) < 400_000
+
+
+def test_a_notebook_shows_words_and_a_table_where_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def undrawable(*_: object, **__: object) -> None:
+        raise ResourceError("no screen")
+
+    monkeypatch.setattr(render, "draw_pngs", undrawable)
+    assert Explanation(**vars(diagnosis_of()))._repr_html_() == diagnosis_of()._repr_html_()

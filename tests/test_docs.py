@@ -321,6 +321,23 @@ def test_keys_and_scores_of_evaluate_are_documented(evaluation):
         assert f"`{general}`" in described, f"docs/cli.md does not name the score {general}"
 
 
+def test_keys_of_compare_are_documented(run_folder, other_run_paths, tmp_path):
+    other = other_run_paths.voxels.parent
+    found = answer("compare", run_folder, other, "-o", tmp_path)
+    assert found["n"] == 18
+    keys = keys_of({**found, "causes": {}}, {})
+    causes = {f"causes.{kind}.{name}" for kind, named in found["causes"].items() for name in named}
+    assert causes
+    changed = {
+        f"{kind}[].{key}"
+        for kind in ("mended", "broken", "otherwise")
+        for key in ("sample", "label", "before", "after", "cause", "remedy")
+    }
+    assert_keys_are_documented(
+        "compare", {key for key in keys if not key.startswith(("causes", "otherwise"))} | changed | {"causes.<kind>.<cause>"}
+    )
+
+
 def test_keys_of_figures_are_documented(run_folder, tmp_path):
     drawn = answer("figures", "--run", run_folder, "-o", tmp_path)
     drawn["table1"] = drawn["errors_norm"] = None

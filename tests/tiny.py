@@ -136,22 +136,36 @@ def run_paths(box_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     paths = RunPaths.in_folder(Path(kept) if kept else tmp_path_factory.mktemp("run"))
     if kept and paths.calibration.exists():
         return paths
-    device = torch.device("cpu")
     voxelize_source(box_source, paths.voxels, VoxelSettings(8, 0), workers=1)
+    make_run(paths, epochs=6, seed=3)
+    return paths
+
+
+def make_run(paths: RunPaths, *, epochs: int, seed: int) -> None:
+    """Train, cluster and calibrate the tiny network on voxels that are there."""
+    device = torch.device("cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", TINY_LAYERS)
         settings = TrainingSettings(
             "tiny",
-            epochs=6,
+            epochs=epochs,
             feedback_epochs=4,
             batch_size=9,
             dropout=0.1,
             augmentation=Augmentation(shift=1, mirror=True),
-            seed=3,
+            seed=seed,
         )
         train(paths.voxels, paths.model, settings, device=device)
     cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, workers=1, device=device)
     calibrate(paths, device=device)
+
+
+@pytest.fixture(scope="session")
+def other_run_paths(run_paths: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """A second run on the same voxels, trained for less long, which makes other mistakes."""
+    paths = RunPaths.in_folder(tmp_path_factory.mktemp("other"))
+    shutil.copy(run_paths.voxels, paths.voxels)
+    make_run(paths, epochs=3, seed=5)
     return paths
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,8 +22,9 @@ from fer_cli.data.volumes import Kind, Location
 from fer_cli.diagnosis import explain, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe
-from fer_cli.errors import InputError, UsageError
+from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.evaluation.results import Evaluation
+from fer_cli.evaluation.study_results import Comparison, Group
 from fer_cli.execution.generators import unmoved_generators
 from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
 from fer_cli.network.attach import AttachSettings
@@ -33,10 +35,14 @@ from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
 from fer_cli.network.attached.undisturbed import home
 from fer_cli.reports.nifti import write_nifti
+from fer_cli.reports.notebook import notebook_panels
 from fer_cli.reports.page import is_page, write_report
 from fer_cli.reports.selection import misclassified
 from fer_cli.storage.run_paths import RunPaths
+from fer_cli.studies.causes import explain_mistakes
+from fer_cli.studies.comparison import compare
 from fer_cli.studies.evaluate import evaluate
+from fer_cli.studies.groups import group_mistakes
 
 __all__ = ["Explanation", "Run", "attach", "load_run", "save_volumes"]
 
@@ -44,7 +50,14 @@ Say = Callable[[str], None]
 
 
 class Explanation(Diagnosis):
-    """A `Diagnosis` that can be saved as a report."""
+    """A `Diagnosis` that can be saved as a report; a notebook shows the report's first screen."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: words and a table alone where the machine cannot draw."""
+        try:
+            return notebook_panels(self)
+        except ResourceError:
+            return super()._repr_html_()
 
     def save(self, target: str | Path, *, nifti: bool = False) -> Path:
         """Write the report; answers the path of its page.
@@ -111,6 +124,24 @@ class Run(RunArtifacts):
     def mistakes(self, split: str | None = None) -> list[str]:
         """Names of the misclassified samples of a split: of the test samples by default, else those that validate."""
         return misclassified(self, split or self._evaluated)
+
+    @unmoved_generators()
+    def groups(self, split: str | None = None) -> list[Group]:
+        """The misclassified samples of a split in groups that are alike, each with its likely cause and remedy.
+
+        Every mistake is explained for that. The split is chosen as by `mistakes`; a group's keys are in `docs/cli.md`.
+        """
+        indices = self.voxels.indices(split or self._evaluated)
+        wrong = np.isin(indices, [self.voxels.index_of(name) for name in self.mistakes(split)])
+        return group_mistakes(self, explain_mistakes(self, indices[wrong]), indices[~wrong])
+
+    @unmoved_generators()
+    def compare(self, other: "Run", split: str | None = None, *, causes: bool = True) -> Comparison:
+        """What changes from this run to another on the samples of a split that both have, as `fer compare --json`.
+
+        Raises UsageError where there is no such sample.
+        """
+        return compare(self, other, split=split or self._evaluated, causes=causes)
 
     @unmoved_generators()
     def evaluate(

@@ -11,7 +11,7 @@ import typer
 
 from fer_cli import __version__
 from fer_cli.arguments import file_name
-from fer_cli.cli import attachments, describing, endings, explaining, readings, stages, voxelizing
+from fer_cli.cli import attachments, comparing, describing, endings, explaining, readings, stages, voxelizing
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     FORMER_NAMES,
@@ -49,6 +49,7 @@ for _command, _example in (
     (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
     (explaining.explain, "fer explain broken_chair.off --label chair --run my-run"),
     (readings.evaluate, "fer evaluate --split test --json --run my-run"),
+    (comparing.compare, "fer compare my-run better-run"),
     (readings.figures, "fer figures --run my-run"),
     (describing.info, "fer info my-run/voxels.h5 --sheet shapes.html"),
 ):

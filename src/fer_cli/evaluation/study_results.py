@@ -206,6 +206,37 @@ class Group(TypedDict):
     counterexamples: list[str]
 
 
+class Difference(TypedDict):
+    """A sample that two runs predict otherwise; `cause` and `remedy` are of the run that gets it wrong."""
+
+    sample: str
+    label: str
+    before: str
+    after: str
+    cause: str | None
+    remedy: str | None
+
+
+class Comparison(TypedDict):
+    """Two runs on the samples of a split that both have; see `studies.comparison`.
+
+    `only_in` counts samples that the other run lacks. `otherwise` are wrong in both, as different classes.
+    """
+
+    split: str
+    runs: list[str]
+    n: int
+    only_in: list[int]
+    accuracy: list[float]
+    difference: float
+    difference_ci: Interval
+    p_value: float
+    mended: list[Difference]
+    broken: list[Difference]
+    otherwise: list[Difference]
+    causes: dict[str, dict[str, int]]
+
+
 class Question(TypedDict):
     """A question of the trust card; `follows` says how to read this run's reports, empty where the answer is good."""
 

@@ -197,7 +197,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             controls=CONTROLS,
             policy=SHARED_POLICY if shared else POLICY,
             site=site,
-            like=_like(diagnosis, images),
+            like=nearest_training_samples(diagnosis, images),
             where=where_heading(diagnosis),
             marked=_marked(diagnosis),
             blame_words=_blame_words(diagnosis, images),
@@ -238,7 +238,9 @@ def _marked(diagnosis: Diagnosis) -> str:
     return f"◀ {'computation unusual' if diagnosis.answer.why == ANOMALY else 'evidence turns'}."
 
 
-def _like(diagnosis: Diagnosis, images: Mapping[str, object]) -> list[tuple[str, str, tuple[str, ...]]]:
+def nearest_training_samples(
+    diagnosis: Diagnosis, images: Mapping[str, object]
+) -> list[tuple[str, str, tuple[str, ...]]]:
     """Picture, heading and names of the training samples most like the input, by class."""
     wrong, near = diagnosis.correct is False, diagnosis.nearest
     of = (
