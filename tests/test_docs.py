@@ -241,7 +241,9 @@ def test_keys_of_explain_are_documented(run_folder, evaluation, tmp_path):
     mistake = evaluation["misclassified"][0]["sample"]
     wanted = ("--no-images", "--vtk", "--nifti", "-o", tmp_path)
     said = answer("explain", mistake, *wanted, "--run", run_folder)
-    signs = Signs("table", "chair", {}, 0.3, pose=PoseFound("90° about x", "chair", 0.93, is_usual=True))
+    signs = Signs(
+        "table", "chair", {}, 0.3, pose=PoseFound("90° about x", "chair", 0.93, is_usual=True, is_nearer=True)
+    )
     said["pose"] = diagnosis_json(diagnosis_of(signs=signs), report=None)["pose"]  # which not every mistake has
     assert_keys_are_documented("explain", keys_of(said, KNOWN_NAMES))
 
@@ -369,8 +371,11 @@ def test_configuration_is_documented(run_folder, file, marker):
     with open_artifact(run_folder / file) as artifact:
         config = artifact.config
     layers = dict.fromkeys(config.get("k", {}), "<layer>")
+    turned = {"voxelization.up"} & keys_documented(DOCS / "schema.md", marker)  # recorded where shapes were turned
     assert_same(
-        keys_of(config, layers), keys_documented(DOCS / "schema.md", marker), f"docs/schema.md, config of {file},"
+        keys_of(config, layers) | turned,
+        keys_documented(DOCS / "schema.md", marker),
+        f"docs/schema.md, config of {file},",
     )
 
 

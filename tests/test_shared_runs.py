@@ -13,12 +13,14 @@ from fer_cli.calibration.confidence import Calibration
 from fer_cli.calibration.departure import known_course
 from fer_cli.calibration.p_value import PredictedClasses
 from fer_cli.calibration.typicality import known_typicality
+from fer_cli.data.occupancy import VoxelSettings
+from fer_cli.data.voxelize import voxelize_source
 from fer_cli.network.weights import load_network
-from fer_cli.reports.gallery import misclassified
+from fer_cli.reports.selection import misclassified
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.run_paths import RunPaths
-from fer_cli.storage.schema import MODEL
+from fer_cli.storage.schema import MODEL, VOXELS
 
 pytestmark = pytest.mark.real_data
 CPU = torch.device("cpu")
@@ -104,3 +106,16 @@ def test_model_of_an_earlier_version_is_read(shared_runs: Path, seed: int) -> No
         network = load_network(model)
     assert (str(network.spec.input), len(network.spec.classes), network.spec.local_layer) == ("32³", 10, "conv3")
     assert network.spec.level_shape("conv3") == (128, 4, 4, 4)
+
+
+def test_voxels_of_the_archive_are_those_that_earlier_models_were_made_from(
+    shared_runs: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    voxels = tmp_path / "voxels.h5"
+    voxelize_source(shared_data / "modelnet10-binvox.zip", voxels, VoxelSettings())
+    models = sorted(shared_runs.glob("modelnet10-*.h5"))
+    assert models
+    with open_artifact(voxels, VOXELS) as made:
+        for path in models:
+            with open_artifact(path, MODEL) as model:
+                assert model.parents["voxels"] == made.id

@@ -29,7 +29,8 @@ from fer_cli.errors import UsageError
 if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
     from fer_cli.diagnosis.diagnosis import Diagnosis
-    from fer_cli.reports.gallery import Explained, Several, Wanted
+    from fer_cli.reports.gallery import Several, Wanted
+    from fer_cli.reports.gallery_page import Explained
     from fer_cli.reports.selection import Selection
 
 Samples = Annotated[
@@ -63,6 +64,9 @@ Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView 
 Nifti = Annotated[
     bool, typer.Option("--nifti", help="Write volumes and blame as NIfTI too, with the sample's affine, into nifti/.")
 ]
+SingleFile = Annotated[
+    bool, typer.Option("--single-file", help="Of several samples: let every page carry its pictures and scripts.")
+]
 ExplainOutput = Annotated[
     Path | None,
     typer.Option(
@@ -88,6 +92,7 @@ def explain(
     vtk: Vtk = False,
     nifti: Nifti = False,
     views: ViewsAsked = None,
+    single_file: SingleFile = False,
     output: ExplainOutput = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -110,12 +115,24 @@ def explain(
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.data.sample_files import is_sample_folder
+        from fer_cli.reports.evaluation_page import join_evaluation
         from fer_cli.reports.gallery import Wanted, explain_one
         from fer_cli.reports.selection import Selection
 
         selection = Selection(split, tuple(pair or ()), cause, limit) if errors else None
         opened = open_run(run, voxels, model, codebook, device, began=began)
-        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views, summary=True, up=up)
+        wanted = Wanted(
+            label,
+            local_layer,
+            drawing,
+            volumes=vtk,
+            nifti=nifti,
+            views=views,
+            single_file=single_file,
+            split=split,
+            summary=True,
+            up=up,
+        )
         if len(given) == 1 and not is_sample_folder(Path(given[0])):
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
             _point_out([one])
@@ -124,6 +141,8 @@ def explain(
                 tell_next(*_probe_of(one, opened, given[0], up), run=run, files=files)
             return
         several = _explain_several(opened, selection or given, output or run / "explain", wanted)
+        if images:
+            join_evaluation(run, split, opened.model.id)
     _tell_several(several, as_json=as_json)
     if selection and not several.explained and not as_json:
         print_line(f"no {selection.words}")

@@ -74,7 +74,7 @@ def probe(
     from fer_cli.pictures import mosaic
     from fer_cli.pictures.slices import view_of
     from fer_cli.reports.nifti import write_probe_nifti
-    from fer_cli.reports.page import write_probe
+    from fer_cli.reports.probe_files import write_probe
 
     if all_locations and nifti:
         raise UsageError("--nifti writes one location; give no --all-locations with it.")
@@ -174,6 +174,7 @@ def evaluate(
     from fer_cli.cli.terminal import StageView, progress_bar
     from fer_cli.reports.evaluation_page import write_evaluation_page
     from fer_cli.reports.evaluation_report import evaluation_report
+    from fer_cli.reports.group_pictures import write_group_pictures
     from fer_cli.studies.evaluate import evaluate as evaluate_runs
     from fer_cli.studies.evaluate import write_evaluation
 
@@ -194,7 +195,9 @@ def evaluate(
             report=StageView(bar),
         )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
-    page = write_evaluation_page(evaluation, path.with_suffix(".html"))
+    if groups := evaluation["groups"]:
+        write_group_pictures(opened[0], groups, path.parent)
+    page = write_evaluation_page(evaluation, path.with_suffix(".html"), folders[0])
     if as_json:
         print_json(evaluation)
         return

@@ -16,7 +16,7 @@ from fer_cli.data.batches import Outcome, decode, voxelize_batch
 from fer_cli.data.duplicates import DuplicateCounts
 from fer_cli.data.entries import Entry, Listing, Skipped
 from fer_cli.data.occupancy import VoxelSettings
-from fer_cli.data.samples import collect_samples, write_samples
+from fer_cli.data.samples import Samples, collect_samples, write_samples
 from fer_cli.data.source import close_archives, list_entries, run_key
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
@@ -106,13 +106,6 @@ def voxelize_source(
         if listing is None:
             listing = list_entries(source, per_class=per_class, test_fraction=test_fraction, seed=seed)
         listing.require_whole(strict=strict)
-        config = {
-            "voxelization": settings.to_json(),
-            "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
-            "per_class": per_class,
-            "test_fraction": test_fraction,
-            "drop_duplicates": drop_duplicates,
-        }
         place = source.absolute()  # workers of a cluster have a working folder of their own
         key = run_key(place, listing, settings.to_json(), batch=_BATCH)
         journal = at_end.enter_context(Journal(output, key))
@@ -121,6 +114,15 @@ def voxelize_source(
             n_resumed = batches.n_done
             batches.voxelize(place, settings, key, workers=workers, scheduler=scheduler, progress=progress)
             samples = collect_samples(source, listing, batches, drop_duplicates=drop_duplicates)
+            config = {
+                "voxelization": _recorded(settings, samples),
+                "source": source.resolve()
+                .name.encode(errors="replace")
+                .decode(),  # a name need not be UTF-8, but JSON is
+                "per_class": per_class,
+                "test_fraction": test_fraction,
+                "drop_duplicates": drop_duplicates,
+            }
             recorded_seed = None if test_fraction is None else seed
             with ArtifactWriter(output, VOXELS, config=config, parents={}, seed=recorded_seed) as writer:
                 write_samples(writer, samples, batches, settings.resolution)
@@ -137,6 +139,19 @@ def voxelize_source(
         n_resumed=n_resumed,
         seconds=time.perf_counter() - started,
     )
+
+
+def _recorded(settings: VoxelSettings, samples: Samples) -> dict[str, object]:
+    """The settings as the artifact records them: without bounds where no sample is a mesh, and an axis up that is z.
+
+    Neither was recorded at first, and the same voxels have to keep their id.
+    """
+    recorded = settings.to_json()
+    if all(sample.facts.n_faces < 0 for sample in samples.kept):
+        del recorded["bounds"]
+    if settings.up == "z":
+        del recorded["up"]
+    return recorded
 
 
 class _Batches:

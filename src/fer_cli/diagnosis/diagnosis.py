@@ -162,9 +162,12 @@ class Diagnosis:
 
     @property
     def recognised_pose(self) -> PoseFound | None:
-        """Another pose in which a class is recognised, the true one where it is known; None if there is none."""
+        """Another pose in which a class is recognised, the true one where it is known; None if there is none.
+
+        In it the sample lies nearer to training samples of that class than in its own.
+        """
         pose = None if self.signs is None else self.signs.pose
-        return None if pose is None or pose.probability < SURE else pose
+        return pose if pose is not None and pose.probability >= SURE and pose.is_nearer else None
 
     @property
     def sees_everything(self) -> bool:

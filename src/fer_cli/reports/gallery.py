@@ -1,35 +1,31 @@
-"""Several samples explained with one loaded model, and the page that leads to their reports.
+"""Several samples explained with one loaded model: their reports, and the gallery that leads to them.
 
 Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
 """
 
-import base64
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-from urllib.parse import quote
 
 from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
 from fer_cli.data.turning import Axis
-from fer_cli.diagnosis.answer import INPUT, Answer
-from fer_cli.diagnosis.blame import Blame
-from fer_cli.diagnosis.cause import CAUSES
-from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
+from fer_cli.reports.gallery_page import PAGE, Explained, write_gallery
 from fer_cli.reports.nifti import write_nifti
-from fer_cli.reports.page import POLICY, begin_report, environment, is_page
-from fer_cli.reports.report import diagnosis_json, place_of
+from fer_cli.reports.page import Site, begin_report, is_page
+from fer_cli.reports.report import diagnosis_json
+from fer_cli.reports.site import evaluation_page, site_of, write_assets
 from fer_cli.storage.disk import make_folder, write_whole
 
 SUMMARY = "diagnosis.json"
@@ -42,7 +38,9 @@ class Wanted:
     """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes.
 
     `volumes` are for ParaView, `nifti` for medical viewers, `summary` is `diagnosis.json` where there are no reports;
-    another prediction is a mean over `views`. `up` is the axis of files that points up, by default that of the run.
+    another prediction is a mean over `views`. `up` is the axis of files that points up, by default that of the run. The
+    reports of several samples share scripts and link their pictures, unless each is to be a `single_file`; they link to
+    the evaluation of the `split` where there is one.
     """
 
     label: str | None
@@ -51,6 +49,8 @@ class Wanted:
     volumes: bool
     nifti: bool = False
     views: int | None = None
+    single_file: bool = False
+    split: str = "test"
     summary: bool = False
     up: Axis | None = None
 
@@ -58,17 +58,6 @@ class Wanted:
     def files(self) -> bool:
         """Whether anything is written."""
         return self.drawing is not None or self.volumes or self.nifti or self.summary
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What is kept of a sample: its JSON, what the gallery sorts by, the files written, the places pointed at."""
-
-    json: dict[str, Any]
-    answer: Answer
-    suspicion: Suspicion
-    files: dict[str, Path]
-    places: Blame | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +113,8 @@ def explain_one(
         wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
     parts = wanted.drawing.processes if wanted.drawing else 1
-    return _begin(diagnosis, sample, place, wanted, alone=alone, parts=parts)(), diagnosis
+    site = _site(run, place if alone else place / PAGE, wanted, None)
+    return _begin(diagnosis, sample, place, wanted, site, alone=alone, parts=parts)(), diagnosis
 
 
 def explain_several(
@@ -161,6 +151,9 @@ def explain_several(
     progress(0, len(names))
     if wanted.files:
         make_folder(folder)
+    assets = None
+    if wanted.drawing is not None and not wanted.single_file:
+        assets = write_assets(folder, run.network.spec.input.kind)
     taken: list[Path] = []
     for name in names:
         try:
@@ -174,15 +167,29 @@ def explain_several(
         taken.append(own)
         if wanted.files:
             make_folder(own)
-        pending.append(
-            _begin(explain(run, sample, local_layer=wanted.local_layer, views=wanted.views), sample, own, wanted)
-        )
+        diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
+        pending.append(_begin(diagnosis, sample, own, wanted, _site(run, own / PAGE, wanted, assets)))
         settle(_AHEAD)
     settle(0)
     gallery = None
     if wanted.drawing is not None:
-        gallery = write_gallery(explained, run.network.spec.layer_names, folder, f"{len(explained)} {what}")
+        evaluation = evaluation_page(run.paths.model.parent, wanted.split)
+        gallery = write_gallery(
+            explained,
+            run.network.spec.layer_names,
+            folder,
+            f"{len(explained)} {what}",
+            single_file=wanted.single_file,
+            evaluation=evaluation,
+        )
     return Several(explained, failed, gallery)
+
+
+def _site(run: RunArtifacts, page: Path, wanted: Wanted, assets: Path | None) -> Site:
+    """What the page of a report links to."""
+    if wanted.drawing is None:
+        return Site()
+    return site_of(page, run=run.paths.model.parent, split=wanted.split, model=run.model.id, assets=assets)
 
 
 def _check(run: RunArtifacts, wanted: Wanted) -> None:
@@ -195,12 +202,19 @@ def _check(run: RunArtifacts, wanted: Wanted) -> None:
 
 
 def _begin(
-    diagnosis: Diagnosis, sample: Sample, target: Path, wanted: Wanted, *, alone: bool = False, parts: int = 1
+    diagnosis: Diagnosis,
+    sample: Sample,
+    target: Path,
+    wanted: Wanted,
+    site: Site,
+    *,
+    alone: bool = False,
+    parts: int = 1,
 ) -> Callable[[], Explained]:
     """Begin to write the report of a diagnosis; returns a function that waits for the files."""
-    write = (
-        None if wanted.drawing is None else begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts)
-    )
+    write = None
+    if wanted.drawing is not None:
+        write = begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts, site=site)
 
     def finish() -> Explained:
         files = {}
@@ -220,48 +234,6 @@ def _begin(
         return Explained(answer, diagnosis.answer, diagnosis.suspicion, files, diagnosis.places)
 
     return finish
-
-
-def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder: Path, title: str) -> Path:
-    """Write `index.html` into `folder`: a table of the samples that can be sorted, each with its pictures and report.
-
-    The most suspicious come first. `layers` gives the order of places: the input, and then the layers.
-
-    Raises ResourceError where it cannot be written.
-    """
-    ranked = sorted(explained, key=lambda each: -each.suspicion.score)
-    confused = Counter((each.json["label"], each.json["predicted"]) for each in ranked if each.json["correct"] is False)
-    rows = [
-        {
-            **each.json,
-            "link": quote(str(each.files["report"].relative_to(folder))),
-            "pictures": [
-                (
-                    words,
-                    "data:image/png;base64,"
-                    + base64.b64encode(each.files["report"].with_name(name).read_bytes()).decode(),
-                )
-                for name, words in (("input.png", "input"), ("class-code.png", "what was recognised"))
-            ],
-            "place": place_of(vars(each.answer)),
-            "depth": _depth(each.answer, layers),
-        }
-        for each in ranked
-        if "report" in each.files
-    ]
-    template = environment().get_template("gallery.html.j2")
-    page = folder / "index.html"
-    write_whole(
-        page, template.render(title=title, rows=rows, confused=confused.most_common(5), causes=CAUSES, policy=POLICY)
-    )
-    return page
-
-
-def _depth(answer: Answer, layers: Sequence[str]) -> int:
-    """Place of an answer in the order of computation: −1 of the input, behind all layers where it names none."""
-    if answer.outcome == INPUT:
-        return -1
-    return len(layers) if answer.layer is None else list(layers).index(answer.layer)
 
 
 def own_folder(parent: Path, sample: Sample, taken: Collection[Path]) -> Path:

@@ -72,7 +72,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_row("nearest", Text(short_nearest(diagnosis)))
     facts.add_row("where", Text(short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
-        facts.add_row("repair", Text(short_repair(test)))
+        facts.add_row("repair", Text(short_repair(test, diagnosis.predicted)))
     if diagnosis.remarks:
         facts.add_row("remarks", Text(printable("; ".join(diagnosis.remarks))))
     alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"

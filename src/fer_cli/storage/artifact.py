@@ -331,7 +331,9 @@ def _digests(
     if not digests:
         return {}
     own = {key: json.loads(file.attrs[key]) for key in file.attrs if key not in ROOT_ATTRIBUTES}
-    content = {name: (dataset.shape, digests.get(name, "")) for name, dataset in datasets.items()}
+    content = {
+        name: (dataset.shape, digests.get(name, "")) for name, dataset in datasets.items() if form.identifies(name)
+    }
     made = artifact_id(form.name, version, parents=parents, config=config, attributes=own, content=content)
     if made != recorded:
         raise ArtifactError(

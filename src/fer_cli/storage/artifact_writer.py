@@ -166,7 +166,9 @@ class ArtifactWriter:
             parents=self._parents,
             config=self._config,
             attributes=self._attributes,
-            content={name: (self._file[name].shape, digest) for name, digest in digests.items()},
+            content={
+                name: (self._file[name].shape, digest) for name, digest in digests.items() if self.form.identifies(name)
+            },
         )
         root: dict[str, object] = {
             "format": self.form.name,

@@ -19,7 +19,9 @@ class DatasetSpec:
 
     `axes` names every axis in order; axes of one name have one length within a file. `None` means
     any shape. `dtype` is NumPy's name for the type, or `text` for UTF-8 strings. What is not `identifying`, such
-    as wall times, has no part in the artifact's id. `narrower` are types in which the same numbers may be stored.
+    as wall times, has no part in the artifact's id but its name and shape. What is `derived` follows from the other
+    datasets and was declared after files had been written: it has no part in the id at all, so that the same content
+    keeps the id that it had before. `narrower` are types in which the same numbers may be stored.
     """
 
     name: str
@@ -29,6 +31,7 @@ class DatasetSpec:
     required: bool = True
     compressed: bool = False
     identifying: bool = True
+    derived: bool = False
     narrower: tuple[str, ...] = ()
 
     @cached_property
@@ -61,6 +64,11 @@ class Format:
     def takes_parents(self, roles: Iterable[str]) -> bool:
         """Whether parents of these roles are all it needs and no more than it can have."""
         return set(self.parents) <= set(roles) <= {*self.parents, *self.optional_parents}
+
+    def identifies(self, name: str) -> bool:
+        """Whether a dataset has a part in the artifact's id."""
+        spec = self.spec(name)
+        return spec is None or not spec.derived
 
     def spec(self, name: str) -> DatasetSpec | None:
         """The declaration that covers the dataset `name`, or None."""

@@ -78,6 +78,7 @@ VOXELS = Format(
             "int64",
             "how many voxels the occupied ones of a shape span along x, y and z; absent of volumes and in older files",
             required=False,
+            derived=True,
         ),
         DatasetSpec(
             "record/n_stray",
@@ -85,6 +86,7 @@ VOXELS = Format(
             "int64",
             "vertices that no face uses, outside the bounding box of the faces; absent of volumes and in older files",
             required=False,
+            derived=True,
         ),
         DatasetSpec(
             "record/enclosed",
