@@ -64,6 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, run_paths: RunPaths) -> Path
     stages = ("voxelize meshes", "train --preset smoke --epochs 1 --feedback-epochs 1", f"cluster --k {K}")
     ended = forked([stage.split() for stage in stages], folder=folder, FER_RUN="run")  # here every call is checked
     assert [outcome.stderr for outcome in ended if outcome.code] == []
+    last = [outcome.stdout.splitlines()[-1] for outcome in ended]
+    assert last == [f"Next: fer {stage} --run run" for stage in ("train", "cluster", "evaluate")]
     (folder / "other").mkdir()
     for path in (run_paths.voxels, run_paths.model, run_paths.codebook, run_paths.calibration):
         shutil.copy(path, folder / "other")

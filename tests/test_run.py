@@ -12,6 +12,7 @@ from fer_cli.errors import ArtifactError, InputError, LineageError, UsageError
 from fer_cli.run import Run
 from fer_cli.storage.artifact import Artifact
 from fer_cli.storage.run_paths import RunPaths
+from tiny import write_box
 
 CPU = torch.device("cpu")
 Rewrite = Callable[[Artifact, Path, Mapping[str, Any]], str]
@@ -92,3 +93,16 @@ def test_device_is_chosen_or_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="device 'cuda' cannot be used here"):
             choose_device("cuda")
+
+
+def test_a_shape_stored_on_its_side_is_read_as_the_upright_one(run: Run, tmp_path: Path) -> None:
+    write_box(tmp_path / "upright.off", np.array([8.0, 4.0, 2.0]))
+    write_box(tmp_path / "lying.off", np.array([8.0, 2.0, 4.0]))
+    upright, lying = run.sample(tmp_path / "upright.off"), run.sample(tmp_path / "lying.off", up="y")
+    assert (upright.turned_from, lying.turned_from) == ("z", "y")
+    np.testing.assert_array_equal(lying.volume, upright.volume)
+    assert not np.array_equal(run.sample(tmp_path / "lying.off").volume, upright.volume)
+    assert run.explain(tmp_path / "lying.off", up="y").probabilities == run.explain(upright.source).probabilities
+    for sample, why in ((run.voxels.names[0], "is no file"), (upright.volume, "an array is read as it is")):
+        with pytest.raises(UsageError, match=f"--up is for the file of a shape, but .*{why}"):
+            run.sample(sample, up="y")

@@ -16,7 +16,7 @@ from torch import nn
 from fer_cli.artifacts import RunArtifacts, choose_device
 from fer_cli.calibration.calibrate import calibrated, check_calibration, views_of_run
 from fer_cli.codebooks.clustering import cluster_network
-from fer_cli.data.sample_input import Sample
+from fer_cli.data.turning import Axis
 from fer_cli.data.volume_file import save_volumes
 from fer_cli.data.volumes import Kind, Location
 from fer_cli.diagnosis import explain, probe
@@ -81,18 +81,21 @@ class Run(RunArtifacts):
     """A run whose samples can be asked about; artifacts are opened when first needed, and stay open."""
 
     @unmoved_generators()
-    def explain(self, sample: Any, *, label: str | None = None, local_layer: str | None = None) -> Explanation:
+    def explain(
+        self, sample: Any, *, label: str | None = None, local_layer: str | None = None, up: Axis | None = None
+    ) -> Explanation:
         """Explain how a sample was recognised, or where the wrong class came in.
 
         `sample` is the name of a sample in the run's voxels, a file, or an array or tensor (channel, x, y, z) as the
         network reads it; `label` its true class, where the voxels do not tell it; `local_layer` is where the local
-        reconstruction starts, by default in the middle of the network (`NetworkSpec.local_layer`).
+        reconstruction starts, by default in the middle of the network (`NetworkSpec.local_layer`). `up` is the axis of
+        a shape's file that points up, by default as of the run's shapes.
 
         Raises InputError for a sample that is not there or cannot be used, UsageError for an unknown class or layer,
         ArtifactError and LineageError where the run's files are missing, damaged or not of one another.
         """
         layer = local_layer or self.network.spec.local_layer
-        found = explain.explain(self, self._named(sample, label), local_layer=layer)
+        found = explain.explain(self, self.sample(sample, label=label, up=up), local_layer=layer)
         return Explanation(**vars(found))
 
     @unmoved_generators()
@@ -104,11 +107,12 @@ class Run(RunArtifacts):
         *,
         by: str = "feature",
         code: int | None = None,
+        up: Axis | None = None,
     ) -> Probe:
         """Show what one location of one layer stands for (Algorithm 1).
 
         The response field holds the sample's own `feature` or, by `centroid`, the nearest ones of the codebook, with
-        that of `code`, if given, at the location.
+        that of `code`, if given, at the location. `up` is as of `explain`.
 
         Raises UsageError for an unknown layer or code or a location outside the layer, and what `explain` raises.
         """
@@ -117,7 +121,7 @@ class Run(RunArtifacts):
         if code is not None and by == "feature":
             raise UsageError(f"code={code} needs by='centroid': only centroids have codes.")
         centroids_of = self.codebook if by == "centroid" else None
-        volume = self._named(sample, None).volume
+        volume = self.sample(sample, up=up).volume
         return probe.probe(self.network, volume, layer, location, centroids_of=centroids_of, code=code)
 
     @unmoved_generators()
@@ -173,9 +177,6 @@ class Run(RunArtifacts):
     @property
     def _evaluated(self) -> str:
         return "test" if "test" in self.voxels.splits else "val"
-
-    def _named(self, sample: Any, label: str | None) -> Sample:
-        return self.sample(sample, label=label)
 
 
 def load_run(

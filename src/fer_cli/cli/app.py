@@ -21,6 +21,7 @@ from fer_cli.cli.options import (
     RunDir,
     Seed,
     print_json,
+    print_line,
     print_rich,
 )
 from fer_cli.errors import ResourceError, UsageError
@@ -69,7 +70,7 @@ def doctor(
         print_json(examination)
     else:
         for line in examination_lines(examination):
-            typer.echo(line)
+            print_line(line, indent=10)
     if count := len(examination.problems):
         raise ResourceError(
             f"{count} thing{'s' if count > 1 else ''} that fer needs {'do' if count > 1 else 'does'} "
@@ -103,11 +104,11 @@ def demo(
         )
     report = write_report(result.diagnosis, run / "explain" / file_name(result.diagnosis.sample))
     print_rich(terminal_report(result.diagnosis))
-    typer.echo(
+    print_line(
         f"accuracy on {result.evaluation['n']} test shapes {result.evaluation['accuracy']:.3f}, "
         f"{result.evaluation['n_errors']} mistakes"
     )
-    typer.echo(f"{result.diagnosis.label} taken for {result.diagnosis.predicted}; report: {report.resolve()}")
+    print_line(f"{result.diagnosis.label} taken for {result.diagnosis.predicted}; report: {report.resolve()}")
 
 
 def _show_version(wanted: bool) -> None:

@@ -22,6 +22,7 @@ from fer_cli.cli.options import (
     Split,
     Voxels,
     print_json,
+    print_line,
     print_rich,
 )
 
@@ -55,7 +56,13 @@ Levels = Annotated[
 Element = Annotated[
     str | None, typer.Option("--output", help="Key or index of the classes in what the network returns.")
 ]
-Activation = Annotated[OutputKind | None, typer.Option(help="What the output is. Default: found on the values.")]
+Activation = Annotated[
+    OutputKind | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the output is: logits, softmax, log_softmax or sigmoid. Default: found on the values.",
+    ),
+]
 Classes = Annotated[
     str | None, typer.Option(help="Classes in the order of the network's outputs. Default: that of the voxels.")
 ]
@@ -120,7 +127,7 @@ def attach(
     chosen = choose_device(device)
     opened = open_classifier(network, kwargs=kwargs, weights=weights, transform=transform, device=chosen)
     for note in opened.notes:
-        typer.echo(note, err=True)
+        print_line(note, err=True)
     source, model = voxels or run / "voxels.h5", output or run / "model.h5"
     if dry_run:
         _look_over(source, model, opened, settings, chosen, as_json=as_json)
@@ -204,7 +211,7 @@ def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> 
     if listed:
         print_rich(overview_table(overview, settings))
     for sentence in warnings(overview, settings.fitted_on):
-        typer.echo(printable(f"fer: {sentence}"), err=True)
+        print_line(printable(f"fer: {sentence}"), err=True)
 
 
 def _tell(summary: "AttachSummary", settings: "AttachSettings", *, as_json: bool) -> None:
@@ -225,12 +232,12 @@ def _tell(summary: "AttachSummary", settings: "AttachSettings", *, as_json: bool
             }
         )
         return
-    typer.echo(
+    print_line(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
         f"{summary.score_name} {summary.score:.3f} on {summary.overview.validation_samples} samples, "
         f"{summary.seconds:.0f} s"
     )
-    typer.echo(f"learning curve: {curve_path(summary.path)}")
+    print_line(f"learning curve: {curve_path(summary.path)}")
 
 
 Model = Annotated[Path, typer.Argument(help="The model.h5 of an attached network.")]
@@ -261,6 +268,6 @@ def allow(
         print_json({"model": str(model), "allowed": allowed})
         return
     for each in allowed:
-        typer.echo(printable(f"allowed for {model}: {source_of(each['where'], each['name'], each['kwargs']).call}"))
+        print_line(printable(f"allowed for {model}: {source_of(each['where'], each['name'], each['kwargs']).call}"))
         for file in each["files"]:
             typer.echo(printable(f"  {file}"))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fer_cli.cli.next_step import next_command
-from fer_cli.cli.options import AsJson, print_json, print_rich
+from fer_cli.cli.options import AsJson, print_json, print_line, print_rich
 from fer_cli.errors import ArtifactError, UsageError
 
 Described = Annotated[
@@ -42,7 +42,7 @@ def _write_sheet(file: Path, page: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"sheet": written})
     else:
-        typer.echo(f"sheet: {written}")
+        print_line(f"sheet: {written}")
 
 
 def _tell_artifact(file: Path, *, as_json: bool) -> None:

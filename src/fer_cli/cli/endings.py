@@ -6,8 +6,10 @@ The only module that knows exit codes.
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable
@@ -134,5 +136,9 @@ def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     if os.environ.get("FER_DEBUG") == "1":
         traceback.print_exception(error)
     one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey
-    print(f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}", file=sys.stderr)
+    shown = f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        shown = "\n".join(textwrap.wrap(shown, width, break_long_words=False, break_on_hyphens=False))
+    print(shown, file=sys.stderr)
     sys.exit(code)

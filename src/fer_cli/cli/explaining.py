@@ -21,6 +21,7 @@ from fer_cli.cli.options import (
     ViewsAsked,
     Voxels,
     print_json,
+    print_line,
     print_rich,
 )
 from fer_cli.errors import UsageError
@@ -45,7 +46,14 @@ Pair = Annotated[
     list[str] | None,
     typer.Option(metavar="TRUE,PREDICTED", help="With --errors: only these two classes; may be repeated."),
 ]
-CauseOf = Annotated[CauseName | None, typer.Option("--cause", help="With --errors: only this likely cause.")]
+CauseOf = Annotated[
+    CauseName | None,
+    typer.Option(
+        "--cause",
+        metavar="NAME",
+        help="With --errors: only this likely cause: label, overlap, gap, pose, input, part, layer or none.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="With --errors: only so many, the most suspicious.")]
 Label = Annotated[str | None, typer.Option(help="True class of the sample, if the run's voxels do not contain it.")]
 LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")]
@@ -137,7 +145,7 @@ def explain(
             join_evaluation(run, split, opened.model.id)
     _tell_several(several, as_json=as_json)
     if selection and not several.explained and not as_json:
-        typer.echo(f"no {selection.words}")
+        print_line(f"no {selection.words}")
     if several.explained and not as_json:
         most = max(several.explained, key=lambda each: each.suspicion.score)
         named = str(most.json["source"] or most.json["sample"])
@@ -230,13 +238,13 @@ def _tell_explained(one: "Explained", diagnosis: "Diagnosis", *, as_json: bool) 
         return
     print_rich(terminal_report(diagnosis))
     for kind, written in one.files.items():
-        typer.echo(f"{kind}: {written}")
+        print_line(f"{kind}: {written}")
     if "nifti" not in one.files:
         return
     if not diagnosis.is_placed:
-        typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
+        print_line("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
     if diagnosis.sees_everything:
-        typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
+        print_line(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
 
 
 def _tell_several(several: "Several", *, as_json: bool) -> None:
@@ -251,4 +259,4 @@ def _tell_several(several: "Several", *, as_json: bool) -> None:
     if line := trained_on_line(answers):
         print_rich(line)
     if several.gallery:
-        typer.echo(f"gallery: {several.gallery}")
+        print_line(f"gallery: {several.gallery}")

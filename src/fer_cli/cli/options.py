@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +38,7 @@ CodebookFile = Annotated[Path | None, typer.Option(help="Codebook to use instead
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as one JSON object.", callback=_alone)]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="<int>", help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel workers. Default: one for each core.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
@@ -91,6 +93,18 @@ def print_json(answer: Any) -> None:
 
 def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else vars(value)
+
+
+def print_line(text: str, *, indent: int = 0, err: bool = False) -> None:
+    """Print a sentence; on a terminal folded between words to its width, with further lines indented."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = textwrap.wrap(
+            text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        text = "\n".join(lines)
+    typer.echo(text, err=err)
 
 
 def print_rich(renderable: Any) -> None:

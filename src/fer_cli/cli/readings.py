@@ -23,6 +23,7 @@ from fer_cli.cli.options import (
     ViewsAsked,
     Voxels,
     print_json,
+    print_line,
     print_rich,
 )
 from fer_cli.errors import UsageError
@@ -95,9 +96,9 @@ def probe(
         if as_json:
             print_json({**asked, "locations": found, "images": pictures})
             return
-        typer.echo(f"{layer}: {len(found)} locations, by {by}")
+        print_line(f"{layer}: {len(found)} locations, by {by}")
         for picture in pictures:
-            typer.echo(f"picture: {picture}")
+            print_line(f"picture: {picture}")
         tell_next("explain", sample, *turned, run=run, files=named)
         return
     result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
@@ -111,7 +112,7 @@ def probe(
         return
     _tell_location(result, written.picture)
     if maps:
-        typer.echo(f"nifti: {maps[0].parent}")
+        print_line(f"nifti: {maps[0].parent}")
     if by == "feature":
         words = ("--layer", layer, "--location", f"{x},{y},{z}", "--by", "centroid")
         tell_next("probe", sample, *words, *turned, run=run, files=named)
@@ -125,10 +126,10 @@ def _tell_location(result: "Probe", picture: Path) -> None:
     box = " × ".join(f"[{low}, {high})" for low, high in result.receptive_field)
     count = len(result.response_field)
     sharing = "no other location shares any" if count == 1 else f"{count - 1} other locations share some"
-    typer.echo(f"{result.layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
+    print_line(f"{result.layer} at {x},{y},{z} sees voxels {box}; {sharing} of them.")
     if result.code is not None:
-        typer.echo(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
-    typer.echo(f"picture: {picture}")
+        print_line(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
+    print_line(f"picture: {picture}")
 
 
 Runs = Annotated[
@@ -201,7 +202,7 @@ def evaluate(
         print_json(evaluation)
         return
     print_rich(evaluation_report(evaluation))
-    typer.echo(f"written to {path} and {page.name}")
+    print_line(f"written to {path} and {page.name}")
     words = _most_suspicious(evaluation) or opened[0].voxels.names[int(opened[0].voxels.indices(split)[0])]
     tell_next("explain", words, run=folders[0], files={"voxels": voxels, "model": model, "codebook": codebook})
 

@@ -27,6 +27,7 @@ from fer_cli.cli.options import (
     Voxels,
     Workers,
     print_json,
+    print_line,
     print_rich,
 )
 from fer_cli.errors import UsageError
@@ -61,7 +62,7 @@ def download(
         print_json({"output": result.path, "fetched": result.fetched, **vars(record)})
         return
     said = "downloaded" if result.fetched else "was there already"
-    typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
+    print_line(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
     tell_next("voxelize", str(result.path), run=DEFAULT_RUN)
 
 
@@ -69,7 +70,9 @@ TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File t
 TrainPreset = Annotated[
     Preset | None,
     typer.Option(
-        help="The network: the paper's by width, or a small residual one. Default: that of --encoder, or compact."
+        metavar="NAME",
+        help="The network: paper, compact or smoke, the paper's by width; or residual, a small one of residual units. "
+        "Default: that of --encoder, or compact.",
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the classifier. Default: the preset's.")]
@@ -88,7 +91,7 @@ LearningRate = Annotated[
 ]
 Augment = Annotated[
     str | None,
-    typer.Option(help="How samples vary, such as shift=2,mirror=xy,rotation=10, or none. Default: see docs/cli.md."),
+    typer.Option(help="How samples vary, such as shift=2,mirror=xy, or none. Default: see docs/cli.md."),
 ]
 Balance = Annotated[bool, typer.Option("--balance", help="Weigh every class alike, however many samples it has.")]
 Encoder = Annotated[
@@ -180,19 +183,19 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
         )
         return
     if summary.unreduced_layers:
-        typer.echo(f"{', '.join(summary.unreduced_layers)} with stride 1: the volumes are too small for five halvings")
-    typer.echo(
+        print_line(f"{', '.join(summary.unreduced_layers)} with stride 1: the volumes are too small for five halvings")
+    print_line(
         f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, validation accuracy {summary.accuracy:.4f}, "
         + (f"{summary.score_name} {summary.score:.3f} " if summary.score is not None else "")
         + f"on {summary.validation_samples} held-out samples, "
         f"{summary.seconds:.0f} s"
     )
     if summary.accuracy <= summary.majority:
-        typer.echo(
+        print_line(
             "The classifier is right no more often than always guessing the most frequent class "
             f"({summary.majority:.4f}). More --epochs, --balance or another --augment may help."
         )
-    typer.echo(f"learning curve: {curve_path(summary.path)}")
+    print_line(f"learning curve: {curve_path(summary.path)}")
 
 
 def _tell_after_training(summary: "TrainingSummary", voxels: Path | None, output: Path | None, run: Path) -> None:
@@ -297,12 +300,12 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
     if summary.choice:
         print_rich(info_table({"agreement of clusterings": choice_rows([vars(each) for each in summary.choice])}))
     locations = sum(layer.locations for layer in summary.layers)
-    typer.echo(
+    print_line(
         f"{summary.path}: {locations} locations of {len(summary.layers)} layers clustered over {summary.samples} "
         f"training samples, {summary.seconds:.0f} s"
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
-    typer.echo(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
+    print_line(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
     _tell_too_few(summary.calibration)
 
 
@@ -335,7 +338,7 @@ def calibrate(
     if as_json:
         print_json(summary)
         return
-    typer.echo(
+    print_line(
         f"{summary.path}: calibrated on {summary.samples} validation samples, {summary.correct} of them classified "
         f"correctly, {summary.seconds:.0f} s; {summary.views}"
     )
@@ -346,4 +349,4 @@ def calibrate(
 def _tell_too_few(summary: "CalibrationSummary") -> None:
     """Say so where an alarm cannot be raised for want of validation samples."""
     if not summary.enough:
-        typer.echo(f"Too few validation samples ({summary.correct} classified correctly) for an alarm at p ≤ 0.05.")
+        print_line(f"Too few validation samples ({summary.correct} classified correctly) for an alarm at p ≤ 0.05.")

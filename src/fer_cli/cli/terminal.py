@@ -69,7 +69,7 @@ def complain(message: str) -> None:
     console.print(
         "".join(c if c.isprintable() else "�" for c in f"fer: {' '.join(message.split())}"),
         markup=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
 
 

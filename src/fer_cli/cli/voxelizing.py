@@ -21,6 +21,7 @@ from fer_cli.cli.options import (
     VolumeKind,
     Workers,
     print_json,
+    print_line,
     print_rich,
 )
 from fer_cli.errors import UsageError
@@ -74,6 +75,10 @@ Spacing = Annotated[str | None, typer.Option(help="Resample volumes to voxels of
 Orientation = Annotated[str | None, typer.Option(help="Turn volumes so that their axes point so, such as RAS.")]
 Normalise = Annotated[str, typer.Option(help="Scale intensities: none, zscore, minmax or window:LO,HI.")]
 
+_NO_CLASS = (
+    "No sample has a class, so that nothing can be trained on them. Where the folder of a file names its class, give "
+    "--layout class and --test-fraction 0.2."
+)
 _EXAMPLES = 6
 """Classes of which `--dry-run` shows a file of each split."""
 
@@ -253,12 +258,12 @@ def _tell_plan(planned: "Plan", *, strict: bool, as_json: bool) -> None:
     print_rich(counts_table(answer["classes"]))
     for name, of_split in list(answer["examples"].items())[:_EXAMPLES]:
         for split, path in of_split.items():
-            typer.echo(f"{printable(name)}, {split}: {printable(path)}")
+            print_line(f"{printable(name)}, {split}: {printable(path)}")
     for line in skipped_lines(answer["skipped"]):
-        typer.echo(line)
+        print_line(line)
     what = "volumes" if answer["volumes"] else "shapes"
     folders = f"; folders are read as {answer['layout']}" if answer["layout"] else ""
-    typer.echo(
+    print_line(
         f"{answer['source']}: {answer['samples']} {what} in {len(planned.listing.classes)} classes, "
         f"{len(answer['skipped'])} skipped{folders}; nothing is written"
     )
@@ -324,9 +329,10 @@ def _tell(answer: dict[str, Any], what: str, notes: Iterable[str | None], *, as_
         return
     print_rich(counts_table(answer["classes"]))
     identical = duplicates_line(answer["duplicates"], answer["dropped"], hint=hint)
-    for line in (*skipped_lines(answer["skipped"]), identical, *notes):
+    without_classes = None if answer["classes"].keys() - {"unlabelled"} else _NO_CLASS
+    for line in (*skipped_lines(answer["skipped"]), identical, *notes, without_classes):
         if line:
-            typer.echo(line)
-    typer.echo(
+            print_line(line)
+    print_line(
         f"{answer['output']}: {answer['samples']} {what}, {len(answer['skipped'])} skipped, {answer['seconds']:.1f} s"
     )
