@@ -67,21 +67,20 @@ def shrink(source: Path, target: Path) -> None:
 
 
 def photographs(chromium: str, report: Path, gallery: Path) -> dict[str, Image.Image]:
-    """Report and gallery as a browser shows them: the head with two comparisons on, and the strip of layers."""
+    """Report and gallery as a browser shows them: the first screen, and the layers in their fold."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--headless", "--no-sandbox", "--disable-gpu"]
     with sync_playwright() as playwright:
         tab = playwright.chromium.launch(executable_path=chromium, args=flags).new_page()
         tab.set_default_timeout(240_000)
-        tab.set_viewport_size({"width": 1200, "height": 1480})
+        tab.set_viewport_size({"width": 1200, "height": 1130})
         tab.goto(report.resolve().as_uri())
         tab.wait_for_function("document.documentElement.dataset.ready")
-        for name in ("input", "class-code"):
-            tab.locator(f"[data-special={name}]").check()
-        tab.evaluate("scrollTo(0, 0)")
         tab.wait_for_timeout(3000)
-        pngs = {"report": tab.screenshot(), "strip": tab.locator(".strip").screenshot()}
+        pngs = {"report": tab.screenshot()}
+        tab.locator("#fold-layers > summary").click()
+        pngs["strip"] = tab.locator(".strip").screenshot()
         tab.goto(gallery.resolve().as_uri())
         pngs["gallery"] = tab.screenshot(clip={"x": 0, "y": 0, "width": 1200, "height": 700})
     return {name: Image.open(io.BytesIO(png)).convert("RGB") for name, png in pngs.items()}
