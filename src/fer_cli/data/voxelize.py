@@ -116,7 +116,9 @@ def voxelize_source(
             samples = collect_samples(source, listing, batches, drop_duplicates=drop_duplicates)
             config = {
                 "voxelization": _recorded(settings, samples),
-                "source": source.resolve().name.encode(errors="replace").decode(),  # a name need not be UTF-8, but JSON is
+                "source": source.resolve()
+                .name.encode(errors="replace")
+                .decode(),  # a name need not be UTF-8, but JSON is
                 "per_class": per_class,
                 "test_fraction": test_fraction,
                 "drop_duplicates": drop_duplicates,
