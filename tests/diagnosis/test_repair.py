@@ -95,3 +95,34 @@ def test_correct_shape_has_no_repair_test(run: Run) -> None:
         if (found := explain(run, run.sample(run.voxels.names[index]))).correct
     )
     assert diagnosis.repair == ()
+
+
+def test_donors_of_many_samples_are_those_of_each_alone_and_of_a_loop_over_its_candidates(run: Run) -> None:
+    indices = run.voxels.indices("test")
+    features = encode(run.network, run.voxels.tensor(indices))
+    wanted = np.arange(len(indices)) % len(run.voxels.classes)
+    for layer in ("conv1", "conv2"):
+        donors = Donors(run.network, run.codebook, run.voxels, ("conv1", "conv2"))
+        together = donors.find(layer, features[layer], wanted)
+        for row, klass in enumerate(wanted):
+            own = features[layer][row : row + 1]
+            assert donors.find(layer, own, np.array([klass])).index == together.index[row]
+            assert together.index[row] == slow_donor(run, layer, own[0], int(klass))
+        assert torch.equal(together.feature[0], donors.find(layer, features[layer][:1], wanted[:1]).feature[0])
+
+
+def slow_donor(run: Run, layer: str, feature: torch.Tensor, klass: int) -> int:
+    """The rule of `donors`, location by location and candidate by candidate."""
+    book, labels = run.codebook.layer(FEEDFORWARD, layer), run.voxels.labels
+    votes: dict[int, int] = {}
+    for location, vector in enumerate(feature.flatten(1).T.double().numpy()):
+        named = [code for code, name in enumerate(book.exemplar[location]) if name >= 0 and labels[name] == klass]
+        if named:
+            best = min(named, key=lambda code: np.square(vector - book.centroids[location, code]).sum())
+            name = int(book.exemplar[location, best])
+            votes[name] = votes.get(name, 0) + 1
+    candidates = sorted(votes, key=lambda name: (-votes[name], name))[:6]
+    encoded = encode(run.network, run.voxels.tensor(candidates))
+    right = [row for row in range(len(candidates)) if int(encoded["output"][row].argmax()) == klass]
+    rows = right or range(len(candidates))
+    return candidates[min(rows, key=lambda row: float((encoded[layer][row] - feature).square().sum()))]
