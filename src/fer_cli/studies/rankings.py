@@ -20,7 +20,7 @@ from fer_cli.codebooks.codebook import Codebook
 from fer_cli.diagnosis.donor_path import Score, donor_path, summed
 from fer_cli.diagnosis.replacement import Replacement
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.activations import BATCH, FEEDFORWARD
 
 STEPS = 16
 _BLOCKS = 64
@@ -91,14 +91,15 @@ def occlusion(edit: Replacement, filling: Float[Tensor, "1 filter x y z"]) -> Sc
     blocks, device = _cubes(edit.feature.shape[2:]), edit.feature.device
     count = int(blocks.max()) + 1
     blocks, filling = moved(blocks, device), moved(filling, device)
-    masks = blocks[None] == torch.arange(count, device=device)[:, None]
-    plain = edit.log_odds(edit.logits(edit.feature))
-    scores = torch.empty(len(edit), edit.locations, device=device)
-    for row in range(len(edit)):
-        one = edit.rows(torch.full((count,), row, device=device))
-        filled = replace(one, donor=filling.expand_as(one.feature))
-        scores[row] = (filled.log_odds(filled.logits(filled.replaced(masks))) - plain[row])[blocks]
-    return scores
+    rows = torch.arange(len(edit), device=device).repeat_interleave(count)
+    cubes = torch.arange(count, device=device).repeat(len(edit))
+    odds = []
+    for row, cube in zip(rows.split(BATCH), cubes.split(BATCH), strict=True):
+        some = edit.rows(row)
+        filled = replace(some, donor=filling.expand_as(some.feature))
+        odds.append(filled.log_odds(filled.logits(filled.replaced(blocks == cube[:, None]))))
+    gains = torch.cat(odds).view(len(edit), count) - edit.log_odds(edit.logits(edit.feature))[:, None]
+    return gains[:, blocks]
 
 
 def mean_feature(codebook: Codebook, layer: str) -> Float[Tensor, "1 filter x y z"]:
