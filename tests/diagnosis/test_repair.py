@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.diagnosis import repair
+from fer_cli.diagnosis import repair, replacement
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.explain import explain
@@ -126,3 +126,14 @@ def slow_donor(run: Run, layer: str, feature: torch.Tensor, klass: int) -> int:
     right = [row for row in range(len(candidates)) if int(encoded["output"][row].argmax()) == klass]
     rows = right or range(len(candidates))
     return candidates[min(rows, key=lambda row: float((encoded[layer][row] - feature).square().sum()))]
+
+
+def test_gradients_at_several_features_are_those_at_each(edit: Replacement, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = [edit.feature, edit.donor, (edit.feature + edit.donor) / 2, edit.feature * 0.5, edit.donor * 0.5]
+    expected = [edit.gradient(feature) for feature in features]
+    for batch in (64, 7, 2):  # all five together, two at a time, each alone
+        monkeypatch.setattr(replacement, "BATCH", batch)
+        found = list(edit.gradients(features))
+        assert len(found) == len(expected)
+        # Products of matrices of other sizes round otherwise.
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))

@@ -51,24 +51,30 @@ def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x 
     """Along the straight way of the layer's feature from that of the empty volume, `baseline`."""
     difference = edit.feature - baseline
     mean = torch.zeros_like(difference)
-    for step in range(steps):
-        mean += edit.gradient(baseline + (step + 0.5) / steps * difference) / steps
+    for gradient in edit.gradients(baseline + (step + 0.5) / steps * difference for step in range(steps)):
+        mean += gradient / steps
     return -summed(mean * difference)
 
 
 def conductance(edit: Replacement, steps: int = STEPS) -> Score:
     """Along the straight way of the input from the empty volume, what passes through each location of the layer."""
-
-    def reach(share: float) -> Tensor:
-        return edit.backbone.features(edit.volumes * share, [edit.layer])[edit.layer]
-
-    with torch.inference_mode():
-        ways = [reach(step / steps) for step in range(steps + 1)]
-        middles = [reach((step + 0.5) / steps) for step in range(steps)]
+    reached = _reached(edit, [half / (2 * steps) for half in range(2 * steps + 1)])
+    ways, middles = reached[::2], reached[1::2]
     total = torch.zeros_like(ways[0])
-    for before, after, middle in zip(ways[:-1], ways[1:], middles, strict=True):
-        total += edit.gradient(middle) * (after - before)
+    for before, after, gradient in zip(ways[:-1], ways[1:], edit.gradients(middles), strict=True):
+        total += gradient * (after - before)
     return -summed(total)
+
+
+@torch.inference_mode()
+def _reached(edit: Replacement, shares: list[float]) -> list[Float[Tensor, "sample filter x y z"]]:
+    """The layer's features on the way from the empty volume, at each of some shares of the volumes."""
+    together = max(1, BATCH // max(1, len(edit)))
+    reached: list[Tensor] = []
+    for start in range(0, len(shares), together):
+        volumes = torch.cat([edit.volumes * share for share in shares[start : start + together]])
+        reached += edit.backbone.features(volumes, [edit.layer])[edit.layer].split(max(1, len(edit)))
+    return reached
 
 
 def evidence_difference(edit: Replacement, codebook: Codebook) -> Score:
