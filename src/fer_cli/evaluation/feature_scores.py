@@ -176,7 +176,8 @@ def _nearest(
 ) -> tuple[Float[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
     """Squared distances and indices of the nearest training features, all of length one, ascending."""
     wanted = unit(features)
-    nearest, indices = np.zeros((len(wanted), 0), np.float32), np.zeros((len(wanted), 0), np.int64)
+    nearest: np.ndarray = np.zeros((len(wanted), 0), np.float32)
+    indices: np.ndarray = np.zeros((len(wanted), 0), np.int64)
     for part, block in _blocks(training):
         squared, found = nearest_rows(wanted, unit(block), min(most, len(block)), device)
         nearest = np.concatenate([nearest, squared], axis=1)
