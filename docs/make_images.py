@@ -1,6 +1,6 @@
 """Makes the documents' pictures from a finished run of `fer demo`: README, `docs/paper.md` and the page on reports.
 
-Run: make demo && .venv/bin/fer figures --run fer-demo && .venv/bin/fer explain --errors --run fer-demo &&
+Run: make demo && .venv/bin/fer figures --run fer-demo && .venv/bin/fer explain --errors --single-file --run fer-demo &&
 .venv/bin/python docs/make_images.py fer-demo
 
 Takes the report that the demo wrote (the synthetic furniture, nothing of ModelNet) and mounts its pictures: the input

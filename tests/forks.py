@@ -29,13 +29,14 @@ class Outcome:
 # anew, and those have theirs.
 SERVING = """
 import contextlib, gc, importlib, json, os, select, socket, sys
-from fer_cli.cli import app, attachments, demo, doctor, readings, stages, terminal, voxelizing
+from fer_cli.cli import app, attachments, demo, describing, doctor, explaining, readings, stages, terminal, voxelizing
 from fer_cli.diagnosis import diagnosis, explain, probe
 from fer_cli.network import attach, training
 from fer_cli.codebooks import clustering
 from fer_cli.studies import evaluate
 from fer_cli.pictures import curves, drawing, figures, mosaic
-from fer_cli.reports import evaluation_page, evaluation_report, gallery, info, page, report
+from fer_cli.reports import contact_page, evaluation_page, evaluation_report, gallery, info, page, report
+from fer_cli.reports import run_info, selection
 from fer_cli.data import plan, store_volumes, triangles, voxelize
 from fer_cli.data.formats import scanning
 from fer_cli.storage import arrays, artifact, vetting

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 from PIL import Image as Pillow
 
 from diagnoses import CORRECT, GREY_SHAPE, diagnosis_of, grey_diagnosis
+from fer_cli.diagnosis.cause import Cause
 from fer_cli.pictures import scene
 from fer_cli.pictures.slices import BLAMED, ERROR, blamed_share, default_window
 from fer_cli.pictures.viewer import VIEWS
 from fer_cli.reports import page
-from fer_cli.reports.gallery import Explained, write_gallery
+from fer_cli.reports.gallery_page import Explained, write_gallery
 from fer_cli.reports.report import diagnosis_json
+from fer_cli.reports.site import link, write_assets
 
 pytestmark = pytest.mark.browser
 PATIENCE = 240_000
@@ -85,6 +88,14 @@ class Opened:
             [f"view-{name}" for name in VIEWS],
         )
 
+    def open_all(self) -> "Opened":
+        """Open every fold, as a reader does, and wait for the charts in them."""
+        for fold in self.tab.locator("details.fold > summary").all():
+            fold.click()
+        drawn = self.tab.locator(".chart svg.main-svg")
+        assert eventually(lambda: drawn.count() >= self.tab.locator(".chart").count())
+        return self
+
     def overflow(self) -> int:
         """Pixels by which the page is wider than the window."""
         return self.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -94,7 +105,7 @@ class Opened:
 def report(browser: Start, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     folder = tmp_path_factory.mktemp("reports") / "a folder with spaces & 🪑"
     path = page.write_report(diagnosis_of(sample=NAME), folder)
-    return Opened(browser(), path).until_ready()
+    return Opened(browser(), path).until_ready().open_all()
 
 
 def share_changed(before: np.ndarray, after: np.ndarray) -> float:
@@ -130,12 +141,16 @@ def test_shapes_are_drawn_with_a_face_where_a_voxel_meets_none(report: Opened) -
     diagnosis = diagnosis_of()
     volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
     light = tuple(np.round(np.array(scene.SHAPE) * 0.97).astype(int))  # tops, of even and of odd voxels
+    seen = report.tab.get_by_label("What the locations of conv3 that push most towards table see")
+    seen.uncheck()
+    assert eventually(lambda: share_near(report.picture("input"), light) > 0.01)
     for name, (grid,) in zip(VIEWS, volumes, strict=True):
         image = report.picture(name)
         assert share_near(image, light) > 0.01, name
         assert share_near(image, (255, 255, 255), 0) > 0.3, name
         corners = report.tab.evaluate(f"document.getElementById('view-{name}').data[1].x.length")
         assert corners == 4 * exposed_faces(scene.occupied(grid)), name
+    seen.check()
 
 
 def test_comparison_shows_what_is_missing_and_extra_in_that_view_alone(report: Opened) -> None:
@@ -156,13 +171,14 @@ def test_comparison_shows_what_is_missing_and_extra_in_that_view_alone(report: O
     assert eventually(lambda: share_changed(before["class-code"], report.picture("class-code")) < 0.001)
 
 
-def test_boxes_of_the_places_can_be_shown_by_the_space_bar(report: Opened) -> None:
-    before = report.picture("input")
+def test_boxes_of_the_places_are_shown_and_can_be_hidden_by_the_space_bar(report: Opened) -> None:
     box = report.tab.get_by_label("What the locations of conv3 that push most towards table see")
+    assert box.is_checked()
+    assert eventually(lambda: share_near(report.picture("input"), scene.SEEN[0], 30) > 0.005)
+    before = report.picture("input")
     box.focus()
     report.tab.keyboard.press("Space")
     assert eventually(lambda: share_changed(before, report.picture("input")) > 0.03)
-    assert share_near(report.picture("input"), scene.SEEN[0], 30) > 0.005
     report.tab.keyboard.press("Space")
     assert eventually(lambda: share_changed(before, report.picture("input")) < 0.001)
 
@@ -224,6 +240,21 @@ def test_on_paper_pictures_stand_for_the_rotatable_shapes(report: Opened) -> Non
     assert report.tab.locator("#view-input").is_visible()
 
 
+def test_folds_are_closed_at_first_and_open_on_paper(browser: Start, tmp_path: Path) -> None:
+    report = Opened(browser(), page.write_report(diagnosis_of(), tmp_path / "report")).until_ready()
+    table = report.tab.get_by_role("region", name="Table of the evidence by layer")
+    first = report.tab.get_by_text("Likely cause")
+    assert first.is_visible()
+    assert first.bounding_box()["y"] < 300
+    assert not table.is_visible()
+    report.tab.emulate_media(media="print")
+    assert eventually(table.is_visible)
+    report.tab.emulate_media(media="screen")
+    assert eventually(lambda: not table.is_visible())
+    report.tab.get_by_text("Evidence by layer").click()
+    assert eventually(lambda: report.tab.locator("#chart-feedforward svg.main-svg").count() > 0)
+
+
 def test_without_webgl_the_pictures_stay_and_the_page_says_why(browser: Start, tmp_path: Path) -> None:
     path = page.write_report(diagnosis_of(**CORRECT), tmp_path / "report")
     report = Opened(browser("--disable-3d-apis"), path).until_ready()
@@ -231,6 +262,7 @@ def test_without_webgl_the_pictures_stay_and_the_page_says_why(browser: Start, t
     assert not report.tab.locator("#view-input").is_visible()
     assert report.tab.locator("figure.static img").first.is_visible()
     assert "no WebGL" in report.tab.locator("#static-note").inner_text()
+    report.open_all()
     assert report.tab.locator("#chart-feedforward svg.main-svg").first.is_visible()
 
 
@@ -263,10 +295,96 @@ def test_gallery_sorts_by_mouse_and_by_keyboard_and_leads_to_the_reports(browser
     gallery.tab.set_viewport_size({"width": 400, "height": 900})
     assert gallery.overflow() <= 0
     assert gallery.errors == []
-    assert gallery.requests == [path.as_uri()]
+    assert all(request.startswith(path.parent.as_uri()) for request in gallery.requests)
     gallery.tab.get_by_role("link", name="bed 10").click()
     gallery.tab.wait_for_url("**/index.html")
     assert gallery.tab.locator("h1").inner_text().startswith("bed 10: predicted chair")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gallery of three reports that share their scripts, and an evaluation beside it; its page."""
+    run = tmp_path_factory.mktemp("site") / "a run & 🪑"
+    folder = run / "explain"
+    assets = write_assets(folder, "occupancy")
+    (run / "evaluate").mkdir()
+    (run / "evaluate" / "test.html").write_text("<h1>evaluation</h1>")
+    explained = []
+    causes = {"one": "label", "two": "overlap", "three": "overlap"}
+    for number, (name, cause) in enumerate(causes.items()):
+        diagnosis = diagnosis_of(
+            sample=name,
+            cause=Cause(cause, "fair", "Look at it."),
+            suspicion=replace(diagnosis_of().suspicion, score=0.9 - number / 10, p_value=0.01 + number / 10),
+        )
+        own = folder / name
+        written = page.begin_report(diagnosis, own, site=page.Site(link(assets, own / "index.html")))()
+        answer = diagnosis_json(diagnosis, report=str(written))
+        explained.append(Explained(answer, diagnosis.answer, diagnosis.suspicion, {"report": written}))
+    return write_gallery(explained, ["conv3"], folder, "three", evaluation=run / "evaluate" / "test.html")
+
+
+def shown_in(gallery: Opened) -> list[str]:
+    return gallery.tab.locator("tbody tr:not([hidden]) th").all_inner_texts()
+
+
+def test_gallery_is_filtered_by_cause_suspicion_and_name_and_by_its_address(browser: Start, site: Path) -> None:
+    gallery = Opened(browser(), site)
+    assert shown_in(gallery) == ["one", "two", "three"]
+    gallery.tab.get_by_label("Cause").select_option("overlap")
+    assert shown_in(gallery) == ["two", "three"]
+    assert gallery.tab.get_by_role("status").first.inner_text() == "2 of 3 samples."
+    assert gallery.tab.evaluate("location.hash") == "#cause=overlap"
+    gallery.tab.get_by_label("Name").fill("TW")
+    assert shown_in(gallery) == ["two"]
+    gallery.tab.get_by_role("button", name="Show all").press("Enter")
+    assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
+    gallery.tab.get_by_label("suspicious").press("Space")
+    assert shown_in(gallery) == ["one"]
+    gallery.tab.goto(site.as_uri() + "#cause=label&true=chair")
+    assert eventually(lambda: shown_in(gallery) == ["one"])
+    assert gallery.tab.get_by_label("Cause").input_value() == "label"
+    for width, theme in ((400, "dark"), (1400, "light")):
+        gallery.tab.set_viewport_size({"width": width, "height": 900})
+        gallery.tab.emulate_media(color_scheme=theme)
+        assert eventually(lambda: gallery.overflow() <= 0)
+        assert cut_off(gallery) == []
+    assert gallery.errors == []
+
+
+def test_site_leads_from_report_to_report_and_back_without_a_network(browser: Start, site: Path) -> None:
+    report = Opened(browser(), site)
+    report.tab.get_by_role("link", name="two", exact=True).click()
+    report.tab.wait_for_url("**/two/index.html")
+    report.until_ready()
+    assert report.tab.locator("#view-input canvas").first.is_visible()
+    assert report.tab.get_by_role("navigation").inner_text().split() == [
+        *("Evaluation", "All", "3", "samples", "←", "one", "three", "→", "2", "of", "3")
+    ]
+    report.open_all()
+    for width in (400, 1400):
+        report.tab.set_viewport_size({"width": width, "height": 900})
+        assert eventually(lambda: report.overflow() <= 0)
+        assert cut_off(report) == []
+    report.tab.get_by_role("link", name="three").click()
+    report.tab.wait_for_url("**/three/index.html")
+    report.tab.get_by_role("link", name="All 3 samples").click()
+    report.tab.wait_for_url("**/explain/index.html")
+    report.tab.get_by_role("link", name="Evaluation").click()
+    report.tab.wait_for_url("**/evaluate/test.html")
+    assert report.errors == []
+    assert all(request.startswith("file://") for request in report.requests)
+
+
+def cut_off(opened: Opened) -> list[str]:
+    """Words of elements that lie beyond the window or are wider than their box, though nothing scrolls there."""
+    return opened.tab.evaluate(
+        """() => [...document.querySelectorAll("h1, h2, h3, p, li, td, th, figcaption, label, summary, a")]
+          .filter((e) => e.checkVisibility() && !e.closest(".scroll, .path-strip, svg"))
+          .filter((e) => e.getBoundingClientRect().right > innerWidth + 1
+            || (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible"))
+          .map((e) => e.textContent.trim().slice(0, 60))"""
+    )
 
 
 # Slices through grey values

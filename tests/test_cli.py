@@ -242,7 +242,19 @@ REFUSALS = (
     Refusal("output without a name", "voxelize meshes -o .", 2, r"'\.' names no file"),
     Refusal("model over voxels", "train -o run/voxels.h5 --force", 2, r"run/voxels\.h5 is a file that the run reads"),
     Refusal("codebook over model", "cluster -o run/model.h5 --force", 2, r"run/model\.h5 is a file that the run reads"),
-    Refusal("folder for an artifact", "info run", 4, r"run is a folder, not an artifact; name a file"),
+    Refusal("folder of no run", "info empty", 4, r"empty is no folder of a run: .*'fer voxelize SOURCE --run empty'"),
+    Refusal("two files", "info run/voxels.h5 run/model.h5", 2, r"run/model\.h5 is one argument too many"),
+    Refusal("sheet of a model", "info run/model.h5 --sheet", 4, r"fer-model file, but a fer-voxels"),
+    Refusal("choice of no mistakes", f"explain {SAMPLE} --limit 3", 2, r"--pair, --cause and --limit choose among"),
+    Refusal("pair of one class", "explain --errors --pair bed", 2, r"--pair takes TRUE,PREDICTED"),
+    Refusal("pair of no class", "explain --errors --pair bed,sfoa", 2, r"no class 'sfoa'; near: sofa"),
+    Refusal(
+        "unknown cause", "explain --errors --cause bad", 2, r"'bad' is not one of 'label', 'overlap', 'gap', 'pose'"
+    ),
+    Refusal(
+        "up of a sample of the run", f"explain {SAMPLE} --up y", 2, r"--up is for the file of a shape, but bathtub"
+    ),
+    Refusal("unknown axis", "voxelize meshes -o new.h5 --up w", 2, r"'w' is not one of 'x', 'y', 'z'"),
     Refusal("output is a folder", "voxelize meshes --force -o empty", 5, r"cannot write empty: Is a directory"),
     Refusal("output below a file", "voxelize meshes -o run/model.h5/new.h5", 5, r"cannot write run/model\.h5/new\.h5"),
     Refusal("output not writable", "cluster -o /proc/fer/new.h5", 5, r"cannot write /proc/fer/new\.h5"),

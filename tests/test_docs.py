@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from diagnoses import diagnosis_of
 from fer_cli.cli.doctor import Drawing, Examination, Extra, Library
 from fer_cli.cli.machine import CPU_FLAGS, Cpu, Disk, Memory
 from fer_cli.data.download import DownloadRecord
-from fer_cli.diagnosis.cause import CAUSES
+from fer_cli.diagnosis.cause import CAUSES, PoseFound, Signs
 from fer_cli.network.training import TrainingSummary
+from fer_cli.reports.report import diagnosis_json
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import FORMATS
 from fer_cli.studies import causes
+from fer_cli.studies.evaluate import write_evaluation
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -237,9 +240,12 @@ def test_keys_of_probe_are_documented(run_folder, tmp_path):
 def test_keys_of_explain_are_documented(run_folder, evaluation, tmp_path):
     mistake = evaluation["misclassified"][0]["sample"]
     wanted = ("--no-images", "--vtk", "--nifti", "-o", tmp_path)
-    assert_keys_are_documented(
-        "explain", keys_of(answer("explain", mistake, *wanted, "--run", run_folder), KNOWN_NAMES)
+    said = answer("explain", mistake, *wanted, "--run", run_folder)
+    signs = Signs(
+        "table", "chair", {}, 0.3, pose=PoseFound("90° about x", "chair", 0.93, is_usual=True, is_nearer=True)
     )
+    said["pose"] = diagnosis_json(diagnosis_of(signs=signs), report=None)["pose"]  # which not every mistake has
+    assert_keys_are_documented("explain", keys_of(said, KNOWN_NAMES))
 
 
 def test_keys_of_explain_of_several_are_documented(run_folder):
@@ -334,6 +340,15 @@ def test_keys_of_info_are_documented(run_folder, voxelized, chosen):
     assert_keys_are_documented("info", found)
 
 
+def test_keys_of_info_of_a_run_are_documented(run_folder, evaluation, tmp_path):
+    for path in run_folder.glob("*.h5"):
+        shutil.copy(path, tmp_path)
+    write_evaluation(evaluation, tmp_path / "evaluate")
+    layers = dict.fromkeys(answer("info", tmp_path)["codebook"]["k"], "<layer>")
+    found = keys_of({**answer("info", tmp_path), "problems": [""]}, KNOWN_NAMES | layers)
+    assert_keys_are_documented("info, run", found)
+
+
 def test_keys_of_doctor_are_documented():
     machine = Cpu("a CPU", 2, 2, dict.fromkeys(CPU_FLAGS, True), None)
     library, extra = Library("h5py", ">=3.12", None, "is not installed"), Extra("distributed", ("distributed",), "pip")
@@ -356,8 +371,11 @@ def test_configuration_is_documented(run_folder, file, marker):
     with open_artifact(run_folder / file) as artifact:
         config = artifact.config
     layers = dict.fromkeys(config.get("k", {}), "<layer>")
+    turned = {"voxelization.up"} & keys_documented(DOCS / "schema.md", marker)  # recorded where shapes were turned
     assert_same(
-        keys_of(config, layers), keys_documented(DOCS / "schema.md", marker), f"docs/schema.md, config of {file},"
+        keys_of(config, layers) | turned,
+        keys_documented(DOCS / "schema.md", marker),
+        f"docs/schema.md, config of {file},",
     )
 
 

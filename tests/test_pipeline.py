@@ -77,7 +77,8 @@ def check_explanation(said: dict[str, Any]) -> None:
         *("sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm"),
         "nearest_training_sample",
         *("layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views"),
-        *("category", "category_name", "criterion", "cause", "verdict", "remarks", "report"),
+        *("category", "category_name", "criterion", "cause", "pose", "verdict"),
+        *("source", "trained_on", "own_label", "remarks", "report"),
     }
     assert sorted(said["probabilities"]) == CLASSES
     assert math.isclose(sum(said["probabilities"].values()), 1, abs_tol=1e-5)  # float32 softmax

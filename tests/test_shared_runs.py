@@ -16,7 +16,7 @@ from fer_cli.calibration.typicality import known_typicality
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.voxelize import voxelize_source
 from fer_cli.network.weights import load_network
-from fer_cli.reports.gallery import misclassified
+from fer_cli.reports.selection import misclassified
 from fer_cli.run import Run
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.run_paths import RunPaths

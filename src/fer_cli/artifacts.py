@@ -23,6 +23,7 @@ from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.data.preparation import PreparationSettings
 from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.data.statistics import statistic_names
+from fer_cli.data.turning import Axis
 from fer_cli.errors import UsageError, first_line
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.explained import ExplainedNetwork
@@ -189,8 +190,8 @@ class RunArtifacts:
         recorded = self.model.config.get("preparation")
         return PreparationSettings.from_json(recorded).words if recorded else ""
 
-    def sample(self, sample: Any, *, label: str | None = None) -> Sample:
-        """The volume that the user's SAMPLE names or is; see `dataset.load_sample`."""
+    def sample(self, sample: Any, *, label: str | None = None, up: Axis | None = None) -> Sample:
+        """The volume that the user's SAMPLE names or is; see `sample_input.load_sample`."""
         return load_sample(
             sample,
             voxelization=self.model.config["voxelization"],
@@ -200,7 +201,13 @@ class RunArtifacts:
             classes=self.network.spec.classes,
             voxels=lambda: self.voxels,
             label=label,
+            up=up,
         )
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether code of the user's turns files into volumes."""
+        return self._transform is not None
 
     @property
     def _transform(self) -> Callable[[], Callable[[Path], Any]] | None:

@@ -87,6 +87,15 @@ def test_extra_that_lacks_a_package_is_told_with_its_command_and_is_no_problem(
     assert "nosuch" not in " ".join(examination.problems)
 
 
+def test_extras_that_only_developers_need_are_not_listed(
+    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = [f"nosuch>=3; extra == '{name}'" for name in ("dev", "test", "volumes")]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: declared)
+    examination = examine(tmp_path / "run")
+    assert [extra.name for extra in examination.extras] == ["volumes"]
+
+
 def test_folder_that_cannot_be_written_is_a_problem_and_none_is_made(
     fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

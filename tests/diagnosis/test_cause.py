@@ -20,7 +20,7 @@ MISTAKE = Signs(
 )
 REPAIR = RepairTest("conv3", 8, 64, "table", "label", "table_1", "table", 0.9, 3.0, 0.025)
 ODD = {"outlyingness": Outlyingness(0.01, ("number of pieces 40, usually 1 to 3",))}
-POSE = {"pose": PoseFound("90° about x", "table", 0.9, is_usual=True)}
+POSE = {"pose": PoseFound("90° about x", "table", 0.9, is_usual=True, is_nearer=True)}
 LAYER = {"departure": Departure("conv2", 9.0, 4.0, 0.005)}
 LABEL = {
     "probabilities": {"desk": 0.98, "table": 0.01, "bed": 0.01},
@@ -59,8 +59,9 @@ def test_the_first_rule_that_holds_names_the_cause(changes, name, strength):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pose": PoseFound("90° about x", "table", 0.79, is_usual=True)},
-        {"pose": PoseFound("90° about x", "table", 0.99, is_usual=False)},
+        {"pose": PoseFound("90° about x", "table", 0.79, is_usual=True, is_nearer=True)},
+        {"pose": PoseFound("90° about x", "table", 0.99, is_usual=False, is_nearer=True)},
+        {"pose": PoseFound("90° about x", "table", 0.99, is_usual=True, is_nearer=False)},
         {"outlyingness": Outlyingness(0.021, ("mean 3, usually 1 to 2",))},
         {"departure": Departure("conv2", 9.0, 4.0, 0.06)},
         {"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.06)},

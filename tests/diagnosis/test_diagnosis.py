@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +276,36 @@ def test_a_notebook_shows_every_layer_below_the_heads_it_belongs_to() -> None:
     for first, layer in zip(range(5, len(cells), 5), said.layers, strict=True):
         classes = [said.speaks_for for said in layer.paths.values()]
         assert cells[first + 1 : first + 5] == [*classes, "chair_0007", "table_0042"]
+
+
+def test_a_sample_that_the_network_was_trained_on_is_told(run: Run, tmp_path: Path) -> None:
+    held = run.model.read("validation/index").tolist()
+    training = [index for index in run.voxels.indices("train").tolist() if index not in held]
+    grids = run.voxels.grids(range(len(run.voxels)))
+    named = explain(run, run.sample(run.voxels.names[training[4]]))
+    assert named.trained_on == run.voxels.names[training[4]]
+    assert "the network was trained on this sample" in named.remarks
+    np.save(tmp_path / "file.npy", grids[training[4]])
+    found = explain(run, run.sample(tmp_path / "file.npy")).trained_on
+    first = next(index for index in training if np.array_equal(grids[index], grids[training[4]]))
+    assert found == run.voxels.names[first]
+    assert (
+        f"the network was trained on the same volume: training sample {found} (beam)"
+        in explain(run, run.sample(tmp_path / "file.npy")).remarks
+    )
+    changed = grids[training[4]].copy()
+    changed[tuple(np.argwhere(changed)[0])] = 0
+    changed[tuple(np.argwhere(grids[training[4]] == 0)[-1])] = 1  # as many voxels as before
+    assert not any(np.array_equal(changed, grids[index]) for index in training)
+    np.save(tmp_path / "changed.npy", changed)
+    new = explain(run, run.sample(tmp_path / "changed.npy"))
+    assert new.trained_on is None
+    assert not any("trained on" in remark for remark in new.remarks)
+
+
+def test_a_label_other_than_that_of_the_voxels_is_told(run: Run) -> None:
+    other = explain(run, run.sample("beam_test_00", label="pole"))
+    assert (other.label, other.own_label) == ("pole", "beam")
+    assert "the voxels say beam, the label given is pole" in other.remarks
+    for same in (run.sample("beam_test_00", label="beam"), run.sample("beam_test_00")):
+        assert explain(run, same).own_label is None

@@ -12,7 +12,7 @@ def scenes(count: int) -> dict[str, Scene]:
 
 
 def test_pictures_are_those_drawn_here_in_their_order_however_they_are_shared() -> None:
-    here = draw_pngs(scenes(5), size=60)
+    here = draw_pngs(scenes(5), sizes=dict.fromkeys(scenes(5), 60))
     assert all(png.startswith(b"\x89PNG") for png in here.values())
     with open_drawing(2) as drawing:
         drawing.get_ready()

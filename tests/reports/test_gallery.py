@@ -13,15 +13,12 @@ from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.pictures.drawing import open_drawing
 from fer_cli.reports import gallery, page
 from fer_cli.reports.gallery import (
-    Explained,
     Several,
     Wanted,
     explain_one,
     explain_several,
-    misclassified,
-    other_label,
-    write_gallery,
 )
+from fer_cli.reports.gallery_page import Explained, write_gallery
 from fer_cli.reports.report import diagnosis_json
 from fer_cli.run import Run
 
@@ -41,18 +38,6 @@ def several(run: Run, names: list[str], folder: Path, wanted: Wanted) -> tuple[S
         progress=lambda *step: steps.append(step),
     )
     return result, complaints, steps
-
-
-def test_misclassified_are_those_of_the_split_that_the_network_gets_wrong(run: Run) -> None:
-    wrong = []
-    for index in run.voxels.indices("test").tolist():
-        predicted = int(run.network.backbone(run.voxels.tensor([index])).argmax())
-        if predicted != run.voxels.labels[index]:
-            wrong.append(run.voxels.names[index])
-    assert misclassified(run, "test") == wrong
-    assert 0 < len(wrong) < 18
-    with pytest.raises(UsageError, match="no labelled sample in the split 'other'"):
-        misclassified(run, "other")
 
 
 def test_of_several_each_gets_its_report_and_one_that_fails_is_left_out(run: Run, tmp_path: Path) -> None:
@@ -167,7 +152,12 @@ def test_gallery_shows_the_most_suspicious_first_with_what_it_can_be_sorted_by(t
     places = re.findall(r'data-head="goes wrong at"[^>]*>([^<]*)<', source)
     assert places == ["–", "conv3", "–", "conv2", "input"]
     assert "Most frequent: chair taken for table (3)." in source
-    assert source.count('src="data:image/png;base64,') == 10
+    assert sorted(re.findall(r'<img[^>]* src="([^"]*)"', source))[:3] == [
+        "a/class-code.png",
+        "a/input.png",
+        "b/class-code.png",
+    ]
+    assert re.findall(r'<option value="([^"]*)">', source)[:3] == ["", "chair", "–"]
     assert len(re.findall(r'aria-sort="descending"', source)) == 1
 
 
@@ -193,8 +183,41 @@ def test_sample_has_the_map_to_its_own_units(run: Run, tmp_path: Path) -> None:
     np.testing.assert_array_equal(Sample("x", named.volume, None).index_to_world, np.eye(4))
 
 
-def test_a_label_other_than_that_of_the_voxels_is_noticed(run: Run) -> None:
-    assert other_label(run, "beam_test_00", "pole") == "beam"
-    assert other_label(run, "beam_test_00", "beam") is None
-    assert other_label(run, "beam_test_00", None) is None
-    assert other_label(run, "no_such_sample", "beam") is None
+def test_reports_of_files_with_one_stem_do_not_overwrite_each_other(run: Run, tmp_path: Path) -> None:
+    wanted, parent = replace(NOTHING, summary=True), tmp_path / "explain"
+    for number, place in enumerate(("a", "b")):
+        (tmp_path / place).mkdir()
+        np.save(tmp_path / place / "x.npy", run.voxels.grids([number])[0])
+    files = [str(tmp_path / place / "x.npy") for place in ("a", "b")]
+    written = [explain_one(run, file, None, wanted, parent=parent)[0].files["diagnosis"] for file in [*files, *files]]
+    assert written == [parent / name / "diagnosis.json" for name in ("x", "x-2", "x", "x-2")]
+    assert [json.loads(path.read_bytes())["source"] for path in written[:2]] == files
+    result, _, _ = several(run, files[::-1], parent, wanted)
+    assert [each.files["diagnosis"] for each in result.explained] == [written[1], written[0]]
+
+
+def test_without_images_the_diagnosis_is_written_and_no_page(run: Run, tmp_path: Path) -> None:
+    wanted = replace(NOTHING, summary=True)
+    one, _ = explain_one(run, "pole_test_03", tmp_path / "one", wanted, parent=tmp_path)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["diagnosis.json"]
+    assert json.loads((tmp_path / "one/diagnosis.json").read_text(encoding="utf-8")) == one.json
+    assert one.json["report"] is None
+    with pytest.raises(UsageError, match=r"--no-images writes diagnosis\.json and no page: name a folder, not .*why"):
+        explain_one(run, "pole_test_03", tmp_path / "why.html", wanted, parent=tmp_path)
+
+
+def test_files_are_called_as_the_caller_says(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", run.voxels.grids([0])[0])
+    named = {str(tmp_path / "x.npy"): "a_x"}
+    result = explain_several(
+        run,
+        [*named, "pole_test_03"],
+        tmp_path / "reports",
+        replace(NOTHING, summary=True),
+        what="samples",
+        complain=lambda _: None,
+        progress=lambda *_: None,
+        called=named,
+    )
+    assert [each.json["sample"] for each in result.explained] == ["a_x", "pole_test_03"]
+    assert result.explained[0].files["diagnosis"] == tmp_path / "reports/a_x/diagnosis.json"

@@ -33,6 +33,7 @@ from fer_cli.pictures.drawing import open_drawing
 from fer_cli.pictures.slice_pictures import view_of_diagnosis
 from fer_cli.pictures.viewer import VIEWS
 from fer_cli.reports import page
+from fer_cli.reports.probe_files import write_probe
 from fer_cli.reports.report import ERRORS, PATHS, diagnosis_json
 
 
@@ -160,12 +161,18 @@ def test_script_is_given_the_shapes_boxes_and_charts(written):
 def test_page_tells_verdict_numbers_and_readings(written):
     text = " ".join(Page(written[2]).text.split())
     assert VERDICT in text
-    assert text.index(VERDICT) < text.index("Class probabilities") < text.index("What came in")
-    for part in ("chair_0891: predicted table, truly chair", "2241", "1.41 times the first", "0.0684 per voxel"):
+    assert (
+        text.index(VERDICT)
+        < text.index("Class probabilities")
+        < text.index("From the input")
+        < text.index("What came in")
+    )
+    for part in ("chair_0891: predicted table , truly chair", "2241", "1.41 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicious: 3% of correctly classified validation samples look at least as suspicious for their class "
-        "(p = 0.031). One less the mean probability over views. The mean over 24 views says chair (0.42)." in text
+        "Suspicion 0.87 of 1 Suspicious: 3% of correctly classified validation samples look at least as suspicious for "
+        "their class (p = 0.031). One less the mean probability over views. The mean over 24 views says chair (0.42)."
+        in text
     )
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
@@ -197,7 +204,7 @@ def test_errors_are_ranked_among_those_of_validation_samples(written, tmp_path):
 @pytest.mark.parametrize("changes", [CORRECT, UNKNOWN])
 def test_page_of_a_sample_without_a_mistake_points_nowhere(changes, tmp_path):
     source = page.write_report(diagnosis_of(**changes), tmp_path).read_text(encoding="utf-8")
-    assert "Where it is unusual nowhere " in card(source)
+    assert "Where it is unusual: nowhere. " in card(source)
     assert "Where to look" not in source
     assert named_rows(source) == []
     assert not (tmp_path / "blame.png").exists()
@@ -211,28 +218,28 @@ def words(source):
 
 
 def card(source):
-    """The answer: between suspicion and the pictures."""
-    return re.search(r"Where it (?:goes wrong|is unusual).*?(?= The most similar)", words(source))[0] + " "
+    """The answer, above the pictures."""
+    return re.search(r"Where it (?:goes wrong|is unusual).*?(?= Each picture decodes)", words(source))[0] + " "
 
 
 def named_rows(source):
-    """The layers that the table of evidence, its chart and the strip mark."""
+    """The layers that the pictures on the way, the table of evidence, its chart and the strip mark."""
     chart = facts_of(source)["charts"]["chart-feedforward"]
     marked = [chart["data"][0]["x"][note["x"]] for note in chart["layout"].get("annotations", [])]
-    return [*re.findall(r"<t[hd][^>]*>(\w+) ◀", source), *re.findall(r"<h3>(\w+) ◀", source), *marked]
+    return [*re.findall(r"<(?:t[hd]|strong)[^>]*>(\w+) ◀", source), *re.findall(r"<h3>(\w+) ◀", source), *marked]
 
 
 def prose(source):
-    """Verdict, category, cards, and where to look."""
+    """Verdict, cause, answer, and where to look."""
     text = words(source)
-    end = text.index("The most similar")
+    end = text.index("Each picture decodes")
     look = re.search(r"Where to look .*?(?=Made by fer)", text)
     return text[text.rindex(": predicted", 0, end) : end] + (look[0] if look else "")
 
 
 def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
     source = page.write_report(diagnosis_of(**UNUSUAL), tmp_path).read_text(encoding="utf-8")
-    assert "Where it is unusual conv2 The computation departs from the usual, most likely here (p = 0.010). " in (
+    assert "Where it is unusual: conv2. The computation departs from the usual, most likely here (p = 0.010). " in (
         card(source)
     )
     assert named_rows(source) == ["conv2", "conv2"]  # it is not among the pictured layers
@@ -249,7 +256,7 @@ def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
 
 def test_page_of_an_input_like_another_class_names_no_layer(tmp_path):
     source = page.write_report(diagnosis_of(**INPUT), tmp_path).read_text(encoding="utf-8")
-    assert "Where it goes wrong in the input From the lowest layer on, the clusters favour table over chair" in (
+    assert "Where it goes wrong: the input. From the lowest layer on, the clusters favour table over chair" in (
         card(source)
     )
     assert named_rows(source) == []
@@ -272,7 +279,7 @@ def test_page_points_at_nothing_where_the_layer_sees_the_whole_input(tmp_path):
 
 def test_page_where_departures_are_not_known_does_not_say_nowhere(tmp_path):
     source = page.write_report(diagnosis_of(departure=None, **CORRECT), tmp_path).read_text(encoding="utf-8")
-    assert "Where it is unusual not known The prediction is correct. Run 'fer calibrate' to learn" in card(source)
+    assert "Where it is unusual: not known. The prediction is correct. Run 'fer calibrate' to learn" in card(source)
 
 
 @pytest.mark.parametrize("changes", [{}, UNUSUAL, INPUT, {**CORRECT, **UNUSUAL}])
@@ -379,9 +386,9 @@ def test_probe_is_a_picture_and_the_whole_reconstruction(tmp_path):
         "conv1", (4, 2, 1), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), reconstruction[None]
     )
     volume = np.ones((1, 8, 4, 2), np.float32)
-    files = page.write_probe(probed, volume, tmp_path / "probe")
+    files = write_probe(probed, volume, tmp_path / "probe")
     both = replace(probed, reconstruction=np.stack([reconstruction, 1 - reconstruction]))
-    stored = np.load(page.write_probe(both, np.concatenate([volume] * 2), tmp_path / "two").reconstruction)
+    stored = np.load(write_probe(both, np.concatenate([volume] * 2), tmp_path / "two").reconstruction)
     np.testing.assert_array_equal(stored, both.reconstruction)
     np.testing.assert_array_equal(np.load(files.reconstruction), reconstruction)
     with Pillow.open(files.picture) as picture:
@@ -389,7 +396,7 @@ def test_probe_is_a_picture_and_the_whole_reconstruction(tmp_path):
     assert width > 3 * height
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match=r"cannot write .*file"):
-        page.write_probe(probed, volume, tmp_path / "file")
+        write_probe(probed, volume, tmp_path / "file")
 
 
 # Grey values
@@ -459,7 +466,7 @@ def test_probe_of_grey_values_is_drawn_as_slices(tmp_path):
     diagnosis = grey_diagnosis()
     view = view_of_diagnosis(diagnosis, diagnosis.slicing)
     probed = Probe("conv1", (4, 3, 2), (1, 1, 0), [(0, 1, 0), (1, 1, 0)], ((1, 5), (1, 4), (0, 2)), grey(5))
-    files = page.write_probe(probed, diagnosis.input_volume, tmp_path, view)
+    files = write_probe(probed, diagnosis.input_volume, tmp_path, view)
     np.testing.assert_array_equal(np.load(files.reconstruction), probed.reconstruction[0])
     with Pillow.open(files.picture) as picture:
         assert picture.size[0] > 5 * 420

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diagnoses import CLASSES, CORRECT, INPUT, LOCATIONS, UNKNOWN, UNUSUAL, changed, diagnosis_of, named_layers
+from diagnoses import CLASSES, CORRECT, INPUT, LOCATIONS, REPAIR, UNKNOWN, UNUSUAL, changed, diagnosis_of, named_layers
 from fer_cli.codebooks.reconstruction import ERRORS
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import Category
+from fer_cli.diagnosis.cause import PoseFound, Signs
 from fer_cli.diagnosis.diagnosis import Suspicion
+from fer_cli.diagnosis.repair import RANDOM_DRAWS
 from fer_cli.network.activations import PATHS
 from fer_cli.reports import report
-from fer_cli.reports.sentences import answer_sentence
+from fer_cli.reports.sentences import answer_sentence, repair_sentence, short_repair
 
 
 def printed(renderable, width=80):
@@ -153,7 +155,8 @@ def test_json_has_exactly_the_contracts_keys():
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
         "layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views", "category",
-        "category_name", "criterion", "cause", "verdict", "remarks", "report",
+        "category_name", "criterion", "cause", "pose", "verdict", "source", "trained_on", "own_label", "remarks",
+        "report",
     ]  # fmt: skip
     assert set(summary["errors"]) == {"input_vs_local", "nearest_vs_code", "local_vs_code", "input_vs_code"}
     assert summary["errors_norm"] == {name: pytest.approx(error**0.5) for name, error in summary["errors"].items()}
@@ -258,3 +261,55 @@ def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
     assert re.search(r"^all +12\.5 .* 2\.00 *$.*Euclidean.*^all +3\.5 .* 1\.40 *$", text, re.MULTILINE | re.DOTALL)
     assert "correct, 7: share whose clusters speak for the true | predicted class" in text
     assert re.search(r"^conv1 +0\.25 \| – +0\.25 \| – *$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "short"),
+    [
+        ({}, "Repaired: table → chair.", "table → chair with 8 of 64 of conv3 from chair_0012; p 0.010"),
+        (
+            {"predicted": "bed", "p_value": 0.4},
+            "Failed: table → bed, not chair.",
+            "failed: table → bed, not chair, with 8 of 64 of conv3; p 0.400",
+        ),
+        (
+            {"predicted": "table", "p_value": 0.4},
+            "Failed: still table, not chair.",
+            "failed: still table, not chair, with 8 of 64 of conv3; p 0.400",
+        ),
+    ],
+)
+def test_a_repair_that_ends_in_a_third_class_is_not_told_as_a_success(changes, outcome, short):
+    test = replace(REPAIR, **changes)
+    assert repair_sentence(test, "table").startswith(outcome)
+    assert short_repair(test, "table") == short
+
+
+def test_the_lowest_p_value_of_a_repair_is_told_as_better_than_all_random_choices():
+    lowest = replace(REPAIR, p_value=1 / (1 + RANDOM_DRAWS))
+    assert f"more than by any of {RANDOM_DRAWS} random choices" in repair_sentence(lowest, "table")
+    assert "more than" not in repair_sentence(replace(REPAIR, p_value=2 / (1 + RANDOM_DRAWS)), "table")
+
+
+@pytest.mark.parametrize(
+    ("turns", "turned_from", "said"),
+    [
+        ("90° about x", "z", "turned 90° about x it is a chair (0.93): try --up y"),
+        ("-90° about y", "z", "turned -90° about y it is a chair (0.93): try --up x"),
+        ("90° about x", "y", "turned 90° about x it is a chair (0.93)"),
+        ("90° about x", None, "turned 90° about x it is a chair (0.93)"),
+        ("180° about z", "z", "turned 180° about z it is a chair (0.93)"),
+    ],
+)
+def test_another_pose_that_is_recognised_is_told_with_axis_angle_and_probability(turns, turned_from, said):
+    signs = Signs("table", "chair", {"chair": 0.1, "table": 0.9}, 0.3)
+    pose = PoseFound(turns, "chair", 0.93, is_usual=False, is_nearer=True)
+    found = diagnosis_of(signs=replace(signs, pose=pose), turned_from=turned_from)
+    assert f"pose         {said}" in [line.rstrip() for line in printed(report.terminal_report(found)).split("\n")]
+    assert report.diagnosis_json(found, report=None)["pose"] == {
+        "turns": turns, "class": "chair", "probability": 0.93,
+    }  # fmt: skip
+    for doubt in ({"probability": 0.79}, {"is_nearer": False}):
+        unsure = diagnosis_of(signs=replace(signs, pose=replace(pose, **doubt)))
+        assert report.diagnosis_json(unsure, report=None)["pose"] is None
+        assert "pose  " not in printed(report.terminal_report(unsure))

@@ -30,7 +30,7 @@ from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.network.views import Views, views_of
+from fer_cli.network.views import Views, check_views, views_of
 from fer_cli.network.weights import load_network, split_as_trained
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
@@ -72,6 +72,7 @@ def calibrate(
     Raises UsageError for them, or if that exists and `force` is off, ArtifactError or LineageError where the run's
     artifacts are missing, damaged or not of one another, ResourceError where the file cannot be written.
     """
+    check_views(views, vary)
     check_output(paths.calibration, paths.voxels, paths.model, paths.codebook)
     if paths.calibration.exists() and not force:
         raise UsageError(f"{paths.calibration} exists already. Give --force to replace it.")
@@ -94,8 +95,9 @@ def calibrate(
 def views_of_run(model: Path, *, number: int | None = None, vary: str | None = None) -> Callable[[InputSpec], Views]:
     """A function that gives the views of a model's samples (`network.views.views_of`), once its input is known.
 
-    Raises ArtifactError where the model is missing or damaged.
+    Raises UsageError for a number or a `vary` of no network, ArtifactError where the model is missing or damaged.
     """
+    check_views(number, vary)
     with open_artifact(model, MODEL) as artifact:
         return partial(views_of, artifact.config, number=number, vary=vary)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from fer_cli.calibration.p_value import empirical_p_value
@@ -58,6 +58,11 @@ class InputOutliers:
         distances, _ = self._near.query(self._standard(figures), k=range(1, count + 1))
         p_values = empirical_p_value(distances.mean(axis=1), self._reference)
         return [Outlyingness(float(p), self._unusual(row)) for p, row in zip(p_values, figures, strict=True)]
+
+    def alike(self, figures: Float[np.ndarray, "1 statistic"]) -> Bool[np.ndarray, " training"]:
+        """Which training samples have the same figures, but for rounding."""
+        same: np.ndarray = np.isclose(self._training, figures, rtol=1e-4, atol=1e-6).all(axis=1)
+        return same
 
     def _standard(self, figures: Float[np.ndarray, "sample statistic"]) -> Float[np.ndarray, "sample statistic"]:
         standard: Float[np.ndarray, "sample statistic"] = (figures - self._mean) / self._deviation

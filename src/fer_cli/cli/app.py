@@ -11,7 +11,7 @@ import typer
 
 from fer_cli import __version__
 from fer_cli.arguments import file_name
-from fer_cli.cli import attachments, endings, readings, stages, voxelizing
+from fer_cli.cli import attachments, describing, endings, explaining, readings, stages, voxelizing
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     FORMER_NAMES,
@@ -48,42 +48,12 @@ for _command, _example in (
     (stages.cluster, "fer cluster --k 60,50,40,30,30,20,20 --memory 2GB --run my-run"),
     (stages.calibrate, "fer calibrate --force --run my-run"),
     (readings.probe, "fer probe chair_0891 --layer conv3 --location 2,2,2 --run my-run"),
-    (readings.explain, "fer explain broken_chair.off --label chair --run my-run"),
+    (explaining.explain, "fer explain broken_chair.off --label chair --run my-run"),
     (readings.evaluate, "fer evaluate --split test --json --run my-run"),
     (readings.figures, "fer figures --run my-run"),
+    (describing.info, "fer info my-run/voxels.h5 --sheet shapes.html"),
 ):
     app.command(epilog=f"Example: {_example}")(_command)
-
-
-@app.command(epilog="Example: fer info my-run/voxels.h5")
-def info(
-    file: Annotated[Path, typer.Argument(help="Any artifact, such as voxels.h5 or codebook.h5.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show where an artifact comes from and what it holds."""
-    from fer_cli.codebooks.choice import choice_rows
-    from fer_cli.codebooks.fitted_layer import layer_rows
-    from fer_cli.reports.artifact_report import info_table, training_history
-    from fer_cli.reports.attachment import level_rows
-    from fer_cli.reports.info import describe
-    from fer_cli.reports.inventory import inventory_table
-    from fer_cli.storage.schema import VOXELS
-
-    answer = describe(file)
-    if as_json:
-        print_json(answer)
-    else:
-        history = answer["content"].pop("history", None)
-        if network := answer["content"].get("network"):
-            network["levels"] = level_rows(network["levels"])
-            del answer["config"]["network"]["levels"]
-        if layers := answer["content"].get("layers"):
-            answer["content"]["layers"] = layer_rows(layers)
-        if choice := answer["content"].pop("choice", None):
-            answer["content"]["agreement of clusterings"] = choice_rows(choice)
-        print_rich(inventory_table(answer) if answer["format"] == VOXELS.name else info_table(answer))
-        if history:
-            print_rich(training_history(history))
 
 
 @app.command(epilog="Example: fer doctor --run my-run")

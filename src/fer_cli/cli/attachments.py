@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fer_cli.cli import endings
+from fer_cli.cli.next_step import tell_next
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -125,7 +126,9 @@ def attach(
         _look_over(source, model, opened, settings, chosen, as_json=as_json)
         return
     summary = _attached(source, model, opened, settings, chosen, resume=resume, force=force, listed=not as_json)
-    _tell(summary, settings, run, as_json=as_json)
+    _tell(summary, settings, as_json=as_json)
+    if not as_json:
+        tell_next("cluster", run=run, files={"voxels": voxels, "model": output})
 
 
 def _look_over(
@@ -204,7 +207,7 @@ def _show(overview: "Overview", settings: "AttachSettings", *, listed: bool) -> 
         typer.echo(printable(f"fer: {sentence}"), err=True)
 
 
-def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as_json: bool) -> None:
+def _tell(summary: "AttachSummary", settings: "AttachSettings", *, as_json: bool) -> None:
     """Print what a finished attachment has to say."""
     from fer_cli.pictures.curves import curve_path
     from fer_cli.reports.attachment import overview_json
@@ -228,7 +231,6 @@ def _tell(summary: "AttachSummary", settings: "AttachSettings", run: Path, *, as
         f"{summary.seconds:.0f} s"
     )
     typer.echo(f"learning curve: {curve_path(summary.path)}")
-    typer.echo(f"Next: fer cluster{'' if run == DEFAULT_RUN else f' --run {run}'}")
 
 
 Model = Annotated[Path, typer.Argument(help="The model.h5 of an attached network.")]

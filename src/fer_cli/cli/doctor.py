@@ -39,6 +39,8 @@ _MODULES = {
     "vtk": "vtkmodules.vtkCommonCore",
 }
 _DRAWN_WITH = ("pyvista", "vtk")
+_FOR_DEVELOPERS = ("dev", "test")
+"""Extras that using fer does not need."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def _import_elsewhere(modules: Sequence[str]) -> dict[str, Answer]:
 
 
 def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
-    """What the installed package declares that it needs, and what each of its extras does."""
+    """What the installed package declares that it needs, and what each extra does that is for users."""
     try:
         declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
     except metadata.PackageNotFoundError:
@@ -263,7 +265,8 @@ def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
             needed.append(requirement)
             continue
         for name in re.findall(r"extra == ['\"]([\w.-]+)['\"]", str(requirement.marker)):
-            extras.setdefault(name, []).append(requirement)
+            if name not in _FOR_DEVELOPERS:
+                extras.setdefault(name, []).append(requirement)
     return needed, extras
 
 

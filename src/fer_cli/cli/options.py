@@ -56,6 +56,9 @@ SampleName = Annotated[
         metavar="SAMPLE", help="A file that holds a shape or a volume, or the name of a sample in the voxels."
     ),
 ]
+ViewsAsked = Annotated[
+    int | None, typer.Option("--views", help="Number of varied views whose mean predicts too, such as 24.")
+]
 DEFAULT_RUN = Path("fer-run")
 FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
 """Former names of options, which still work."""
@@ -63,10 +66,13 @@ FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
 Preset = Literal["paper", "compact", "smoke", "residual"]
 Fill = Literal["surface", "solid"]
 Bounds = Literal["used", "all"]
+Axis = Literal["x", "y", "z"]
 VolumeKind = Literal["occupancy", "intensity"]
 Filling = Literal["feature", "centroid"]
 Split = Literal["train", "val", "test"]
 OutputKind = Literal["logits", "softmax", "log_softmax", "sigmoid"]
+CauseName = Literal["label", "overlap", "gap", "pose", "input", "part", "layer", "none"]
+Up = Annotated[Axis | None, typer.Option(help="Axis of a shape's file that points up. Default: as the run's shapes.")]
 
 
 def print_json(answer: Any) -> None:

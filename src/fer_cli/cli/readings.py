@@ -1,6 +1,5 @@
-"""The commands that read a finished run: probe, explain, evaluate, figures."""
+"""The commands that read a finished run, beside `explain`: probe, evaluate, figures."""
 
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,8 @@ import typer
 
 from fer_cli import arguments
 from fer_cli.arguments import file_name
+from fer_cli.cli.next_step import tell_next
+from fer_cli.cli.opening import expect_run, open_run
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -18,19 +19,17 @@ from fer_cli.cli.options import (
     RunDir,
     SampleName,
     Split,
+    Up,
+    ViewsAsked,
     Voxels,
     print_json,
     print_rich,
 )
-from fer_cli.errors import ArtifactError, UsageError
-from fer_cli.storage.run_paths import RunPaths
+from fer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from fer_cli.artifacts import RunArtifacts
-    from fer_cli.diagnosis.diagnosis import Diagnosis
     from fer_cli.diagnosis.probe import Probe
-    from fer_cli.execution.contention import Usage
-    from fer_cli.reports.gallery import Explained
+    from fer_cli.evaluation.results import Evaluation
 
 
 Layer = Annotated[str, typer.Option(help="Layer to probe; fer info on the codebook lists them.")]
@@ -58,6 +57,7 @@ def probe(
     all_locations: AllLocations = False,
     slices: Slices = None,
     nifti: ProbeNifti = False,
+    up: Up = None,
     output: Output = None,
     run: RunDir = DEFAULT_RUN,
     voxels: Voxels = None,
@@ -67,20 +67,21 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Show what one location of a layer, or every location of it, stands for (Algorithm 1)."""
-    _expect(run, voxels, model, codebook)
+    expect_run(run, voxels, model, codebook)
     from fer_cli.diagnosis.probe import layer_locations, sweep
     from fer_cli.diagnosis.probe import probe as probe_location
     from fer_cli.pictures import mosaic
     from fer_cli.pictures.slices import view_of
     from fer_cli.reports.nifti import write_probe_nifti
-    from fer_cli.reports.page import write_probe
+    from fer_cli.reports.probe_files import write_probe
 
     if all_locations and nifti:
         raise UsageError("--nifti writes one location; give no --all-locations with it.")
     x, y, z = arguments.location(location or "0,0,0")
     chosen_slices = arguments.probe_choices(by, code, location, slices, all_locations=all_locations)
-    opened = _opened(run, voxels, model, codebook, device)
-    chosen = opened.sample(sample)
+    opened = open_run(run, voxels, model, codebook, device)
+    chosen = opened.sample(sample, up=up)
+    named, turned = {"voxels": voxels, "model": model, "codebook": codebook}, ("--up", up) if up else ()
     centroids_of = opened.codebook if by == "centroid" else None
     asked = {"sample": chosen.name, "layer": layer, "by": by}
     filled = "" if by == "feature" else f"-centroid{'' if code is None else f'-{code}'}"
@@ -97,6 +98,7 @@ def probe(
         typer.echo(f"{layer}: {len(found)} locations, by {by}")
         for picture in pictures:
             typer.echo(f"picture: {picture}")
+        tell_next("explain", sample, *turned, run=run, files=named)
         return
     result = probe_location(opened.network, chosen.volume, layer, (x, y, z), centroids_of=centroids_of, code=code)
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
@@ -110,6 +112,11 @@ def probe(
     _tell_location(result, written.picture)
     if maps:
         typer.echo(f"nifti: {maps[0].parent}")
+    if by == "feature":
+        words = ("--layer", layer, "--location", f"{x},{y},{z}", "--by", "centroid")
+        tell_next("probe", sample, *words, *turned, run=run, files=named)
+    else:
+        tell_next("explain", sample, *turned, run=run, files=named)
 
 
 def _tell_location(result: "Probe", picture: Path) -> None:
@@ -122,113 +129,6 @@ def _tell_location(result: "Probe", picture: Path) -> None:
     if result.code is not None:
         typer.echo(f"its centroid is that of code {result.code}; its neighbours hold their nearest centroids.")
     typer.echo(f"picture: {picture}")
-
-
-Samples = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SAMPLE", help="Files that hold a shape or a volume, or names of samples in the voxels."),
-]
-Errors = Annotated[bool, typer.Option("--errors", help="Explain all misclassified samples of a split.")]
-ExplainSplit = Annotated[Split, typer.Option(help="With --errors: the split to search.")]
-Label = Annotated[str | None, typer.Option(help="True class of the sample, if the run's voxels do not contain it.")]
-LocalLayer = Annotated[str | None, typer.Option(help="Layer of the local reconstruction. Default: the middle one.")]
-Images = Annotated[bool, typer.Option("--images/--no-images", help="Write pictures and the HTML report.")]
-Vtk = Annotated[bool, typer.Option("--vtk", help="Write the shapes for ParaView too, as shapes.vti.")]
-Nifti = Annotated[
-    bool, typer.Option("--nifti", help="Write volumes and blame as NIfTI too, with the sample's affine, into nifti/.")
-]
-ViewsAsked = Annotated[
-    int | None, typer.Option("--views", help="Number of varied views whose mean predicts too, such as 24.")
-]
-ExplainOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="Folder, or NAME.html. Default: RUN/explain/SAMPLE, or RUN/explain for several.",
-    ),
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")]
-
-
-def explain(
-    samples: Samples = None,
-    errors: Errors = False,
-    split: ExplainSplit = "test",
-    label: Label = None,
-    local_layer: LocalLayer = None,
-    images: Images = True,
-    vtk: Vtk = False,
-    nifti: Nifti = False,
-    views: ViewsAsked = None,
-    output: ExplainOutput = None,
-    run: RunDir = DEFAULT_RUN,
-    voxels: Voxels = None,
-    model: Model = None,
-    codebook: CodebookFile = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Explain how samples were recognised, or where the wrong class came in; for several, write a gallery too."""
-    given = samples or []
-    if errors and (given or label):
-        raise UsageError("--errors finds the samples and their classes itself; give no SAMPLE and no --label with it.")
-    if not errors and not given:
-        raise UsageError("Missing argument 'SAMPLE', or --errors for all misclassified ones. Try 'fer explain --help'.")
-    paths = _expect(run, voxels, model, codebook)
-    from fer_cli.execution.contention import Usage
-    from fer_cli.pictures.drawing import open_drawing
-
-    began = Usage.now()
-
-    soon = images and _holds_shapes(paths.voxels)
-    with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
-        # Imported while other processes get ready to draw.
-        from fer_cli.cli.terminal import CountView, complain, progress_bar
-        from fer_cli.reports.gallery import Wanted, explain_one, explain_several, misclassified, other_label
-        from fer_cli.reports.report import diagnosis_table
-
-        opened = _opened(run, voxels, model, codebook, device, began=began)
-        wanted = Wanted(label, local_layer, drawing, volumes=vtk, nifti=nifti, views=views)
-        if len(given) == 1:
-            one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
-            if known := other_label(opened, given[0], label):
-                complain(f"the voxels say {known} of {given[0]}; it is explained as {label}, as --label says.")
-            _tell_explained(one, diagnosis, as_json=as_json)
-            return
-        names, folder = given or misclassified(opened, split), output or run / "explain"
-        what = f"misclassified samples of the split {split}" if errors else "samples"
-        with progress_bar() as bar:
-            several = explain_several(
-                opened, names, folder, wanted, what=what, complain=complain, progress=CountView(bar, "explaining")
-            )
-    if as_json:
-        print_json(several.json)
-    else:
-        print_rich(diagnosis_table([each.json for each in several.explained]))
-        if several.gallery:
-            typer.echo(f"gallery: {several.gallery}")
-    if several.failed:
-        raise typer.Exit(several.failed[0].error.exit_code)
-
-
-def _tell_explained(one: "Explained", diagnosis: "Diagnosis", *, as_json: bool) -> None:
-    """Print the diagnosis of one sample, and where its files are."""
-    from fer_cli.reports.report import terminal_report
-
-    if as_json:
-        print_json(one.json)
-        return
-    print_rich(terminal_report(diagnosis))
-    for kind, written in one.files.items():
-        typer.echo(f"{kind}: {written}")
-    if "nifti" not in one.files:
-        return
-    if not diagnosis.is_placed:
-        typer.echo("The sample's file tells no place in millimetres: these files fit each other, not a scan.")
-    if diagnosis.sees_everything:
-        typer.echo(f"{diagnosis.places.layer} sees the whole volume: blame.nii.gz holds one value everywhere.")
 
 
 Runs = Annotated[
@@ -273,13 +173,14 @@ def evaluate(
     from fer_cli.cli.terminal import StageView, progress_bar
     from fer_cli.reports.evaluation_page import write_evaluation_page
     from fer_cli.reports.evaluation_report import evaluation_report
+    from fer_cli.reports.group_pictures import write_group_pictures
     from fer_cli.studies.evaluate import evaluate as evaluate_runs
     from fer_cli.studies.evaluate import write_evaluation
 
     folders = runs or [run]
     if len(folders) > 1 and (voxels or model or codebook):
         raise UsageError("--voxels, --model and --codebook name an artifact of one run; give one RUN with them.")
-    opened = [_opened(folder, voxels, model, codebook, device, in_memory=True) for folder in folders]
+    opened = [open_run(folder, voxels, model, codebook, device, in_memory=True) for folder in folders]
     with progress_bar() as bar:
         evaluation = evaluate_runs(
             *opened,
@@ -293,12 +194,22 @@ def evaluate(
             report=StageView(bar),
         )
     path = write_evaluation(evaluation, output or folders[0] / "evaluate")
-    page = write_evaluation_page(evaluation, path.with_suffix(".html"))
+    if groups := evaluation["groups"]:
+        write_group_pictures(opened[0], groups, path.parent)
+    page = write_evaluation_page(evaluation, path.with_suffix(".html"), folders[0])
     if as_json:
         print_json(evaluation)
         return
     print_rich(evaluation_report(evaluation))
     typer.echo(f"written to {path} and {page.name}")
+    words = _most_suspicious(evaluation) or opened[0].voxels.names[int(opened[0].voxels.indices(split)[0])]
+    tell_next("explain", words, run=folders[0], files={"voxels": voxels, "model": model, "codebook": codebook})
+
+
+def _most_suspicious(evaluation: "Evaluation") -> str | None:
+    """The first run's mistake that is the most suspicious; None where it made none."""
+    mistakes = [mistake for mistake in evaluation["misclassified"] if mistake["run"] == 0]
+    return max(mistakes, key=lambda mistake: mistake["suspicion"])["sample"] if mistakes else None
 
 
 FiguresSplit = Annotated[Split, typer.Option(help="Split to take samples from.")]
@@ -320,62 +231,10 @@ def figures(
     from fer_cli.pictures.figures import write_figures
     from fer_cli.reports.report import figures_table
 
-    opened = _opened(run, voxels, model, codebook, device)
+    opened = open_run(run, voxels, model, codebook, device)
     with progress_bar() as bar:
         answer = write_figures(opened, output or run / "figures", split=split, report=CountView(bar, "reading"))
     if as_json:
         print_json(answer)
         return
     print_rich(figures_table(answer))
-
-
-def _expect(folder: Path, voxels: Path | None, model: Path | None, codebook: Path | None) -> RunPaths:
-    """Have the artifacts of a run vetted while the libraries are imported, and say where they are."""
-    from fer_cli.storage.artifact import expect
-
-    paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    expect((paths.voxels, paths.model, paths.codebook))
-    return paths
-
-
-def _holds_shapes(voxels: Path) -> bool:
-    """Whether samples are shapes, which other processes draw; True where the file cannot be read, which shows later."""
-    from fer_cli.storage.artifact import open_artifact
-
-    with suppress(ArtifactError):
-        return "occupancy" in open_artifact(voxels)
-    return True
-
-
-def _opened(
-    folder: Path,
-    voxels: Path | None,
-    model: Path | None,
-    codebook: Path | None,
-    device: str,
-    *,
-    in_memory: bool = False,
-    began: "Usage | None" = None,
-) -> "RunArtifacts":
-    """The run in a folder, with any artifact named taken from there instead.
-
-    PyTorch then computes with as many threads as other programs have left cores free since the command `began`, or
-    since now.
-    """
-    from fer_cli.execution.contention import Usage, fit_threads
-
-    began = began or Usage.now()
-    from fer_cli.artifacts import RunArtifacts, choose_device
-    from fer_cli.cli.terminal import complain
-    from fer_cli.network.weights import stale_weights
-
-    paths = RunPaths.in_folder(folder, voxels=voxels, model=model, codebook=codebook)
-    chosen = choose_device(device)
-    fit_threads(chosen, began)
-    run = RunArtifacts(paths, device=chosen, in_memory=in_memory)
-    if changed := stale_weights(run.model):
-        complain(
-            f"{changed} has changed since {paths.model} was attached; the run explains the former weights. Run "
-            "'fer attach' with --force for the new ones."
-        )
-    return run

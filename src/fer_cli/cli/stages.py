@@ -9,6 +9,7 @@ import typer
 
 from fer_cli.arguments import numbers, size_in_bytes
 from fer_cli.cli import endings
+from fer_cli.cli.next_step import tell_next
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     FEEDBACK,
@@ -61,6 +62,7 @@ def download(
         return
     said = "downloaded" if result.fetched else "was there already"
     typer.echo(f"{result.path} {said}: {record.bytes} bytes, SHA-256 {record.sha256}")
+    tell_next("voxelize", str(result.path), run=DEFAULT_RUN)
 
 
 TrainOutput = Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/model.h5.")]
@@ -162,6 +164,8 @@ def train(
             )
         if world.leads:
             _tell_trained(summary, as_json=as_json)
+            if not as_json:
+                _tell_after_training(summary, voxels, output, run)
 
 
 def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
@@ -189,6 +193,16 @@ def _tell_trained(summary: "TrainingSummary", *, as_json: bool) -> None:
             f"({summary.majority:.4f}). More --epochs, --balance or another --augment may help."
         )
     typer.echo(f"learning curve: {curve_path(summary.path)}")
+
+
+def _tell_after_training(summary: "TrainingSummary", voxels: Path | None, output: Path | None, run: Path) -> None:
+    """Print the next command; that of a classifier alone trains a feedback network on it, into a file of its own."""
+    if summary.score is not None:
+        tell_next("cluster", run=run, files={"voxels": voxels, "model": output})
+        return
+    whole = summary.path.with_name(f"{summary.path.stem}-whole{summary.path.suffix}")
+    words = ("train", "--encoder", str(summary.path), "-o", str(whole))
+    tell_next(*words, run=run, files={"voxels": voxels})
 
 
 def _preset(given: Preset | None, encoder: Path | None, *, classifier_options: Mapping[str, object]) -> str:
@@ -248,8 +262,8 @@ def cluster(
 
     paths = RunPaths.in_folder(run, voxels=voxels, model=model, codebook=output)
     chosen = choose_device(device)
-    check_calibration(paths, force=force)
     seen = views_of_run(paths.model, number=views, vary=vary)
+    check_calibration(paths, force=force)
     endings.goes_on()
     with progress_bar() as bar:
         summary = cluster_network(
@@ -268,6 +282,8 @@ def cluster(
             calibrate=partial(calibrated, paths.calibration, views=seen, report=CountView(bar, "calibrating")),
         )
     _tell_clustered(summary, as_json=as_json)
+    if not as_json:
+        tell_next("evaluate", run=run, files={"voxels": voxels, "model": model, "codebook": output})
 
 
 def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
@@ -324,6 +340,7 @@ def calibrate(
         f"correctly, {summary.seconds:.0f} s; {summary.views}"
     )
     _tell_too_few(summary)
+    tell_next("evaluate", run=run, files={"voxels": voxels, "model": model, "codebook": codebook})
 
 
 def _tell_too_few(summary: "CalibrationSummary") -> None:

@@ -1,4 +1,7 @@
-"""Live progress of the long stages, on stderr: bars on a terminal, one line an epoch or a layer in a log."""
+"""Live progress of the long stages, on stderr: bars with the time left on a terminal, else lines of a log.
+
+A log has a line for each epoch or layer, and one for how long the work will still take.
+"""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fer_cli.execution.progress import ClusteringProgress, TrainingProgress
+from fer_cli.cli.remaining import Remaining
+from fer_cli.execution.progress import ClusteringProgress, EpochRecord, TrainingProgress
 from fer_cli.reports.tables import printable
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True, highlight=False)
 _ROOM_FOR_A_BAR = 121
+_ROOM_FOR_TERMS = 100
+"""Columns from which on there is room for the terms of a loss beside the time left."""
 
 
 class _RateColumn(ProgressColumn):
@@ -67,16 +73,28 @@ def complain(message: str) -> None:
     )
 
 
+def _remaining(progress: Progress) -> Remaining:
+    """What tells the time left in a log; nothing where a bar shows it."""
+
+    def say(words: str) -> None:
+        if progress.disable:
+            console.print(words, markup=False, soft_wrap=True)
+
+    return Remaining(say)
+
+
 class CountView:
     """A bar over a known number of things, for stages that tell (done, total)."""
 
     def __init__(self, progress: Progress, description: str) -> None:
-        self._progress = progress
+        self._progress, self._description = progress, description
         self._task = progress.add_task(description, total=None)
+        self._remaining = _remaining(progress)
 
     def __call__(self, done: int, total: int | None) -> None:
         """Move the bar; `total` is None where it is not known."""
         self._progress.update(self._task, completed=done, total=total)
+        self._remaining(self._description, done, total)
 
 
 class StageView:
@@ -86,6 +104,7 @@ class StageView:
         self._progress = progress
         self._doing = ""
         self._task: TaskID | None = None
+        self._remaining = _remaining(progress)
 
     def __call__(self, doing: str, done: int, total: int) -> None:
         """Move the bar; that of another phase is hidden."""
@@ -94,6 +113,7 @@ class StageView:
                 self._progress.update(self._task, visible=False)
             self._doing, self._task = doing, self._progress.add_task(doing)
         self._progress.update(self._task, completed=done, total=total)
+        self._remaining(doing, done, total)
 
 
 class TrainingView:
@@ -107,6 +127,7 @@ class TrainingView:
         self._device = device
         self._tasks: dict[str, TaskID] = {}
         self._last = ""
+        self._remaining = _remaining(progress)
 
     def __call__(self, state: TrainingProgress) -> None:
         """Show where the run is."""
@@ -117,22 +138,32 @@ class TrainingView:
                 self._progress.update(finished, visible=False)
             self._last = ""
             self._tasks[state.phase] = self._progress.add_task(state.phase, total=state.epochs * state.batches)
-        loss = f"loss {state.loss:.3f}{_terms(state.terms)}"
+        loss = f"loss {state.loss:.3f}{_terms(state.terms) if console.width >= _ROOM_FOR_TERMS else ''}"
+        done, total = (state.epoch - 1) * state.batches + state.batch, state.epochs * state.batches
+        self._remaining(state.phase, done, total)
         self._progress.update(
             self._tasks[state.phase],
-            completed=(state.epoch - 1) * state.batches + state.batch,
+            completed=done,
             description=f"{state.phase} {state.epoch}/{state.epochs} {loss}{self._last} "
             f"{state.shapes_per_second:.0f}/s",
         )
         if record := state.record:
-            score = f"{state.score_name} {record.validation_score:.4f}"
             self._last = f" {state.score_name} {record.validation_score:.3f}"
-            console.print(
-                f"{record.phase} {record.epoch:3d}/{state.epochs}  loss {record.training_loss:.4f}"
-                f"{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  validation {score}  "
-                f"{record.seconds:.1f} s",
-                soft_wrap=True,
-            )
+            console.print(_epoch_line(state, record), soft_wrap=True)
+
+
+def _epoch_line(state: TrainingProgress, record: EpochRecord) -> str:
+    """A finished epoch; on a narrow terminal without the terms of the loss."""
+    epoch = f"{record.phase} {record.epoch:3d}/{state.epochs}"
+    if console.is_terminal and console.width < _ROOM_FOR_A_BAR:
+        return (
+            f"{epoch}  loss {record.training_loss:.3f}  validation {record.validation_loss:.3f}, "
+            f"{state.score_name} {record.validation_score:.3f}  {record.seconds:.1f} s"
+        )
+    return (
+        f"{epoch}  loss {record.training_loss:.4f}{_terms(state.terms)}  validation loss {record.validation_loss:.4f}  "
+        f"validation {state.score_name} {record.validation_score:.4f}  {record.seconds:.1f} s"
+    )
 
 
 def _terms(terms: Mapping[str, float]) -> str:

@@ -8,9 +8,11 @@ import typer
 
 from fer_cli.arguments import scaling, three_numbers
 from fer_cli.cli import endings
+from fer_cli.cli.next_step import tell_next
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
+    Axis,
     Bounds,
     Fill,
     Force,
@@ -41,6 +43,9 @@ Padding = Annotated[int | None, typer.Option(help="Empty voxels around a mesh. D
 VoxelizeFill = Annotated[Fill, typer.Option(help="What of a mesh is occupied.")]
 VoxelizeBounds = Annotated[
     Bounds, typer.Option(help="Vertices that a mesh is fitted to its grid by: those its faces use, or all, as binvox.")
+]
+VoxelizeUp = Annotated[
+    Axis | None, typer.Option(help="Axis of the files that points up; shapes are turned so that it is z. Default: z.")
 ]
 PerClass = Annotated[int | None, typer.Option(min=1, help="Most shapes of each class and split.")]
 TestFraction = Annotated[
@@ -82,6 +87,7 @@ def voxelize(
     fill: VoxelizeFill = "surface",
     layout: LayoutOf = None,
     bounds: VoxelizeBounds = "used",
+    up: VoxelizeUp = None,
     table: Table = None,
     classes: Classes = None,
     kind: KindOf = None,
@@ -128,25 +134,46 @@ def voxelize(
                 "--padding": padding is not None,
                 "--fill": fill != "surface",
                 "--bounds": bounds != "used",
+                "--up": up is not None,
                 "--drop-duplicates": drop_duplicates,
                 "--scheduler": scheduler is not None,
             },
         )
         _store_volumes(planned, target, preparation, **common)
+        if not as_json:
+            _tell_next(target, output, run)
         return
     settings = VoxelSettings(
         resolution=32 if resolution is None else resolution,
         padding=1 if padding is None else padding,
         fill=fill,
         bounds=bounds,
+        up=up or "z",
     )
     for_shapes: dict[str, Any] = {"per_class": per_class, "drop_duplicates": drop_duplicates, "workers": workers}
     _voxelize_shapes(planned, target, settings, scheduler=scheduler, **for_shapes, **common)
+    if not as_json:
+        _tell_next(target, output, run)
+
+
+def _tell_next(written: Path, output: Path | None, run: Path) -> None:
+    """Print the next command: to train, or where there is nothing to train on, to look at what is there."""
+    from fer_cli.storage.artifact import open_artifact
+
+    with open_artifact(written) as artifact:
+        can_train = "train" in artifact.read_text("split")
+    if can_train:
+        tell_next("train", run=run, files={"voxels": output})
+    else:
+        tell_next("info", str(written), run=DEFAULT_RUN)
 
 
 def _refuse_for_volumes(source: Path, given: dict[str, bool]) -> None:
     """Raise UsageError for the first option given that is for shapes alone."""
-    instead = {"--resolution": " Give --shape X,Y,Z to crop or pad, --spacing to resample."}
+    instead = {
+        "--resolution": " Give --shape X,Y,Z to crop or pad, --spacing to resample.",
+        "--up": " Give --orientation to turn their axes.",
+    }
     for option in (option for option, is_given in given.items() if is_given):
         raise UsageError(f"{option} is for shapes, but {source} holds volumes.{instead.get(option, '')}")
 

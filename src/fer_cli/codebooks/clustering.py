@@ -41,7 +41,7 @@ from fer_cli.execution.workers import open_threads
 from fer_cli.network.activations import PATHS
 from fer_cli.network.backbone import OUTPUT, NetworkSpec
 from fer_cli.network.explained import ExplainedNetwork
-from fer_cli.network.weights import load_network, split_as_trained
+from fer_cli.network.weights import load_network, read_spec, split_as_trained
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.journal import Journal, journal_path
@@ -121,6 +121,11 @@ def cluster_network(
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers can do nothing; give at least 1.")
     check_output(output, voxels, model)
+    if k is not None and k != "auto":
+        with open_artifact(model, MODEL) as artifact:
+            _check_codes(read_spec(artifact), k)
+    if scratch is not None and not scratch.is_dir():
+        raise UsageError(f"--scratch {scratch} is no folder; make it, or name another.")
     with ExitStack() as at_end:
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         inputs = _Inputs.read(voxels, model, device, module)
@@ -231,10 +236,17 @@ def expected_seconds(filters: int, locations: int, k: int, samples: int) -> floa
     return (time.monotonic() - started) * locations * len(PATHS) / (os.cpu_count() or 1)
 
 
-def _codes_per_layer(spec: NetworkSpec, k: tuple[int, ...] | None, samples: int) -> dict[str, int]:
-    k = k or default_codes(len(spec.levels), samples)
+def _check_codes(spec: NetworkSpec, k: tuple[int, ...]) -> None:
+    """Raise UsageError for what suits no number of samples."""
     if len(k) != len(spec.levels):
         raise UsageError(f"--k names {len(k)} numbers, but the network has {len(spec.levels)} layers below the output.")
+    if min(k) < 1:
+        raise UsageError(f"--k {','.join(map(str, k))}: a layer has at least one code.")
+
+
+def _codes_per_layer(spec: NetworkSpec, k: tuple[int, ...] | None, samples: int) -> dict[str, int]:
+    k = k or default_codes(len(spec.levels), samples)
+    _check_codes(spec, k)
     codes = {**dict(zip(spec.layer_names, k, strict=False)), OUTPUT: len(spec.classes)}
     for layer, count in codes.items():
         if not 1 <= count <= samples:

@@ -1,5 +1,6 @@
 """Variations of samples: what training adds, and the turned views of a vote."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -95,6 +96,8 @@ class Augmentation:
             value = value if equals else USUAL[name]
             try:
                 number = 0.0 if name == "mirror" else float(value)
+                if not math.isfinite(number):
+                    raise ValueError
             except ValueError:
                 raise UsageError(f"{option} {name} takes a number, got {value!r}.") from None
             given[name] = {"mirror": value, "shift": int(number), "quarter_turns": number > 0}.get(name, number)

@@ -177,9 +177,18 @@ class VoxelSet(VolumeSet):
         if "record/extent" not in self.artifact:
             return np.zeros(0)
         chosen = np.array([split == "train" for split in self.splits]) & (self.labels == label)
-        edges = self.artifact.read("index_to_world")[chosen, 0, 0]
+        edges = np.linalg.norm(self.artifact.read("index_to_world")[chosen, :3, 0], axis=1)
         sizes: np.ndarray = edges * self.artifact.read("record/extent")[chosen].max(axis=1, initial=0)
         return sizes
+
+    def first_like(self, volume: Float[np.ndarray, "channel x y z"], among: Int[np.ndarray, " chosen"]) -> int | None:
+        """Index of the first sample `among` these of the same volume, voxel for voxel; None if there is none.
+
+        Only samples with as many occupied voxels (of intensities, values other than 0) are read.
+        """
+        alike = self.artifact.read("record/n_occupied")[among] == np.count_nonzero(volume)
+        candidates: list[int] = among[alike].tolist()
+        return next((index for index in candidates if np.array_equal(self.volumes([index])[0], volume)), None)
 
     def is_placed(self, index: int) -> bool:
         """Whether the file of a volume told where it lies in the world."""

@@ -2,7 +2,7 @@
 
 A voxel is occupied where any triangle passes through it, by the separating-axis test of Akenine-Möller ("Fast 3D
 triangle–box overlap testing", 2001). The aspect of the shape is kept: the longest side of its bounding box spans the
-voxels within the padding, and its centre is the grid's. Orientation is kept; z is up.
+voxels within the padding, and its centre is the grid's. z is up; a shape whose file has another axis up is turned.
 
 Every point lies in one voxel: on the border between two it lies in the later one, unless that is padding. So a wall is
 one voxel thick wherever it stands. Borders lie `TIE` of the shape's longest side below the whole numbers, so that
@@ -10,12 +10,13 @@ rounding does not decide where a wall on a border goes.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from fer_cli.data.formats.registry import Grid, Mesh, PointCloud, index_to_world
+from fer_cli.data.turning import Axis, file_from_turned, turned_grid, turned_points
 from fer_cli.errors import ArtifactError, InputError, UsageError
 
 Fill = Literal["surface", "solid"]
@@ -30,6 +31,7 @@ class VoxelSettings:
     """How meshes become grids of `resolution`³ voxels, of which `padding` on every side stay empty.
 
     `bounds` are the vertices that place a mesh in the grid: those of its faces (`used`), or `all` as binvox has it.
+    `up` is the axis of the files that points up.
 
     Raises UsageError if `resolution` is not within 8 to 128, `padding` leaves no room, or a word is unknown.
     """
@@ -38,6 +40,7 @@ class VoxelSettings:
     padding: int = 1
     fill: Fill = "surface"
     bounds: Bounds = "used"
+    up: Axis = "z"
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 128:
@@ -49,6 +52,8 @@ class VoxelSettings:
             raise UsageError(f"there is no fill {self.fill!r}; known are surface, solid.")
         if self.bounds not in ("used", "all"):
             raise UsageError(f"there are no bounds {self.bounds!r}; known are used, all.")
+        if self.up not in ("x", "y", "z"):
+            raise UsageError(f"there is no axis {self.up!r}; known are x, y, z.")
 
     @property
     def inner(self) -> int:
@@ -61,13 +66,14 @@ class VoxelSettings:
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any]) -> "VoxelSettings":
-        """Settings recorded in an artifact; older ones have no bounds. Raises ArtifactError if they are none."""
+        """Settings recorded in an artifact; older ones lack bounds and up. Raises ArtifactError if they are none."""
         try:
             return cls(
                 resolution=int(recorded["resolution"]),
                 padding=int(recorded["padding"]),
                 fill=recorded["fill"],
                 bounds=recorded.get("bounds", "all"),
+                up=recorded.get("up", "z"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ArtifactError(
@@ -78,14 +84,19 @@ class VoxelSettings:
 def voxelize_shape(shape: Mesh | PointCloud | Grid, settings: VoxelSettings) -> Grid:
     """A grid of `settings.resolution`³: meshes and points are voxelized, grids centred or reduced without padding.
 
+    The shape is turned first, so that the axis `settings.up` of its file becomes z; `index_to_world` still leads to the
+    coordinates of the file.
+
     Raises InputError if the mesh has no surface, or there is no point.
     """
+    if isinstance(shape, Grid):
+        grid = fit_grid(turned_grid(shape, settings.up), settings.resolution)
+        return fill_enclosed(grid) if settings.fill == "solid" else grid
     if isinstance(shape, Mesh):
-        return voxelize_mesh(shape, settings)
-    if isinstance(shape, PointCloud):
-        return occupy_points(shape, settings)
-    grid = fit_grid(shape, settings.resolution)
-    return fill_enclosed(grid) if settings.fill == "solid" else grid
+        grid = voxelize_mesh(replace(shape, vertices=turned_points(shape.vertices, settings.up)), settings)
+    else:
+        grid = occupy_points(replace(shape, points=turned_points(shape.points, settings.up)), settings)
+    return grid if settings.up == "z" else Grid(grid.occupancy, file_from_turned(settings.up) @ grid.index_to_world)
 
 
 def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:

@@ -46,6 +46,8 @@ class PreparationSettings:
     def __post_init__(self) -> None:
         if self.kind not in (None, *get_args(Kind)) or self.scaling not in get_args(Scaling):
             raise UsageError(f"there is no kind {self.kind!r} with the scaling {self.scaling!r}.")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise UsageError(f"--threshold takes a number, got {self.threshold:g}.")
         if self.threshold is not None and self.kind == "intensity":
             raise UsageError("--threshold makes occupancy of intensities; leave it or --kind intensity out.")
         if self.kind == "occupancy" and self.scaling != "none":

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from fer_cli.data.formats.volume import Scan
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.data.preparation import PreparationSettings, prepare
 from fer_cli.data.source import close_archives, list_entries, read_volume, series_entry
+from fer_cli.data.turning import Axis
 from fer_cli.data.volume_file import as_volume
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import FerError, InputError, UsageError, one_line
@@ -29,7 +30,9 @@ NOT_PREPARED: Mapping[str, Any] = MappingProxyType({})
 class Sample:
     """One sample to be explained: its name, volume, class if known, and its index in the voxel set if it is there.
 
-    `index_to_world` maps indices of voxels (their centres) to world coordinates, in the units of the sample's file.
+    `source` is the absolute path of the file it was read from, None where there is none. `own_label` is the class of
+    the voxel set where a user named another one. `turned_from` is the axis of a shape's file that was taken to point
+    up. `index_to_world` maps indices of voxels (their centres) to world coordinates, in the units of the sample's file.
     `is_placed` is true if a volume's file has an affine map: millimetres along right, anterior and superior.
     """
 
@@ -39,6 +42,9 @@ class Sample:
     index: int | None = None
     index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     is_placed: bool = False
+    source: Path | None = field(default=None, kw_only=True)
+    own_label: int | None = field(default=None, kw_only=True)
+    turned_from: Axis | None = field(default=None, kw_only=True)
 
 
 def load_sample(
@@ -51,19 +57,22 @@ def load_sample(
     voxels: Callable[[], VoxelSet],
     transform: Callable[[], Callable[[Path], Any]] | None = None,
     label: str | None = None,
+    up: Axis | None = None,
 ) -> Sample:
     """The volume that a user's SAMPLE names: an array, a file if there is one, else a sample of the voxel set.
 
     An array, in memory or in a .npy file, must be a volume that `input` describes. A mesh, a point cloud or a grid is
     voxelized with the settings `voxelization`. If the run has a `preparation`, the volume of any file is prepared with
     these settings. `transform` gives a function that turns any other file into an array.
-    `label` gives the class of an array or a file, or overrides that of a named sample. `voxels` is called only if
-    `sample` is a name.
+    `label` gives the class of an array or a file, or overrides that of a named sample. `up` is the axis of a shape's
+    file that points up, by default as `voxelization` says. `voxels` is called only if `sample` is a name.
 
-    Raises InputError for what does not exist or does not fit, UsageError for an unknown class.
+    Raises InputError for what does not exist or does not fit, UsageError for an unknown class, or for `up` of what is
+    not voxelized.
     """
-    given = None if label is None else _class_index(label, classes)
+    given = None if label is None else class_index(label, classes)
     if not isinstance(sample, (str, Path)):
+        _refuse_up(up, "an array is read as it is")
         return _of_array(sample, "array", input, "the array", given)
     path = Path(sample)
     suffix = file_suffix(path.name)
@@ -71,29 +80,48 @@ def load_sample(
     if path.is_file() or series is not None:
         name = stem_of(path.name) if series is None else series.name
         if transform is not None and suffix != ".npy":
+            _refuse_up(up, f"{path.name} is read by the transform")
             made = _transformed(transform(), path)
-            return _of_array(made, name, input, f"what the transform made of {path.name}", given)
-        if preparation:
+            read = _of_array(made, name, input, f"what the transform made of {path.name}", given)
+        elif preparation:
+            _refuse_up(up, f"{path.name} is a volume; it is prepared as the run's volumes are")
             scan = _prepared(path, series, preparation)
             volume = _fitting(scan.values.astype(np.float32), input, path.name)
-            return Sample(name, volume, given, None, scan.index_to_world, scan.is_placed)
-        if suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
-            return _of_array(_read_array(path), path.stem, input, path.name, given)
-        read = _read_grid(path, voxelization, input)
-        return Sample(name, read.occupancy[None].astype(np.float32), given, None, read.index_to_world)
+            read = Sample(name, volume, given, None, scan.index_to_world, scan.is_placed)
+        elif suffix == ".npy" and (input.channels > 1 or input.kind != "occupancy" or not voxelization):
+            _refuse_up(up, f"{path.name} is read as it is")
+            read = _of_array(_read_array(path), path.stem, input, path.name, given)
+        else:
+            settings = {**voxelization, "up": up} if up and voxelization else voxelization
+            grid = _read_grid(path, settings, input)
+            read = Sample(name, grid.occupancy[None].astype(np.float32), given, None, grid.index_to_world)
+            read = replace(read, turned_from=VoxelSettings.from_json(settings).up)
+        return replace(read, source=path.absolute())
     if suffix in (*SUFFIXES, *SCAN_SUFFIXES) or len(path.parts) > 1:
         raise InputError(f"{sample} does not exist.")
-    voxel_set = voxels()
-    index = voxel_set.index_of(str(sample))
-    known = int(voxel_set.labels[index])
+    _refuse_up(up, f"{sample} is no file")
+    return _named(str(sample), voxels(), given)
+
+
+def _named(name: str, voxels: VoxelSet, given: int | None) -> Sample:
+    """The sample of that name in the voxel set, of the class `given` if there is one."""
+    index = voxels.index_of(name)
+    known = int(voxels.labels[index])
+    own = None if known < 0 else known
     return Sample(
-        str(sample),
-        voxel_set.volumes([index])[0],
-        known if given is None and known >= 0 else given,
+        name,
+        voxels.volumes([index])[0],
+        own if given is None else given,
         index,
-        voxel_set.index_to_world(index),
-        voxel_set.is_placed(index),
+        voxels.index_to_world(index),
+        voxels.is_placed(index),
+        own_label=own if given not in (None, own) else None,
     )
+
+
+def _refuse_up(up: Axis | None, why: str) -> None:
+    if up is not None:
+        raise UsageError(f"--up is for the file of a shape, but {why}.")
 
 
 def _of_array(array: Any, name: str, input: InputSpec, what: str, label: int | None) -> Sample:
@@ -171,7 +199,8 @@ def _read_grid(path: Path, voxelization: Mapping[str, Any], read: InputSpec) -> 
     raise InputError(f"{path.name} cannot be voxelized into {read}; give a .npy array of that shape.")
 
 
-def _class_index(label: str, classes: Sequence[str]) -> int:
+def class_index(label: str, classes: Sequence[str]) -> int:
+    """Index of the class of that name. Raises UsageError that names similar ones, or all."""
     if label not in classes:
         near = difflib.get_close_matches(label, classes, n=3, cutoff=0.3)
         raise UsageError(f"there is no class {label!r}; {'near' if near else 'known'}: {', '.join(near or classes)}.")

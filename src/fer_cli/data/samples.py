@@ -75,7 +75,7 @@ class Samples:
             n_occupied=np.array([each.n_occupied for each in facts]),
             extent=np.array([each.extent for each in facts]),
             n_stray=np.array([each.n_stray for each in facts]),
-            edge=np.array([each.index_to_world[0, 0] for each in facts]),
+            edge=np.array([np.linalg.norm(each.index_to_world[:3, 0]) for each in facts]),
             inner=settings.inner,
         )
         return remarks_of(

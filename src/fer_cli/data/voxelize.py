@@ -142,10 +142,15 @@ def voxelize_source(
 
 
 def _recorded(settings: VoxelSettings, samples: Samples) -> dict[str, object]:
-    """The settings as the artifact records them; without bounds where no sample is a mesh, which alone has them."""
+    """The settings as the artifact records them: without bounds where no sample is a mesh, and an axis up that is z.
+
+    Neither was recorded at first, and the same voxels have to keep their id.
+    """
     recorded = settings.to_json()
     if all(sample.facts.n_faces < 0 for sample in samples.kept):
         del recorded["bounds"]
+    if settings.up == "z":
+        del recorded["up"]
     return recorded
 
 

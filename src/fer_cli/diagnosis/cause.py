@@ -58,13 +58,15 @@ class Cause:
 class PoseFound:
     """The pose in which a class is recognised best: its turns in words, the class, its probability there.
 
-    `is_usual` says whether the sample lies as near to that class's training samples in that pose as samples of it do.
+    `is_usual` says whether the sample lies as near to that class's training samples in that pose as samples of it do,
+    `is_nearer` whether it lies nearer to them than in the pose that it has.
     """
 
     turns: str
     klass: str
     probability: float
     is_usual: bool
+    is_nearer: bool
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,12 @@ def _odd_input(signs: Signs) -> Cause | None:
 
 def _unusual_pose(signs: Signs) -> Cause | None:
     pose = signs.pose
-    if pose is None or not signs.may_be_mistake or pose.probability < SURE or not pose.is_usual:
+    if pose is None or not signs.may_be_mistake or pose.probability < SURE:
+        return None
+    if not pose.is_usual or not pose.is_nearer:
         return None
     said = f"Turned {pose.turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f})."
-    near = f"In that pose it lies as near to training samples of {pose.klass} as usual."
+    near = f"In that pose it lies nearer to training samples of {pose.klass} than in its own, and as near as usual."
     remedy = f"Turn it {pose.turns}, or train with such poses."
     return Cause("pose", "strong" if pose.probability >= 0.95 else "fair", remedy, (said, near))
 

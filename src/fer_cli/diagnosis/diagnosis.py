@@ -1,17 +1,19 @@
 """A diagnosis of one sample: what `explain` finds, as pages, terminals and programs show it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from fer_cli.calibration.confidence import VIEWS, ReferenceErrors
 from fer_cli.calibration.departure import Departure
+from fer_cli.data.turning import Axis
 from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, Answer
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import LEVEL, Category
-from fer_cli.diagnosis.cause import Cause, Signs
+from fer_cli.diagnosis.cause import SURE, Cause, PoseFound, Signs
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.diagnosis.wording import percentage
@@ -110,7 +112,9 @@ class Diagnosis:
     None where samples are not varied. `errors` are Table I's four summed squared errors, `reference_errors` those of
     the validation samples, without the ones that cannot be compared because theirs start from another local layer.
     `slicing` is None of occupancy, `signs` are what the cause rests on. `departure` is None where the codebook does not
-    hold what it is measured against.
+    hold what it is measured against. `source` is the sample's file, `trained_on` names the training sample that is the
+    same volume, `own_label` is the voxels' class of a sample that is explained as of another one; each None if there is
+    none. `turned_from` is the axis of the file that was taken to point up, None of what is not voxelized.
     `repair` holds the repair tests, with the label first, then without; none of a correctly classified sample. The four
     volumes have axes (channel, x, y, z), z up; of occupancy, reconstructions hold probabilities. `index_to_world` and
     `is_placed` are the sample's.
@@ -146,11 +150,24 @@ class Diagnosis:
     index_to_world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     is_placed: bool = False
     remarks: tuple[str, ...] = ()
+    source: Path | None = None
+    trained_on: str | None = None
+    own_label: str | None = None
+    turned_from: Axis | None = None
 
     @property
     def world(self) -> Float[np.ndarray, "4 4"] | None:
         """The affine map, None where the sample's file tells no place."""
         return self.index_to_world if self.is_placed else None
+
+    @property
+    def recognised_pose(self) -> PoseFound | None:
+        """Another pose in which a class is recognised, the true one where it is known; None if there is none.
+
+        In it the sample lies nearer to training samples of that class than in its own.
+        """
+        pose = None if self.signs is None else self.signs.pose
+        return pose if pose is not None and pose.probability >= SURE and pose.is_nearer else None
 
     @property
     def sees_everything(self) -> bool:

@@ -1,6 +1,6 @@
 """Explain one sample: what its codes say in both paths, where it goes wrong, and what that answer rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -25,6 +25,7 @@ from fer_cli.data.formats.volume import spacing_of
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.oddities import remarks_on_sample
 from fer_cli.data.sample_input import Sample
+from fer_cli.data.statistics import input_statistics
 from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.answer import ANOMALY, Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
@@ -85,6 +86,7 @@ def explain(
         departure=departure,
     )
     signs = _completed(signs, nearest, repair)
+    trained_on = _trained_on(run, sample, volumes)
     return Diagnosis(
         sample=sample.name,
         predicted=spec.classes[predicted],
@@ -116,9 +118,43 @@ def explain(
         slicing=_slicing(run, sample, reading, known) if spec.input.kind == "intensity" else None,
         index_to_world=sample.index_to_world,
         is_placed=sample.is_placed,
-        remarks=_remarks(run, sample, predicted),
+        remarks=(*_origin_remarks(run, sample, trained_on), *_remarks(run, sample, predicted)),
+        source=sample.source,
+        turned_from=sample.turned_from,
+        trained_on=None if trained_on is None else run.voxels.names[trained_on],
+        own_label=None if sample.own_label is None else spec.classes[sample.own_label],
         **compared,
     )
+
+
+def suspicion_of(run: RunArtifacts, sample: Sample, views: int | None = None) -> Suspicion:
+    """How suspicious a sample is, as `explain` says it."""
+    volumes = torch.from_numpy(sample.volume[None])
+    return _suspicion(run, read_samples(run.network, run.codebook, volumes), volumes, views)[0]
+
+
+def _trained_on(run: RunArtifacts, sample: Sample, volumes: Volumes) -> int | None:
+    """Index of the training sample that `sample` is, or is identical to."""
+    training = np.setdiff1d(run.voxels.indices("train"), run.model.read("validation/index"))
+    if sample.index is not None and sample.index in training:
+        return sample.index
+    if run.outliers is not None and run.training_codes is not None:  # no volume of other figures need be read
+        figures = input_statistics(volumes, run.network.spec.input.kind)
+        training = run.training_codes.index[run.outliers.alike(figures)]
+    return run.voxels.first_like(sample.volume, training)
+
+
+def _origin_remarks(run: RunArtifacts, sample: Sample, trained_on: int | None) -> Iterator[str]:
+    """What a reader should know of where a sample comes from: that it was trained on, or has another label."""
+    voxels = run.voxels
+    if trained_on is not None and trained_on == sample.index:
+        yield "the network was trained on this sample"
+    elif trained_on is not None:
+        of = "" if voxels.labels[trained_on] < 0 else f" ({voxels.classes[voxels.labels[trained_on]]})"
+        yield f"the network was trained on the same volume: training sample {voxels.names[trained_on]}{of}"
+    if sample.own_label is not None and sample.label is not None:
+        classes = run.network.spec.classes
+        yield f"the voxels say {classes[sample.own_label]}, the label given is {classes[sample.label]}"
 
 
 def _remarks(run: RunArtifacts, sample: Sample, predicted: int) -> tuple[str, ...]:
@@ -127,7 +163,7 @@ def _remarks(run: RunArtifacts, sample: Sample, predicted: int) -> tuple[str, ..
         return ()
     sizes = run.voxels.training_sizes(predicted if sample.label is None else sample.label)
     inner = VoxelSettings.from_json(run.voxels.voxelization).inner
-    edge = float(sample.index_to_world[0, 0])
+    edge = float(np.linalg.norm(sample.index_to_world[:3, 0]))
     if sample.index is None and edge == 1.0:  # an array, which tells no scale
         sizes = sizes[:0]
     return remarks_on_sample(sample.volume[0].astype(np.uint8), edge, inner, sizes)

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.departure import Departure
-from fer_cli.calibration.surroundings import Surroundings
+from fer_cli.calibration.surroundings import Neighbourhood, Surroundings
 from fer_cli.codebooks.reading import Reading
 from fer_cli.data.statistics import input_statistics
 from fer_cli.data.volumes import Volumes
@@ -55,18 +54,19 @@ def read_signs(
         return signs
     rival = classes.index(signs.rival)
     feature = reading.features[FEEDFORWARD][surroundings.known.layer]
-    around = _around(run, surroundings, feature, predicted, rival)
-    return replace(signs, around=around, pose=_best_pose(run, surroundings, volumes, predicted, label))
+    found = surroundings.around(run.codebook, feature)
+    pose = _best_pose(run, surroundings, volumes, predicted, label, found.distance[0])
+    return replace(signs, around=_around(run, surroundings, found, predicted, rival), pose=pose)
 
 
 def _around(
     run: RunArtifacts,
     surroundings: Surroundings,
-    feature: Float[Tensor, "1 filter x y z"],
+    found: Neighbourhood,
     predicted: int,
     rival: int,
 ) -> Around:
-    found, classes = surroundings.around(run.codebook, feature), run.network.spec.classes
+    classes = run.network.spec.classes
     return Around(
         votes=dict(zip(classes, found.vote[0].tolist(), strict=True)),
         p_far=surroundings.far_from(rival, found.distance[0, rival]),
@@ -76,9 +76,17 @@ def _around(
 
 
 def _best_pose(
-    run: RunArtifacts, surroundings: Surroundings, volumes: Volumes, predicted: int, label: int | None
+    run: RunArtifacts,
+    surroundings: Surroundings,
+    volumes: Volumes,
+    predicted: int,
+    label: int | None,
+    distances: Float[np.ndarray, " klass"],
 ) -> PoseFound | None:
-    """The pose in which the true class, or without a label any class but the predicted one, is most probable."""
+    """The pose in which the true class, or without a label any class but the predicted one, is most probable.
+
+    `distances` are those to each class's training samples in the pose that the sample has.
+    """
     every, probabilities = probabilities_by_pose(run.network, volumes)
     turned = probabilities[1:].copy()
     turned[:, [klass for klass in range(turned.shape[1]) if klass == predicted or label not in (None, klass)]] = -1.0
@@ -89,5 +97,10 @@ def _best_pose(
     layer = surroundings.known.layer
     feature = encode(run.network, pose.apply(volumes), [layer])[layer]
     distance = surroundings.around(run.codebook, feature).distance[0, klass]
-    is_usual = surroundings.far_from(klass, distance) > USUAL
-    return PoseFound(pose.words, run.network.spec.classes[klass], float(turned[best, klass]), is_usual)
+    return PoseFound(
+        pose.words,
+        run.network.spec.classes[klass],
+        float(turned[best, klass]),
+        is_usual=surroundings.far_from(klass, distance) > USUAL,
+        is_nearer=bool(distance < distances[klass]),
+    )

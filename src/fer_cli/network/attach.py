@@ -30,7 +30,7 @@ from fer_cli.network.attached.model_file import (
     require_storable,
     write_attached,
 )
-from fer_cli.network.attached.readout import Activation
+from fer_cli.network.attached.readout import Activation, require_decision
 from fer_cli.network.attached.source import Source
 from fer_cli.network.attached.survey import MOST_LOCATIONS, Candidate
 from fer_cli.network.checkpoint import claim_training
@@ -55,7 +55,10 @@ _SAMPLES = 3592
 
 @dataclass(frozen=True)
 class AttachSettings:
-    """What a user decides of an attachment beside the classifier; see `fer attach --help`."""
+    """What a user decides of an attachment beside the classifier; see `fer attach --help`.
+
+    Raises UsageError for values that suit no classifier.
+    """
 
     levels: tuple[str, ...] | None = None
     output: str | None = None
@@ -68,6 +71,10 @@ class AttachSettings:
     feedback_learning_rate: float | None = None
     feature_weight: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_decision(self.decision)
+        self.training("occupancy")
 
     def training(self, kind: Kind) -> TrainingSettings:
         """The settings of the feedback phase, and how `fer evaluate` varies samples; how they were varied is not known.

@@ -136,6 +136,7 @@ def train(
     ResourceError where memory does not suffice or another process of the world is lost.
     """
     started = time.monotonic()
+    _check_given(encoder, pretrained, settings)
     claim = claim_training(output, voxels, encoder, pretrained, resume=resume, force=force, leads=world.leads)
     with claim as checkpoint:
         voxel_set = open_voxels(voxels, in_memory=True)
@@ -217,13 +218,16 @@ def _samples(
     return np.setdiff1d(voxel_set.indices("train"), given.validation), given.validation
 
 
-def _given_encoder(
-    encoder: Path | None, pretrained: Path | None, voxel_set: VoxelSet, settings: TrainingSettings
-) -> GivenEncoder | None:
+def _check_given(encoder: Path | None, pretrained: Path | None, settings: TrainingSettings) -> None:
     if encoder and pretrained:
         raise UsageError("--encoder keeps a classifier, --pretrained starts from one. Give one of the two.")
     if encoder and not settings.feedback_epochs:
         raise UsageError("--encoder keeps a classifier. Without --feedback-epochs nothing is left to train.")
+
+
+def _given_encoder(
+    encoder: Path | None, pretrained: Path | None, voxel_set: VoxelSet, settings: TrainingSettings
+) -> GivenEncoder | None:
     if encoder:
         return GivenEncoder.to_keep(encoder, voxel_set)
     return GivenEncoder.to_start_from(pretrained, voxel_set, settings.preset) if pretrained else None

@@ -87,6 +87,11 @@ def views_of(model: Mapping[str, Any], read: InputSpec, *, number: int | None = 
     return Views(default if number is None else number, augmentation)
 
 
+def check_views(number: int | None, vary: str | None) -> None:
+    """Raise UsageError for what `views_of` would refuse of any network."""
+    Views(FEW if number is None else number, Augmentation.parsed(vary or "none", option="--vary"))
+
+
 def views_from(stored: Mapping[str, Any] | None) -> Views | None:
     """The views that an artifact holds; None for an older one, which holds none."""
     return None if not stored else Views(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})

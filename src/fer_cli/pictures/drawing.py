@@ -37,15 +37,17 @@ class Drawing:
         for _ in range(self.processes):
             self.begin({"nothing": Scene((1, 1, 1))})
 
-    def begin(self, scenes: Mapping[str, Scene], *, parts: int = 1) -> Callable[[], Pngs]:
-        """Begin to draw scenes in at most `parts` processes.
+    def begin(
+        self, scenes: Mapping[str, Scene], *, parts: int = 1, sizes: Mapping[str, int] | None = None
+    ) -> Callable[[], Pngs]:
+        """Begin to draw scenes, of given `sizes` where they are not the usual, in at most `parts` processes.
 
         What is returned gives each picture as a PNG; it raises ResourceError if the machine cannot draw or a process
         died.
         """
         names = list(scenes)
         futures: list[Future[Pngs]] = [
-            self._executor.submit(draw_pngs, {name: scenes[name] for name in names[part::parts]})
+            self._executor.submit(draw_pngs, {name: scenes[name] for name in names[part::parts]}, sizes=sizes)
             for part in range(min(parts, len(names)))
         ]
 

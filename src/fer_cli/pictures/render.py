@@ -7,6 +7,7 @@ Source: the panels of Figs 2 to 7.
 """
 
 import io
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,9 +40,11 @@ from fer_cli.pictures.scene import (
 from fer_cli.storage.disk import write_whole
 
 Image = UInt8[np.ndarray, "height width 3"]
+SIZE = 420
+"""Pixels along a picture's side."""
 
 
-def render_scenes(scenes: Sequence[Scene], *, size: int = 420) -> list[Image]:
+def render_scenes(scenes: Sequence[Scene], *, size: int = SIZE) -> list[Image]:
     """One picture of `size` × `size` pixels per scene, all drawn by one off-screen plotter.
 
     Scenes whose grids have the same shape share the camera.
@@ -57,10 +60,21 @@ def render_scenes(scenes: Sequence[Scene], *, size: int = 420) -> list[Image]:
         plotter.close()
 
 
-def draw_pngs(scenes: Mapping[str, Scene], *, size: int = 420) -> dict[str, bytes]:
-    """Each scene as `render_scenes` draws it, as a PNG; for other processes, to and from which no picture crosses."""
-    images = render_scenes(list(scenes.values()), size=size)
-    return {name: encode_png(image) for name, image in zip(scenes, images, strict=True)}
+def draw_pngs(scenes: Mapping[str, Scene], *, sizes: Mapping[str, int] | None = None) -> dict[str, bytes]:
+    """Each scene as `render_scenes` draws it, as a PNG; for other processes, to and from which no picture crosses.
+
+    `sizes` are those of pictures that are not of the usual `SIZE`. Equal scenes of one size are drawn once.
+    """
+    by_size: dict[int, dict[bytes, list[str]]] = {}
+    for name, scene in scenes.items():
+        equal = by_size.setdefault((sizes or {}).get(name, SIZE), {})
+        equal.setdefault(pickle.dumps(scene), []).append(name)
+    drawn: dict[str, bytes] = {}
+    for size, equal in by_size.items():
+        images = render_scenes([scenes[names[0]] for names in equal.values()], size=size)
+        for names, image in zip(equal.values(), images, strict=True):
+            drawn |= dict.fromkeys(names, encode_png(image))
+    return {name: drawn[name] for name in scenes}
 
 
 def render_probe(
@@ -73,7 +87,7 @@ def render_probe(
     receptive_field: Box,
     input_grid: Grid,
     source: str = "from the response field alone",
-    size: int = 420,
+    size: int = SIZE,
 ) -> Image:
     """Algorithm 1's four panels side by side, with captions.
 

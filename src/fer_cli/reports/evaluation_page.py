@@ -5,19 +5,26 @@ show.
 """
 
 from pathlib import Path
+from urllib.parse import quote
 
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_chart
 from fer_cli.pictures.viewer import embedded_json, packed_library
-from fer_cli.reports.page import POLICY, environment
+from fer_cli.reports.group_pictures import PICTURED, PICTURED_CORRECT
+from fer_cli.reports.page import SHARED_POLICY, environment
 from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, fidelity_scores, said_of
+from fer_cli.reports.site import Joined, evaluation_page, joined, read_evaluation
 from fer_cli.storage.disk import write_whole
 
 _MOST_ROWS = 40
 
 
-def write_evaluation_page(evaluation: Evaluation, page: Path) -> Path:
-    """Write the page of an evaluation, as `evaluate` gives it. Raises ResourceError where it cannot be written."""
+def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None = None) -> Path:
+    """Write the page of an evaluation, as `evaluate` gives it, and an `index.html` beside it that leads there.
+
+    It shows the pictures that lie beside it and links to the reports and the gallery in the folder of its `run`, as far
+    as they are there. Raises ResourceError where it cannot be written.
+    """
     detection = {name: row for name, row in evaluation["detection"].items() if row["auroc"] is not None}
     ranked = sorted(detection, key=lambda name: -(detection[name]["auroc"] or 0.0))
     charts = {}
@@ -39,12 +46,28 @@ def write_evaluation_page(evaluation: Evaluation, page: Path) -> Path:
         charted=min(len(ranked), _MOST_ROWS),
         fidelity={key: FIDELITY[key] for key in fidelity_scores(evaluation["reconstruction"])},
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},
-        policy=POLICY,
+        policy=SHARED_POLICY,
+        joined=Joined() if run is None else joined(evaluation, page, run),
+        pictured=PICTURED,
+        pictured_correct=PICTURED_CORRECT,
         facts=embedded_json({"charts": charts}),
         library=packed_library() if charts else "",
     )
     write_whole(page, text)
+    write_whole(page.with_name("index.html"), environment().get_template("leads.html.j2").render(page=quote(page.name)))
     return page
+
+
+def join_evaluation(run: Path, split: str, model: str) -> Path | None:
+    """Write the page of a run's evaluation again, with links to the reports there are now; None if there is no page.
+
+    Raises ResourceError where it cannot be written.
+    """
+    page = evaluation_page(run, split)
+    evaluation = None if page is None else read_evaluation(page, model)
+    if page is None or evaluation is None:
+        return None
+    return write_evaluation_page(evaluation, page, run)
 
 
 def _title(evaluation: Evaluation) -> str:

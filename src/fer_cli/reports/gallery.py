@@ -1,34 +1,34 @@
-"""Several samples explained with one loaded model, and the page that leads to their reports.
+"""Several samples explained with one loaded model: their reports, and the gallery that leads to them.
 
 Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
 """
 
-import base64
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from urllib.parse import quote
-
-import numpy as np
+from types import MappingProxyType
 
 from fer_cli.arguments import file_name
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.sample_input import Sample
-from fer_cli.diagnosis.answer import INPUT, Answer
-from fer_cli.diagnosis.cause import CAUSES
-from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
+from fer_cli.data.turning import Axis
+from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
-from fer_cli.network.activations import batches, predict
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.volumes import write_volumes
+from fer_cli.reports.gallery_page import PAGE, Explained, write_gallery
 from fer_cli.reports.nifti import write_nifti
-from fer_cli.reports.page import POLICY, begin_report, environment, is_page
-from fer_cli.reports.report import diagnosis_json, place_of
+from fer_cli.reports.page import Site, begin_report, is_page
+from fer_cli.reports.report import diagnosis_json
+from fer_cli.reports.site import evaluation_page, site_of, write_assets
 from fer_cli.storage.disk import make_folder, write_whole
 
+SUMMARY = "diagnosis.json"
 _AHEAD = 4
 """So many diagnoses may wait for their pictures; each holds a few megabytes."""
 
@@ -37,7 +37,10 @@ _AHEAD = 4
 class Wanted:
     """What is wanted of each sample: its true class if given, and reports (where there is a `drawing`) and volumes.
 
-    `volumes` are for ParaView, `nifti` for medical viewers; another prediction is a mean over `views`.
+    `volumes` are for ParaView, `nifti` for medical viewers, `summary` is `diagnosis.json` where there are no reports;
+    another prediction is a mean over `views`. `up` is the axis of files that points up, by default that of the run. The
+    reports of several samples share scripts and link their pictures, unless each is to be a `single_file`; they link to
+    the evaluation of the `split` where there is one.
     """
 
     label: str | None
@@ -46,21 +49,15 @@ class Wanted:
     volumes: bool
     nifti: bool = False
     views: int | None = None
+    single_file: bool = False
+    split: str = "test"
+    summary: bool = False
+    up: Axis | None = None
 
     @property
     def files(self) -> bool:
         """Whether anything is written."""
-        return self.drawing is not None or self.volumes or self.nifti
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What is kept of a sample that was explained: its JSON, what the gallery sorts by, and the files written."""
-
-    json: dict[str, object]
-    answer: Answer
-    suspicion: Suspicion
-    files: dict[str, Path]
+        return self.drawing is not None or self.volumes or self.nifti or self.summary
 
 
 @dataclass(frozen=True)
@@ -89,47 +86,35 @@ class Several:
         }
 
 
-def misclassified(run: RunArtifacts, split: str) -> list[str]:
-    """Names of the samples of a split that the network gets wrong, in their order. Raises UsageError if it is empty."""
-    indices = run.voxels.indices(split)
-    probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
-    predicted = np.concatenate(probabilities).argmax(axis=1)
-    return [run.voxels.names[index] for index in indices[predicted != run.voxels.labels[indices]]]
-
-
-def other_label(run: RunArtifacts, name: str, label: str | None) -> str | None:
-    """The class that the run's voxels give a sample of that name where it is not the `label` named by the user."""
-    if label is None or Path(name).is_file() or name not in run.voxels.names:
-        return None
-    known = int(run.voxels.labels[run.voxels.index_of(name)])
-    return None if known < 0 or run.voxels.classes[known] == label else run.voxels.classes[known]
-
-
 def explain_one(
     run: RunArtifacts, name: str, target: Path | None, wanted: Wanted, *, parent: Path
 ) -> tuple[Explained, Diagnosis]:
     """Explain one sample and write its report to `target`, or into a folder named after it in `parent`.
 
-    A `target` that ends in .html is the page alone, any other a folder. Raises what opening the run, reading the sample
-    and writing raise; whether the target can be written is seen first. Raises UsageError for volumes beside a page,
-    and for a folder that is named as a page is.
+    A folder that holds the report of another file is left as it is; the name is then numbered. A `target` that ends in
+    .html is the page alone, any other a folder. Raises what opening the run, reading the sample and writing raise;
+    whether the target can be written is seen first. Raises UsageError for volumes beside a page, and for a folder that
+    is named as a page is.
     """
     alone = target is not None and is_page(target)
     if alone and (wanted.volumes or wanted.nifti):
         written = "--vtk writes shapes.vti" if wanted.volumes else "--nifti writes files"
         raise UsageError(f"{written} beside the page: name a folder, not {target}.")
+    if alone and wanted.drawing is None and wanted.files:
+        raise UsageError(f"--no-images writes diagnosis.json and no page: name a folder, not {target}.")
     _check(run, wanted)
-    sample = run.sample(name, label=wanted.label)
+    sample = run.sample(name, label=wanted.label, up=wanted.up)
     if alone and target is not None and target.is_dir():
         raise UsageError(f"{target} is a folder, but a name that ends in .html is for a page. Name another.")
-    place = target or parent / file_name(sample.name)
+    place = target or own_folder(parent, sample, ())
     if wanted.files:
         make_folder(place.parent if alone else place)
     if wanted.drawing and run.network.spec.input.kind == "occupancy":  # slices need no window
         wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
     parts = wanted.drawing.processes if wanted.drawing else 1
-    return _begin(diagnosis, sample, place, wanted, alone=alone, parts=parts)(), diagnosis
+    site = _site(run, place if alone else place / PAGE, wanted, None)
+    return _begin(diagnosis, sample, place, wanted, site, alone=alone, parts=parts)(), diagnosis
 
 
 def explain_several(
@@ -141,11 +126,14 @@ def explain_several(
     what: str,
     complain: Callable[[str], None],
     progress: Callable[[int, int | None], None],
+    called: Mapping[str, str] = MappingProxyType({}),
 ) -> Several:
     """Explain samples one after the other, each into a folder of its own in `folder`, and write their gallery there.
 
-    `what` they are is the gallery's title. Pictures are drawn and written while the next sample is read. A sample that
-    does not exist or cannot be used is complained of and left out; errors that would meet every sample are raised.
+    `called` gives files other names than their stems. `what` they are is the gallery's title. Pictures are drawn and
+    written while the next sample is read. A sample that does not exist or cannot be used is complained of and left out;
+    errors that would meet every sample are raised.
+
     Raises UsageError where `folder` is named as a page is.
     """
     if wanted.files and is_page(folder):
@@ -163,24 +151,45 @@ def explain_several(
     progress(0, len(names))
     if wanted.files:
         make_folder(folder)
-    for name, own in zip(names, _folders(names, folder), strict=True):
+    assets = None
+    if wanted.drawing is not None and not wanted.single_file:
+        assets = write_assets(folder, run.network.spec.input.kind)
+    taken: list[Path] = []
+    for name in names:
         try:
-            sample = run.sample(name, label=wanted.label)
+            sample = run.sample(name, label=wanted.label, up=wanted.up)
         except InputError as error:
             complain(str(error))
             failed.append(Failed(name, error))
             continue
+        sample = replace(sample, name=called.get(name, sample.name))
+        own = own_folder(folder, sample, taken)
+        taken.append(own)
         if wanted.files:
             make_folder(own)
-        pending.append(
-            _begin(explain(run, sample, local_layer=wanted.local_layer, views=wanted.views), sample, own, wanted)
-        )
+        diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
+        pending.append(_begin(diagnosis, sample, own, wanted, _site(run, own / PAGE, wanted, assets)))
         settle(_AHEAD)
     settle(0)
     gallery = None
     if wanted.drawing is not None:
-        gallery = write_gallery(explained, run.network.spec.layer_names, folder, f"{len(explained)} {what}")
+        evaluation = evaluation_page(run.paths.model.parent, wanted.split)
+        gallery = write_gallery(
+            explained,
+            run.network.spec.layer_names,
+            folder,
+            f"{len(explained)} {what}",
+            single_file=wanted.single_file,
+            evaluation=evaluation,
+        )
     return Several(explained, failed, gallery)
+
+
+def _site(run: RunArtifacts, page: Path, wanted: Wanted, assets: Path | None) -> Site:
+    """What the page of a report links to."""
+    if wanted.drawing is None:
+        return Site()
+    return site_of(page, run=run.paths.model.parent, split=wanted.split, model=run.model.id, assets=assets)
 
 
 def _check(run: RunArtifacts, wanted: Wanted) -> None:
@@ -193,18 +202,28 @@ def _check(run: RunArtifacts, wanted: Wanted) -> None:
 
 
 def _begin(
-    diagnosis: Diagnosis, sample: Sample, target: Path, wanted: Wanted, *, alone: bool = False, parts: int = 1
+    diagnosis: Diagnosis,
+    sample: Sample,
+    target: Path,
+    wanted: Wanted,
+    site: Site,
+    *,
+    alone: bool = False,
+    parts: int = 1,
 ) -> Callable[[], Explained]:
     """Begin to write the report of a diagnosis; returns a function that waits for the files."""
-    write = (
-        None if wanted.drawing is None else begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts)
-    )
+    write = None
+    if wanted.drawing is not None:
+        write = begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts, site=site)
 
     def finish() -> Explained:
         files = {}
         if write:
             files["report"] = write()
         answer = diagnosis_json(diagnosis, report=str(files["report"]) if write else None)
+        if wanted.summary and not write:
+            files["diagnosis"] = target / SUMMARY
+            write_whole(files["diagnosis"], json.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         if wanted.volumes:
             files["volumes"] = write_volumes(diagnosis, sample.index_to_world, target)
             answer["volumes"] = str(files["volumes"])
@@ -212,57 +231,25 @@ def _begin(
             maps = write_nifti(diagnosis, target)
             files["nifti"] = maps[0].parent
             answer["nifti"] = [str(path) for path in maps]
-        return Explained(answer, diagnosis.answer, diagnosis.suspicion, files)
+        return Explained(answer, diagnosis.answer, diagnosis.suspicion, files, diagnosis.places)
 
     return finish
 
 
-def write_gallery(explained: Iterable[Explained], layers: Sequence[str], folder: Path, title: str) -> Path:
-    """Write `index.html` into `folder`: a table of the samples that can be sorted, each with its pictures and report.
-
-    The most suspicious come first. `layers` gives the order of places: the input, and then the layers.
-
-    Raises ResourceError where it cannot be written.
-    """
-    ranked = sorted(explained, key=lambda each: -each.suspicion.score)
-    confused = Counter((each.json["label"], each.json["predicted"]) for each in ranked if each.json["correct"] is False)
-    rows = [
-        {
-            **each.json,
-            "link": quote(str(each.files["report"].relative_to(folder))),
-            "pictures": [
-                (
-                    words,
-                    "data:image/png;base64,"
-                    + base64.b64encode(each.files["report"].with_name(name).read_bytes()).decode(),
-                )
-                for name, words in (("input.png", "input"), ("class-code.png", "what was recognised"))
-            ],
-            "place": place_of(vars(each.answer)),
-            "depth": _depth(each.answer, layers),
-        }
-        for each in ranked
-        if "report" in each.files
-    ]
-    template = environment().get_template("gallery.html.j2")
-    page = folder / "index.html"
-    write_whole(
-        page, template.render(title=title, rows=rows, confused=confused.most_common(5), causes=CAUSES, policy=POLICY)
-    )
-    return page
+def own_folder(parent: Path, sample: Sample, taken: Collection[Path]) -> Path:
+    """The folder in `parent` for a sample's report, named after it; numbered past those `taken`, or of other files."""
+    name = file_name(sample.name)
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        if folder not in taken and _is_free(folder / SUMMARY, sample.source):
+            return folder
+    raise AssertionError("unreachable")
 
 
-def _depth(answer: Answer, layers: Sequence[str]) -> int:
-    """Place of an answer in the order of computation: −1 of the input, behind all layers where it names none."""
-    if answer.outcome == INPUT:
-        return -1
-    return len(layers) if answer.layer is None else list(layers).index(answer.layer)
-
-
-def _folders(samples: Iterable[str], folder: Path) -> Iterator[Path]:
-    """A folder for each sample; names that become the same are numbered."""
-    taken: Counter[str] = Counter()
-    for sample in samples:
-        name = file_name(Path(sample).stem if Path(sample).is_file() else sample)
-        taken[name] += 1
-        yield folder / (name if taken[name] == 1 else f"{name}-{taken[name]}")
+def _is_free(summary: Path, source: Path | None) -> bool:
+    """Whether no diagnosis of another file lies there. Older ones, which tell no source, are replaced."""
+    try:
+        known = json.loads(summary.read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(known == (None if source is None else str(source)))

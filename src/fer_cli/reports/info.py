@@ -86,7 +86,7 @@ def _remarks(artifact: Artifact, classes: Sequence[str], names: Sequence[str]) -
         n_occupied=artifact.read("record/n_occupied"),
         extent=artifact.read("record/extent"),
         n_stray=artifact.read("record/n_stray"),
-        edge=artifact.read("index_to_world")[:, 0, 0],
+        edge=np.linalg.norm(artifact.read("index_to_world")[:, :3, 0], axis=1),
         inner=VoxelSettings.from_json(artifact.config["voxelization"]).inner,
     )
     return remarks_of(find_oddities(measured, [None if name == "unlabelled" else name for name in classes]), names)

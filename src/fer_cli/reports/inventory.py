@@ -119,6 +119,32 @@ def remark_lines(remarks: Sequence[Mapping[str, str]], n_samples: int) -> Iterat
         yield f"{kind}: {len(named)} of {n_samples} shapes: {', '.join(named[:_NAMED])}{others}"
 
 
+def run_tables(told: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """`fer info`'s summary of a run: how many samples of each class and split, then what each stage made."""
+    facts: dict[str, Any] = {"run": told["run"]}
+    for name in ("voxels", "model", "codebook", "calibration"):
+        made = told[name]
+        if made is None:
+            facts[name] = "not made yet"
+            continue
+        left_out = ("path", "classes", "has_feedback", "problem" if made["problem"] is None else "")
+        facts[name] = {key.replace("_", " "): value for key, value in made.items() if key not in left_out}
+        if name == "voxels" and "classes" in made:
+            facts[name] |= {"classes": len(made["classes"].keys() - {"unlabelled"})}
+        if name == "codebook" and "k" in made:
+            facts[name]["k"] = [f"{layer} {k}" for layer, k in made["k"].items()]
+    evaluations = [
+        {key: each[key] for key in ("split", "n", "n_errors", "accuracy")}
+        | ({} if each["of_this_model"] else {"remark": "of another model"})
+        for each in told["evaluations"]
+    ]
+    facts["evaluations"] = evaluations or "not made yet"
+    facts["explained samples"] = told["explained"]
+    if told["voxels"] and "classes" in told["voxels"]:
+        yield counts_table(told["voxels"]["classes"])
+    yield info_table(facts)
+
+
 def inventory_table(info: Mapping[str, Any]) -> RenderableType:
     """`fer info`'s summary of a voxels.h5: a table by class and split, another of what was skipped."""
     content = {key: value for key, value in info["content"].items() if key != "classes"}

@@ -1,7 +1,8 @@
-"""Diagnosis → a folder with pictures and one self-contained page; a probe → its picture and reconstruction.
+"""Diagnosis → a folder with pictures and one page.
 
-The page holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to someone
-and opened from disk; it makes no request. Without script or WebGL, and in print, it shows pictures of what it otherwise
+A page alone holds its pictures as data URIs, and its style, script and plotly.js inline, so that it can be sent to
+someone and opened from disk; it makes no request. The pages of a site share style and scripts, and link their pictures,
+see `site`. Without script or WebGL, and in print, it shows pictures of what it otherwise
 lets rotate. Nothing is decided here: verdict, evidence and answer come from the diagnosis. Evidence is shown
 calibrated, since layers have between 4096 locations and one.
 
@@ -9,7 +10,6 @@ Source: Figs 3 to 7 and Table I.
 """
 
 import base64
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,25 +17,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fer_cli.diagnosis.answer import ANOMALY
 from fer_cli.diagnosis.diagnosis import Diagnosis
-from fer_cli.diagnosis.probe import Probe
 from fer_cli.diagnosis.slicing import Slicing
-from fer_cli.network.activations import FEEDFORWARD, PATHS
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS
 from fer_cli.pictures import render, scene
 from fer_cli.pictures.charts import Figure, depth_chart, error_chart, rank_sentence
 from fer_cli.pictures.drawing import Drawing
 from fer_cli.pictures.planes import orientation_of, spacing_words
-from fer_cli.pictures.probe_slices import draw_probe_slices
-from fer_cli.pictures.shape_pictures import shape_pictures
+from fer_cli.pictures.shape_pictures import compared, shape_pictures
 from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_sheet
 from fer_cli.pictures.slice_viewer import slice_facts
-from fer_cli.pictures.slices import BLAMED, ERROR, View, encode_slices
+from fer_cli.pictures.slices import BLAMED, ERROR, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import ERRORS, diagnosis_json, read_path
 from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_basis, suspicion_level, where_heading
@@ -57,6 +55,10 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 """The page may not ask for anything, whatever is in it."""
+SHARED_POLICY = POLICY.replace("data: blob:", "data: blob: 'self' file:").replace(
+    "'unsafe-inline'", "'unsafe-inline' 'self' file:"
+)
+"""A page in a folder of several also reads pictures, style and scripts from that folder."""
 _PATH_MEANINGS = {
     "feedforward": "Clusters chosen by what came in, from the input up.",
     "feedback": "Clusters chosen by what was recognised, from the class probabilities down.",
@@ -66,6 +68,20 @@ _PATH_MEANINGS = {
 def is_page(target: Path) -> bool:
     """Whether a target that a user named is one page alone, not a folder: its name ends in .html."""
     return target.suffix.lower() == ".html"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the page of a report is part of: all paths are links from the page.
+
+    `assets` is the folder of scripts and style that the pages of a gallery share; a page without one carries them and
+    all its pictures.
+    `trust` is the page of the run's evaluation, `doubts` what that evaluation found that its reports cannot do.
+    """
+
+    assets: str | None = None
+    trust: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def write_report(diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False) -> Path:
@@ -80,11 +96,19 @@ def write_report(diagnosis: Diagnosis, target: Path, drawing: Drawing | None = N
 
 
 def begin_report(
-    diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False, parts: int = 1
+    diagnosis: Diagnosis,
+    target: Path,
+    drawing: Drawing | None = None,
+    *,
+    alone: bool = False,
+    parts: int = 1,
+    site: Site | None = None,
 ) -> Callable[[], Path]:
     """Begin a report as `write_report` writes it; returns a function that draws and writes all files."""
-    words, finish = _begin_pictures(diagnosis, drawing, parts)
-    packed_library()  # while others draw
+    part_of = site or Site()
+    words, finish = _begin_pictures(diagnosis, drawing, parts, shared=part_of.assets is not None)
+    if part_of.assets is None:
+        packed_library()  # while others draw
 
     def write() -> Path:
         folder, page = (target.parent, target) if alone else (target, target / "index.html")
@@ -94,18 +118,19 @@ def begin_report(
             for name, png in pngs.items():
                 write_whole(folder / f"{name}.png", png)
             write_whole(folder / "diagnosis.json", summary + "\n")
-        write_whole(page, _fill_page(diagnosis, words, pngs))
+        write_whole(page, _fill_page(diagnosis, words, pngs, part_of))
         return page
 
     return write
 
 
 def _begin_pictures(
-    diagnosis: Diagnosis, drawing: Drawing | None, parts: int
+    diagnosis: Diagnosis, drawing: Drawing | None, parts: int, *, shared: bool
 ) -> tuple[dict[str, str], Callable[[], dict[str, bytes]]]:
     """Text alternatives of the page's pictures by name, and a function that draws these, and others, as PNGs.
 
-    Shapes are drawn by `drawing` if given; slices are quick, and drawn here.
+    Shapes are drawn by `drawing` if given; slices are quick, and drawn here. Pages that share a folder have smaller
+    pictures of shapes, and only those that are not alike.
     """
     if diagnosis.slicing is not None:
         slices = slice_pictures(diagnosis, diagnosis.slicing)
@@ -114,58 +139,37 @@ def _begin_pictures(
         words = {name: picture.words for name, picture in slices.items()}
         return words, lambda: {name: encode_slices(image) for name, image in images.items()}
     shapes = shape_pictures(diagnosis)
+    sizes: dict[str, int] = {}
+    if shared:
+        left_out = _left_out(diagnosis)
+        shapes = {name: picture for name, picture in shapes.items() if name not in left_out}
+        sizes = {name: _small(name) for name in shapes}
     scenes = {name: picture.scene for name, picture in shapes.items()}
-    finish = partial(render.draw_pngs, scenes) if drawing is None else drawing.begin(scenes, parts=parts)
-    return {name: picture.words for name, picture in shapes.items()}, finish
+    words = {name: picture.words for name, picture in shapes.items()}
+    if drawing is None:
+        return words, partial(render.draw_pngs, scenes, sizes=sizes)
+    return words, drawing.begin(scenes, parts=parts, sizes=sizes)
 
 
-@dataclass(frozen=True)
-class ProbeFiles:
-    """Where a probe was written: the four-panel picture, and the reconstruction as a .npy.
-
-    Of one channel the array has axes (x, y, z), of several (channel, x, y, z).
-    """
-
-    picture: Path
-    reconstruction: Path
+def _left_out(diagnosis: Diagnosis) -> set[str]:
+    """Pictures that the page of a site does without: overlays, which its script draws, and feedback shown elsewhere."""
+    overlays = {f"{name}-overlay" for name in compared(diagnosis)}
+    alike = _feedback_alike(diagnosis)
+    again = () if alike is None else tuple(layer.name for layer in diagnosis.pictured_layers)[1:]
+    return overlays | {f"{layer}-{FEEDBACK}{kind}" for layer in again for kind in ("", "-exemplar")}
 
 
-def write_probe(
-    probed: Probe, volume: Float[np.ndarray, "channel x y z"], folder: Path, view: View | None = None
-) -> ProbeFiles:
-    """Draw a probe of the input `volume` into `folder`; grey values have a `view`, and are drawn as slices.
-
-    Raises ResourceError where that cannot be written.
-    """
-    files = ProbeFiles(folder / "probe.png", folder / "reconstruction.npy")
-    array = io.BytesIO()
-    reconstruction = probed.reconstruction[0] if len(probed.reconstruction) == 1 else probed.reconstruction
-    np.save(array, reconstruction, allow_pickle=False)
-    write_whole(files.reconstruction, array.getvalue())
-    source = f"of centroids, code {probed.code} there"
-    if probed.code is None:
-        beside = len(probed.kept) - len(probed.response_field)
-        source = f"from it and {beside} locations beside it" if beside > 0 else "from the response field alone"
-    if view is not None:
-        write_whole(files.picture, encode_slices(draw_probe_slices(probed, volume, view, source)))
-        return files
-    picture = render.render_probe(
-        probed.layer,
-        feature_map=probed.map_shape,
-        location=probed.location,
-        response_field=probed.response_field,
-        reconstruction=scene.flat(probed.reconstruction),
-        receptive_field=probed.receptive_field,
-        input_grid=scene.flat(volume),
-        source=source,
-    )
-    render.write_png(picture, files.picture)
-    return files
+def _small(name: str) -> int:
+    """Pixels along a picture of a site: exemplars are shown small, representatives larger, others largest."""
+    if name.endswith("-exemplar"):
+        return 160
+    return 240 if name.endswith(PATHS) else 320
 
 
-def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str, bytes]) -> str:
+def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str, bytes], site: Site) -> str:
     errors, voxels, shown = diagnosis.errors, diagnosis.input_volume.size, _shown(diagnosis)
-    images = {name: _image(name, said, pngs[name]) for name, said in words.items()}
+    shared = site.assets is not None
+    images = {name: _image(name, said, None if shared else pngs[name]) for name, said in words.items()}
     pictured = [layer.name for layer in diagnosis.pictured_layers]
     layers = [
         {
@@ -191,10 +195,13 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
                 for words, colour in zip(("in one box", "in the most boxes"), scene.SEEN, strict=True)
             ],
             controls=CONTROLS,
-            policy=POLICY,
+            policy=SHARED_POLICY if shared else POLICY,
+            site=site,
             like=_like(diagnosis, images),
             where=where_heading(diagnosis),
             marked=_marked(diagnosis),
+            blame_words=_blame_words(diagnosis, images),
+            feedback_alike=_feedback_alike(diagnosis),
             differences={} if diagnosis.slicing else _differences(diagnosis),
             slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
             top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
@@ -219,7 +226,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             ],
             suspicion_level=suspicion_level(diagnosis.suspicion),
             facts=embedded_json({**shown, "charts": charts}),
-            library=packed_library(),
+            library="" if shared else packed_library(),
         )
     )
 
@@ -241,8 +248,29 @@ def _like(diagnosis: Diagnosis, images: Mapping[str, object]) -> list[tuple[str,
     return [(name, head, names) for name, head, names in of if name in images]
 
 
-def _image(name: str, words: str, png: bytes) -> dict[str, str]:
-    return {"name": name, "uri": "data:image/png;base64," + base64.b64encode(png).decode(), "words": words}
+def _image(name: str, words: str, png: bytes | None) -> dict[str, str]:
+    """A picture and its text alternative; without `png` the page links the file beside it."""
+    uri = quote(f"{name}.png") if png is None else "data:image/png;base64," + base64.b64encode(png).decode()
+    return {"name": name, "uri": uri, "words": words}
+
+
+def _blame_words(diagnosis: Diagnosis, images: Mapping[str, object]) -> str:
+    """Why no part of the input is shown to have decided; a word about what is shown where there is one."""
+    if "blame" in images:
+        return diagnosis.seen_words
+    if diagnosis.sees_everything and diagnosis.places.boxes:
+        return f"{diagnosis.places.layer} sees the whole input, so that no part of it is shown to have decided."
+    return "No part of the input was found to have decided alone." if diagnosis.correct is False else ""
+
+
+def _feedback_alike(diagnosis: Diagnosis) -> dict[str, Any] | None:
+    """The class that the feedback clusters of all layers pictured speak for, their exemplars, and the first layer."""
+    readings = {layer.name: layer.paths[FEEDBACK] for layer in diagnosis.pictured_layers}
+    spoken = {reading.speaks_for for reading in readings.values()}
+    if len(readings) < 2 or len(spoken) > 1:
+        return None
+    exemplars = dict.fromkeys(reading.exemplar for reading in readings.values())
+    return {"klass": spoken.pop(), "exemplars": list(exemplars), "layer": next(iter(readings))}
 
 
 def _shown(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -277,6 +305,14 @@ def _differences(diagnosis: Diagnosis) -> dict[str, dict[str, int]]:
         "class-code": diagnosis.class_code_volume,
     }
     return {name: scene.count_differences(scene.flat(volume), inputs) for name, volume in shapes.items()}
+
+
+def shared_assets(kind: str) -> dict[str, str]:
+    """What the reports on a kind of volume (`occupancy` or `intensity`) share, by file name."""
+    names = {"report.css": "report_style.j2", "report.js": "report_script.j2"}
+    slices = kind != "occupancy"
+    files = {name: environment().get_template(template).render(slices=slices) for name, template in names.items()}
+    return files | {"library.js": f'document.getElementById("library").textContent = "{packed_library()}";\n'}
 
 
 def environment() -> Environment:

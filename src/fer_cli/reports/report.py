@@ -21,7 +21,14 @@ from fer_cli.diagnosis.answer import INPUT
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
 from fer_cli.evaluation.results import Claim
 from fer_cli.network.activations import PATHS
-from fer_cli.reports.sentences import short_answer, short_cause, short_nearest, short_repair, suspicion_level
+from fer_cli.reports.sentences import (
+    short_answer,
+    short_cause,
+    short_nearest,
+    short_pose,
+    short_repair,
+    suspicion_level,
+)
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
 ERRORS = {
@@ -60,12 +67,14 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_row("cause", Text(printable(short_cause(diagnosis.cause))))
     facts.add_row("remedy", Text(printable(diagnosis.cause.remedy)))
     facts.add_row("probability", Text(" · ".join(f"{printable(name)} {p:.3f}" for name, p in top)))
+    if said := short_pose(diagnosis):
+        facts.add_row("pose", Text(printable(said)))
     facts.add_row("nearest", Text(short_nearest(diagnosis)))
     facts.add_row("where", Text(short_answer(diagnosis)))
     for test in diagnosis.repair[:1]:
-        facts.add_row("repair", Text(short_repair(test)))
+        facts.add_row("repair", Text(short_repair(test, diagnosis.predicted)))
     if diagnosis.remarks:
-        facts.add_row("input", Text(printable("; ".join(diagnosis.remarks))))
+        facts.add_row("remarks", Text(printable("; ".join(diagnosis.remarks))))
     alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"
     facts.add_row("suspicion", Text(alarm + _viewed_words(diagnosis)))
     heading = Text.assemble(
@@ -157,10 +166,23 @@ def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, obj
             "remedy": diagnosis.cause.remedy,
             "evidence": list(diagnosis.cause.evidence),
         },
+        "pose": _pose_json(diagnosis),
         "verdict": diagnosis.verdict,
+        "source": None if diagnosis.source is None else str(diagnosis.source),
+        "trained_on": diagnosis.trained_on,
+        "own_label": diagnosis.own_label,
         "remarks": list(diagnosis.remarks),
         "report": report,
     }
+
+
+def _pose_json(diagnosis: Diagnosis) -> dict[str, object] | None:
+    pose = diagnosis.recognised_pose
+    return (
+        None
+        if pose is None
+        else {"turns": pose.turns, "class": pose.klass, **_finite({"probability": pose.probability})}
+    )
 
 
 def _views_json(viewed: Viewed | None) -> dict[str, object] | None:
@@ -180,6 +202,14 @@ def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
         figures = (f"{answer['suspicion']['score']:.2f}", f"{answer['suspicion']['p_value']:.3f}")
         table.add_row(*(Text(printable(word or "–")) for word in words), *figures)
     return table
+
+
+def trained_on_line(answers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which of several samples the network was trained on; None if on none."""
+    named = [printable(answer["sample"]) for answer in answers if answer["trained_on"]]
+    if not named:
+        return None
+    return f"The network was trained on {len(named)} of these {len(answers)} samples: {', '.join(named)}"
 
 
 def place_of(answer: Mapping[str, Any]) -> str | None:

@@ -4,12 +4,14 @@ Each as sentences for a page, or short, as a line for a terminal.
 """
 
 from fer_cli.calibration.confidence import VIEWS
+from fer_cli.data.turning import TURNS
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE
 from fer_cli.diagnosis.cause import NONE as NO_CAUSE
 from fer_cli.diagnosis.cause import Cause
 from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
-from fer_cli.diagnosis.repair import RepairTest
+from fer_cli.diagnosis.repair import RANDOM_DRAWS, RepairTest
 from fer_cli.diagnosis.verdict import hedge_of
+from fer_cli.diagnosis.wording import with_article
 from fer_cli.network.activations import FEEDFORWARD
 from fer_cli.pictures.slices import middle_of
 from fer_cli.reports.tables import printable, signed
@@ -62,6 +64,16 @@ def short_answer(diagnosis: Diagnosis) -> str:
     return f"{printable(str(answer.layer))}{where}: evidence turns; {usual}"
 
 
+def short_pose(diagnosis: Diagnosis) -> str | None:
+    """The pose in which a sample is recognised, and the option that reads its file so; None if there is none."""
+    pose = diagnosis.recognised_pose
+    if pose is None:
+        return None
+    up = next((axis for axis, turn in TURNS.items() if turn == pose.turns), None)
+    hint = f": try --up {up}" if up and diagnosis.turned_from == "z" else ""
+    return f"turned {pose.turns} it is {with_article(pose.klass)} ({pose.probability:.2f}){hint}"
+
+
 def _short_places(diagnosis: Diagnosis) -> str:
     """The first place, and how many more there are; nothing where it is the whole input."""
     places = diagnosis.places
@@ -73,25 +85,42 @@ def _short_places(diagnosis: Diagnosis) -> str:
     return f" at {'voxel ' if whole else ''}{first}{f' (+{more})' if more else ''}"
 
 
-def repair_sentence(test: RepairTest) -> str:
-    """What a repair test did, and what came of it."""
+def repair_sentence(test: RepairTest, predicted: str) -> str:
+    """What a repair test of a sample that was `predicted` did, and what came of it."""
     chosen = "the true class" if test.chosen_by == "label" else "the class that the clusters imply"
-    said = f"says {test.predicted}" if test.repaired else f"still says {test.predicted}, not {test.wanted}"
+    still = "still " if test.predicted == predicted else ""
     return (
-        f"With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} of the {test.locations} "
-        f"locations of {test.layer}, those that push most towards the class predicted, the network "
-        f"{said}, at probability {test.probability:.2f}. "
-        f"The log odds of {test.wanted} change by {signed(test.gain)} nats; p = {test.p_value:.2f} against as many "
-        "random locations."
+        f"{_outcome(test, predicted)}. With the features of {test.donor} ({test.wanted}, {chosen}) at {test.replaced} "
+        f"of the {test.locations} locations of {test.layer}, those that push most towards the class predicted, the "
+        f"network {still}says {test.predicted}, at probability {test.probability:.2f}. "
+        f"The log odds of {test.wanted} change by {signed(test.gain)} nats: {_against_random(test)}."
     )
 
 
-def short_repair(test: RepairTest) -> str:
-    """The same in a line."""
-    return (
-        f"{'' if test.repaired else 'still '}{printable(test.predicted)} with {test.replaced} of {test.locations} of "
-        f"{test.layer} from {printable(test.donor)}; p {test.p_value:.2f}"
-    )
+def short_repair(test: RepairTest, predicted: str) -> str:
+    """The same in a line; the donor is named where it repaired the prediction."""
+    where = f"{test.replaced} of {test.locations} of {test.layer}"
+    if test.repaired:
+        says = f"{printable(predicted)} → {printable(test.predicted)}"
+        return f"{says} with {where} from {printable(test.donor)}; p {test.p_value:.3f}"
+    failed = printable(_outcome(test, predicted))
+    return f"{failed[:1].lower()}{failed[1:]}, with {where}; p {test.p_value:.3f}"
+
+
+def _outcome(test: RepairTest, predicted: str) -> str:
+    """Whether the prediction was repaired; if not, what the network says in its place."""
+    if test.repaired:
+        return f"Repaired: {predicted} → {test.predicted}"
+    if test.predicted == predicted:
+        return f"Failed: still {predicted}, not {test.wanted}"
+    return f"Failed: {predicted} → {test.predicted}, not {test.wanted}"
+
+
+def _against_random(test: RepairTest) -> str:
+    """The p-value of a repair test; below the lowest there is no better one."""
+    if test.p_value <= 1 / (1 + RANDOM_DRAWS):
+        return f"more than by any of {RANDOM_DRAWS} random choices of as many locations (p = {test.p_value:.3f})"
+    return f"p = {test.p_value:.3f} against {RANDOM_DRAWS} random choices of as many locations"
 
 
 def short_nearest(diagnosis: Diagnosis) -> str:

@@ -114,8 +114,7 @@ def find_readout(
             f"the model has {count} classes, the samples have {len(classes)} ({', '.join(classes[:4])}"
             f"{', …' if len(classes) > 4 else ''}). Give --classes in the order of the model's outputs, or --output."
         )
-    if not 0 < decision < 1:
-        raise UsageError(f"a decision threshold is a probability between 0 and 1, not {decision:g}.")
+    require_decision(decision)
     if decision != 0.5 and count != 2:
         raise UsageError(f"--decision is for models of two classes; this one has {count}.")
     seen = _seen_activation(value)
@@ -132,6 +131,12 @@ def _key(output: str | None, returned: Any) -> str | int | None:
         return int(output)
     except ValueError:
         return output
+
+
+def require_decision(decision: float) -> None:
+    """Raise UsageError for what is no threshold."""
+    if not 0 < decision < 1:
+        raise UsageError(f"a decision threshold is a probability between 0 and 1, not {decision:g}.")
 
 
 def _order(classes: Sequence[str], outputs: Sequence[str] | None) -> tuple[int, ...] | None:

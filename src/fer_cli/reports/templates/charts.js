@@ -16,11 +16,17 @@ function makeScalable(place) {
 async function drawCharts() {
   await loadLibrary();
   document.documentElement.classList.add("with-charts");
-  for (const [id, { data, layout: own }] of Object.entries(facts.charts)) {
-    const place = await Plotly.newPlot(id, data, own, settings);
-    makeScalable(place);
-    place.on("plotly_afterplot", () => makeScalable(place));
+  for (const [id, chart] of Object.entries(facts.charts)) {
+    const closed = document.getElementById(id).closest("details:not([open])");
+    if (closed) closed.addEventListener("toggle", () => drawChart(id, chart), { once: true }); // a closed one has no size
+    else await drawChart(id, chart);
   }
+}
+
+async function drawChart(id, { data, layout: own }) {
+  const place = await Plotly.newPlot(id, data, own, settings);
+  makeScalable(place);
+  place.on("plotly_afterplot", () => makeScalable(place));
 }
 
 async function loadLibrary() {
@@ -31,3 +37,12 @@ async function loadLibrary() {
   script.textContent = await new Response(stream).text();
   document.head.append(script);
 }
+
+// On paper everything is open.
+
+const opened = [];
+matchMedia("print").addEventListener("change", ({ matches }) => {
+  if (matches) for (const fold of document.querySelectorAll("details:not([open])")) opened.push(fold);
+  for (const fold of opened) fold.open = matches;
+  if (!matches) opened.length = 0;
+});

@@ -1,5 +1,6 @@
 "use strict";
-// Sorts the gallery by a column; without this script the most suspicious stay first.
+// Sorts and filters the gallery; without this script all samples are shown, the most suspicious first. What is chosen is
+// in the page's address, so that other pages can link to a part of it.
 (() => {
   const table = document.querySelector("table");
   const body = table?.tBodies[0];
@@ -21,4 +22,48 @@
   for (const button of table?.querySelectorAll("th button") ?? []) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }
+
+  const form = document.getElementById("filters");
+  if (!form) return;
+  const fields = [...form.querySelectorAll("select, input")];
+  const is = (field) => (field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value.trim());
+
+  function keeps(row, field) {
+    const wanted = is(field);
+    if (!wanted) return true;
+    if (field.name === "suspicious") return Number(row.dataset.p) <= 0.05;
+    if (field.name === "name") return row.querySelector("th").dataset.sort.toLowerCase().includes(wanted.toLowerCase());
+    return row.dataset[field.name] === wanted;
+  }
+
+  function filter() {
+    const rows = [...body.rows];
+    for (const row of rows) row.hidden = !fields.every((field) => keeps(row, field));
+    const shown = rows.filter((row) => !row.hidden).length;
+    document.getElementById("count").textContent =
+      shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples.`;
+  }
+
+  function remember() {
+    const chosen = new URLSearchParams(fields.filter(is).map((field) => [field.name, is(field)]));
+    history.replaceState(null, "", chosen.size ? `#${chosen}` : location.pathname);
+    filter();
+  }
+
+  function recall() {
+    const chosen = new URLSearchParams(location.hash.slice(1));
+    for (const field of fields) {
+      const value = chosen.get(field.name) ?? "";
+      if (field.type === "checkbox") field.checked = Boolean(value);
+      else field.value = field.tagName !== "SELECT" || [...field.options].some((o) => o.value === value) ? value : "";
+    }
+    filter();
+  }
+
+  form.hidden = false;
+  form.addEventListener("input", remember);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(remember));
+  addEventListener("hashchange", recall);
+  recall();
 })();

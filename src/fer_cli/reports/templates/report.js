@@ -87,7 +87,8 @@
   // What each view shows.
 
   const views = facts.views.map(({ name, bits }) => ({
-    name, cells: unpack(bits), place: document.getElementById(`view-${name}`), special: false,
+    name, cells: unpack(bits), place: document.getElementById(`view-${name}`),
+    special: Boolean(document.querySelector(`[data-special="${name}"]`)?.checked),
   }));
   const input = views[0].cells;
   const shown = { matching: true, missing: true, extra: true };
@@ -208,9 +209,7 @@
     }
     for (const box of document.querySelectorAll("[data-special]")) {
       const view = views.find(({ name }) => name === box.dataset.special);
-      const change = () => { view.special = box.checked; return redraw(view); };
-      box.addEventListener("change", change);
-      if (box.checked) change(); // browsers remember
+      box.addEventListener("change", () => { view.special = box.checked; return redraw(view); });
     }
     for (const box of document.querySelectorAll("[data-kind]")) {
       const change = () => {
