@@ -35,6 +35,14 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy() -> None:
     assert not {"torch", "numpy", "h5py", "faiss", "pyvista", "jaxtyping"} & set(said)
 
 
+@pytest.mark.parametrize("library", ["sklearn", "scipy.stats", "torch._dynamo", "pyvista", "plotly", "matplotlib"])
+def test_what_explains_a_sample_loads_no(library: str) -> None:
+    # Each takes from a third of a second to a second, of the few that `fer explain` takes.
+    code = f"import sys, fer_cli.reports.gallery; print({library!r} in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said == ["False"]
+
+
 def test_the_package_has_no_other_attribute() -> None:
     with pytest.raises(AttributeError, match="'fer_cli' has no attribute 'load_runs'"):
         _ = fer_cli.load_runs

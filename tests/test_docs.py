@@ -334,7 +334,8 @@ def test_keys_of_compare_are_documented(run_folder, other_run_paths, tmp_path):
         for key in ("sample", "label", "before", "after", "cause", "remedy")
     }
     assert_keys_are_documented(
-        "compare", {key for key in keys if not key.startswith(("causes", "otherwise"))} | changed | {"causes.<kind>.<cause>"}
+        "compare",
+        {key for key in keys if not key.startswith(("causes", "otherwise"))} | changed | {"causes.<kind>.<cause>"},
     )
 
 

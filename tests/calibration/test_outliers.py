@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fer_cli.calibration.outliers import LEVEL, InputOutliers
+from fer_cli.calibration.outliers import LEVEL, NEIGHBOURS, InputOutliers
 
 NAMES = ("size", "number of pieces (log)", "constant")
 
@@ -37,3 +37,19 @@ def test_a_figure_that_never_varies_in_training_counts_where_it_differs():
 def test_one_training_sample_is_enough_to_ask():
     [found] = InputOutliers(NAMES, training(1)).measure(np.array([[0.0, 0.0, 0.0]]))
     assert found.p_value == 0.5
+
+
+def test_the_distance_is_the_mean_to_the_nearest_others_as_a_loop_over_all_finds_them():
+    known = training(40)
+    standard = (known - known.mean(axis=0)) / np.array([*known.std(axis=0)[:2], 1e-3 * 3])
+    far = [
+        np.sort(np.linalg.norm(np.delete(standard, at, 0) - row, axis=1))[:NEIGHBOURS].mean()
+        for at, row in enumerate(standard)
+    ]
+    outliers = InputOutliers(NAMES, known)
+    np.testing.assert_allclose(outliers._reference, far, rtol=1e-9)
+
+
+def test_equal_training_samples_are_each_others_nearest():
+    outliers = InputOutliers(NAMES, np.repeat(training(1), 20, axis=0))
+    np.testing.assert_array_equal(outliers._reference, 0)

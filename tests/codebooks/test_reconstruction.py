@@ -7,6 +7,7 @@ from torch import Tensor
 from fer_cli.codebooks.reading import Reading, read_samples
 from fer_cli.codebooks.reconstruction import (
     ERRORS,
+    _elect,
     class_code_errors,
     class_code_reconstruction,
     error_norms,
@@ -151,3 +152,24 @@ def test_local_reconstruction_and_representative_decode_their_own_layer(run: Run
             # In float32, and in batches of other sizes, which sum in another order.
             np.testing.assert_allclose(shown, run.network.reconstruct(feature, layer).numpy(), atol=1e-5)
             assert ((shown >= 0) & (shown <= 1)).all()
+
+
+def elected_one_by_one(ballots: list[np.ndarray], sample: int) -> int:
+    """The rule, voter by voter: a ballot's locations share one vote."""
+    votes: dict[int, float] = {}
+    for ballot in ballots:
+        for name in ballot[sample].tolist():
+            if name >= 0:
+                votes[name] = votes.get(name, 0.0) + 1 / len(ballot[sample])
+    best = max(votes.values(), default=0.0)
+    return min((name for name, given in votes.items() if given > best - 1e-9), default=0)
+
+
+def test_the_nearest_training_sample_is_elected_as_by_counting_votes_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    ballots = [generator.integers(-1, 6, (40, locations)) for locations in (64, 8, 1, 1)]
+    ballots = [ballot * 1000 for ballot in ballots]  # names far apart; −1000 votes for none
+    ballots[0][3] = ballots[1][3] = ballots[2][3] = ballots[3][3] = -1
+    assert _elect(ballots).tolist() == [elected_one_by_one(ballots, sample) for sample in range(40)]
+    assert _elect([np.full((2, 5), -1)]).tolist() == [0, 0]
+    assert _elect([np.array([[7, 2, 7, 2]])]).tolist() == [2]

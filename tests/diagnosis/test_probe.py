@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.data.volumes import InputSpec, Location
+from fer_cli.data.places import Location
+from fer_cli.data.volumes import InputSpec
 from fer_cli.diagnosis.probe import layer_locations, probe, sweep
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.diagnosis import repair
+from fer_cli.diagnosis import repair, replacement
 from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.explain import explain
@@ -95,3 +95,45 @@ def test_correct_shape_has_no_repair_test(run: Run) -> None:
         if (found := explain(run, run.sample(run.voxels.names[index]))).correct
     )
     assert diagnosis.repair == ()
+
+
+def test_donors_of_many_samples_are_those_of_each_alone_and_of_a_loop_over_its_candidates(run: Run) -> None:
+    indices = run.voxels.indices("test")
+    features = encode(run.network, run.voxels.tensor(indices))
+    wanted = np.arange(len(indices)) % len(run.voxels.classes)
+    for layer in ("conv1", "conv2"):
+        donors = Donors(run.network, run.codebook, run.voxels, ("conv1", "conv2"))
+        together = donors.find(layer, features[layer], wanted)
+        for row, klass in enumerate(wanted):
+            own = features[layer][row : row + 1]
+            assert donors.find(layer, own, np.array([klass])).index == together.index[row]
+            assert together.index[row] == slow_donor(run, layer, own[0], int(klass))
+        assert torch.equal(together.feature[0], donors.find(layer, features[layer][:1], wanted[:1]).feature[0])
+
+
+def slow_donor(run: Run, layer: str, feature: torch.Tensor, klass: int) -> int:
+    """The rule of `donors`, location by location and candidate by candidate."""
+    book, labels = run.codebook.layer(FEEDFORWARD, layer), run.voxels.labels
+    votes: dict[int, int] = {}
+    for location, vector in enumerate(feature.flatten(1).T.double().numpy()):
+        named = [code for code, name in enumerate(book.exemplar[location]) if name >= 0 and labels[name] == klass]
+        if named:
+            best = min(named, key=lambda code: np.square(vector - book.centroids[location, code]).sum())
+            name = int(book.exemplar[location, best])
+            votes[name] = votes.get(name, 0) + 1
+    candidates = sorted(votes, key=lambda name: (-votes[name], name))[:6]
+    encoded = encode(run.network, run.voxels.tensor(candidates))
+    right = [row for row in range(len(candidates)) if int(encoded["output"][row].argmax()) == klass]
+    rows = right or range(len(candidates))
+    return candidates[min(rows, key=lambda row: float((encoded[layer][row] - feature).square().sum()))]
+
+
+def test_gradients_at_several_features_are_those_at_each(edit: Replacement, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = [edit.feature, edit.donor, (edit.feature + edit.donor) / 2, edit.feature * 0.5, edit.donor * 0.5]
+    expected = [edit.gradient(feature) for feature in features]
+    for batch in (64, 7, 2):  # all five together, two at a time, each alone
+        monkeypatch.setattr(replacement, "BATCH", batch)
+        found = list(edit.gradients(features))
+        assert len(found) == len(expected)
+        # Products of matrices of other sizes round otherwise.
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fer_cli.data.volumes import InputSpec, Location
-from fer_cli.network.backbone import Box, LocationError, as_box
+from fer_cli.data.places import Box, Location
+from fer_cli.data.volumes import InputSpec
+from fer_cli.network.backbone import LocationError, as_box
 from fer_cli.network.backbone import receptive_field as field_of
 from fer_cli.network.backbone import response_field as response_of
 from fer_cli.network.fer_cnn import FERCNN, PRESETS, NetworkConfig

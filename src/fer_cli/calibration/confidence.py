@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import roc_auc_score
 
 from fer_cli.calibration.p_value import PredictedClasses, load_predicted
 from fer_cli.storage.artifact import Artifact
@@ -57,6 +56,8 @@ class Calibration:
             return VIEWS
         if min(self.correct.sum(), (~self.correct).sum()) < FEWEST:
             return SOFTMAX
+        from sklearn.metrics import roc_auc_score  # a second to import, and few runs need it
+
         return max(self.scores, key=lambda name: float(roc_auc_score(self.correct, self.scores[name])))
 
     def suspicion(self, scores: Mapping[str, Float[np.ndarray, " sample"]]) -> Float[np.ndarray, " sample"]:

@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 
 from fer_cli.calibration.p_value import PredictedClasses, load_predicted
 from fer_cli.calibration.typicality import load_distances
-from fer_cli.data.volumes import Location, Volumes
+from fer_cli.data.places import Location
+from fer_cli.data.volumes import Volumes
 from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import KDTree
 
 from fer_cli.calibration.p_value import empirical_p_value
 
@@ -45,17 +45,17 @@ class InputOutliers:
         self._mean, deviation = training.mean(axis=0), training.std(axis=0)
         # A figure that is the same for all training samples counts where it differs.
         self._deviation = np.where(deviation > 0, deviation, np.maximum(1e-3, np.abs(self._mean) * 1e-3))
-        self._near = NearestNeighbors().fit(self._standard(training))
-        count = min(NEIGHBOURS, len(training) - 1)
+        standard = self._standard(training)
+        self._near = KDTree(standard)
         self._reference = np.zeros(len(training))
-        if count:
-            distances, _ = self._near.kneighbors(n_neighbors=count)  # without a set given, of each to the others
+        if count := min(NEIGHBOURS, len(training) - 1):
+            distances, _ = self._near.query(standard, k=range(2, count + 2))  # the nearest is the sample itself
             self._reference = distances.mean(axis=1)
 
     def measure(self, figures: Float[np.ndarray, "sample statistic"]) -> list[Outlyingness]:
         """How odd each sample is."""
         count = min(NEIGHBOURS, len(self._training))
-        distances, _ = self._near.kneighbors(self._standard(figures), n_neighbors=count)
+        distances, _ = self._near.query(self._standard(figures), k=range(1, count + 1))
         p_values = empirical_p_value(distances.mean(axis=1), self._reference)
         return [Outlyingness(float(p), self._unusual(row)) for p, row in zip(p_values, figures, strict=True)]
 

@@ -25,6 +25,7 @@ from fer_cli.cli.options import (
     print_rich,
 )
 from fer_cli.errors import ResourceError, UsageError
+from fer_cli.execution.collecting import set_imports_aside
 
 app = typer.Typer(
     name="fer",
@@ -128,6 +129,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; every error ends as one line on stderr and an exit code."""
+    set_imports_aside()
     endings.run(_invoke)
 
 

@@ -54,12 +54,15 @@ class LayerCodebook:
             self._indices[device] = CentroidIndex(centroids, n_codes)
         return self._indices[device]
 
-    def relative_squares(self, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, "location code"]:
-        """Squared distance of one sample's feature to every centroid, less its own square: enough to order by.
+    def relative_squares(
+        self, feature: Float[Tensor, "sample filter x y z"]
+    ) -> Float[np.ndarray, "location sample code"]:
+        """Squared distance of each sample's feature to every centroid, less its own square: enough to order by.
 
         Infinite for codes that do not exist.
         """
-        return self.on(feature.device).relative_squares(feature.flatten(1).T[:, None])[:, 0].cpu().numpy()
+        vectors = feature.flatten(2).permute(2, 0, 1)
+        return self.on(feature.device).relative_squares(vectors).cpu().numpy()
 
     def chosen(
         self, codes: Int[np.ndarray, "sample location"], device: torch.device

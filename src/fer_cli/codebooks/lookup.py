@@ -26,7 +26,9 @@ class CentroidIndex:
 
     def __init__(self, centroids: Float32[Tensor, "location code filter"], n_codes: Int[Tensor, " location"]) -> None:
         self.centroids = centroids
-        squares = centroids.double().square().sum(2)
+        # In parts that stay in a core's cache; in one, float64 doubles the memory and its pages cost more than the sum.
+        step = max(1, _SCORES // max(1, centroids[0].numel())) if centroids.device.type == "cpu" else len(centroids)
+        squares = torch.cat([part.double().square_().sum(2) for part in centroids.split(step)])
         unused = torch.arange(centroids.shape[1], device=centroids.device) >= n_codes[:, None]
         self._longest = squares.masked_fill(unused, 0.0).amax(1)
         self._squares = squares.masked_fill(unused, torch.inf).float()

@@ -5,7 +5,7 @@ to its nearest feedback centroids on the way down; the probabilities themselves 
 would be one reconstruction a class. Figs 5 and 7, Table I.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -148,15 +148,23 @@ def _summed_squared_error(a: VolumeArray, b: VolumeArray) -> Float[np.ndarray, "
     return np.square(a.astype(np.float64) - b).reshape(len(a), -1).sum(axis=1)
 
 
-def _elect(ballots: Iterable[Int[np.ndarray, "sample _"]]) -> Int[np.ndarray, " sample"]:
-    """The candidate with most votes for each sample, the lowest index of equals; −1 votes for none."""
-    ballots = list(ballots)
-    elected = []
-    for sample in range(len(ballots[0])):
-        votes: dict[int, float] = {}
-        for ballot in ballots:
-            names, counts = np.unique(ballot[sample][ballot[sample] >= 0], return_counts=True)
-            for name, count in zip(names.tolist(), counts.tolist(), strict=True):
-                votes[name] = votes.get(name, 0.0) + count / ballot.shape[1]
-        elected.append(min(votes, key=lambda name: (-votes[name], name)) if votes else 0)
-    return np.array(elected, dtype=np.int64)
+def _elect(ballots: Sequence[Int[np.ndarray, "sample _"]]) -> Int[np.ndarray, " sample"]:
+    """The candidate with most votes for each sample, the lowest index of equals; −1 votes for none.
+
+    A ballot's locations share one vote. Candidate 0 where no location votes.
+    """
+    width = 1 + max(int(ballot.max(initial=0)) for ballot in ballots)
+    pairs, shares = [], []  # a sample and a candidate as one number, and the share of a vote
+    for ballot in ballots:
+        valid = ballot >= 0
+        named, counts = np.unique(np.nonzero(valid)[0] * width + ballot[valid], return_counts=True)
+        pairs.append(named)
+        shares.append(counts / ballot.shape[1])
+    named, place = np.unique(np.concatenate(pairs), return_inverse=True)
+    votes = np.bincount(place, np.concatenate(shares), len(named))
+    samples, candidates = np.divmod(named, width)
+    order = np.lexsort((candidates, -votes, samples))
+    voting, first = np.unique(samples[order], return_index=True)
+    elected = np.zeros(len(ballots[0]), np.int64)
+    elected[voting] = candidates[order][first]
+    return elected

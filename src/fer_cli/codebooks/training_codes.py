@@ -42,7 +42,7 @@ class TrainingCodes:
 
     def squares(self, codebook: Codebook, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, " training"]:
         """Estimated squared distance to each training sample."""
-        of_code = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature)
+        of_code = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature[None])[:, 0]
         relative = of_code[np.arange(len(of_code)), self.code].sum(axis=1)
         squares: Float[np.ndarray, " training"] = np.maximum(relative + float(feature.square().sum()), 0.0)
         return squares

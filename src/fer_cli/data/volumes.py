@@ -7,7 +7,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-Location = tuple[int, int, int]
+from fer_cli.data.places import Location
+
 Volumes = Float[Tensor, "sample channel width depth height"]
 """Axes x, y and z, under names that tell them from those of a feature map."""
 Kind = Literal["occupancy", "intensity"]

@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from fer_cli.calibration.temperature import Temperatures
 from fer_cli.codebooks.reading import Reading
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Box, Location
 from fer_cli.network.activations import FEEDFORWARD
-from fer_cli.network.backbone import OUTPUT, Backbone, Box, receptive_field
+from fer_cli.network.backbone import OUTPUT, Backbone, receptive_field
 
 _MOST_BLAMED = 16
 _BLAMED_SHARE = 1 / 8

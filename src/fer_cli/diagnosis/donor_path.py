@@ -26,8 +26,8 @@ def donor_path(edit: Replacement, steps: int = PATH_STEPS) -> Score:
     difference = edit.donor - edit.feature
     shares = [(step + 0.5) / steps for step in range(steps)]
     mean = torch.zeros_like(difference)
-    for share in shares:
-        mean += edit.gradient(edit.feature + share * difference) / steps
+    for gradient in edit.gradients(edit.feature + share * difference for share in shares):
+        mean += gradient / steps
     return summed(mean * difference)
 
 

@@ -16,13 +16,14 @@ from torch import Tensor
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VolumeSet
-from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
 CANDIDATES = 6
 """So many exemplars are encoded and compared."""
+_DISTANCES = 1 << 22
+"""Distances to centroids that are held at once."""
 _NEIGHBOURS, _FEW, _LARGE = 24, 8, 48**3
 """As many where the nearest are to be shown; fewer of volumes of more voxels, where reading them takes long."""
 
@@ -55,22 +56,27 @@ class Donors:
         """
         if not len(wanted):
             return Donations(np.zeros(0, np.int64), feature)
-        candidates = [
-            self._candidates(layer, one, int(klass))
-            for one, klass in zip(feature.detach().float(), wanted, strict=True)
+        own = feature.detach().float()
+        candidates = self._candidates(layer, own, wanted)
+        counts = np.array([len(of_sample) for of_sample in candidates])
+        rows, flat = np.repeat(np.arange(len(wanted)), counts), np.concatenate(candidates)
+        named, place = np.unique(flat, return_inverse=True)
+        self._encode(named)
+        known = torch.stack([self._encoded[int(index)][layer] for index in named]).float()
+        distances = [
+            (known[place[part]] - own[rows[part]]).flatten(1).square().sum(1).cpu()
+            for part in batches(np.arange(len(flat)))
         ]
-        self._encode(np.unique(np.concatenate(candidates)))
-        found, features = [], []
-        for row, (indices, klass) in enumerate(zip(candidates, wanted, strict=True)):
-            parts = torch.stack([self._encoded[int(i)][layer] for i in indices]).float()
-            distance = (parts - feature[row].detach()).flatten(1).square().sum(1)
-            mistaken = torch.tensor([self._predicted[int(i)] != klass for i in indices])
-            if not mistaken.all():
-                distance = distance.masked_fill(moved(mistaken, distance.device), torch.inf)
-            nearest = int(distance.argmin())
-            found.append(int(indices[nearest]))
-            features.append(parts[nearest])
-        return Donations(np.array(found), torch.stack(features))
+        is_known = np.array([self._predicted[int(index)] for index in named])[place] == wanted[rows]
+        starts = np.cumsum(counts) - counts
+        column = np.arange(len(flat)) - starts[rows]
+        table = np.full((len(wanted), counts.max()), np.inf)
+        table[rows, column] = torch.cat(distances).numpy()
+        usable = np.zeros(table.shape, bool)
+        usable[rows, column] = is_known
+        usable[~usable.any(axis=1)] = True
+        nearest = starts + np.where(usable, table, np.inf).argmin(axis=1)
+        return Donations(flat[nearest], known[place[nearest]])
 
     def nearest(
         self,
@@ -90,7 +96,7 @@ class Donors:
             of_class = self.voxels.labels[known.index] == klass
             candidates = known.nearest(self.codebook, own, of_class, most)
         else:
-            candidates = self._candidates(layer, own, klass, most)
+            [candidates] = self._candidates(layer, own[None], np.array([klass]), most)
         if not len(candidates):
             return ()
         distances = [
@@ -101,20 +107,29 @@ class Donors:
         return tuple(int(candidates[row]) for row in order)
 
     def _candidates(
-        self, layer: str, feature: Float[Tensor, "filter x y z"], klass: int, count: int = CANDIDATES
-    ) -> Int[np.ndarray, " candidate"]:
+        self,
+        layer: str,
+        feature: Float[Tensor, "sample filter x y z"],
+        classes: Int[np.ndarray, " sample"],
+        count: int = CANDIDATES,
+    ) -> list[Int[np.ndarray, " candidate"]]:
+        """For each sample the training samples of its class with most votes, at most `count`."""
         book = self.codebook.layer(FEEDFORWARD, layer)
-        fits = (book.exemplar >= 0) & (self.voxels.labels[book.exemplar] == klass)
-        distance = book.relative_squares(feature)
-        distance[~fits] = np.inf
-        rows = np.flatnonzero(fits.any(axis=1))
-        voted = book.exemplar[rows, distance[rows].argmin(axis=1)]
-        names, votes = np.unique(voted, return_counts=True)
-        best = names[np.argsort(-votes, kind="stable")[:count]]
-        if len(best):
-            return best.astype(np.int64)
-        of_class = self.voxels.indices("train")
-        return of_class[self.voxels.labels[of_class] == klass][:count]
+        of_code = np.where(book.exemplar >= 0, self.voxels.labels[book.exemplar], -1)
+        places = np.arange(len(of_code))[:, None]
+        votes = []
+        for part in batches(np.arange(len(classes)), max(1, _DISTANCES // of_code.size)):
+            fits = of_code[:, None] == classes[part, None]
+            nearest = np.where(fits, book.relative_squares(feature[part]), np.inf).argmin(axis=2)
+            votes.append(np.where(fits.any(axis=2), book.exemplar[places, nearest], -1).T)
+        return [
+            names[:count] if len(names) else self._of_class(klass)[:count]
+            for names, klass in zip(_by_votes(np.concatenate(votes)), classes, strict=True)
+        ]
+
+    def _of_class(self, klass: int) -> Int[np.ndarray, " training"]:
+        training = self.voxels.indices("train")
+        return training[self.voxels.labels[training] == klass]
 
     def _encode(self, indices: Int[np.ndarray, " training"]) -> None:
         missing = np.array([i for i in indices if int(i) not in self._encoded], dtype=np.int64)
@@ -124,3 +139,14 @@ class Donors:
             for row, (index, klass) in enumerate(zip(part.tolist(), predicted, strict=True)):
                 self._encoded[index] = {name: features[name][row].clone() for name in self.layers}
                 self._predicted[index] = klass
+
+
+def _by_votes(voted: Int[np.ndarray, "sample location"]) -> list[Int[np.ndarray, " candidate"]]:
+    """For each sample those that its locations vote for, most votes first, the lowest of equals; −1 votes for none."""
+    valid = voted >= 0
+    width = 1 + int(voted.max(initial=0))
+    pairs, votes = np.unique(np.nonzero(valid)[0] * width + voted[valid], return_counts=True)
+    samples, candidates = np.divmod(pairs, width)
+    order = np.lexsort((candidates, -votes, samples))
+    ends = np.searchsorted(samples, np.arange(1, len(voted)))
+    return np.split(candidates[order], ends)

@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fer_cli.codebooks.codebook import Codebook
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Box, Location
 from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, encode
-from fer_cli.network.backbone import OUTPUT, Box, NetworkSpec, locations_near, receptive_field, response_field
+from fer_cli.network.backbone import OUTPUT, NetworkSpec, locations_near, receptive_field, response_field
 from fer_cli.network.explained import ExplainedNetwork
 
 FILLINGS = ("feature", "centroid")

@@ -1,6 +1,8 @@
 """Activation patching: features of a layer replaced, at chosen locations, by those of donors."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -83,6 +85,17 @@ class Replacement:
                 odds = logits[rows, self.wanted[part].clone()] - logits[rows, self.given[part].clone()]
                 parts.append(torch.autograd.grad(odds.sum(), at)[0])
         return torch.cat(parts)
+
+    def gradients(
+        self, features: Iterable[Float[Tensor, "sample filter x y z"]]
+    ) -> Iterator[Float[Tensor, "sample filter x y z"]]:
+        """The gradient at each of several features, taken together while that is a batch."""
+        together = max(1, BATCH // max(1, len(self)))
+        coming = iter(features)
+        while part := list(islice(coming, together)):
+            rows = torch.arange(len(self), device=self.feature.device).repeat(len(part))
+            edit = self.rows(rows) if len(part) > 1 else self
+            yield from edit.gradient(torch.cat(part)).split(max(1, len(self)))
 
     def _patched(self, volumes: Volumes, feature: Tensor) -> Float[Tensor, "sample klass"]:
         return self.backbone.logits(volumes, patch={self.layer: feature}).float()

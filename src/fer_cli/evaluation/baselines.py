@@ -16,7 +16,7 @@ from fer_cli.data.dataset import VolumeSet
 from fer_cli.evaluation import feature_scores as near
 from fer_cli.evaluation import logit_scores as logit
 from fer_cli.evaluation.detection import weighted_metrics
-from fer_cli.evaluation.encoded import Encoded
+from fer_cli.evaluation.encoded import Encoded, Labelled, Spooled
 from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, predict
 from fer_cli.network.explained import ExplainedNetwork
@@ -70,7 +70,9 @@ def not_applicable(network: ExplainedNetwork) -> list[str]:
     return lacking
 
 
-def feature_baselines(network: ExplainedNetwork, training: Encoded, validation: Encoded, tested: Encoded) -> Pair:
+def feature_baselines(
+    network: ExplainedNetwork, training: Encoded | Spooled, validation: Encoded, tested: Encoded
+) -> Pair:
     """Scores of features among the training samples' features."""
     layers = list(training.features)
     last = layers[-1]
@@ -187,7 +189,7 @@ def dropout_probabilities(
 
 
 def trivial_baselines(
-    network: ExplainedNetwork, voxels: VolumeSet, training: Encoded, parts: tuple[Encoded, Encoded], *, seed: int = 0
+    network: ExplainedNetwork, voxels: VolumeSet, training: Labelled, parts: tuple[Encoded, Encoded], *, seed: int = 0
 ) -> Pair:
     """Scores that no explanation should fall behind, since they know nothing of what the network sees.
 
@@ -226,7 +228,7 @@ def trivial_baselines(
 def volume_distances(
     voxels: VolumeSet,
     samples: Int[np.ndarray, " sample"],
-    training: Encoded,
+    training: Labelled,
     classes: int,
     device: torch.device = _CPU,
 ) -> Float[np.ndarray, "sample klass"]:

@@ -10,20 +10,23 @@ from jaxtyping import Float, Int
 
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
+from fer_cli.evaluation.spooled import SpooledRows
 from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 
+Kept = Mapping[str, Float[np.ndarray, "sample _"]]
+"""Features of the upper layers of a batch, flat, and logits as `output`."""
+
 
 @dataclass(frozen=True)
-class Encoded:
-    """Samples of a voxel set with their labels, logits and features; `features[layer]` has axes (sample, number)."""
+class Labelled:
+    """Samples of a voxel set with their labels and logits."""
 
     indices: Int[np.ndarray, " sample"]
     labels: Int[np.ndarray, " sample"]
     logits: Float[np.ndarray, "sample klass"]
-    features: dict[str, Float[np.ndarray, "sample _"]]
 
     @property
     def predicted(self) -> Int[np.ndarray, " sample"]:
@@ -36,6 +39,20 @@ class Encoded:
         return self.predicted != self.labels
 
 
+@dataclass(frozen=True)
+class Encoded(Labelled):
+    """The same with features; `features[layer]` has axes (sample, number)."""
+
+    features: dict[str, Float[np.ndarray, "sample _"]]
+
+
+@dataclass(frozen=True)
+class Spooled(Labelled):
+    """The same with features of so many samples that memory need not hold them."""
+
+    features: dict[str, SpooledRows]
+
+
 def encode_samples(
     network: ExplainedNetwork,
     voxels: VolumeSet,
@@ -44,13 +61,43 @@ def encode_samples(
     report: Callable[[int], None] = lambda count: None,
 ) -> Encoded:
     """Encode samples; call `report` with the size of every batch."""
-    parts = []
+    batch: list[Kept] = []
+    _encode(network, voxels, indices, batch.append, report)
+    joined = {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+    return Encoded(indices, voxels.labels[indices], joined.pop(OUTPUT), joined)
+
+
+def spool_samples(
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
+    indices: Int[np.ndarray, " sample"],
+    *,
+    report: Callable[[int], None] = lambda count: None,
+) -> Spooled:
+    """The same, with features that memory need not hold."""
+    logits: list[np.ndarray] = []
+    spooled = {layer: SpooledRows(math.prod(network.spec.level_shape(layer))) for layer in network.spec.upper_layers}
+
+    def keep(batch: Kept) -> None:
+        logits.append(batch[OUTPUT])
+        for layer, rows in spooled.items():
+            rows.append(batch[layer])
+
+    _encode(network, voxels, indices, keep, report)
+    return Spooled(indices, voxels.labels[indices], np.concatenate(logits), spooled)
+
+
+def _encode(
+    network: ExplainedNetwork,
+    voxels: VolumeSet,
+    indices: Int[np.ndarray, " sample"],
+    keep: Callable[[Kept], None],
+    report: Callable[[int], None],
+) -> None:
     for part in batches(indices):
         volumes = voxels.tensor(part)
-        parts.append(kept_features(network, volumes, encode(network, volumes)))
+        keep(kept_features(network, volumes, encode(network, volumes)))
         report(len(part))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Encoded(indices, voxels.labels[indices], joined.pop(OUTPUT), joined)
 
 
 def local_features(
@@ -66,9 +113,7 @@ def local_features(
 
 
 @torch.inference_mode()
-def kept_features(
-    network: ExplainedNetwork, volumes: Volumes, features: Features
-) -> Mapping[str, Float[np.ndarray, "sample _"]]:
+def kept_features(network: ExplainedNetwork, volumes: Volumes, features: Features) -> Kept:
     """Of the features of a batch those of the upper layers, flat, and logits as `output`."""
     *_, last = network.spec.levels
     kept = {layer: features[layer].flatten(1).float().cpu().numpy() for layer in network.spec.upper_layers}

@@ -1,10 +1,11 @@
 """Confidence scores from how a sample's features lie among those of training samples: published baselines.
 
 Every score is high where the prediction looks trustworthy. Each is written from its definition (`docs/adr/0014`).
-`features` have axes (sample, number), `training` (training sample, number); distances are Euclidean.
+`features` have axes (sample, number), `training` (training sample, number); distances are Euclidean. The training
+features may be spooled: they are read a block at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from fer_cli.codebooks.lookup import nearest_rows
+from fer_cli.evaluation.spooled import SpooledRows
 
 Features = Float[np.ndarray, "sample number"]
-Training = Float[np.ndarray, "training number"]
+Training = Float[np.ndarray, "training number"] | SpooledRows
 Labels = Int[np.ndarray, " training"]
 Predicted = Int[np.ndarray, " sample"]
 Scores = Float[np.ndarray, " sample"]
@@ -23,6 +25,8 @@ NEIGHBOURS = (1, 5, 10, 25, 50, 75)
 """Numbers of neighbours that are tried."""
 _CPU = torch.device("cpu")
 _RIDGE = 1e-6
+_NUMBERS = 1 << 23
+"""Numbers of training features that are read at once."""
 
 
 def mahalanobis(features: Features, training: Training, labels: Labels) -> Scores:
@@ -47,7 +51,7 @@ def neighbour_distances(
     features: Features, training: Training, most: int, device: torch.device = _CPU
 ) -> Float[np.ndarray, "sample neighbour"]:
     """Distances to the nearest training features, all of length one, ascending."""
-    squared, _ = nearest_rows(unit(features), unit(training), min(most, len(training)), device)
+    squared, _ = _nearest(features, training, most, device)
     return np.sqrt(np.maximum(squared, 0.0, dtype=np.float64))
 
 
@@ -60,7 +64,7 @@ def neighbour_labels(
     features: Features, training: Training, labels: Labels, most: int, device: torch.device = _CPU
 ) -> Int[np.ndarray, "sample neighbour"]:
     """Classes of the nearest training features by cosine, the nearest first."""
-    return labels[nearest_rows(unit(features), unit(training), min(most, len(training)), device)[1]]
+    return labels[_nearest(features, training, most, device)[1]]
 
 
 def nonconformity(
@@ -99,10 +103,11 @@ def virtual_logit(
     Source: Wang et al., "ViM", CVPR 2022.
     """
     origin = -np.linalg.pinv(weight.astype(np.float64)) @ bias
-    centred = training - origin
-    _, vectors = np.linalg.eigh(centred.T @ centred)
+    scatter = sum((block - origin).T @ (block - origin) for _, block in _blocks(training))
+    _, vectors = np.linalg.eigh(scatter)
     left_out = vectors[:, : features.shape[1] - features.shape[1] // 2]  # eigenvalues ascend
-    typical = np.linalg.norm(centred @ left_out, axis=1).mean()
+    lengths = [np.linalg.norm((block - origin) @ left_out, axis=1) for _, block in _blocks(training)]
+    typical = np.concatenate(lengths).mean()
     scale = training_logits.max(axis=1).mean() / max(typical, np.finfo(np.float64).tiny)
     residual = np.linalg.norm((features - origin) @ left_out, axis=1)
     return logsumexp(logits.astype(np.float64), axis=1) - scale * residual
@@ -125,9 +130,10 @@ def class_distances(
 ) -> Float[np.ndarray, "sample klass"]:
     """Distance to the nearest training feature of each class, infinite for a class without one."""
     table = np.full((len(features), classes), np.inf)
-    for label in np.unique(labels):
-        squared, _ = nearest_rows(features, training[labels == label], 1, device)
-        table[:, label] = np.sqrt(np.maximum(squared[:, 0], 0.0))
+    for part, block in _blocks(training):
+        for label in np.unique(labels[part]):
+            squared, _ = nearest_rows(features, block[labels[part] == label], 1, device)
+            table[:, label] = np.minimum(table[:, label], np.sqrt(np.maximum(squared[:, 0], 0.0)))
     return table
 
 
@@ -139,12 +145,43 @@ def unit(vectors: Float[np.ndarray, "row number"]) -> Float[np.ndarray, "row num
 
 def _mahalanobis_distances(features: Features, training: Training, labels: Labels) -> Float[np.ndarray, "sample klass"]:
     """Squared distances to the mean of each class that has a sample."""
-    known = np.unique(labels)
-    means = np.array([training[labels == label].mean(axis=0, dtype=np.float64) for label in known])
-    centred = training - means[np.searchsorted(known, labels)]
-    covariance = centred.T @ centred / len(training)
+    known, row, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(known), features.shape[1]))
+    for part, block in _blocks(training):
+        for place in np.unique(row[part]):
+            sums[place] += block[row[part] == place].sum(axis=0, dtype=np.float64)
+    means = sums / counts[:, None]
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for part, block in _blocks(training):
+        centred = block - means[row[part]]
+        covariance += centred.T @ centred
+    covariance /= len(training)
     # Filters that never vary have no variance to divide by.
     covariance += np.eye(len(covariance)) * (_RIDGE * max(np.trace(covariance) / len(covariance), 1e-12))
     precision = np.linalg.inv(covariance)
     offsets = features[:, None] - means
     return np.einsum("scn,nm,scm->sc", offsets, precision, offsets, optimize=True)
+
+
+def _blocks(training: Training) -> Iterator[tuple[slice, Float[np.ndarray, "block number"]]]:
+    """Consecutive rows of the training features, with their place among all."""
+    rows = max(1, _NUMBERS // training.shape[1])
+    for start in range(0, len(training), rows):
+        part = slice(start, start + rows)
+        yield part, training[part]
+
+
+def _nearest(
+    features: Features, training: Training, most: int, device: torch.device
+) -> tuple[Float[np.ndarray, "sample neighbour"], Int[np.ndarray, "sample neighbour"]]:
+    """Squared distances and indices of the nearest training features, all of length one, ascending."""
+    wanted = unit(features)
+    nearest: np.ndarray = np.zeros((len(wanted), 0), np.float32)
+    indices: np.ndarray = np.zeros((len(wanted), 0), np.int64)
+    for part, block in _blocks(training):
+        squared, found = nearest_rows(wanted, unit(block), min(most, len(block)), device)
+        nearest = np.concatenate([nearest, squared], axis=1)
+        indices = np.concatenate([indices, found + part.start], axis=1)
+        order = np.argsort(nearest, axis=1, kind="stable")[:, :most]
+        nearest, indices = (np.take_along_axis(each, order, axis=1) for each in (nearest, indices))
+    return nearest, indices

@@ -29,9 +29,11 @@ class Fidelity:
         truth = moved(volumes, device)
         features = {layer: feature.to(device) for layer, feature in features.items()}
         self._samples += len(volumes)
+        lowest, *_ = features
         for (layer, gates), sums in self._sums.items():
-            skips = features if gates == "open" else None
-            value = self._network.reconstruct(features[layer], layer, skips=skips)
+            if gates == "shut" or layer != lowest:  # else it is what the loop has just made
+                skips = features if gates == "open" else None
+                value = self._network.reconstruct(features[layer], layer, skips=skips)
             for name, score in self._network.signal.scores(value, truth).items():
                 sums[name] = sums.get(name, 0.0) + float(score.sum())
             error = float((value - truth).square().sum(dtype=torch.float64)) / truth[0].numel()

@@ -28,7 +28,7 @@ from fer_cli.evaluation.cluster_scores import (
     error_scores,
     typicality_scores,
 )
-from fer_cli.evaluation.encoded import Encoded, encode_samples
+from fer_cli.evaluation.encoded import Encoded, encode_samples, spool_samples
 from fer_cli.evaluation.split_reading import SplitReading
 
 OURS = "ours"
@@ -68,7 +68,7 @@ def score_run(
         done += number
         report(done, total)
 
-    training = encode_samples(network, voxels, clustered, report=count)
+    training = spool_samples(network, voxels, clustered, report=count)
     validation = encode_samples(network, voxels, held_out, report=count)
     tested = reading.encoded
     varied = [_varied(run, part, count) for part in (validation, tested)]

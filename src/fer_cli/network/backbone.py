@@ -21,15 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fer_cli.data.volumes import InputSpec, Location, Volumes
+from fer_cli.data.places import Box, Location
+from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import UsageError
 
 OUTPUT = "output"
 _RESERVED = (OUTPUT, "all", "softmax")
 NO_PATCH: Mapping[str, Tensor] = MappingProxyType({})
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Half-open ranges of voxel indices, ((x0, x1), (y0, y1), (z0, z1))."""
 Feature = Float[Tensor, "sample filter x y z"]
 Features = dict[str, Tensor]
 """Feature of each level by its name, lowest level first. `OUTPUT`, where it is wanted, is last: class probabilities."""

@@ -10,7 +10,8 @@ from itertools import permutations, product
 import numpy as np
 from jaxtyping import Float, Int
 
-from fer_cli.data.volumes import Location, Volumes
+from fer_cli.data.places import Location
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import predict
 from fer_cli.network.explained import ExplainedNetwork
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Location
 
 UNIT_KERNEL = 3
 """Of both convolutions of a residual unit, which keep the map's size."""

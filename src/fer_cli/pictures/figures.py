@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.codebooks.reconstruction import ERRORS
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Location
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading
 from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.probe import Probe, layer_locations, probe

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Box, Location
 from fer_cli.diagnosis.probe import Probe
 from fer_cli.errors import UsageError
-from fer_cli.network.backbone import Box
 from fer_cli.pictures import render
 from fer_cli.pictures.scene import LEGEND, Scene, flat, occupied, overlay_scene
 from fer_cli.pictures.sheet import Image, Panel, Row, mount

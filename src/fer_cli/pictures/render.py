@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Box, Location
 from fer_cli.errors import ResourceError
-from fer_cli.network.backbone import Box
 from fer_cli.pictures.scene import (
     BOX_LINE,
     LEGEND,

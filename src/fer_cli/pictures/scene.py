@@ -14,8 +14,7 @@ from itertools import permutations
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
-from fer_cli.data.volumes import Location
-from fer_cli.network.backbone import Box
+from fer_cli.data.places import Box, Location
 
 Grid = Shaped[np.ndarray, "x y z"]
 """Occupancy probabilities in [0, 1], or 0 and 1; z is up."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Location
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.network.activations import FEEDFORWARD, PATHS

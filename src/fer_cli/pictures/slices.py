@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from fer_cli.data.formats.volume import spacing_of
+from fer_cli.data.places import Box, Location
 from fer_cli.data.sample_input import Sample
-from fer_cli.data.volumes import InputSpec, Location
+from fer_cli.data.volumes import InputSpec
 from fer_cli.diagnosis.blame import weigh_voxels
-from fer_cli.network.backbone import Box
 from fer_cli.pictures.planes import Orientation, Plane, orientation_of
 from fer_cli.pictures.scene import Colour
 

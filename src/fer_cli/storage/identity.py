@@ -10,6 +10,7 @@ import numpy as np
 from fer_cli.storage.declarations import DatasetSpec
 
 _ID_LENGTH = 32
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
 def artifact_id(
@@ -48,4 +49,4 @@ def content_bytes(content: np.ndarray | list[str], spec: DatasetSpec) -> bytes |
 
 def canonical_json(value: Any) -> str:
     """The one way in which a value is written as JSON. Raises ValueError of what JSON does not hold."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return _JSON.encode(value)

@@ -20,7 +20,7 @@ from fer_cli.codebooks.codebook import Codebook
 from fer_cli.diagnosis.donor_path import Score, donor_path, summed
 from fer_cli.diagnosis.replacement import Replacement
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.activations import BATCH, FEEDFORWARD
 
 STEPS = 16
 _BLOCKS = 64
@@ -51,24 +51,30 @@ def integrated_gradients(edit: Replacement, baseline: Float[Tensor, "1 filter x 
     """Along the straight way of the layer's feature from that of the empty volume, `baseline`."""
     difference = edit.feature - baseline
     mean = torch.zeros_like(difference)
-    for step in range(steps):
-        mean += edit.gradient(baseline + (step + 0.5) / steps * difference) / steps
+    for gradient in edit.gradients(baseline + (step + 0.5) / steps * difference for step in range(steps)):
+        mean += gradient / steps
     return -summed(mean * difference)
 
 
 def conductance(edit: Replacement, steps: int = STEPS) -> Score:
     """Along the straight way of the input from the empty volume, what passes through each location of the layer."""
-
-    def reach(share: float) -> Tensor:
-        return edit.backbone.features(edit.volumes * share, [edit.layer])[edit.layer]
-
-    with torch.inference_mode():
-        ways = [reach(step / steps) for step in range(steps + 1)]
-        middles = [reach((step + 0.5) / steps) for step in range(steps)]
+    reached = _reached(edit, [half / (2 * steps) for half in range(2 * steps + 1)])
+    ways, middles = reached[::2], reached[1::2]
     total = torch.zeros_like(ways[0])
-    for before, after, middle in zip(ways[:-1], ways[1:], middles, strict=True):
-        total += edit.gradient(middle) * (after - before)
+    for before, after, gradient in zip(ways[:-1], ways[1:], edit.gradients(middles), strict=True):
+        total += gradient * (after - before)
     return -summed(total)
+
+
+@torch.inference_mode()
+def _reached(edit: Replacement, shares: list[float]) -> list[Float[Tensor, "sample filter x y z"]]:
+    """The layer's features on the way from the empty volume, at each of some shares of the volumes."""
+    together = max(1, BATCH // max(1, len(edit)))
+    reached: list[Tensor] = []
+    for start in range(0, len(shares), together):
+        volumes = torch.cat([edit.volumes * share for share in shares[start : start + together]])
+        reached += edit.backbone.features(volumes, [edit.layer])[edit.layer].split(max(1, len(edit)))
+    return reached
 
 
 def evidence_difference(edit: Replacement, codebook: Codebook) -> Score:
@@ -91,14 +97,15 @@ def occlusion(edit: Replacement, filling: Float[Tensor, "1 filter x y z"]) -> Sc
     blocks, device = _cubes(edit.feature.shape[2:]), edit.feature.device
     count = int(blocks.max()) + 1
     blocks, filling = moved(blocks, device), moved(filling, device)
-    masks = blocks[None] == torch.arange(count, device=device)[:, None]
-    plain = edit.log_odds(edit.logits(edit.feature))
-    scores = torch.empty(len(edit), edit.locations, device=device)
-    for row in range(len(edit)):
-        one = edit.rows(torch.full((count,), row, device=device))
-        filled = replace(one, donor=filling.expand_as(one.feature))
-        scores[row] = (filled.log_odds(filled.logits(filled.replaced(masks))) - plain[row])[blocks]
-    return scores
+    rows = torch.arange(len(edit), device=device).repeat_interleave(count)
+    cubes = torch.arange(count, device=device).repeat(len(edit))
+    odds = []
+    for row, cube in zip(rows.split(BATCH), cubes.split(BATCH), strict=True):
+        some = edit.rows(row)
+        filled = replace(some, donor=filling.expand_as(some.feature))
+        odds.append(filled.log_odds(filled.logits(filled.replaced(blocks == cube[:, None]))))
+    gains = torch.cat(odds).view(len(edit), count) - edit.log_odds(edit.logits(edit.feature))[:, None]
+    return gains[:, blocks]
 
 
 def mean_feature(codebook: Codebook, layer: str) -> Float[Tensor, "1 filter x y z"]:

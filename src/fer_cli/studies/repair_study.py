@@ -21,7 +21,7 @@ from torch import Tensor
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.calibration.temperature import implied_class
 from fer_cli.data.volumes import Volumes
-from fer_cli.diagnosis.donor_path import Score, donor_path
+from fer_cli.diagnosis.donor_path import Score, donor_path, summed
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.replacement import Replacement, highest, random_scores
 from fer_cli.errors import UsageError
@@ -258,31 +258,49 @@ def _greedy(edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, 
 
     From the fourth location on, a quarter of those there are is added at a time.
     """
+    parts = torch.arange(len(edit), device=edit.feature.device).split(BATCH)
+    return np.concatenate([_greedy_together(edit.rows(part), true[part], counts) for part in parts])
+
+
+def _greedy_together(
+    edit: Replacement, true: Int[Tensor, " sample"], counts: tuple[int, ...]
+) -> Float[np.ndarray, "sample m"]:
     result = np.zeros((len(edit), len(counts)))
-    for row in range(len(edit)):
-        one = edit.rows(torch.tensor([row], device=edit.feature.device))
-        chosen = torch.zeros(1, edit.locations, dtype=torch.bool, device=edit.feature.device)
-        size = 0
-        while size < counts[-1]:
-            now = one.replaced(chosen)
-            pool = torch.nonzero(~chosen[0])[:, 0]
-            step = max(1, size // 4)
-            large = edit.locations > _SMALL
-            if large:
-                slope = (one.gradient(now) * (one.donor - now)).sum(dim=1).flatten(1)[0]
-                pool = pool[torch.argsort(slope[pool], descending=True)[: max(_POOL, step)]]
-            if not large or step < _POOL:
-                trial = chosen.repeat(len(pool), 1)
-                trial[torch.arange(len(pool)), pool] = True
-                many = one.rows(torch.zeros(len(pool), dtype=torch.int64, device=edit.feature.device))
-                pool = pool[torch.argsort(many.gains(trial), descending=True, stable=True)]
-            added = pool[: min(step, counts[-1] - size)]
-            chosen[0, added] = True
-            size += len(added)
-            if bool(one.logits(one.replaced(chosen)).argmax() == true[row]):
-                result[row] = np.array(counts) >= size
-                break
+    chosen = torch.zeros(len(edit), edit.locations, dtype=torch.bool, device=edit.feature.device)
+    left = torch.arange(len(edit), device=edit.feature.device)  # not repaired yet, with `size` locations chosen
+    size, large = 0, edit.locations > _SMALL
+    while size < counts[-1] and len(left):
+        some, step = edit.rows(left), max(1, size // 4)
+        pool = torch.nonzero(~chosen[left])[:, 1].view(len(left), -1)
+        if large:
+            now = some.replaced(chosen[left])
+            slope = summed(some.gradient(now) * (some.donor - now)).gather(1, pool)
+            pool = pool.gather(1, torch.argsort(slope, dim=1, descending=True)[:, : max(_POOL, step)])
+        if not large or step < _POOL:
+            odds = _odds_with_each(edit, left, chosen, pool)
+            pool = pool.gather(1, torch.argsort(odds, dim=1, descending=True, stable=True))
+        added = pool[:, : min(step, counts[-1] - size)]
+        chosen[left[:, None], added] = True
+        size += added.shape[1]
+        repaired = some.logits(some.replaced(chosen[left])).argmax(dim=1) == true[left]
+        result[left[repaired].cpu().numpy()] = np.array(counts) >= size
+        left = left[~repaired]
     return result
+
+
+def _odds_with_each(
+    edit: Replacement,
+    rows: Int[Tensor, " row"],
+    chosen: Bool[Tensor, "sample location"],
+    pool: Int[Tensor, "row candidate"],
+) -> Float[Tensor, "row candidate"]:
+    """Log odds of some samples when each location of a row's pool is replaced too, beside those chosen already."""
+    samples, odds = rows.repeat_interleave(pool.shape[1]), []
+    for part, added in zip(samples.split(BATCH), pool.flatten().split(BATCH), strict=True):
+        trial = chosen[part].scatter_(1, added[:, None], True)
+        some = edit.rows(part)
+        odds.append(some.log_odds(some.logits(some.replaced(trial))))
+    return torch.cat(odds).view(pool.shape)
 
 
 def summarise_repairs(runs: Sequence[Repairs], *, seed: int = 0) -> Repair:

@@ -7,8 +7,6 @@ here that the evaluation does not hold.
 
 from collections.abc import Callable
 
-from scipy.stats import binomtest
-
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.evaluation.study_results import Interval, Question
 
@@ -134,6 +132,8 @@ def _p_values(evaluation: Evaluation, local_layer: str) -> list[Question]:
 
 def share_interval(hits: int, count: int) -> Interval:
     """Wilson's 95 % interval of a share."""
+    from scipy.stats import binomtest  # two thirds of a second that the sentences of a card do not need
+
     interval = binomtest(hits, count).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fer_cli.data.volumes import InputSpec, Location, Volumes
+from fer_cli.data.places import Location
+from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import FerError, UsageError
 from fer_cli.network.attached.hooks import Tap, as_map, record_calls, run_tapped, unwrapped
 from fer_cli.network.attached.nan_fields import Fields, receptive_fields

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fer_cli.data.volumes import Location
+from fer_cli.data.places import Location
 from fer_cli.errors import UsageError
 from fer_cli.network.attached.undisturbed import called
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fer_cli.data.volumes import Location, Volumes
+from fer_cli.data.places import Location
+from fer_cli.data.volumes import Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.world import SharedDropout
 from fer_cli.network.attached.hooks import Tap, as_map, record_calls, run_tapped
