@@ -123,7 +123,7 @@ def test_any_other_content_has_another_id(form: Format, tmp_path: Path) -> None:
         spec = form.spec(name)
         assert spec is not None
         ids.add(write(tmp_path / "a.h5", form, arrays | {name: changed}).id)
-        count += spec.identifying  # wall times are content, but not identity
+        count += spec.identifying and not spec.derived  # wall times are content, but not identity
     others: list[dict[str, Any]] = [
         {"config": {}},
         {"attributes": {"classes": ["a"]}},
@@ -133,6 +133,19 @@ def test_any_other_content_has_another_id(form: Format, tmp_path: Path) -> None:
         ids.add(write(tmp_path / "a.h5", form, **options).id)
         count += 1
     assert len(ids) == count
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_derived_datasets_leave_the_id_as_it_is_and_are_held_to_their_digest(form: Format, tmp_path: Path) -> None:
+    derived = [spec.name for spec in form.datasets if spec.derived]
+    arrays = content(form)
+    without = {name: array for name, array in arrays.items() if name not in derived}
+    assert write(tmp_path / "a.h5", form, arrays).id == write(tmp_path / "b.h5", form, without).id
+    for name in derived:
+        with h5py.File(tmp_path / "a.h5", "r+") as file:
+            file[name][...] = file[name][()] + 1
+        with open_artifact(tmp_path / "a.h5", form) as artifact, pytest.raises(ArtifactError, match="damaged"):
+            artifact.read(name)
 
 
 def test_attribute_set_late_is_an_attribute_given_first(tmp_path: Path) -> None:
