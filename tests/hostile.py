@@ -96,15 +96,21 @@ def _read_mat_of_7_3(content: bytes, folder: Path) -> None:
 
 
 def _read_zip(content: bytes, folder: Path) -> None:
+    """The archive itself, and as one of a folder."""
     path = folder / "a.zip"
     path.write_bytes(content)
     refused = None
     try:
-        for entry in list_entries(path).entries:
+        for source in (folder, path):
             try:
-                read_shape(read_file(path, entry.path), entry.name + ".off")
+                entries = list_entries(source).entries
             except FerError as error:
-                refused = error
+                entries, refused = (), error
+            for entry in entries:
+                try:
+                    read_shape(read_file(source, entry.path), entry.name + ".off")
+                except FerError as error:
+                    refused = error
     finally:
         close_archives()
     if refused:
