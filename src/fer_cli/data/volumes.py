@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-Location = tuple[int, int, int]
+from fer_cli.data.extents import Kind, Location
+
+__all__ = ["InputSpec", "Kind", "Location", "Volumes"]
+
 Volumes = Float[Tensor, "sample channel width depth height"]
 """Axes x, y and z, under names that tell them from those of a feature map."""
-Kind = Literal["occupancy", "intensity"]
 
 
 @dataclass(frozen=True)
