@@ -96,15 +96,21 @@ def _read_mat_of_7_3(content: bytes, folder: Path) -> None:
 
 
 def _read_zip(content: bytes, folder: Path) -> None:
+    """The archive itself, and as one of a folder."""
     path = folder / "a.zip"
     path.write_bytes(content)
     refused = None
     try:
-        for entry in list_entries(path).entries:
+        for source in (folder, path):
             try:
-                read_shape(read_file(path, entry.path), entry.name + ".off")
+                entries = list_entries(source).entries
             except FerError as error:
-                refused = error
+                entries, refused = (), error
+            for entry in entries:
+                try:
+                    read_shape(read_file(source, entry.path), entry.name + ".off")
+                except FerError as error:
+                    refused = error
     finally:
         close_archives()
     if refused:
@@ -427,6 +433,7 @@ def _shapes() -> list[tuple[str, bytes]]:
             b"element tristrips 1\nproperty list int int vertex_indices\nend_header\n" + text + b"8 0 1 2 3 -1 1 2 3\n",
         ),
         ("glb", _instanced()),
+        ("glb", _sparse()),
         ("xyz", text.replace(b"-0.0", b"0.0").replace(b".", b",").replace(b" ", b";")),
         ("xyz", text + b"nan nan nan\n"),
         ("obj", b"\xef\xbb\xbf" + obj.export_obj(mesh).encode()),
@@ -469,9 +476,33 @@ def _instanced() -> bytes:
         "buffers": [{"byteLength": 60}],
         "extensionsRequired": ["EXT_mesh_gpu_instancing", "KHR_materials_unlit"],
     }
+    return _glb(tree, corners.tobytes() + places.tobytes())
+
+
+def _sparse() -> bytes:
+    """A GLB file of two triangles, whose positions are sparse: one array has a base, the other has none."""
+    corners, changed = np.eye(3, dtype="<f4"), np.array([[0, 2, 3], [4, 0, 1]], "<f4")
+    sparse = {"count": 2, "indices": {"bufferView": 2, "componentType": 5123}, "values": {"bufferView": 1}}
+    accessor = {"componentType": 5126, "count": 3, "type": "VEC3", "sparse": sparse}
+    tree = {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}, {"attributes": {"POSITION": 1}}]}],
+        "accessors": [{"bufferView": 0, **accessor}, accessor],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": 36},
+            {"buffer": 0, "byteOffset": 36, "byteLength": 24},
+            {"buffer": 0, "byteOffset": 60, "byteLength": 4},
+        ],
+        "buffers": [{"byteLength": 64}],
+    }
+    return _glb(tree, corners.tobytes() + changed.tobytes() + np.array([0, 2], "<u2").tobytes())
+
+
+def _glb(tree: dict[str, Any], body: bytes) -> bytes:
     text = json.dumps(tree).encode()
     text += b"\0" * (-len(text) % 4)
-    body = corners.tobytes() + places.tobytes()
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
@@ -613,8 +644,13 @@ def words_of(reader: str) -> list[bytes]:
 
 
 def hostile_file(reader: str, number: int) -> bytes:
-    """The hostile file of that number: some seed of the reader, damaged, or words of its format in any order."""
+    """The hostile file of that number: some seed of the reader, damaged, or words of its format in any order.
+
+    A compressed file is as often damaged before it is compressed as after.
+    """
     chance = random.Random(f"{reader} {number}")
+    if reader.endswith(".gz") and chance.random() < 0.5:
+        return gzip.compress(hostile_file(reader.removesuffix(".gz"), number), mtime=0)
     words = words_of(reader)
     if reader in TEXTS and chance.random() < 0.15:
         return _babble(reader, words, chance)

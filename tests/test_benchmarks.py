@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from fer_cli.data.augmentation import Augmentation
+from fer_cli.data.formats.registry import Mesh
+from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
 from fer_cli.run import Run
@@ -240,3 +242,16 @@ def test_throughput_measures_products_only_in_the_precisions_that_are_compared(
     out = capsys.readouterr().out
     assert "100 GFLOP/s in float32; fer train computes in float32." in out
     assert out.count("| plain float32 |") == out.count("| fer train |") == 2
+
+
+def test_a_voxel_is_near_a_surface_that_ends_within_a_hundredth_of_it() -> None:
+    """A box of 8 voxels a side holds a wall that ends a little before the border at 3."""
+    script = load_benchmark("voxelize")
+    corners = np.array(list(np.ndindex(2, 2, 2)), float) * 8
+    for short, is_near in ((0.005, True), (0.02, False)):
+        wall = np.array([[3 - short, 1, 1.5], [3 - short, 2, 1.5], [2.5, 1, 1.5]])
+        mesh = Mesh(np.concatenate([corners, wall]), np.array([[0, 0, 0], [7, 7, 7], [8, 9, 10]]))
+        grid = voxelize_shape(mesh, VoxelSettings(8, 0))
+        assert grid.occupancy[2, 1, 1]
+        assert not grid.occupancy[3, 1, 1]
+        assert script.near_surface(mesh, grid)[3, 1, 1] == is_near

@@ -455,6 +455,16 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not imported & set(HEAVY)
 
 
+def test_voxelizing_does_not_import_pytorch(tmp_path: Path) -> None:
+    """Which takes seconds and memory, in the command itself and in each of its workers."""
+    (tmp_path / "a.off").write_text("OFF\n3 1 0\n0 0 0\n4 0 0\n0 2 1\n3 0 1 2\n")
+    command = [sys.executable, "-X", "importtime", "-m", "fer_cli", "voxelize", "a.off", "-o", "v.h5"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines()}
+    assert "fer_cli.data.batches" in imported
+    assert "torch" not in imported
+
+
 # pipes and signals
 
 

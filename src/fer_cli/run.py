@@ -16,10 +16,9 @@ from torch import nn
 from fer_cli.artifacts import RunArtifacts, choose_device
 from fer_cli.calibration.calibrate import calibrated, check_calibration, views_of_run
 from fer_cli.codebooks.clustering import cluster_network
-from fer_cli.data.places import Location
+from fer_cli.data.places import Kind, Location
 from fer_cli.data.turning import Axis
 from fer_cli.data.volume_file import save_volumes
-from fer_cli.data.volumes import Kind
 from fer_cli.diagnosis import explain, probe
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.probe import Probe

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fer_cli.data.containers import read_file
+from fer_cli.data.containers import NOT_ZIP, read_file
 from fer_cli.data.entries import Entry, Skipped
 from fer_cli.data.plan import plan
 from fer_cli.data.source import close_archives, list_entries, read_shape_of
@@ -247,7 +247,9 @@ def test_every_file_that_looks_like_data_is_read_or_named(tmp_path: Path) -> Non
         }  # fmt: skip
         reasons = {item.path.rpartition("/")[2]: item.reason for item in listing.skipped}
         assert sorted(reasons) == sorted([*data, "points.csv", "blob"])
-        assert reasons["d.zip"] == "is an archive within the source; unpack it, or give it as SOURCE"
+        in_archive = "is an archive or compressed file within an archive; unpack it"
+        assert reasons["d.zip"] == ("is not a usable .zip: File is not a zip file" if source.is_dir() else in_archive)
+        assert reasons["e.tar.gz"] == (NOT_ZIP if source.is_dir() else in_archive)
         assert reasons["f.txt"].startswith("is no text of points")
         assert reasons["l.pt"].startswith("fer does not read .pt files; known are .off")
         with pytest.raises(InputError, match="bed/test/blob: fer does not read such files"):
@@ -301,7 +303,7 @@ def test_odd_names_are_kept(tmp_path: Path) -> None:
 
 
 def test_hostile_members_of_an_archive_are_skipped_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.data.containers._BOMB_BYTES", 1000)
+    monkeypatch.setattr("fer_cli.data.archives._BOMB_BYTES", 1000)
     hostile = ["/etc/train/a.off", "../train/b.off", "bed/train/../../../c.off", "C:/train/d.off", "..\\train\\e.off"]
     archive = zipped(tmp_path / "s.zip", "bed/train/f.off", "./bed/train/g.off", *hostile)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
@@ -324,7 +326,7 @@ def test_hostile_members_of_an_archive_are_skipped_by_name(tmp_path: Path, monke
 
 
 def test_files_beyond_the_limit_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_cli.data.containers.MAX_FILE_BYTES", 30)
+    monkeypatch.setattr("fer_cli.data.archives.MAX_FILE_BYTES", 30)
     paths = ["t/a.off", "a very long path makes a long file/a.off"]
     for source in (fill(tmp_path / "s", *paths), zipped(tmp_path / "s.zip", *paths)):
         listing = list_entries(source, layout="none")

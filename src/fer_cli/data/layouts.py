@@ -3,8 +3,8 @@
 A level is a position among the folders of a path: 0 is outermost, −1 is the source itself. A level whose folders are
 all called `train`, `val` or `test` is that of the split; the class stands above or below it. Without a split, the level
 whose names differ is that of the class, unless each of its folders holds one shape (ShapeNetCore's
-`<synset>/<id>/models/`). A folder of a resolution (3DShapeNets' `<class>/30/<split>/`) does not count. What cannot be
-decided is refused with the layouts that are possible.
+`<synset>/<id>/models/`). A folder of a resolution (3DShapeNets' `<class>/30/<split>/`) does not count. An archive in a
+folder counts as a folder (`chair.zip` as `chair`). What cannot be decided is refused with the possible layouts.
 """
 
 from collections import defaultdict
@@ -67,7 +67,7 @@ def place(entries: Sequence[Entry], root: str, given: Layout | None = None) -> t
 
     Raises InputError where the folders can be read in more than one way, and no layout is `given`.
     """
-    rows = _without_resolutions([folders_of(entry.path) for entry in entries])
+    rows = _rows_of(entries)
     stems = [entry.path.replace("\\", "/").rpartition("/")[2].partition(".")[0] for entry in entries]
     layout = given or _Listing(rows, stems, root).layout()
     placed = []
@@ -86,9 +86,9 @@ def formats_of_one_shape(entries: Sequence[Entry], layout: Layout) -> list[tuple
     """Entries that are one shape in several formats: files of one name in a folder that is the shape's own."""
     deepest = max(layout.class_level or 0, layout.split_level or 0)
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
+    for entry, folders in zip(entries, _without_wrapping(entries), strict=True):
         folder, _, file = entry.path.replace("\\", "/").rpartition("/")
-        if not entry.files and len(folders_of(entry.path)) > deepest + 1:
+        if not entry.files and len(folders) > deepest + 1:
             groups[folder, file.partition(".")[0]].append(entry)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
@@ -96,6 +96,39 @@ def formats_of_one_shape(entries: Sequence[Entry], layout: Layout) -> list[tuple
 def folders_of(path: str) -> Folders:
     """The folders of a path, in text that can be stored: a file's name need not be UTF-8."""
     return tuple(part for part in _readable(path).replace("\\", "/").split("/")[:-1] if part not in ("", "."))
+
+
+def _rows_of(entries: Sequence[Entry]) -> list[Folders]:
+    """The folders that may name class and split, of each entry."""
+    return _without_resolutions(_without_wrapping(entries))
+
+
+def _without_wrapping(entries: Sequence[Entry]) -> list[Folders]:
+    """The folders of each entry, archives called as folders: `chair.zip` as `chair`.
+
+    Where an archive holds one folder of its own name (`chair.zip/chair/`), the two are one.
+    """
+    rows = [folders_of(entry.path) for entry in entries]
+    inside: dict[Folders, set[str]] = defaultdict(set)
+    for row in rows:
+        for level, name in enumerate(row):
+            if _is_archive(name):
+                inside[row[: level + 1]].add(row[level + 1] if len(row) > level + 1 else "")
+    wrapped = {archive for archive, names in inside.items() if names == {_stem(archive[-1])}}
+    return [
+        tuple(
+            _stem(name) if _is_archive(name) else name for level, name in enumerate(row) if row[:level] not in wrapped
+        )
+        for row in rows
+    ]
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(".zip") and len(name) > len(".zip")
+
+
+def _stem(archive: str) -> str:
+    return archive[: -len(".zip")]
 
 
 def _readable(text: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from fer_cli.data.statistics import occupied_bounds
+from fer_cli.data.places import occupied_bounds
 
 NEARLY_EMPTY = 1 / 500
 NEARLY_FULL = 0.9

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from fer_cli.data.containers import POINT_SETS, is_zip, read_file, read_head, split_of_name
+from fer_cli.data.archives import is_zip, member_of
+from fer_cli.data.containers import POINT_SETS, read_file, read_head, split_of_name
 from fer_cli.data.entries import SPLIT_WORDS, Entry
 from fer_cli.data.formats.content import plain_text, require_content
 from fer_cli.errors import InputError, one_line
@@ -89,7 +90,7 @@ def _all_points(source: Path, path: str) -> np.ndarray:
 def _as_file(source: Path, path: str) -> Iterator[Path]:
     """A file that libhdf5 can open."""
     require_content(read_head(source, path, 64), path)
-    if not is_zip(source):
+    if member_of(source, path) is None:
         yield source / path if source.is_dir() else source
         return
     with tempfile.TemporaryDirectory(prefix="fer-") as folder:

@@ -14,8 +14,7 @@ from fer_cli.arguments import Scaling
 from fer_cli.data.formats.nifti import nibabel
 from fer_cli.data.formats.registry import require_mask
 from fer_cli.data.formats.volume import Scan, spacing_of
-from fer_cli.data.places import Location
-from fer_cli.data.volumes import Kind
+from fer_cli.data.places import Kind, Location
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.storage.declarations import Json
 

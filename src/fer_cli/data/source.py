@@ -5,7 +5,7 @@ its class: some files of ModelNet40 are named after another class. Where folders
 at random.
 
 Slices of one volume make one sample (`series`). A file with a table of point clouds makes many (`point_sets`).
-`containers` reads folders and archives.
+`containers` reads folders, and archives in them or alone.
 """
 
 import hashlib
@@ -15,14 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from fer_cli import __version__
-from fer_cli.data import containers
+from fer_cli.data import archives
+from fer_cli.data.archives import is_other_archive, is_zip
 from fer_cli.data.containers import (
     KNOWN,
+    NOT_ZIP,
     POINT_SETS,
     POINTS_TEXT,
+    file_on_disk,
     files_of,
     is_dicom_path,
-    is_zip,
     read_file,
     read_head,
     slices_in,
@@ -146,6 +148,8 @@ def _entries(source: Path, paths: Sequence[str], root: str, skipped: list[Skippe
 def _of_file(source: Path, size: int) -> list[Entry]:
     """The one sample of a file, or its many."""
     suffix = file_suffix(source.name)
+    if suffix not in READ_SUFFIXES and is_other_archive(suffix):
+        raise InputError(f"{source} {NOT_ZIP}.")
     head = (
         b""
         if suffix in (*READ_SUFFIXES, POINT_SETS) and suffix != POINTS_TEXT
@@ -153,8 +157,8 @@ def _of_file(source: Path, size: int) -> list[Entry]:
     )
     if head and not (looks_like_points(head) if suffix == POINTS_TEXT else is_dicom(head)):
         raise InputError(f"{source} is not a shape that fer reads; known are {KNOWN}.")
-    if size > containers.MAX_FILE_BYTES:
-        raise InputError(f"{source}: {size} bytes, more than {containers.MAX_FILE_BYTES}.")
+    if size > archives.MAX_FILE_BYTES:
+        raise InputError(f"{source}: {size} bytes, more than {archives.MAX_FILE_BYTES}.")
     return point_entries(source, source.name) if suffix == POINT_SETS else [file_entry(source.name)]
 
 
@@ -186,14 +190,14 @@ def _slices(source: Path, entry: Entry) -> Iterator[tuple[str, bytes]]:
     for file in entry.files:
         content = read_file(source, file)
         size += len(content)
-        if size > containers.MAX_FILE_BYTES:
-            raise InputError(f"{entry.path}: its files take more than {containers.MAX_FILE_BYTES} bytes.")
+        if size > archives.MAX_FILE_BYTES:
+            raise InputError(f"{entry.path}: its files take more than {archives.MAX_FILE_BYTES} bytes.")
         yield file.rpartition("/")[2], content
 
 
 def close_archives() -> None:
     """Close the archive, and forget the point clouds, that are kept open in this process."""
-    containers.close_archives()
+    archives.close_archives()
     close_point_sets()
 
 
@@ -213,7 +217,7 @@ def run_key(source: Path, listing: Listing, settings: Json, *, batch: int) -> st
     def stamps(entry: Entry) -> list[list[int]]:
         row = point_set_row(entry.path)
         files = entry.files or (entry.path if row is None else row[0],)
-        return [stamp(source / file) for file in files]
+        return [stamp(file_on_disk(source, file)) for file in files]
 
     in_folder = source.is_dir()
     facts = {

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from fer_cli.data.volumes import Kind, Volumes
+from fer_cli.data.places import Kind, occupied_bounds
+from fer_cli.data.volumes import Volumes
 
 _LOOSE, _EDGE = 2, 5
 """Neighbours, of 26: with at most so many a voxel hangs loose, or lies at the edge of a surface."""
@@ -55,14 +56,6 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
     """The statistics of each volume, in the order of `statistic_names`; of several channels their mean."""
     of: Callable[[Tensor], np.ndarray] = _of_shapes if kind == "occupancy" else _of_signals
     return np.mean([of(channel) for channel in volumes.float().cpu().unbind(1)], axis=0)
-
-
-def occupied_bounds(grid: Shaped[np.ndarray, "x y z"]) -> tuple[Int[np.ndarray, " 3"], Int[np.ndarray, " 3"]]:
-    """First index that is occupied along each axis, and the one after the last; zeros where nothing is."""
-    inside = [np.flatnonzero(grid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if not len(inside[0]):
-        return np.zeros(3, np.int64), np.zeros(3, np.int64)
-    return np.array([at[0] for at in inside]), np.array([at[-1] + 1 for at in inside])
 
 
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:

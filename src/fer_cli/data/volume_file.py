@@ -17,7 +17,8 @@ from jaxtyping import Float32, Float64, Shaped
 from fer_cli.data.duplicates import DuplicateCounts, count_duplicates, find_duplicates
 from fer_cli.data.entries import Skipped, described
 from fer_cli.data.formats.volume import spacing_of
-from fer_cli.data.volumes import InputSpec, Kind
+from fer_cli.data.places import Kind
+from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import InputError, UsageError
 from fer_cli.storage.artifact_writer import ArtifactWriter
 from fer_cli.storage.outputs import check_output, claim_output

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from fer_cli.data.places import Location
+from fer_cli.data.places import Kind, Location
 
 Volumes = Float[Tensor, "sample channel width depth height"]
 """Axes x, y and z, under names that tell them from those of a feature map."""
-Kind = Literal["occupancy", "intensity"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import nn
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VolumeSet, VoxelSet, open_voxels, validation_split
-from fer_cli.data.volumes import Kind
+from fer_cli.data.places import Kind
 from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.network.activations import FEEDBACK
 from fer_cli.network.attach_overview import Overview, expected_seconds, fit_of

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fer_cli.data.volumes import Kind, Volumes
+from fer_cli.data.places import Kind
+from fer_cli.data.volumes import Volumes
 from fer_cli.network.backbone import NetworkSpec
 
 _CHARBONNIER = 1e-3

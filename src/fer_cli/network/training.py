@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.dataset import VoxelSet, open_voxels, validation_split
-from fer_cli.data.volumes import Kind
+from fer_cli.data.places import Kind
 from fer_cli.errors import InputError, UsageError
 from fer_cli.execution.progress import EpochRecord
 from fer_cli.execution.world import ALONE, World

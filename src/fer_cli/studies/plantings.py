@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch.nn import functional
 
-from fer_cli.data.volumes import Kind
+from fer_cli.data.places import Kind
 from fer_cli.network.poses import Pose
 
 DOSES: dict[str, tuple[float, ...]] = {

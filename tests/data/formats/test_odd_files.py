@@ -316,8 +316,118 @@ def test_glb_with_what_is_no_geometry_is_read() -> None:
     assert triangles(read_shape(glb(morphed), "a.glb")) == EXPECTED["a.off"]
     for padding in (b"\0", b" ", b"\n"):
         assert triangles(read_shape(glb(padding=padding), "a.glb")) == EXPECTED["a.off"]
-    with pytest.raises(InputError, match="accessor 0 is sparse or has no buffer"):
-        read_shape(glb(lambda tree: tree["accessors"][0].update(sparse={"count": 1})), "a.glb")
+
+
+def sparse(
+    places: list[int],
+    rows: np.ndarray,
+    *,
+    accessor: int = 0,
+    based: bool = True,
+    kind: int = 5121,
+    at: int = 0,
+    **changed: Any,
+) -> bytes:
+    """The tetrahedron, of which an accessor has other values at some places; without a base it is 0 elsewhere."""
+    packed = np.array(places, {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}[kind]).tobytes()
+    packed += bytes(-len(packed) % 4)
+
+    def change(tree: dict[str, Any]) -> None:
+        start, content = 72, rows.tobytes()
+        for part in (packed, content):
+            tree["bufferViews"].append({"buffer": at, "byteOffset": start, "byteLength": len(part)})
+            start += len(part)
+        told = tree["accessors"][accessor]
+        told["sparse"] = {
+            "count": len(places),
+            "indices": {"bufferView": 2, "componentType": kind},
+            "values": {"bufferView": 3},
+        } | changed
+        if not based:
+            del told["bufferView"]
+
+    return glb(change, body=packed + rows.tobytes())
+
+
+@pytest.mark.parametrize("kind", [5121, 5123, 5125])
+@pytest.mark.parametrize("based", [True, False])
+def test_sparse_positions_of_glb_are_those_that_they_stand_for(kind: int, based: bool) -> None:
+    moved = np.array([[7, 1, 0], [0, 3, 9]], "<f4")
+    expected = CORNERS.copy() if based else np.zeros((4, 3))
+    expected[[1, 3]] = moved
+    found = read_shape(sparse([1, 3], moved, based=based, kind=kind), "a.glb")
+    assert triangles(found) == expected[FACES].tolist()
+
+
+def test_sparse_triangles_of_glb_are_those_that_they_stand_for() -> None:
+    found = read_shape(sparse([0, 11], np.array([2, 0], "<u2"), accessor=1), "a.glb")
+    changed = FACES.flatten()
+    changed[[0, 11]] = 2, 0
+    assert triangles(found) == CORNERS[changed.reshape(-1, 3)].tolist()
+
+
+def test_sparse_positions_may_replace_rows_of_an_interleaved_array() -> None:
+    rows = np.column_stack([CORNERS, np.full((4, 3), 77)]).astype("<f4")
+    content = rows.tobytes() + FACES.astype("<u2").tobytes() + bytes([2, 0, 0, 0]) + np.float32([1, 5, 1]).tobytes()
+    tree = {
+        "scenes": [{"nodes": [0]}],
+        "asset": {"version": "2.0"},
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 1}, "indices": 0}]}],
+        "accessors": [
+            {"bufferView": 1, "componentType": 5123, "count": 12, "type": "SCALAR"},
+            {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3", "sparse": {
+                "count": 1, "indices": {"bufferView": 2, "componentType": 5121},
+                "values": {"bufferView": 2, "byteOffset": 4},
+            }},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": 96, "byteStride": 24},
+            {"buffer": 0, "byteOffset": 96, "byteLength": 24},
+            {"buffer": 0, "byteOffset": 120, "byteLength": 16},
+        ],
+        "buffers": [{"byteLength": 136}],
+    }  # fmt: skip
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(content), b"BIN\0") + content
+    found = read_shape(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks, "a.glb")
+    expected = CORNERS.copy()
+    expected[2] = 1, 5, 1
+    assert triangles(found) == expected[FACES].tolist()
+
+
+ROW = np.ones((1, 3), "<f4")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (sparse([4], ROW), "a sparse accessor of 4 rows names row 4"),
+        (sparse([2, 1], np.ones((2, 3), "<f4")), "or rows out of order"),
+        (sparse([1, 1], np.ones((2, 3), "<f4")), "or rows out of order"),
+        (sparse([1], ROW, kind=5126), "rows of a sparse accessor are named by type 5126"),
+        (sparse([1], ROW, count=0), "an accessor has the count 0"),
+        (sparse([1], ROW, count=True), "an accessor has the count True"),
+        (sparse([1], ROW, count=9), "9 rows up to byte 81 are promised"),
+        (sparse([1], ROW, values={"bufferView": 3, "byteOffset": 4}), "1 rows up to byte 92 are promised"),
+        (sparse([1], ROW, values={"bufferView": 3, "byteOffset": -4}), "1 rows up to byte 84 are promised"),
+        (sparse([1], ROW, values={"bufferView": 9}), "the scene does not parse: IndexError"),
+        (sparse([1], ROW, values={}), "the scene does not parse: KeyError"),
+        (sparse([1], np.full((1, 3), np.nan, "<f4")), r"vertex 1 is at \(nan, nan, nan\)"),
+        (
+            glb(lambda tree: tree["accessors"].__setitem__(0, {
+                "componentType": 5126, "count": 10**9, "type": "VEC3", "sparse": {"count": 1}})),
+            "a sparse accessor of 1000000000 rows is promised, too many",
+        ),
+        (glb(lambda tree: tree["accessors"][0].pop("bufferView")), "accessor 0 has no buffer, so that all its values"),
+        (sparse([1], ROW, at=1), "lie outside the binary chunk"),
+    ],
+)  # fmt: skip
+def test_sparse_accessors_that_do_not_fit_are_refused(content: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        read_shape(content, "a.glb")
+    assert "\n" not in str(caught.value)
 
 
 def instanced(**columns: np.ndarray) -> bytes:

@@ -40,7 +40,9 @@ def without_mark(content: bytes) -> bytes:
 
 def plain_text(content: bytes) -> bytes:
     """The same text without any byte-order mark: files that were joined have some within."""
-    return without_mark(content).replace(codecs.BOM_UTF8, b"")
+    content = without_mark(content)
+    # One byte is found ten times faster than three, and few texts hold it.
+    return content.replace(codecs.BOM_UTF8, b"") if codecs.BOM_UTF8[:1] in content else content
 
 
 def looks_like_points(head: bytes) -> bool:

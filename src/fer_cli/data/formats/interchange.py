@@ -5,7 +5,7 @@ the geometry alone. What would cost memory beyond the file's size, hang, or come
 before trimesh sees it.
 
 Axes are kept as stored, although glTF says that y is up: turn such shapes before, if their z should be up.
-Not read: glTF's compression and sparse positions; skins, morphs and cameras; materials, textures and normals.
+Not read: glTF's compression; skins, morphs and cameras; materials, textures and normals.
 """
 
 import io
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fer_cli.data.formats.accessors import COMPONENT_BYTES, COMPONENTS, read_floats, written_out
 from fer_cli.data.formats.content import plain_text, without_mark
 from fer_cli.data.formats.decimals import excerpt, numbers_by_line
 from fer_cli.errors import InputError, first_line
@@ -33,8 +34,8 @@ MAX_INSTANCED = 1 << 24
 _Vertices = Float64[np.ndarray, "vertex 3"]
 _Faces = Int64[np.ndarray, "face 3"]
 
-_COMPONENT_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
-_COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+_MOST_GROWTH = 16
+"""Accessors may overlap, but not so that a small file becomes a shape of more than this many times its size."""
 _STL_NAME = re.compile(rb"(?im)^[ \t]*+(?:end[ \t]*+)?solid\b[^\n]*+")
 _STL_CORNER = re.compile(rb"(?i)\bvertex\s++(\S++)\s++(\S++)\s++(\S++)")
 _STL_FACET = re.compile(rb"(?i)(?<!end )(?<!end\t)\bfacet\b")
@@ -109,6 +110,7 @@ def read_glb(content: bytes, name: str) -> tuple[_Vertices, _Faces]:
     try:
         _refuse_foreign(tree, name)
         tree = _geometry(tree, binary, name)
+        tree, binary = written_out(tree, binary, name, _MOST_GROWTH * len(content))
         _refuse_unsafe(tree, len(content), name)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{name}: the scene does not parse: {type(error).__name__} {first_line(error)}.") from error
@@ -195,29 +197,14 @@ def _instances(tree: dict[str, Any], binary: bytes, attributes: dict[str, int], 
     columns = {}
     for key in ("TRANSLATION", "ROTATION", "SCALE"):
         if key in attributes:
-            columns[key.lower()] = _floats(tree, binary, attributes[key], 4 if key == "ROTATION" else 3, name)
+            width = 4 if key == "ROTATION" else 3
+            columns[key.lower()] = read_floats(tree, binary, attributes[key], width, name).tolist()
     counts = {len(rows) for rows in columns.values()}
     if len(counts) != 1 or max(counts) > _MOST_INSTANCES:
         raise InputError(
             f"{name}: instances of a mesh are {sorted(counts)}, expected one count up to {_MOST_INSTANCES}."
         )
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _floats(tree: dict[str, Any], binary: bytes, index: int, width: int, name: str) -> list[list[float]]:
-    """The rows of an accessor of floats in the binary chunk."""
-    accessor = tree["accessors"][index]
-    view = tree["bufferViews"][accessor["bufferView"]]
-    if accessor["componentType"] != 5126 or "sparse" in accessor or "uri" in tree["buffers"][view["buffer"]]:
-        raise InputError(f"{name}: places of instances are stored otherwise than as floats, which is not supported.")
-    count, stride = accessor["count"], view.get("byteStride", 4 * width)
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    if not (
-        count > 0 and start >= 0 and 4 * width <= stride and start + stride * (count - 1) + 4 * width <= len(binary)
-    ):
-        raise InputError(f"{name}: places of {count} instances are promised, the file has {len(binary)} bytes.")
-    rows: list[list[float]] = np.ndarray((count, width), "<f4", binary, start, (stride, 4)).tolist()
-    return rows
 
 
 def _refuse_foreign(tree: dict[str, Any], name: str) -> None:
@@ -234,8 +221,7 @@ def _refuse_unsafe(tree: dict[str, Any], n_bytes: int, name: str) -> None:
     """Raise InputError for what trimesh would read wrong, or with more memory or time than the file is worth."""
     accessors = tree.get("accessors", [])
     sizes = [_accessor_bytes(accessor, index, name) for index, accessor in enumerate(accessors)]
-    # Accessors may overlap, but not so that a small file becomes a large shape.
-    if sum(sizes) > 16 * n_bytes:
+    if sum(sizes) > _MOST_GROWTH * n_bytes:
         raise InputError(f"{name}: accessors of {sum(sizes)} bytes are promised, the file has {n_bytes}.")
     weights = []
     for mesh in tree.get("meshes", []):
@@ -263,11 +249,11 @@ def _refuse_unsafe(tree: dict[str, Any], n_bytes: int, name: str) -> None:
 
 def _accessor_bytes(accessor: dict[str, Any], index: int, name: str) -> int:
     count = accessor["count"]
-    if "sparse" in accessor or "bufferView" not in accessor:
-        raise InputError(f"{name}: accessor {index} is sparse or has no buffer, which is not supported.")
+    if "bufferView" not in accessor:
+        raise InputError(f"{name}: accessor {index} has no buffer, so that all its values are 0.")
     if not isinstance(count, int) or count < 1:
         raise InputError(f"{name}: accessor {index} has the count {count!r}.")
-    return count * _COMPONENT_BYTES[accessor["componentType"]] * _COMPONENTS[accessor["type"]]
+    return count * COMPONENT_BYTES[accessor["componentType"]] * COMPONENTS[accessor["type"]]
 
 
 def _placed(loaded: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -37,9 +37,9 @@ def cover_concave(
     Every edge of a polygon is an edge of its triangles. Polygons need not be planar: they are cut as they look along
     their normal. A polygon that crosses itself is covered as well as that can be.
     """
-    starts = np.flatnonzero(np.diff(polygon, prepend=-1))
-    if len(starts) == len(fans):  # triangles alone
+    if (polygon[1:] != polygon[:-1]).all():  # triangles alone
         return fans
+    starts = np.flatnonzero(np.diff(polygon, prepend=-1))
     several = np.flatnonzero(np.diff(starts, append=len(fans)) > 1)
     sizes = np.diff(starts, append=len(fans))[several]
     rows = np.repeat(starts[several] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
