@@ -122,3 +122,27 @@ def test_long_names_of_scores_are_folded_and_not_cut(found: dict[str, Any]) -> N
     text = printed(found | {"comparisons": [row]})
     assert max(map(len, text.split("\n"))) <= 80
     assert "…" not in text
+
+
+def test_groups_come_first_each_with_the_command_that_explains_it(found: dict[str, Any]) -> None:
+    text = printed(found)
+    assert text.startswith("mistakes in groups")
+    [run] = found["runs"]
+    together = "".join(text.split())  # a long folder is folded
+    for group in found["groups"][:6]:
+        chosen = f"--errors --pair {group['true']},{group['predicted']} --cause {group['cause']}"
+        wanted = chosen if group["size"] > 1 else group["samples"][0]
+        assert f"fer explain {wanted} --run {run['run']}".replace(" ", "") in together
+    assert " ".join(found["groups"][0]["remedy"].split()) in " ".join(text.split())
+
+
+def test_questions_that_were_not_measured_are_one_line_with_what_measures_them(found: dict[str, Any]) -> None:
+    text = " ".join(printed(found).split())
+    missing = [row for row in found["trust"] if row["verdict"] == "not measured"]
+    assert len(missing) > 1
+    assert text.count("not measured") == 1
+    assert (
+        f"not measured {len(missing)} questions, on the page; 'fer evaluate --causes --repair' measures them." in text
+    )
+    for row in found["trust"]:
+        assert (row["question"] in text) == (row not in missing)

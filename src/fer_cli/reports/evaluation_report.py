@@ -48,7 +48,7 @@ def evaluation_report(evaluation: Evaluation) -> RenderableType:
     of_layers = {name for name in detection if any(name.endswith(f"_{layer}") for layer in layers)}
     kept = {name for name in of_layers if name.startswith("trust_score_")}
     parts: list[RenderableType] = [
-        *groups_report(evaluation["groups"] or ()),
+        *groups_report(evaluation),
         _accuracy(evaluation),
         *confusion_report(evaluation),
         Text(),

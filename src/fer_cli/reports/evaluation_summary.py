@@ -1,34 +1,48 @@
 """What of an evaluation comes first for a terminal: groups of mistakes, confusion, the trust card, planted causes."""
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from fer_cli.evaluation.results import Evaluation
 from fer_cli.evaluation.study_results import Causes, Group, Question
 from fer_cli.reports.tables import number_or_dash, open_table, printable
+from fer_cli.studies.trust import NOT_MEASURED
 
 _MOST_GROUPS = 6
 _MOST_CONFUSED = 6
 _STYLES = {"holds": "green", "fails": "bold red", "undecided": "yellow"}
 
 
-def groups_report(groups: Sequence[Group]) -> list[RenderableType]:
-    """The largest groups, each with its remedy and its most typical sample."""
+def groups_report(evaluation: Evaluation) -> list[RenderableType]:
+    """The largest groups, each with its remedy and the command that explains its mistakes."""
+    groups = evaluation["groups"]
     if not groups:
         return []
     parts: list[RenderableType] = [Text("mistakes in groups, the largest first", style="italic")]
     for group in groups[:_MOST_GROUPS]:
         parts.append(Text(printable(f"{group['title']} ({group['share']:.0%})"), style="bold"))
-        parts.append(Text(printable(f"  {group['remedy']}")))
-        parts.append(Text(printable(f"  fer explain {group['samples'][0]}")))
+        parts.append(Padding(Text(printable(group["remedy"])), (0, 0, 0, 2)))
+        parts.append(Padding(Text(printable(_explain(evaluation, group))), (0, 0, 0, 2)))
     rest = groups[_MOST_GROUPS:]
     if rest:
         count = sum(group["size"] for group in rest)
         parts.append(Text(f"and {len(rest)} smaller groups with {count} mistakes, on the page and in the JSON"))
     return [*parts, Text()]
+
+
+def _explain(evaluation: Evaluation, group: Group) -> str:
+    """The command that explains a group, as a shell takes it."""
+    wanted = [group["samples"][0]]
+    if group["size"] > 1:
+        wanted = ["--errors", "--pair", f"{group['true']},{group['predicted']}", "--cause", group["cause"]]
+        wanted += [] if evaluation["split"] == "test" else ["--split", evaluation["split"]]
+    return shlex.join(["fer", "explain", *wanted, "--run", evaluation["runs"][0]["run"]])
 
 
 def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int]]:
@@ -51,16 +65,25 @@ def confusion_report(evaluation: Evaluation) -> Iterable[RenderableType]:
 
 
 def trust_report(trust: Sequence[Question]) -> Iterable[RenderableType]:
-    """The trust card, a question in a line or two."""
+    """The trust card, a question in a line or two; those that were not measured in one, with what measures them."""
     yield Text("may this run's reports be trusted?", style="italic")
-    for question in trust:
-        ends = question["interval"]
-        between = "" if ends is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
-        value = "" if question["value"] is None else f" {question['value']:.2f}{between}."
-        words = f"{question['question']}{value} {question['follows']}".strip()
+    rows = [(question["verdict"], _said(question)) for question in trust if question["verdict"] != NOT_MEASURED]
+    missing = [question for question in trust if question["verdict"] == NOT_MEASURED]
+    if missing:
+        options = dict.fromkeys(re.findall(r"--[a-z]+", " ".join(question["follows"] for question in missing)))
+        count = f"{len(missing)} question{'s' if len(missing) > 1 else ''}"
+        rows.append((NOT_MEASURED, f"{count}, on the page; 'fer evaluate {' '.join(options)}' measures them."))
+    for verdict, words in rows:
         row = Table.grid(padding=(0, 1))
-        row.add_row(Text(f"{question['verdict']:<12}", style=_STYLES.get(question["verdict"], "")), Text(words))
+        row.add_row(Text(f"{verdict:<12}", style=_STYLES.get(verdict, "")), Text(words))
         yield row
+
+
+def _said(question: Question) -> str:
+    ends = question["interval"]
+    between = "" if ends is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
+    value = "" if question["value"] is None else f" {question['value']:.2f}{between}."
+    return f"{question['question']}{value} {question['follows']}".strip()
 
 
 def causes_table(named: dict[str, dict[str, int]], causes: Causes) -> Iterable[RenderableType]:
