@@ -37,6 +37,8 @@ SOME_VOTES = 2 / 15
 OVERLAPPING = 0.05
 """Share of votes that one class's validation samples give another."""
 LEVEL = 0.05
+FAR = 0.2
+"""p-value of the distance to a class's training samples up to which a sample without neighbours of it is in a gap."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _questionable_label(signs: Signs) -> Cause | None:
 
 def _gap(signs: Signs) -> Cause | None:
     around, label = signs.around, signs.label
-    if not signs.is_mistake or around is None or around.p_far > LEVEL or around.votes[str(label)] >= SOME_VOTES:
+    if not signs.is_mistake or around is None or around.p_far > FAR or around.votes[str(label)] >= SOME_VOTES:
         return None
     evidence = (
         f"Of samples of class {label}, {percentage(around.p_far)} lie as far from their nearest training samples.",
@@ -205,7 +207,7 @@ def _gap(signs: Signs) -> Cause | None:
     )
     like = f"; the most similar so far is {around.nearest[1]}" if around.nearest[1] else ""
     remedy = f"Add training samples of class {label} like this one{like}."
-    return Cause("gap", _strength(around.p_far, 0.01, 0.025), remedy, evidence)
+    return Cause("gap", _strength(around.p_far, 0.01, LEVEL), remedy, evidence)
 
 
 def _overlap(signs: Signs) -> Cause | None:
