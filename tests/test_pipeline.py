@@ -257,7 +257,7 @@ def test_a_binvox_file_is_explained_as_the_sample_that_was_made_from_it(
         *("explain", tmp_path / f"{name}.binvox", "--label", label, "--no-images"),
         folder=pipeline.folder,
     )
-    assert said == {**explained_mistake, "report": None}
+    assert said == {**explained_mistake, "report": None, "source": str(tmp_path / f"{name}.binvox")}
 
 
 @pytest.mark.real_data

@@ -279,7 +279,7 @@ def run_centroids(codebook: Artifact) -> np.ndarray:
     [
         ((5, 4, 4), "--k names 3 numbers, but the network has 4 layers below the output"),
         ((5, 55, 4, 3), r"conv2 cannot have 55 codes: .* as many as there are training samples \(54\)"),
-        ((0, 4, 4, 3), "conv1 cannot have 0 codes"),
+        ((0, 4, 4, 3), "--k 0,4,4,3: a layer has at least one code"),
     ],
 )
 def test_k_that_does_not_fit_is_refused(k: tuple[int, ...], message: str, run_paths: RunPaths, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_unknown_data_set_is_refused(tmp_path: Path) -> None:
     assert set(URLS) == {"modelnet10", "modelnet40"}
 
 
-def test_command_prints_size_and_hash_and_nothing_else(served: Served, tmp_path: Path) -> None:
+def test_command_prints_size_and_hash_and_the_next_command(served: Served, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fer_cli", "download", "modelnet10", "-o", str(tmp_path), "--url", served.url]
     served.break_after = SIX_BLOCKS
     broken = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -240,4 +240,7 @@ def test_command_prints_size_and_hash_and_nothing_else(served: Served, tmp_path:
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     size, digest = len(served.content), hashlib.sha256(served.content).hexdigest()
     assert result.stderr == ""
-    assert result.stdout == f"{tmp_path}/ModelNet10.zip downloaded: {size} bytes, SHA-256 {digest}\n"
+    told, following, *rest = result.stdout.split("\n")
+    assert told == f"{tmp_path}/ModelNet10.zip downloaded: {size} bytes, SHA-256 {digest}"
+    assert following == f"Next: fer voxelize {tmp_path}/ModelNet10.zip"
+    assert rest == [""]

@@ -18,7 +18,8 @@ def found(evaluated: Evaluation) -> dict[str, Any]:
 
 
 def without_script(page: Path) -> str:
-    text = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    source = page.read_text(encoding="utf-8").replace("<wbr>", "")
+    text = re.sub(r"<(script|style)\b.*?</\1>", "", source, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 

@@ -170,10 +170,10 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table , truly chair", "2241", "1.41 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicion 0.87 of 1 Suspicious: 3% of correctly classified validation samples look at least as suspicious for "
-        "their class (p = 0.031). One less the mean probability over views. The mean over 24 views says chair (0.42)."
-        in text
+        "Suspicion 0.87 of 1. Suspicious: 3% of correctly classified validation samples look at least as suspicious "
+        "for their class (p = 0.031). It is 1 less the mean probability of the predicted class over views." in text
     )
+    assert "The mean over 24 views says chair (0.42)." in text
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
 
@@ -242,7 +242,7 @@ def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
     assert "Where it is unusual: conv2. The computation departs from the usual, most likely here (p = 0.010). " in (
         card(source)
     )
-    assert named_rows(source) == ["conv2", "conv2"]  # it is not among the pictured layers
+    assert named_rows(source) == ["conv2", "conv2", "conv2"]  # on the way, in the table, in the chart
     assert facts_of(source)["charts"]["chart-feedforward"]["layout"]["annotations"][0]["text"] == "unusual"
     assert "◀ computation unusual." in source
     text = words(source)
@@ -470,3 +470,20 @@ def test_probe_of_grey_values_is_drawn_as_slices(tmp_path):
     np.testing.assert_array_equal(np.load(files.reconstruction), probed.reconstruction[0])
     with Pillow.open(files.picture) as picture:
         assert picture.size[0] > 5 * 420
+
+
+def test_the_true_class_is_among_the_probabilities_however_improbable(tmp_path):
+    classes = {f"class {number}": 0.9 / 2**number for number in range(8)}
+    diagnosis = diagnosis_of(probabilities={**classes, "table": 0.95, "chair": 0.0001})
+    text = words(page.write_report(diagnosis, tmp_path).read_text(encoding="utf-8"))
+    assert "chair (true) 0.000" in text
+    assert "class 3" in text
+    assert "class 4" not in text.split("From the input to the prediction")[0]
+
+
+def test_a_named_layer_that_is_not_pictured_stands_on_the_way_all_the_same(tmp_path):
+    source = page.write_report(diagnosis_of(**UNUSUAL), tmp_path).read_text(encoding="utf-8")
+    way = words(source).split("From the input to the prediction")[1].split("The most similar")[0]
+    assert "conv2 ◀" in way
+    assert "◀ computation unusual." in way
+    assert "What is unusual" in words(source)

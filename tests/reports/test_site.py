@@ -127,7 +127,9 @@ def test_groups_show_pictures_and_lead_to_reports_and_to_their_part_of_the_galle
     assert f'src="pictures/{first["samples"][0]}.png"' in source
     explained = {each.json["sample"] for each in several.explained}
     for name in {name for group in evaluation["groups"] for name in group["samples"]}:
-        assert (f'<a href="../explain/{name}/index.html">{name}</a>' in source) == (name in explained)
+        assert (f'<a href="../explain/{name}/index.html">{name.replace("_", "_<wbr>")}</a>' in source) == (
+            name in explained
+        )
     if first["size"] > 1:
         assert f"../explain/index.html#true={first['true']}&amp;predicted={first['predicted']}" in source
 

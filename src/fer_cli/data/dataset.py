@@ -63,6 +63,11 @@ class VolumeSet(ABC):
     def volumes(self, indices: Indices) -> Float[np.ndarray, "chosen channel x y z"]:
         """Voxel values of the given samples, in their order, float32."""
 
+    def first_like(self, volume: Float[np.ndarray, "channel x y z"], among: Int[np.ndarray, " chosen"]) -> int | None:
+        """Index of the first sample `among` these of the same volume, voxel for voxel; None if there is none."""
+        candidates: list[int] = among.tolist()
+        return next((index for index in candidates if np.array_equal(self.volumes([index])[0], volume)), None)
+
     @abstractmethod
     def repeats_training(self, indices: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, " chosen"]:
         """Whether the volume of each given sample is, voxel for voxel, that of some training sample."""
@@ -182,13 +187,10 @@ class VoxelSet(VolumeSet):
         return sizes
 
     def first_like(self, volume: Float[np.ndarray, "channel x y z"], among: Int[np.ndarray, " chosen"]) -> int | None:
-        """Index of the first sample `among` these of the same volume, voxel for voxel; None if there is none.
-
-        Only samples with as many occupied voxels (of intensities, values other than 0) are read.
-        """
-        alike = self.artifact.read("record/n_occupied")[among] == np.count_nonzero(volume)
-        candidates: list[int] = among[alike].tolist()
-        return next((index for index in candidates if np.array_equal(self.volumes([index])[0], volume)), None)
+        """See `VolumeSet.first_like`; only samples with as many occupied voxels, or values other than 0, are read."""
+        return super().first_like(
+            volume, among[self.artifact.read("record/n_occupied")[among] == np.count_nonzero(volume)]
+        )
 
     def is_placed(self, index: int) -> bool:
         """Whether the file of a volume told where it lies in the world."""

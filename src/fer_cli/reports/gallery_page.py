@@ -23,7 +23,13 @@ from fer_cli.storage.disk import write_whole
 
 PAGE = "index.html"
 TABLE = "samples.csv"
-_FILTERS = {"True class": "label", "Predicted": "predicted", "Cause": "cause", "Place": "place", "Category": "category"}
+_FILTERS = {
+    "True class": "label",
+    "Predicted": "predicted",
+    "Cause": "cause",
+    "Goes wrong at": "place",
+    "Category": "category",
+}
 """Columns that a gallery can be filtered by."""
 _COLUMNS = (
     *("sample", "true", "predicted", "probability", "cause", "strength", "remedy", "place", "category"),

@@ -204,7 +204,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             feedback_alike=_feedback_alike(diagnosis),
             differences={} if diagnosis.slicing else _differences(diagnosis),
             slices=None if diagnosis.slicing is None else _slice_words(diagnosis, diagnosis.slicing, shown["slices"]),
-            top=sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])[:5],
+            top=_most_probable(diagnosis),
             errors=[
                 {
                     "pair": pair,
@@ -229,6 +229,12 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             library="" if shared else packed_library(),
         )
     )
+
+
+def _most_probable(diagnosis: Diagnosis) -> list[tuple[str, float]]:
+    """The five most probable classes, and the true one where it is none of them."""
+    ranked = sorted(diagnosis.probabilities.items(), key=lambda item: -item[1])
+    return ranked[:5] + [(name, p) for name, p in ranked[5:] if name == diagnosis.label]
 
 
 def _marked(diagnosis: Diagnosis) -> str:

@@ -141,5 +141,5 @@ def suspicion_level(suspicion: Suspicion) -> str:
 def suspicion_basis(suspicion: Suspicion) -> str:
     """What suspicion goes by; the two kinds differ in scale."""
     if suspicion.by == VIEWS:
-        return "One less the mean probability over views."
+        return "It is 1 less the mean probability of the predicted class over views."
     return f"The rank of {suspicion.by} among validation samples: the calibration holds no views ('fer calibrate')."
