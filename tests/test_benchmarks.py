@@ -44,8 +44,10 @@ def test_finished_blocks_of_the_gpu_are_not_run_again(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     found = json.loads((tmp_path / "gpu.json").read_text())["blocks"]
     assert set(found) == set(names)
-    [(name, speed)] = found["matrix product, TFLOP/s"]["figures"].items()
-    assert (name.partition(" ")[0], speed > 0) == ("cpu", True)
+    speeds = found["matrix product, TFLOP/s"]["figures"]  # one for each precision that this processor computes in
+    assert speeds
+    for name, speed in speeds.items():
+        assert (name.partition(" ")[0], speed > 0) == ("cpu", True)
     assert f"| {names[-1]} | kept | 0.25 |" in (tmp_path / "gpu.md").read_text()
 
 

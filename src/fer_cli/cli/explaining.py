@@ -78,6 +78,10 @@ ExplainOutput = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")]
 
 
+_FEW = 4
+"""Samples up to which reading the voxels file at each look-up is quicker than holding all its grids in memory."""
+
+
 def explain(
     samples: Samples = None,
     errors: Errors = False,
@@ -106,7 +110,7 @@ def explain(
     given = samples or []
     _check(given, errors=errors, label=label, up=up, selecting=bool(pair or cause or limit))
     paths = expect_run(run, voxels, model, codebook)
-    from fer_cli.execution.contention import Usage
+    from fer_cli.execution.contention import Usage, share_threads
     from fer_cli.pictures.drawing import open_drawing
 
     began = Usage.now()
@@ -120,7 +124,10 @@ def explain(
         from fer_cli.reports.selection import Selection
 
         selection = Selection(split, tuple(pair or ()), cause, limit) if errors else None
-        opened = open_run(run, voxels, model, codebook, device, began=began)
+        many = errors or len(given) > _FEW
+        opened = open_run(run, voxels, model, codebook, device, in_memory=many, began=began)
+        if many and drawing and soon:
+            share_threads(drawing.processes)
         wanted = Wanted(
             label,
             local_layer,

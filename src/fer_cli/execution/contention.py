@@ -70,6 +70,18 @@ def fit_threads(device: "torch.device", since: Usage) -> int:
     return torch.get_num_threads()
 
 
+def share_threads(processes: int) -> None:
+    """Leave cores to `processes` of our own that compute beside this one: PyTorch takes half of its threads at least.
+
+    Where OMP_NUM_THREADS is set, nothing is changed.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads > 1 and THREADS_VARIABLE not in os.environ:
+        torch.set_num_threads(max(threads // 2, threads - processes, 1))
+
+
 def free_cores_if_crowded(device: "torch.device") -> int | None:
     """How many threads would have a core each, where those that compute on `device` do not; None where they have.
 
