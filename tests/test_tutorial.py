@@ -29,6 +29,7 @@ IN_SMALL = {
     "--preset compact --epochs 20 --learning-rate 0.0005": "--preset smoke --epochs 1 --feedback-epochs 1",
     "fer cluster": "fer cluster --k 2,2,2,2,2,2,2",
     "bed_0580": "bed_0009",
+    "--pair table,desk": "--pair table,bed",
 }
 
 
