@@ -303,7 +303,7 @@ def test_gallery_sorts_by_mouse_and_by_keyboard_and_leads_to_the_reports(browser
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gallery of three reports that share their scripts, and an evaluation beside it; its page."""
+    """A run's folder with an evaluation, three reports that share scripts, and their gallery; answers its page."""
     run = tmp_path_factory.mktemp("site") / "a run & 🪑"
     folder = run / "explain"
     assets = write_assets(folder, "occupancy")

@@ -107,5 +107,5 @@ def _objection(member: zipfile.ZipInfo, parts: Sequence[str]) -> str | None:
 
 
 def is_hidden(part: str) -> bool:
-    """Whether a file or folder of this name is passed over."""
+    """Whether a file or folder of this name is ignored: its name begins with a dot, or macOS made it."""
     return part.startswith(".") or part == "__MACOSX"

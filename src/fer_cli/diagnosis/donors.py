@@ -23,7 +23,7 @@ from fer_cli.network.explained import ExplainedNetwork
 CANDIDATES = 6
 """So many exemplars are encoded and compared."""
 _DISTANCES = 1 << 22
-"""Distances to centroids that are held at once."""
+"""Maximum number of distances to centroids that are in memory at a time."""
 _NEIGHBOURS, _FEW, _LARGE = 24, 8, 48**3
 """As many where the nearest are to be shown; fewer of volumes of more voxels, where reading them takes long."""
 

@@ -22,7 +22,7 @@ Kept = Mapping[str, Float[np.ndarray, "sample _"]]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Samples of a voxel set with their labels and logits."""
+    """A selection of samples of a voxel set, with the label and the logits of each."""
 
     indices: Int[np.ndarray, " sample"]
     labels: Int[np.ndarray, " sample"]

@@ -1,7 +1,6 @@
-"""Small pictures of some samples of each class and split of a voxel set, to see how they lie before training.
+"""Contact sheet of a voxel set: small pictures of samples of each class and split, to check their pose before training.
 
-Which samples are drawn is decided by a fixed seed. Shapes are drawn as everywhere else; grey values as slices through
-the middle.
+A fixed seed chooses the samples. Shapes are drawn as in reports, grey values as slices through the middle.
 """
 
 import base64
@@ -19,16 +18,16 @@ from fer_cli.pictures.slices import draw_slices, view_of
 SIDE = 180
 """Pixels of a picture."""
 MOST_OF_GROUP, MOST_PICTURES = 6, 360
-"""Most pictures of a class and split, and of all."""
+"""Maximum number of pictures: of one class and split, and of the whole sheet."""
 MOST_BYTES = 4_500_000
-"""What all pictures may take in a page."""
+"""Maximum size of all pictures of a page together."""
 _AT_ONCE = 60
 _SPLITS = ("train", "val", "test", "unlabelled")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A sample's name, and its picture as a data URI."""
+    """One picture of the sheet: the name of its sample, and the PNG as a data URI."""
 
     name: str
     uri: str
@@ -36,7 +35,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Group:
-    """Some samples of one class and split, of so many."""
+    """The pictures of one class and split, which holds `samples` samples."""
 
     klass: str | None
     split: str

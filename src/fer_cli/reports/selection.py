@@ -77,7 +77,7 @@ def select(run: RunArtifacts, wanted: Selection, *, views: int | None = None, pr
 
 
 def _mistakes(run: RunArtifacts, split: str) -> Iterator[tuple[str, int, int]]:
-    """Name, true and predicted class of each sample of a split that the network gets wrong."""
+    """The misclassified samples of a split: name, true class, predicted class."""
     indices, labels = run.voxels.indices(split), run.voxels.labels
     probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
     for index, predicted in zip(indices, np.concatenate(probabilities).argmax(axis=1), strict=True):
