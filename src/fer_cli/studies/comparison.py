@@ -41,8 +41,8 @@ def compare(
     With `causes`, each mistake that only one of them makes is explained by the run that makes it. `report` is told of
     (mistakes explained, mistakes in all).
 
-    Raises UsageError where the runs have no labelled sample of the split in common and, with `causes`, what explaining a
-    sample raises.
+    Raises UsageError where the runs have no labelled sample of the split in common and, with `causes`, what
+    explaining a sample raises.
     """
     runs = (before, after)
     indices = _matched(before, after, split)
