@@ -1,7 +1,7 @@
 """Scenes as pictures, drawn off-screen on white; the one door to PyVista, Pillow and Matplotlib's fonts.
 
-`render_scenes` draws a batch of scenes with one plotter. Importing this module is cheap: the libraries come
-with the first picture.
+`render_scenes` draws in a window that stays open for the next pictures. Importing this module is cheap: the libraries
+come with the first picture.
 
 Source: the panels of Figs 2 to 7.
 """
@@ -10,6 +10,8 @@ import io
 import pickle
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +42,19 @@ from fer_cli.pictures.scene import (
 from fer_cli.storage.disk import write_whole
 
 Image = UInt8[np.ndarray, "height width 3"]
+_Corners = Float[np.ndarray, "corner 3"]
 SIZE = 420
 """Pixels along a picture's side."""
 
 
 def render_scenes(scenes: Sequence[Scene], *, size: int = SIZE) -> list[Image]:
-    """One picture of `size` × `size` pixels per scene, all drawn by one off-screen plotter.
+    """One picture of `size` × `size` pixels per scene, drawn off-screen.
 
     Scenes whose grids have the same shape share the camera.
 
     Raises ResourceError if the machine offers no off-screen OpenGL.
     """
-    if not scenes:
-        return []
-    plotter = _open_plotter(size)
-    try:
-        return [_draw(plotter, scene) for scene in scenes]
-    finally:
-        plotter.close()
+    return [_easel(size).draw(scene) for scene in scenes]
 
 
 def draw_pngs(scenes: Mapping[str, Scene], *, sizes: Mapping[str, int] | None = None) -> dict[str, bytes]:
@@ -144,16 +141,68 @@ def try_drawing() -> tuple[str, str]:
 
     Raises ResourceError if the machine offers no off-screen OpenGL, or one that draws nothing.
     """
-    plotter = _open_plotter(32)
-    try:
-        image = _draw(plotter, grid_scene(np.ones((4, 3, 2), bool)))
-        window = plotter.render_window
-        renderer = re.search(r"OpenGL renderer string:\s*(.+)", window.ReportCapabilities())
-        if image.min() == 255:
-            raise ResourceError(f"this machine's off-screen OpenGL ({window.GetClassName()}) draws empty pictures.")
-        return window.GetClassName(), renderer[1].strip() if renderer else "unknown"
-    finally:
-        plotter.close()
+    easel = _easel(32)
+    image = easel.draw(grid_scene(np.ones((4, 3, 2), bool)))
+    window = easel.plotter.render_window
+    renderer = re.search(r"OpenGL renderer string:\s*(.+)", window.ReportCapabilities())
+    if image.min() == 255:
+        raise ResourceError(f"this machine's off-screen OpenGL ({window.GetClassName()}) draws empty pictures.")
+    return window.GetClassName(), renderer[1].strip() if renderer else "unknown"
+
+
+@lru_cache(maxsize=4)
+def _easel(size: int) -> "_Easel":
+    """The window for pictures of `size`; opening one and compiling its shaders takes longer than several pictures."""
+    return _Easel(size)
+
+
+class _Easel:
+    """An off-screen window, and its actors: one for each way of drawing, which get the next scene's geometry."""
+
+    def __init__(self, size: int) -> None:
+        self.plotter = _open_plotter(size)
+        self._actors: dict[_Manner, Any] = {}
+
+    def draw(self, scene: Scene) -> Image:
+        _aim(self.plotter.camera, np.array(scene.shape, float))
+        pieces = _pieces(scene)
+        for manner, (points, colours) in pieces.items():
+            self._put(manner, points, colours)
+        for manner, actor in self._actors.items():
+            actor.SetVisibility(manner in pieces)
+        self.plotter.render()
+        image: Image = np.ascontiguousarray(self.plotter.screenshot(return_img=True)[..., :3])
+        return image
+
+    def _put(self, manner: "_Manner", points: _Corners, colours: _Corners) -> None:
+        import pyvista
+
+        cells = np.arange(len(points)).reshape(-1, manner.corners)
+        connected = np.insert(cells, 0, manner.corners, axis=1).ravel()
+        mesh = pyvista.PolyData(points, **{"lines" if manner.corners == 2 else "faces": connected})
+        mesh.point_data["colour"] = np.asarray(colours).round().astype(np.uint8)
+        if manner in self._actors:
+            self._actors[manner].mapper.SetInputDataObject(mesh)
+            return
+        actor = self.plotter.add_mesh(
+            mesh, scalars="colour", rgb=True, lighting=False, show_edges=manner.edges, edge_color="black",
+            edge_opacity=0.35, line_width=manner.width, opacity=manner.opacity, reset_camera=False, render=False,
+        )  # fmt: skip
+        if manner.on_top:
+            actor.mapper.SetResolveCoincidentTopologyToPolygonOffset()
+            actor.mapper.SetRelativeCoincidentTopologyLineOffsetParameters(0, -66000)
+        self._actors[manner] = actor
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a piece is drawn: lines (2 corners) or squares (4), and these with edges or without."""
+
+    corners: int
+    width: float = 1.0
+    edges: bool = False
+    opacity: float = 1.0
+    on_top: bool = False
 
 
 def _open_plotter(size: int) -> Any:
@@ -177,30 +226,34 @@ def _open_plotter(size: int) -> Any:
     return plotter
 
 
-def _draw(plotter: Any, scene: Scene) -> Image:
-    plotter.clear_actors()
-    _aim(plotter.camera, np.array(scene.shape, float))
+def _pieces(scene: Scene) -> "dict[_Manner, tuple[_Corners, _Corners]]":
+    """Corners and their colours by the manner of drawing, in the order of drawing."""
+    pieces: dict[_Manner, list[tuple[_Corners, _Corners]]] = {}
+
+    def add(manner: _Manner, points: _Corners, colours: _Corners) -> None:
+        if len(points):
+            pieces.setdefault(manner, []).append((points, np.broadcast_to(colours, points.shape)))
+
     for height, (cells, colour) in enumerate(scene.shadows):
-        points = cast_shadows(scene.shape, cells, height=0.01 * height)
-        _add_quads(plotter, points, np.broadcast_to(0.4 * np.array(colour) + 0.6 * 255, points.shape), edges=False)
+        add(_Manner(4), cast_shadows(scene.shape, cells, height=0.01 * height), 0.4 * np.array(colour) + 0.6 * 255)
     if scene.shadows:
-        _add_lines(plotter, ruling(scene.shape, height=0.02), RULING, 1.0)
+        add(_Manner(2), ruling(scene.shape, height=0.02).reshape(-1, 3), np.array(RULING))
     corners = ((0, scene.shape[0]), (0, scene.shape[1]), (0, scene.shape[2]))
-    _add_lines(plotter, box_edges(corners)[:9], OUTLINE, 1.5)
+    add(_Manner(2, width=1.5), box_edges(corners)[:9].reshape(-1, 3), np.array(OUTLINE))
     shading = np.zeros(scene.shape, bool)
     for solid in scene.solids:
         shading |= solid.cells & (solid.size == 1)
     for solid in scene.solids:
-        points, colours = visible_faces(solid, shading)
-        _add_quads(plotter, points, colours, edges=True)
+        add(_Manner(4, edges=True), *visible_faces(solid, shading))
     if scene.boxes:
-        lines = np.unique(np.concatenate([box_edges(box) for box in scene.boxes]), axis=0)
-        _add_lines(plotter, lines, BOX_LINE, 1.0, opacity=0.35, on_top=True)
+        lines = np.unique(np.concatenate([box_edges(box) for box in scene.boxes]), axis=0).reshape(-1, 3)
         few = len(scene.boxes) <= 4
-        _add_lines(plotter, lines, BOX_LINE, 2.0 if few else 1.0, opacity=1.0 if few else 0.5)
-    plotter.render()
-    image: Image = np.ascontiguousarray(plotter.screenshot(return_img=True)[..., :3])
-    return image
+        add(_Manner(2, opacity=0.35, on_top=True), lines, np.array(BOX_LINE))
+        add(_Manner(2, width=2.0 if few else 1.0, opacity=1.0 if few else 0.5), lines, np.array(BOX_LINE))
+    return {
+        manner: (np.concatenate([points for points, _ in parts]), np.concatenate([colours for _, colours in parts]))
+        for manner, parts in pieces.items()
+    }
 
 
 def _aim(camera: Any, shape: Float[np.ndarray, "3"]) -> None:
@@ -211,43 +264,6 @@ def _aim(camera: Any, shape: Float[np.ndarray, "3"]) -> None:
     camera.up = (0.0, 0.0, 1.0)
     camera.parallel_scale = half_height(shape)
     camera.clipping_range = (distance / 4, 2 * distance)
-
-
-def _add_quads(
-    plotter: Any, points: Float[np.ndarray, "corner 3"], colours: Float[np.ndarray, "corner 3"], *, edges: bool
-) -> None:
-    import pyvista
-
-    if not len(points):
-        return
-    quads = np.arange(len(points)).reshape(-1, 4)
-    mesh = pyvista.PolyData(points, np.insert(quads, 0, 4, axis=1).ravel())
-    mesh.point_data["colour"] = np.asarray(colours).round().astype(np.uint8)
-    plotter.add_mesh(
-        mesh, scalars="colour", rgb=True, lighting=False, show_edges=edges, edge_color="black", edge_opacity=0.35,
-        line_width=1.0, reset_camera=False, render=False,
-    )  # fmt: skip
-
-
-def _add_lines(
-    plotter: Any,
-    lines: Float[np.ndarray, "line 2 3"],
-    colour: Colour,
-    width: float,
-    *,
-    opacity: float = 1.0,
-    on_top: bool = False,
-) -> None:
-    import pyvista
-
-    pairs = np.arange(2 * len(lines)).reshape(-1, 2)
-    mesh = pyvista.PolyData(lines.reshape(-1, 3), lines=np.insert(pairs, 0, 2, axis=1).ravel())
-    actor = plotter.add_mesh(
-        mesh, color=colour, line_width=width, opacity=opacity, lighting=False, reset_camera=False, render=False
-    )
-    if on_top:
-        actor.mapper.SetResolveCoincidentTopologyToPolygonOffset()
-        actor.mapper.SetRelativeCoincidentTopologyLineOffsetParameters(0, -66000)
 
 
 def _mount(
