@@ -230,16 +230,20 @@ def _pieces(scene: Scene) -> "dict[_Manner, tuple[_Corners, _Corners]]":
     """Corners and their colours by the manner of drawing, in the order of drawing."""
     pieces: dict[_Manner, list[tuple[_Corners, _Corners]]] = {}
 
-    def add(manner: _Manner, points: _Corners, colours: _Corners) -> None:
+    def add(manner: _Manner, points: _Corners, colours: Colour | Sequence[float] | _Corners) -> None:
         if len(points):
-            pieces.setdefault(manner, []).append((points, np.broadcast_to(colours, points.shape)))
+            pieces.setdefault(manner, []).append((points, np.broadcast_to(np.asarray(colours, float), points.shape)))
 
     for height, (cells, colour) in enumerate(scene.shadows):
-        add(_Manner(4), cast_shadows(scene.shape, cells, height=0.01 * height), 0.4 * np.array(colour) + 0.6 * 255)
+        add(
+            _Manner(4),
+            cast_shadows(scene.shape, cells, height=0.01 * height),
+            [0.4 * value + 0.6 * 255 for value in colour],
+        )
     if scene.shadows:
-        add(_Manner(2), ruling(scene.shape, height=0.02).reshape(-1, 3), np.array(RULING))
+        add(_Manner(2), ruling(scene.shape, height=0.02).reshape(-1, 3), RULING)
     corners = ((0, scene.shape[0]), (0, scene.shape[1]), (0, scene.shape[2]))
-    add(_Manner(2, width=1.5), box_edges(corners)[:9].reshape(-1, 3), np.array(OUTLINE))
+    add(_Manner(2, width=1.5), box_edges(corners)[:9].reshape(-1, 3), OUTLINE)
     shading = np.zeros(scene.shape, bool)
     for solid in scene.solids:
         shading |= solid.cells & (solid.size == 1)
@@ -248,8 +252,8 @@ def _pieces(scene: Scene) -> "dict[_Manner, tuple[_Corners, _Corners]]":
     if scene.boxes:
         lines = np.unique(np.concatenate([box_edges(box) for box in scene.boxes]), axis=0).reshape(-1, 3)
         few = len(scene.boxes) <= 4
-        add(_Manner(2, opacity=0.35, on_top=True), lines, np.array(BOX_LINE))
-        add(_Manner(2, width=2.0 if few else 1.0, opacity=1.0 if few else 0.5), lines, np.array(BOX_LINE))
+        add(_Manner(2, opacity=0.35, on_top=True), lines, BOX_LINE)
+        add(_Manner(2, width=2.0 if few else 1.0, opacity=1.0 if few else 0.5), lines, BOX_LINE)
     return {
         manner: (np.concatenate([points for points, _ in parts]), np.concatenate([colours for _, colours in parts]))
         for manner, parts in pieces.items()
