@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -323,8 +323,9 @@ def shared_assets(kind: str) -> dict[str, str]:
     return files | {"library.js": f'document.getElementById("library").textContent = "{packed_library()}";\n'}
 
 
+@cache
 def environment() -> Environment:
-    """The environment of the templates, with automatic escaping."""
+    """The environment of the templates, with automatic escaping; it keeps what it has compiled."""
     found = Environment(
         loader=PackageLoader("fer_cli.reports"),
         autoescape=True,
