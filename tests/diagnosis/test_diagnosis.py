@@ -16,6 +16,7 @@ from fer_cli.diagnosis import repair
 from fer_cli.diagnosis.answer import Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame
 from fer_cli.diagnosis.categories import categorise
+from fer_cli.diagnosis.cause import because
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test
@@ -130,7 +131,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     rarity = f"{suspicion.words}."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
     agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
-    clusters = f"The feedforward clusters of {agreeing} of 4 layers speak for {predicted}"
+    clusters = f"The clusters of {agreeing} of 4 layers speak for {predicted}"
     assert (unlabelled.label, unlabelled.correct, unlabelled.blame.layer) == (None, None, None)
     kind = unlabelled.category.name
     assert unlabelled.verdict == f"Classified as {sure}, its true class not known: {kind}. {clusters}; {rarity}"
@@ -160,7 +161,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
             like=wrong.nearest.predicted[0],
             margin=wrong.blame.margin,
         )
-        assert wrong.verdict == f"A {name} taken for a {sure}: {wrong.category.name}. {where}; {rarity}"
+        assert wrong.verdict == f"A {name} taken for a {sure}{because(wrong.cause)}. {where}; {rarity}"
         assert len(wrong.blame.boxes) == len(wrong.blame.locations) >= 1
 
 

@@ -170,7 +170,7 @@ def test_page_tells_verdict_numbers_and_readings(written):
     for part in ("chair_0891: predicted table , truly chair", "2241", "1.41 times the first", "0.0684 per voxel"):
         assert part in text, part
     assert (
-        "Suspicion 0.87 of 1. Suspicious: 3% of correctly classified validation samples look at least as suspicious "
+        "Suspicion: 0.87 of 1 suspicious 3% of correctly classified validation samples look at least as suspicious "
         "for their class (p = 0.031). It is 1 less the mean probability of the predicted class over views." in text
     )
     assert "The mean over 24 views says chair (0.42)." in text

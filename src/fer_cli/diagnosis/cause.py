@@ -57,6 +57,11 @@ class Cause:
         return CAUSES[self.name]
 
 
+def because(cause: Cause) -> str:
+    """The cause as the end of a sentence that tells a mistake."""
+    return f": {cause.words}" if cause.name == NONE else f", likely because {cause.words}"
+
+
 @dataclass(frozen=True)
 class PoseFound:
     """The pose in which a class is recognised best: its turns in words, the class, its probability there.

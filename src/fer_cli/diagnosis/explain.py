@@ -30,7 +30,7 @@ from fer_cli.data.volumes import Volumes
 from fer_cli.diagnosis.answer import ANOMALY, Answer, find_answer
 from fer_cli.diagnosis.blame import Blame, find_blame, leading_locations
 from fer_cli.diagnosis.categories import Category, categorise
-from fer_cli.diagnosis.cause import Signs, find_cause
+from fer_cli.diagnosis.cause import Signs, because, find_cause
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Nearest, PathReading, Suspicion, Viewed
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.repair import Repairer, RepairTest, repair_test, tested_layer
@@ -86,6 +86,7 @@ def explain(
         departure=departure,
     )
     signs = _completed(signs, nearest, repair)
+    cause = find_cause(signs)
     trained_on = _trained_on(run, sample, volumes)
     return Diagnosis(
         sample=sample.name,
@@ -103,13 +104,13 @@ def explain(
         suspicion=suspicion,
         nearest=nearest,
         category=category,
-        cause=find_cause(signs),
+        cause=cause,
         signs=signs,
         verdict=verdict(
             predicted=spec.classes[predicted],
             probability=float(reading.probabilities[0, predicted]),
             label=label,
-            category=category.name,
+            kind=f": {category.name}" if label in (None, spec.classes[predicted]) else because(cause),
             where=_where(answer, layers, spec.classes[predicted], label, nearest, blame),
             suspicion=suspicion.words,
         ),

@@ -13,10 +13,11 @@ Evidence = Mapping[str, Mapping[str, float]]
 """Feedforward evidence by layer below the output, from the lowest up, and by class."""
 
 
-def verdict(predicted: str, probability: float, label: str | None, *, category: str, where: str, suspicion: str) -> str:
+def verdict(predicted: str, probability: float, label: str | None, *, kind: str, where: str, suspicion: str) -> str:
     """The sentences, from the predicted and the true class and three parts that are given in words.
 
-    `category` is the kind of case, `where` where it goes wrong, `suspicion` how unusual the sample is.
+    `kind` ends the first: `, likely because` of a cause, or `:` and the kind of case. `where` says where it goes
+    wrong, `suspicion` how unusual the sample is.
     """
     sure = f"{predicted} (probability {probability:.2f})"
     lead = f"Classified as {sure}"
@@ -24,7 +25,7 @@ def verdict(predicted: str, probability: float, label: str | None, *, category: 
         lead += ", its true class not known"
     elif label != predicted:
         lead = f"{with_article(label)} taken for {with_article(sure)}"
-    return f"{lead[:1].upper()}{lead[1:]}: {category}. {where}; {suspicion}."
+    return f"{lead[:1].upper()}{lead[1:]}{kind}. {where}; {suspicion}."
 
 
 def where_words(
@@ -44,14 +45,14 @@ def where_words(
         return f"The computation departs from the usual, most likely at {answer.layer} (p = {answer.p_value:.3f})"
     if answer.outcome == NONE:
         agreeing = sum(max(of, key=lambda name: of[name]) == predicted for of in evidence.values())
-        return f"The feedforward clusters of {agreeing} of {len(evidence)} layers speak for {predicted}"
+        return f"The clusters of {agreeing} of {len(evidence)} layers speak for {predicted}"
     hedge = hedge_of(answer, evidence, predicted, str(label), margin)
     if answer.outcome == INPUT:
         sample = f", such as the training sample {like}" if like else ""
         return f"The input itself looks like {with_article(predicted)}{hedge}{sample}"
     if answer.layer == OUTPUT:
-        return f"The feedforward clusters favour {label}{hedge}, so that the mistake is made in the output"
-    return f"The feedforward clusters turn from {label} to {predicted} at {answer.layer}{hedge}"
+        return f"The evidence favours {label}{hedge}, so that the mistake is made in the output"
+    return f"The evidence turns from {label} to {predicted} at {answer.layer}{hedge}"
 
 
 def hedge_of(answer: Answer, evidence: Evidence, predicted: str, label: str, margin: float | None) -> str:

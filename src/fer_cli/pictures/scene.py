@@ -22,9 +22,12 @@ Colour = tuple[int, int, int]
 
 OCCUPIED = 0.5
 
-# Okabe and Ito's palette, and a neutral grey. Missing voxels are also drawn small, and grey is much lighter
-# than the other two, so that an overlay can be read without colour.
-SHAPE: Colour = (86, 180, 233)
+# Okabe and Ito's palette, and neutral greys. A shape has a colour where it stands for the predicted class or the true
+# one. Missing voxels are also drawn small, and grey is much lighter than the other two, so that an overlay can be read
+# without colour.
+SHAPE: Colour = (178, 185, 193)
+PREDICTED: Colour = (240, 142, 82)
+TRUE: Colour = (86, 180, 233)
 MATCHING: Colour = (190, 194, 198)
 MISSING: Colour = (213, 94, 0)
 EXTRA: Colour = (0, 114, 178)

@@ -37,6 +37,13 @@ def like(diagnosis: Diagnosis) -> dict[str, tuple[np.ndarray, str]]:
     }
 
 
+def colour_of(diagnosis: Diagnosis, klass: str | None) -> scene.Colour:
+    """The colour of a shape that stands for a class: the true one's, the predicted one's, else that of any shape."""
+    if klass is None or klass not in (diagnosis.label, diagnosis.predicted):
+        return scene.SHAPE
+    return scene.TRUE if klass == diagnosis.label else scene.PREDICTED
+
+
 @dataclass(frozen=True)
 class ShapePicture:
     """What a picture shows, and its text alternative."""
@@ -51,26 +58,27 @@ def shape_pictures(diagnosis: Diagnosis) -> dict[str, ShapePicture]:
 
     inputs = scene.flat(diagnosis.input_volume)
 
-    def shape(name: str, volume: np.ndarray, words: str) -> None:
+    def shape(name: str, volume: np.ndarray, words: str, of: str | None = None) -> None:
         grid = scene.flat(volume)
         count = int(scene.occupied(grid).sum())
-        pictures[name] = ShapePicture(scene.grid_scene(grid), f"{words}: {count} occupied voxels.")
+        drawn = scene.grid_scene(grid, colour=colour_of(diagnosis, of))
+        pictures[name] = ShapePicture(drawn, f"{words}: {count} occupied voxels.")
 
     shape("input", diagnosis.input_volume, f"Input {diagnosis.sample}")
     for name, (volume, words) in compared(diagnosis).items():
-        shape(name, volume, words)
+        shape(name, volume, words, diagnosis.predicted if name == "class-code" else None)
         counts = scene.count_differences(scene.flat(volume), inputs)
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         overlay = scene.overlay_scene(scene.flat(volume), inputs)
         pictures[f"{name}-overlay"] = ShapePicture(overlay, f"{words} laid over the input: {said} voxels.")
     for name, (volume, words) in like(diagnosis).items():
-        shape(name, volume, words)
+        shape(name, volume, words, diagnosis.predicted if name == "like-predicted" else diagnosis.label)
     if diagnosis.places.boxes and not diagnosis.sees_everything:
         boxes = scene.boxes_scene(inputs, diagnosis.places.boxes)
         pictures["blame"] = ShapePicture(boxes, f"Input with {diagnosis.seen_words}, as boxes.")
     for layer in diagnosis.pictured_layers:
         for path in PATHS:
             name, read = f"{layer.name}-{path}", layer.paths[path]
-            shape(name, read.representative, f"{layer.name}, {path} representative")
+            shape(name, read.representative, f"{layer.name}, {path} representative", read.speaks_for)
             shape(f"{name}-exemplar", read.exemplar_volume, f"{layer.name}, {path} exemplar {read.exemplar}")
     return pictures

@@ -19,6 +19,7 @@ import numpy as np
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.errors import ResourceError
 from fer_cli.pictures import scene
+from fer_cli.pictures.shape_pictures import colour_of
 
 VIEWS = ("input", "local", "nearest", "class-code")
 """The shapes that can be rotated."""
@@ -27,14 +28,15 @@ VIEWS = ("input", "local", "nearest", "class-code")
 def viewer_facts(diagnosis: Diagnosis) -> dict[str, object]:
     """The four shapes, the boxes that its places see, and how to show them, as plain JSON values."""
     volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
+    colours = [scene.SHAPE] * 3 + [colour_of(diagnosis, diagnosis.predicted)]
     return {
         "shape": list(diagnosis.input_volume.shape[1:]),
         "views": [
-            {"name": name, "bits": pack_bits(scene.flat(volume))} for name, volume in zip(VIEWS, volumes, strict=True)
+            {"name": name, "bits": pack_bits(scene.flat(volume)), "colour": css_colour(colour)}
+            for name, volume, colour in zip(VIEWS, volumes, colours, strict=True)
         ],
         "boxes": [[list(span) for span in box] for box in diagnosis.places.boxes],
         "colours": {
-            "shape": css_colour(scene.SHAPE),
             **{name: css_colour(colour) for name, colour in scene.LEGEND},
             "seen": [list(colour) for colour in scene.SEEN],
             "outline": css_colour(scene.OUTLINE),

@@ -190,6 +190,7 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             diagnosis=diagnosis,
             images=images,
             legend=[(name, css_colour(colour)) for name, colour in scene.LEGEND],
+            axes={} if diagnosis.slicing else scene.axis_places(scene.shape_of(scene.flat(diagnosis.input_volume))),
             seen=[
                 (words, css_colour(colour))
                 for words, colour in zip(("in one box", "in the most boxes"), scene.SEEN, strict=True)

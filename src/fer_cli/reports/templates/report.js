@@ -86,8 +86,8 @@
 
   // What each view shows.
 
-  const views = facts.views.map(({ name, bits }) => ({
-    name, cells: unpack(bits), place: document.getElementById(`view-${name}`),
+  const views = facts.views.map(({ name, bits, colour }) => ({
+    name, colour, cells: unpack(bits), place: document.getElementById(`view-${name}`),
     special: Boolean(document.querySelector(`[data-special="${name}"]`)?.checked),
   }));
   const input = views[0].cells;
@@ -127,7 +127,7 @@
   }
 
   function traces(view) {
-    const plain = () => [cubes("shape", view.cells, colours.shape)];
+    const plain = () => [cubes("shape", view.cells, view.colour)];
     const content = !view.special ? plain() : view === views[0] ? blamed(view) : overlay(view);
     return [floor, ...content.filter((trace) => trace.x.length)];
   }
