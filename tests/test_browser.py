@@ -140,13 +140,16 @@ def test_report_opens_from_disk_without_errors_and_asks_for_nothing(report: Open
 def test_shapes_are_drawn_with_a_face_where_a_voxel_meets_none(report: Opened) -> None:
     diagnosis = diagnosis_of()
     volumes = (diagnosis.input_volume, diagnosis.local_volume, diagnosis.nearest_volume, diagnosis.class_code_volume)
-    light = tuple(np.round(np.array(scene.SHAPE) * 0.97).astype(int))  # tops, of even and of odd voxels
+    light, predicted = (
+        tuple(np.round(np.array(colour) * 0.97).astype(int)) for colour in (scene.SHAPE, scene.PREDICTED)
+    )
     seen = report.tab.get_by_label("What the locations of conv3 that push most towards table see")
     seen.uncheck()
     assert eventually(lambda: share_near(report.picture("input"), light) > 0.01)
     for name, (grid,) in zip(VIEWS, volumes, strict=True):
         image = report.picture(name)
-        assert share_near(image, light) > 0.01, name
+        tops = predicted if name == "class-code" else light  # of even and of odd voxels
+        assert share_near(image, tops) > 0.01, name
         assert share_near(image, (255, 255, 255), 0) > 0.3, name
         corners = report.tab.evaluate(f"document.getElementById('view-{name}').data[1].x.length")
         assert corners == 4 * exposed_faces(scene.occupied(grid)), name
@@ -344,6 +347,13 @@ def test_gallery_is_filtered_by_cause_suspicion_and_name_and_by_its_address(brow
     gallery.tab.goto(site.as_uri() + "#cause=label&true=chair")
     assert eventually(lambda: shown_in(gallery) == ["one"])
     assert gallery.tab.get_by_label("Cause").input_value() == "label"
+    gallery.tab.goto(site.as_uri() + "#sample=three&sample=one")
+    assert eventually(lambda: shown_in(gallery) == ["one", "three"])
+    assert gallery.tab.get_by_role("status").first.inner_text() == "2 of 3 samples, those of one group."
+    gallery.tab.get_by_label("Cause").select_option("overlap")
+    assert shown_in(gallery) == ["three"]
+    gallery.tab.get_by_role("button", name="Show all").press("Enter")
+    assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
     for width, theme in ((400, "dark"), (1400, "light")):
         gallery.tab.set_viewport_size({"width": width, "height": 900})
         gallery.tab.emulate_media(color_scheme=theme)

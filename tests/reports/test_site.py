@@ -131,7 +131,8 @@ def test_groups_show_pictures_and_lead_to_reports_and_to_their_part_of_the_galle
             name in explained
         )
     if first["size"] > 1:
-        assert f"../explain/index.html#true={first['true']}&amp;predicted={first['predicted']}" in source
+        chosen = "&amp;".join(f"sample={name}" for name in first["samples"])
+        assert f'"../explain/index.html#{chosen}"' in source
 
 
 def test_single_files_carry_all_they_need(run: Run, tmp_path: Path) -> None:

@@ -99,3 +99,19 @@ def test_planted_layers_causes_repairs_and_sanity_are_judged():
     assert said(rows, "Grad-CAM")["verdict"] == HOLDS
     assert not [question for question in rows if "occlusion" in question]
     assert said(rows, "untrained encoder")["verdict"] == FAILS
+
+
+def test_a_cause_and_a_class_that_the_whole_hides_are_asked_for_by_themselves():
+    planted = {
+        "pose": {"n": 40, "right": 0.6, "ci": [0.45, 0.74]},
+        "layer": {"n": 90, "right": 0.95, "ci": [0.9, 0.99]},
+        "none": {"n": 9, "right": 0.0, "ci": [0, 1]},
+    }
+    alarms = evaluation()["false_alarms"]
+    alarms["departure"]["by_class"] = {"bed": [0.4, 60], "sofa": [0.16, 40], "desk": [0.1, 60], "vase": [0.5, 20]}
+    rows = answers(cause_scores={"planted": planted}, false_alarms=alarms)
+    assert said(rows, "cause of planted")["verdict"] == HOLDS
+    assert said(rows, "named where the pose is unusual")["verdict"] == UNDECIDED
+    assert said(rows, "samples of bed called unusual by departure")["verdict"] == FAILS
+    assert said(rows, "samples of sofa called unusual")["verdict"] == UNDECIDED
+    assert not [question for question in rows if any(name in question for name in ("layer computes", "desk", "vase"))]

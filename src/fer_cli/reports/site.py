@@ -111,9 +111,8 @@ class Joined:
     gallery: str | None = None
 
     def filtered(self, group: Mapping[str, Any]) -> str:
-        """A link to the gallery that shows the mistakes of a group's classes and cause alone."""
-        wanted = {"true": group["true"], "predicted": group["predicted"], "cause": group["cause"]}
-        chosen = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in wanted.items())
+        """A link to the gallery that shows the mistakes of a group alone."""
+        chosen = "&".join(f"sample={quote(name, safe='')}" for name in group["samples"])
         return f"{self.gallery}#{chosen}"
 
 

@@ -5,10 +5,11 @@ undecided otherwise; what was not measured is said to be so, with the option tha
 here that the evaluation does not hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.evaluation.results import Evaluation
-from fer_cli.evaluation.study_results import Interval, Question
+from fer_cli.evaluation.study_results import CauseScore, Interval, Question
 
 HOLDS, UNDECIDED, FAILS, NOT_MEASURED = "holds", "undecided", "fails", "not measured"
 FOUND = 0.6
@@ -17,6 +18,8 @@ ALIKE = 0.5
 """Agreement with an untrained network, as a rank correlation, that has to stay below this."""
 TOLERANCE = (0.03, 0.07)
 """False alarms at the nominal 5 %."""
+OF_A_CLASS, ENOUGH = 0.15, 30
+"""The most false alarms that a class may have, where it has so many correct samples."""
 
 
 def judge(value: float | None, interval: Interval | None, bound: float, *, above: bool = True) -> str:
@@ -80,7 +83,21 @@ def _planted(evaluation: Evaluation, local_layer: str) -> list[Question]:
         return found
     ends = share_interval(right, total)
     follows = "Take the likely cause as a hint."
-    return [*found, _question(asked, right / total, ends, judge(right / total, ends, FOUND), follows)]
+    found.append(_question(asked, right / total, ends, judge(right / total, ends, FOUND), follows))
+    return found + _causes_not_found(causes["planted"])
+
+
+def _causes_not_found(planted: Mapping[str, CauseScore]) -> list[Question]:
+    """A question for each planted cause that is not sure to be named: their share together may hide it."""
+    found = []
+    for name, row in planted.items():
+        if name != "none" and row["n"] and row["right"] is not None:
+            ends = share_interval(round(row["right"] * row["n"]), row["n"])
+            word = judge(row["right"], ends, FOUND)
+            asked = f"Is it named where {CAUSES[name]}?"
+            follows = f"Where {CAUSES[name]}, another cause may be named."
+            found += [] if word == HOLDS else [_question(asked, row["right"], ends, word, follows)]
+    return found
 
 
 def _repairs(evaluation: Evaluation, local_layer: str) -> list[Question]:
@@ -127,6 +144,13 @@ def _p_values(evaluation: Evaluation, local_layer: str) -> list[Question]:
         word = HOLDS if within else FAILS if ends[0] > high or ends[1] < low else UNDECIDED
         asked = f"Are about 5 % of the correct samples called unusual by {score} at p ≤ 0.05?"
         found.append(_question(asked, row["rate"], ends, word, f"Read p-values of {score} as ranks, not as rates."))
+        for name, (rate, count) in row["by_class"].items():
+            if rate is not None and count is not None and count >= ENOUGH and rate > OF_A_CLASS:
+                ends = share_interval(round(rate * count), int(count))
+                asked = f"Are at most {OF_A_CLASS:.0%} of the correct samples of {name} called unusual by {score}?"
+                word = judge(rate, ends, OF_A_CLASS, above=False)
+                follows = f"Of {name}, read p-values of {score} as ranks."
+                found.append(_question(asked, rate, ends, word, follows))
     return found
 
 

@@ -26,6 +26,7 @@
   const form = document.getElementById("filters");
   if (!form) return;
   const fields = [...form.querySelectorAll("select, input")];
+  let group = new Set(); // names of samples that another page asks for
   const is = (field) => (field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value.trim());
 
   function keeps(row, field) {
@@ -38,20 +39,25 @@
 
   function filter() {
     const rows = [...body.rows];
-    for (const row of rows) row.hidden = !fields.every((field) => keeps(row, field));
+    for (const row of rows) {
+      const named = !group.size || group.has(row.querySelector("th").dataset.sort);
+      row.hidden = !named || !fields.every((field) => keeps(row, field));
+    }
     const shown = rows.filter((row) => !row.hidden).length;
     document.getElementById("count").textContent =
-      shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples.`;
+      shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples${group.size ? ", those of one group" : ""}.`;
   }
 
   function remember() {
-    const chosen = new URLSearchParams(fields.filter(is).map((field) => [field.name, is(field)]));
+    const asked = [...group].map((name) => ["sample", name]);
+    const chosen = new URLSearchParams([...asked, ...fields.filter(is).map((field) => [field.name, is(field)])]);
     history.replaceState(null, "", chosen.size ? `#${chosen}` : location.pathname);
     filter();
   }
 
   function recall() {
     const chosen = new URLSearchParams(location.hash.slice(1));
+    group = new Set(chosen.getAll("sample"));
     for (const field of fields) {
       const value = chosen.get(field.name) ?? "";
       if (field.type === "checkbox") field.checked = Boolean(value);
@@ -63,7 +69,7 @@
   form.hidden = false;
   form.addEventListener("input", remember);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(remember));
+  form.addEventListener("reset", () => setTimeout(() => { group = new Set(); remember(); }));
   addEventListener("hashchange", recall);
   recall();
 })();
