@@ -81,3 +81,10 @@ def size_in_bytes(text: str) -> int:
     if not match or unit not in units or float(match[1]) <= 0:
         raise UsageError(f"--memory takes a size such as 500MB or 2GB, got {text!r}.")
     return int(float(match[1]) * units[unit])
+
+
+def scheduler_address(text: str | None) -> str | None:
+    """The address of a scheduler, if one is given. Raises UsageError if it is none."""
+    if text is not None and not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", text):
+        raise UsageError(f"--scheduler takes an address such as tcp://127.0.0.1:8786, got {text!r}.")
+    return text

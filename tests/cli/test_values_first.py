@@ -27,6 +27,11 @@ CASES = {
     "cluster --vary bogus": "--vary takes none, .* not 'bogus'",
     "calibrate --views 5000": "5000 views cannot be taken",
     "calibrate --vary shift=much": "--vary shift takes a number",
+    **{
+        f"cluster --scheduler {address}": "--scheduler takes an address such as tcp://127.0.0.1:8786, got "
+        for address in ("127.0.0.1:8786", "tcp://127.0.0.1", "http://host:80", "tcp://host:80/path")
+    },
+    "voxelize BOXES --scheduler here": "--scheduler takes an address",
     "voxelize BOXES --resolution 7": "resolution 7 is out of range",
     "voxelize BOXES --test-fraction 2": "a test fraction of 2 leaves nothing",
     "voxelize BOXES --threshold nan": "--threshold takes a number, got nan",

@@ -230,15 +230,6 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(
         pass
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://host:80", "tcp://host:80/path", ""])
-def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
-    with (
-        pytest.raises(UsageError, match="--scheduler takes an address"),
-        scheduler.open_scheduler(address, reads=tmp_path),
-    ):
-        pass
-
-
 @pytest.mark.end_to_end
 def test_unreachable_scheduler_is_an_error_within_seconds(tmp_path: Path) -> None:
     (tmp_path / "shapes").mkdir()

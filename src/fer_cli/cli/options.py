@@ -41,7 +41,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="<int>", help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of parallel workers. Default: one for each core.")]
 Scheduler = Annotated[
-    str | None, typer.Option(help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.")
+    str | None,
+    typer.Option(
+        callback=scheduler_address, help="Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786."
+    ),
 ]
 # A panel of their own: in a table with wider options, Rich truncates the longer name at 80 columns.
 FEEDBACK = "Feedback network"

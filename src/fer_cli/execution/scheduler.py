@@ -5,7 +5,6 @@ under the same path as this machine. The only module that imports distributed.
 """
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -34,11 +33,9 @@ def open_scheduler(address: str, *, reads: Path | None) -> Iterator[WorkExecutor
 
     `reads` is a path that every worker must be able to read; None if the calls read no files.
 
-    Raises UsageError if `address` is none or the extra `distributed` is not installed, ResourceError if the scheduler
-    does not answer, or has no worker that can do the work.
+    Raises UsageError if the extra `distributed` is not installed, ResourceError if the scheduler does not answer, or
+    has no worker that can do the work.
     """
-    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", address):
-        raise UsageError(f"--scheduler takes an address such as tcp://127.0.0.1:8786, got {address!r}.")
     try:
         import distributed
     except ModuleNotFoundError as error:
