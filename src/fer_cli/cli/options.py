@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fer_cli.arguments import scheduler_address
+
 _answers: int | None = None
 """Descriptor that answers as JSON go to, where stdout is left to nobody else."""
 
