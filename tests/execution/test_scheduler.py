@@ -116,6 +116,11 @@ def content(path: Path) -> dict[str, object]:
         return stored | {"id": artifact.id}
 
 
+def told(stderr: bytes) -> list[str]:
+    """The lines but those that tell, on a slow machine, how long a stage will take."""
+    return [line for line in stderr.decode().splitlines() if not line.endswith(" left")]
+
+
 @pytest.mark.end_to_end
 def test_artifact_is_the_same_whoever_makes_it_though_a_worker_is_killed(
     shapes: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
@@ -126,7 +131,7 @@ def test_artifact_is_the_same_whoever_makes_it_though_a_worker_is_killed(
     assert run.poll() is None, "the run ended before its worker could be killed"
     cluster.workers[0].send_signal(signal.SIGKILL)
     _, stderr = run.communicate(timeout=60)
-    assert (run.returncode, stderr) == (0, b"")
+    assert (run.returncode, told(stderr)) == (0, [])
     assert cluster.workers[0].poll() == -signal.SIGKILL
     subprocess.run([*FER, "-o", "2.h5", "--workers", "2"], cwd=shapes, check=True, timeout=60)
     monkeypatch.chdir(shapes)
@@ -146,9 +151,7 @@ def test_lost_scheduler_ends_the_run_in_one_line_and_another_engine_goes_on(shap
     cluster.scheduler.send_signal(signal.SIGKILL)
     _, stderr = run.communicate(timeout=60)
     assert run.returncode == 5
-    assert stderr.decode() == (
-        f"fer: the scheduler at {cluster.address} has gone. Start the same command again to go on.\n"
-    )
+    assert told(stderr) == [f"fer: the scheduler at {cluster.address} has gone. Start the same command again to go on."]
     done = subprocess.run(command, cwd=shapes, check=True, capture_output=True, timeout=60)
     assert b'"resumed": 0' not in done.stdout
     assert not journal.exists()
@@ -164,9 +167,9 @@ def test_loss_of_all_workers_ends_the_run_in_one_line(shapes: Path, cluster: Clu
     for worker in cluster.workers:
         worker.send_signal(signal.SIGKILL)
     _, stderr = run.communicate(timeout=60)
-    assert stderr.decode() == (
-        f"fer: the scheduler at {cluster.address} has no workers any more. Start the same command again to go on.\n"
-    )
+    assert told(stderr) == [
+        f"fer: the scheduler at {cluster.address} has no workers any more. Start the same command again to go on."
+    ]
     assert run.returncode == 5
     assert journal.exists()
 
