@@ -24,6 +24,15 @@ def test_pictures_are_those_drawn_here_in_their_order_however_they_are_shared() 
         assert drawing.begin({})() == {}
 
 
+def test_pictures_that_were_drawn_before_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_drawing(1) as drawing:
+        first = drawing.begin(scenes(3), sizes={"scene 0": 60})()
+        monkeypatch.setattr("fer_cli.pictures.drawing.draw_pngs", None)
+        assert drawing.begin(scenes(3), sizes={"scene 0": 60})() == first
+        with pytest.raises(TypeError):
+            drawing.begin(scenes(3), sizes={"scene 1": 60})()
+
+
 def test_what_cannot_be_drawn_is_told_where_the_pictures_are_waited_for() -> None:
     flat = Scene((0, 4, 2), grid_scene(np.ones((8, 4, 2), np.float32)).solids)
     with open_drawing(1) as drawing:

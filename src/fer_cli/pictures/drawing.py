@@ -4,17 +4,21 @@ Source: the panels of Figs 2 to 7.
 """
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from hashlib import blake2b
 
 from fer_cli.execution.executor import WorkExecutor
 from fer_cli.execution.workers import open_executor, preload_for_workers
-from fer_cli.pictures.render import draw_pngs
+from fer_cli.pictures.render import SIZE, draw_pngs
 from fer_cli.pictures.scene import Scene
 
 Pngs = dict[str, bytes]
+_KEPT = 1000
+"""Pictures that are kept: samples of one split share centroids and exemplars, so that half of theirs are the same."""
 _NEEDS = ("pyvista.plotting", "fer_cli.pictures.render")
 
 
@@ -27,6 +31,7 @@ class Drawing:
     def __init__(self, processes: int, stack: ExitStack) -> None:
         self.processes = processes
         self._stack = stack
+        self._drawn: Pngs = {}
 
     @cached_property
     def _executor(self) -> WorkExecutor:
@@ -45,20 +50,28 @@ class Drawing:
         What is returned gives each picture as a PNG; it raises ResourceError if the machine cannot draw or a process
         died.
         """
-        names = list(scenes)
+        keys = {name: _key(scene, (sizes or {}).get(name, SIZE)) for name, scene in scenes.items()}
+        drawn = {name: self._drawn[key] for name, key in keys.items() if key in self._drawn}
+        names = [name for name in scenes if name not in drawn]
         futures: list[Future[Pngs]] = [
             self._executor.submit(draw_pngs, {name: scenes[name] for name in names[part::parts]}, sizes=sizes)
             for part in range(min(parts, len(names)))
         ]
 
         def finish() -> Pngs:
-            drawn: Pngs = {}
             for future in futures:
                 pngs: Pngs = self._executor.wait(future)
                 drawn.update(pngs)
-            return {name: drawn[name] for name in names}
+                self._drawn.update((keys[name], png) for name, png in pngs.items())
+            while len(self._drawn) > _KEPT:
+                del self._drawn[next(iter(self._drawn))]
+            return {name: drawn[name] for name in scenes}
 
         return finish
+
+
+def _key(scene: Scene, size: int) -> str:
+    return blake2b(pickle.dumps((scene, size)), digest_size=16).hexdigest()
 
 
 @contextmanager
