@@ -14,20 +14,27 @@ def heard(*steps: tuple[float, str, int, int | None]) -> list[str]:
 
 
 def test_the_time_left_is_said_once_when_it_is_known() -> None:
-    # 10 of 110 in 6 s: the other 100 take a minute more.
-    steps = [(0.0, "reading", 0, 110), (4.0, "reading", 5, 110), (6.0, "reading", 10, 110), (30.0, "reading", 50, 110)]
-    assert heard(*steps) == ["reading: about 60 s left"]
+    # 10 of 111 in 6 s: the other 100 take a minute more.
+    steps = [(0.0, "reading", 0, 111), (9.0, "reading", 1, 111), (12.0, "reading", 6, 111), (15.0, "reading", 11, 111)]
+    assert heard(*steps, (60.0, "reading", 50, 111)) == ["reading: about 60 s left"]
+
+
+def test_a_first_step_counts_only_if_it_takes_long() -> None:
+    assert heard((0.0, "a", 0, 11), (15.0, "a", 1, 11), (18.0, "a", 2, 11), (21.0, "a", 3, 11)) == [
+        "a: about 20 s left"
+    ]
+    assert heard((0.0, "a", 0, 3), (60.0, "a", 1, 3)) == ["a: about 2 min left"]
 
 
 def test_each_piece_of_work_is_estimated_by_itself_from_when_it_is_heard_of() -> None:
-    steps = [(0.0, "a", 0, 100), (100.0, "b", 40, 100), (110.0, "b", 45, 100)]
+    steps = [(0.0, "a", 0, 100), (100.0, "b", 40, 100), (101.0, "b", 41, 100), (111.0, "b", 46, 100)]
     assert heard(*steps) == ["b: about 2 min left"]
 
 
 @pytest.mark.parametrize(
     "steps",
     [
-        [(0.0, "a", 0, 100), (10.0, "a", 90, 100)],  # a second is left
+        [(0.0, "a", 0, 100), (1.0, "a", 1, 100), (10.0, "a", 90, 100)],  # a second is left
         [(0.0, "a", 0, None), (10.0, "a", 1, None)],
         [(0.0, "a", 3, 100), (10.0, "a", 3, 100)],
         [(0.0, "a", 0, 100), (1.0, "a", 1, 100)],

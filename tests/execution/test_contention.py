@@ -17,8 +17,8 @@ from fer_cli.execution.contention import (
     busy_cores,
     fit_threads,
     free_cores_if_crowded,
-    share_threads,
     usable_cores,
+    wait_passively,
 )
 from fer_cli.execution.progress import TrainingProgress
 
@@ -127,14 +127,10 @@ def test_cores_of_this_machine() -> None:
     assert 0 <= busy_cores(0.05) <= len(cores)
 
 
-@pytest.mark.parametrize(("processes", "left"), [(1, 3), (2, 2), (4, 2), (64, 2)])
-def test_threads_leave_cores_to_processes_beside_and_keep_half(
-    machine: pytest.MonkeyPatch, processes: int, left: int
-) -> None:
-    chosen: list[int] = []
-    machine.setattr(torch, "set_num_threads", chosen.append)
-    share_threads(processes)
-    assert chosen == [left]
-    machine.setenv(THREADS_VARIABLE, "4")
-    share_threads(processes)
-    assert chosen == [left]
+def test_waiting_is_passive_unless_somebody_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -110,10 +110,14 @@ def explain(
     given = samples or []
     _check(given, errors=errors, label=label, up=up, selecting=bool(pair or cause or limit))
     paths = expect_run(run, voxels, model, codebook)
-    from fer_cli.execution.contention import Usage, share_threads
+    from fer_cli.execution.contention import Usage, usable_cores, wait_passively
     from fer_cli.pictures.drawing import open_drawing
 
     began = Usage.now()
+    wait_passively()
+    many = errors or len(given) > _FEW
+    if many and workers is None:  # the network's threads take the other half
+        workers = max(1, len(usable_cores()) // 2)
     files = {"voxels": voxels, "model": model, "codebook": codebook}
     soon = images and holds_shapes(paths.voxels)
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
@@ -124,10 +128,7 @@ def explain(
         from fer_cli.reports.selection import Selection
 
         selection = Selection(split, tuple(pair or ()), cause, limit) if errors else None
-        many = errors or len(given) > _FEW
         opened = open_run(run, voxels, model, codebook, device, in_memory=many, began=began)
-        if many and drawing and soon:
-            share_threads(drawing.processes)
         wanted = Wanted(
             label,
             local_layer,

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+QUICK_STEP = 30.0
+"""Seconds within which a first step is one that imports and starts processes, so that it tells nothing of the rest."""
 KNOWN_AFTER = 5.0
 """Seconds of work after which the rest is estimated."""
 WORTH_TELLING = 20.0
@@ -12,18 +14,24 @@ WORTH_TELLING = 20.0
 class Remaining:
     """Says once for each piece of work how long it will still take, once that is known and if it is long.
 
-    The work is taken to go on at the rate it has had since it was first heard of.
+    The work is taken to go on at the rate it has had since its first step, or from the beginning if that took long.
     """
 
     def __init__(self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
         self._began: dict[str, tuple[float, int]] = {}
+        self._stepped: set[str] = set()
         self._told: set[str] = set()
 
     def __call__(self, doing: str, done: int, total: int | None) -> None:
         """Hear that `done` of `total` of it is done; the total is None where it is not known."""
         now = self._clock()
         began, at_first = self._began.setdefault(doing, (now, done))
+        if done > at_first and doing not in self._stepped:
+            self._stepped.add(doing)
+            if now - began < QUICK_STEP:
+                self._began[doing] = (now, done)
+                return
         if doing in self._told or total is None or done <= at_first or now - began < KNOWN_AFTER:
             return
         self._told.add(doing)

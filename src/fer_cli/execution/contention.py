@@ -70,16 +70,12 @@ def fit_threads(device: "torch.device", since: Usage) -> int:
     return torch.get_num_threads()
 
 
-def share_threads(processes: int) -> None:
-    """Leave cores to `processes` of our own that compute beside this one: PyTorch takes half of its threads at least.
+def wait_passively() -> None:
+    """Let threads sleep, not spin, at OpenMP barriers, beside processes of our own that need the cores.
 
-    Where OMP_NUM_THREADS is set, nothing is changed.
+    Holds for a PyTorch that is imported later. Where OMP_WAIT_POLICY is set, nothing is changed.
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    if threads > 1 and THREADS_VARIABLE not in os.environ:
-        torch.set_num_threads(max(threads // 2, threads - processes, 1))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def free_cores_if_crowded(device: "torch.device") -> int | None:
