@@ -229,7 +229,7 @@ def near_surface(mesh: Mesh, grid: Grid) -> np.ndarray:
     points = mesh.vertices @ to_index[:3, :3].T + to_index[:3, 3] + 0.5 + TIE * size
     found = np.zeros((size + 1,) * 3, np.uint8)
     for step in product((-NEAR, 0.0, NEAR), repeat=3):
-        occupy_touched(points + np.array(step), mesh.faces, found)
+        occupy_touched(points + np.array(step), mesh.faces, 0, found)
     return found[:-1, :-1, :-1].astype(bool)
 
 

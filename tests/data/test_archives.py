@@ -1,6 +1,7 @@
 """Archives within a folder: read as folders, or named with what to do."""
 
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_cli.data.containers import NOT_ZIP, read_file
+from fer_cli.data.containers import NOT_ZIP, file_on_disk, read_file
 from fer_cli.data.occupancy import VoxelSettings
 from fer_cli.data.plan import plan
 from fer_cli.data.source import close_archives, list_entries, read_volume
@@ -147,7 +148,7 @@ def test_archives_that_are_not_read_are_named_with_what_to_do(tmp_path: Path) ->
         "broken.zip": "is not a usable .zip: File is not a zip file",
         "gone.zip": "is not a regular file",
         "pictures.zip": "is an archive that holds no shape",
-        "good.zip/inner.zip": within,
+        "good.zip/inner.zip": "is not a usable .zip: File is not a zip file",
         "good.zip/inner.tar.gz": within,
         "good.zip/../out.off": "its path leads out of the archive",
     }
@@ -159,6 +160,56 @@ def test_archives_that_are_not_read_are_named_with_what_to_do(tmp_path: Path) ->
     (tmp_path / "only/train.tar").write_bytes(b"content")
     with pytest.raises(InputError, match=r"1 skipped, the first: train\.tar: is an archive .*; unpack it"):
         list_entries(tmp_path / "only")
+
+
+def nested(path: Path, archives: Mapping[str, list[str]]) -> Path:
+    """An archive of archives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as outer:
+        for name, members in archives.items():
+            inner = pack(path.parent / "inner" / name, *members)
+            outer.write(inner, name)
+            inner.unlink()
+    return path
+
+
+@pytest.mark.parametrize("archives", [BY_CLASS, wrapped(BY_SPLIT), {"deeper/ModelNet.zip": MODELNET}])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_archives_in_an_archive_are_read_as_folders_in_it(
+    archives: dict[str, list[str]], in_folder: bool, tmp_path: Path
+) -> None:
+    outer = nested(tmp_path / "s/all.zip", archives)
+    source = tmp_path / "s" if in_folder else outer
+    shutil.rmtree(tmp_path / "s/inner")
+    listing = list_entries(source)
+    assert not listing.skipped
+    assert {(e.name, e.class_name, e.split) for e in listing.entries} == {
+        (path.rpartition("/")[2][:-4], path.split("/")[0], path.split("/")[1]) for path in MODELNET
+    }
+    for entry in listing.entries:
+        member = entry.path.removeprefix("all.zip/").partition(".zip/")[2]
+        assert read_file(source, entry.path) == content_of(member).encode()
+        assert file_on_disk(source, entry.path) == outer
+
+
+def test_archives_are_opened_one_level_deep_and_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    innermost = pack(tmp_path / "c.zip", "bed/train/a.off", "bed/test/b.off")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as middle:
+        middle.write(innermost, "c.zip")
+        middle.writestr("bed/train/d.off", content_of("d"))
+        middle.writestr("bed/test/e.off", content_of("e"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as outer:
+        outer.write(tmp_path / "b.zip", "b.zip")
+    listing = list_entries(tmp_path / "a.zip")
+    assert sorted(entry.path for entry in listing.entries) == ["b.zip/bed/test/e.off", "b.zip/bed/train/d.off"]
+    [skipped] = listing.skipped
+    assert (skipped.path, skipped.reason) == (
+        "b.zip/c.zip",
+        "is an archive or compressed file within an archive; unpack it",
+    )
+    monkeypatch.setattr("fer_cli.data.archives.MOST_WITHIN", 100)
+    with pytest.raises(InputError, match=r"b\.zip: takes more than 0 MiB within a\.zip; unpack it"):
+        list_entries(tmp_path / "a.zip")
 
 
 def test_more_archives_than_stay_open_are_read_in_any_order(tmp_path: Path) -> None:

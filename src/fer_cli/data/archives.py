@@ -1,10 +1,11 @@
 """A .zip, read in place: as SOURCE, or within a folder that is SOURCE; its members and their content.
 
-A path within a folder names a member as if the archive were a folder: `train.zip/chair/a.off`. Members are not unpacked
-to disk; what looks hostile is refused by name. An archive within an archive is not opened.
+A path within a folder names a member as if the archive were a folder: `train.zip/chair/a.off`; one of an archive within
+an archive likewise, for one such level. Members are not unpacked to disk; what looks hostile is refused by name.
 """
 
 import functools
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,16 +18,18 @@ MAX_FILE_BYTES = 1 << 30
 # Text and voxels compress a few hundredfold at most, and only while they are small.
 _BOMB_BYTES = 24 << 20
 _BOMB_RATIO = 200
-_ZIP = ".zip"
+ZIP = ".zip"
 _INTO_ZIP = re.compile(r"\.zip/", re.IGNORECASE)
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)")
 _HEAD = 1 << 12
 _MOST_OPEN = 8
+MOST_WITHIN = 256 << 20
+"""Bytes of an archive within an archive, which is held in memory while it is read."""
 
 
 def is_zip(source: Path) -> bool:
     """Whether a source is an archive that fer reads."""
-    return source.suffix.lower() == _ZIP and not source.is_dir()
+    return source.suffix.lower() == ZIP and not source.is_dir()
 
 
 def is_other_archive(suffix: str) -> bool:
@@ -35,14 +38,31 @@ def is_other_archive(suffix: str) -> bool:
 
 
 def member_of(source: Path, path: str) -> tuple[Path, str] | None:
-    """The archive and its member that a path of the source names; None for a file of a folder, or the source itself."""
+    """The archive and its member that a path of the source names; None for a file of a folder, or the source itself.
+
+    An archive within an archive has the path of the outer one with its own added. Raises InputError if the outer one
+    cannot be read.
+    """
     if is_zip(source):
-        return source, path
+        return _within(source, path)
     for found in _INTO_ZIP.finditer(path):
         archive = source / path[: found.end() - 1]
         if is_file(archive):
-            return archive, path[found.end() :]
+            return _within(archive, path[found.end() :])
     return None
+
+
+def _within(archive: Path, path: str) -> tuple[Path, str]:
+    """The same for a path of an archive: that archive, or the one within it that the path leads into."""
+    for found in _INTO_ZIP.finditer(path):
+        if path[: found.end() - 1] in _open_zip(archive).NameToInfo:
+            return archive / path[: found.end() - 1], path[found.end() :]
+    return archive, path
+
+
+def outer_of(archive: Path) -> Path | None:
+    """The archive on disk that an archive lies within; None if it is on disk itself."""
+    return next((outer for outer in archive.parents if is_zip(outer) and is_file(outer)), None)
 
 
 def is_file(path: Path) -> bool:
@@ -61,11 +81,29 @@ def read_member(archive: Path, member: str, count: int) -> bytes:
 
 def close_archives() -> None:
     """Close the archives that are kept open in this process."""
-    _open_zip.cache_clear()
+    _open_on_disk.cache_clear()
+    _open_within.cache_clear()
+
+
+def _open_zip(archive: Path) -> zipfile.ZipFile:
+    outer = outer_of(archive)
+    return _open_on_disk(archive) if outer is None else _open_within(outer, archive.relative_to(outer).as_posix())
+
+
+@functools.lru_cache(maxsize=2)
+def _open_within(outer: Path, member: str) -> zipfile.ZipFile:
+    with _open_on_disk(outer).open(member) as stream:
+        content = stream.read(MOST_WITHIN + 1)
+    if len(content) > MOST_WITHIN:
+        raise InputError(f"{outer / member} takes more than {MOST_WITHIN >> 20} MiB within {outer.name}; unpack it.")
+    try:
+        return zipfile.ZipFile(io.BytesIO(content))
+    except Exception as error:  # BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError
+        raise InputError(f"{outer / member} is not a usable .zip: {error}.") from error
 
 
 @functools.lru_cache(maxsize=_MOST_OPEN)
-def _open_zip(archive: Path) -> zipfile.ZipFile:
+def _open_on_disk(archive: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
     except OSError as error:

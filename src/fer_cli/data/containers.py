@@ -1,6 +1,6 @@
 """A folder or a .zip, read in place: the files that fer reads, what is skipped and why, and their content.
 
-A .zip within a folder is read as if it were a folder (see `archives`). Other archives are named.
+A .zip within a folder or another .zip is read as if it were a folder (see `archives`). Other archives are named.
 """
 
 import os
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from fer_cli.data import archives
 from fer_cli.data.archives import (
+    ZIP,
     close_archives,
     is_file,
     is_hidden,
@@ -17,6 +18,7 @@ from fer_cli.data.archives import (
     is_zip,
     member_of,
     members_of,
+    outer_of,
     read_member,
 )
 from fer_cli.data.entries import Skipped
@@ -133,7 +135,7 @@ def _read(source: Path, path: str, count: int) -> bytes:
 def file_on_disk(source: Path, path: str) -> Path:
     """The file that holds the content of a path of a folder: itself, or the archive that it is a member of."""
     packed = member_of(source, path)
-    return source / path if packed is None else packed[0]
+    return source / path if packed is None else outer_of(packed[0]) or packed[0]
 
 
 def files_of(source: Path) -> tuple[list[str], list[Skipped]]:
@@ -238,6 +240,8 @@ def _members(source: Path, archive: str) -> tuple[list[str], list[Skipped]]:
         if is_folder:
             if file_suffix(path.rstrip("/")) in READ_SUFFIXES:
                 skipped.append(Skipped(path.rstrip("/"), "is a folder"))
+        elif _is_archive_within(file, member, reason):
+            _add_archive(source, path, paths, skipped)
         elif _is_read(source, path, skipped, is_sound=reason is None, in_archive=True):
             if reason:
                 skipped.append(Skipped(path, reason))
@@ -250,6 +254,13 @@ def _members(source: Path, archive: str) -> tuple[list[str], list[Skipped]]:
     if prefix and not (paths or skipped):
         skipped.append(Skipped(archive, "is an archive that holds no shape"))
     return paths, skipped
+
+
+def _is_archive_within(archive: Path, member: str, reason: str | None) -> bool:
+    """Whether a member is an archive that can be read in place: one level deep, and of a name that no path changes."""
+    if reason is not None or PurePosixPath(member).suffix.lower() != ZIP or PurePosixPath(member).as_posix() != member:
+        return False
+    return outer_of(archive) is None
 
 
 def _is_unpacked(archive: Path, member: str) -> bool:

@@ -92,11 +92,13 @@ def voxelize_shape(shape: Mesh | PointCloud | Grid, settings: VoxelSettings) -> 
     if isinstance(shape, Grid):
         grid = fit_grid(turned_grid(shape, settings.up), settings.resolution)
         return fill_enclosed(grid) if settings.fill == "solid" else grid
+    up = settings.up
     if isinstance(shape, Mesh):
-        grid = voxelize_mesh(replace(shape, vertices=turned_points(shape.vertices, settings.up)), settings)
+        upright = shape if up == "z" else replace(shape, vertices=turned_points(shape.vertices, up))
+        grid = voxelize_mesh(upright, settings)
     else:
-        grid = occupy_points(replace(shape, points=turned_points(shape.points, settings.up)), settings)
-    return grid if settings.up == "z" else Grid(grid.occupancy, file_from_turned(settings.up) @ grid.index_to_world)
+        grid = occupy_points(replace(shape, points=turned_points(shape.points, up)), settings)
+    return grid if up == "z" else Grid(grid.occupancy, file_from_turned(up) @ grid.index_to_world)
 
 
 def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:
@@ -120,13 +122,7 @@ def voxelize_mesh(mesh: Mesh, settings: VoxelSettings) -> Grid:
     if placed is None:
         occupancy[(settings.resolution // 2,) * 3] = 1
     else:
-        # `TIE` can push a point just past the last voxel. One more layer catches it, and is added to the last one.
-        passed = np.zeros((settings.inner + 1,) * 3, np.uint8)
-        occupy_touched(placed, mesh.faces, passed)
-        for layers in (passed, passed.swapaxes(0, 1), passed.swapaxes(0, 2)):
-            layers[-2] |= layers[-1]
-        within = slice(settings.padding, settings.padding + settings.inner)
-        occupancy[within, within, within] = passed[:-1, :-1, :-1]
+        occupy_touched(placed, mesh.faces, settings.padding, occupancy)  # `TIE` can push a point past the last voxel
     grid = Grid(occupancy, matrix)
     return fill_enclosed(grid) if settings.fill == "solid" else grid
 

@@ -16,9 +16,14 @@ TOUCH = 1e-9
 
 
 @no_type_check
-def _occupy(points, faces, occupancy):
-    """Set every voxel of a cube's grid that a triangle passes through; voxel i spans [i, i + 1) of `points`."""
-    high = occupancy.shape[0]
+def _occupy(points, faces, padding, occupancy):
+    """Set every voxel of a cube's grid that a triangle passes through.
+
+    Voxel i within the padding spans [i, i + 1) of `points`; what lies in the one behind the last is the last one's.
+    """
+    inner = occupancy.shape[0] - 2 * padding
+    high = inner + 1
+    last = padding + inner - 1
     half = 0.5 + TOUCH
     for face in range(faces.shape[0]):
         ax, ay, az = points[faces[face, 0]]
@@ -32,7 +37,7 @@ def _occupy(points, faces, occupancy):
         wx, wy, wz = ax - cx, ay - cy, az - cz
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         # What rounding can do to the normal of a sliver: it must not separate by a normal that is noise.
-        noise = 1e-15 * (abs(ux) + abs(uy) + abs(uz)) * (abs(vx) + abs(vy) + abs(vz)) * 3 * occupancy.shape[0]
+        noise = 1e-15 * (abs(ux) + abs(uy) + abs(uz)) * (abs(vx) + abs(vy) + abs(vz)) * 3 * high
         reach = half * (abs(nx) + abs(ny) + abs(nz)) + noise
         for i in range(x0, x1):
             x = i + 0.5
@@ -52,7 +57,8 @@ def _occupy(points, faces, occupancy):
                     k0, k1 = max(z0, int(np.floor(middle - rise))), min(z1, int(np.ceil(middle + rise)))
                 for k in range(k0, k1):
                     z = k + 0.5
-                    if occupancy[i, j, k] or abs(nx * (ax - x) + ny * (ay - y) + nz * (az - z)) > reach:
+                    at = min(i + padding, last), min(j + padding, last), min(k + padding, last)
+                    if occupancy[at] or abs(nx * (ax - x) + ny * (ay - y) + nz * (az - z)) > reach:
                         continue
                     if not (
                         _apart(ay - y, az - z, by - y, bz - z, cy - y, cz - z, uy, uz, half)
@@ -62,7 +68,7 @@ def _occupy(points, faces, occupancy):
                         or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, vx, vz, half)
                         or _apart(ax - x, az - z, bx - x, bz - z, cx - x, cz - z, wx, wz, half)
                     ):
-                        occupancy[i, j, k] = 1
+                        occupancy[at] = 1
 
 
 @no_type_check
