@@ -42,7 +42,7 @@ INPUT = {
     "verdict": "A chair taken for a table. The input itself looks like a table.",
 }
 """Its evidence favours the wrong class from the lowest layer on: no layer goes wrong."""
-VERDICT = "A chair taken for a table. The evidence turns from chair to table at conv3."
+VERDICT = "A chair taken for a table. Between the two the evidence turns from chair to table at conv3."
 
 
 def chair(*, back=True):

@@ -38,8 +38,9 @@ def test_the_page_tells_the_figures_of_the_result(found: dict[str, Any], tmp_pat
         assert re.search(rf"{re.escape(name)} {row['kind']} {row['auroc']:.3f} ", text), name
     for claim in found["claims"]:
         assert claim["claim"] in text
-    for score, row in found["false_alarms"].items():
-        assert f"{score} {row['rate']:.3f} " in text
+    alarms = found["false_alarms"]
+    rates = " ".join(f"{row['rate']:.3f} of {row['n']}" for row in alarms.values())
+    assert f"by {' '.join(alarms)} correct samples {rates} expected" in " ".join(text.split())
     for mistake in found["misclassified"]:
         assert f"{mistake['sample']} {mistake['label']} {mistake['predicted']} {mistake['cause']}" in text
 

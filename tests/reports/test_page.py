@@ -171,9 +171,10 @@ def test_page_tells_verdict_numbers_and_readings(written):
         assert part in text, part
     assert (
         "Suspicion: 0.87 of 1 suspicious 3% of correctly classified validation samples look at least as suspicious "
-        "for their class (p = 0.031). It is 1 less the mean probability of the predicted class over views." in text
+        "for their class (p = 0.031). It is 1 less the mean probability of table over varied views of the sample."
+        in text
     )
-    assert "The mean over 24 views says chair (0.42)." in text
+    assert "Averaged over 24 varied views of the sample the network says chair (0.42)." in text
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
 
@@ -256,7 +257,7 @@ def test_page_of_an_unusual_computation_names_its_layer_and_no_other(tmp_path):
 
 def test_page_of_an_input_like_another_class_names_no_layer(tmp_path):
     source = page.write_report(diagnosis_of(**INPUT), tmp_path).read_text(encoding="utf-8")
-    assert "Where it goes wrong: the input. From the lowest layer on, the clusters favour table over chair" in (
+    assert "Where it goes wrong: the input. Of the two classes the evidence favours table from the lowest layer on" in (
         card(source)
     )
     assert named_rows(source) == []

@@ -43,9 +43,9 @@ def test_terminal_report_says_it_all_on_one_screen(changes):
 
 def test_terminal_report_of_a_long_verdict_fits_one_screen():
     verdict = (
-        "A night_stand taken for a dresser (probability 0.70): features look like another class. The feedforward "
-        "clusters turn from night_stand to dresser at conv3, on the whole; 400 of 999 correctly classified validation "
-        "samples look at least as suspicious for their class."
+        "A night_stand taken for a dresser (probability 0.70), likely because no training sample of the true class is "
+        "like it. Between the two the evidence turns from night_stand to dresser at conv3, on the whole, narrowly; 40% "
+        "of correctly classified validation samples look at least as suspicious for their class."
     )
     criterion = "calibrated evidence turns from night_stand to dresser, 14.0 nats ahead of the next best layer"
     diagnosis = diagnosis_of(verdict=verdict, category=Category("representation", criterion))
@@ -119,10 +119,11 @@ def test_answer_sentence_says_what_the_answer_rests_on():
         }.items()
     }
     assert said == {
-        "turn": "Here the evidence turns from chair to table. No layer's computation is unusual (p = 0.31).",
-        "unusual": "The computation departs from the usual, most likely here (p = 0.010).",
-        "input": "From the lowest layer on, the clusters favour table over chair, on the whole. "
+        "turn": "Of the two classes the evidence favours table from here on. "
         "No layer's computation is unusual (p = 0.31).",
+        "unusual": "The computation departs from the usual, most likely here (p = 0.010).",
+        "input": "Of the two classes the evidence favours table from the lowest layer on, on the whole. "
+        "Not every layer agrees. No layer's computation is unusual (p = 0.31).",
         "correct": "The prediction is correct. No layer's computation is unusual (p = 0.31).",
         "unknown": "The true class is not known. "
         "Run 'fer calibrate' to learn whether a layer's computation is unusual.",
@@ -266,6 +267,11 @@ def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
 @pytest.mark.parametrize(
     ("changes", "outcome", "short"),
     [
+        (
+            {"chosen_by": "evidence"},
+            "Changed: table → chair.",
+            "table → chair with 8 of 64 of conv3 from chair_0012; p 0.010",
+        ),
         ({}, "Repaired: table → chair.", "table → chair with 8 of 64 of conv3 from chair_0012; p 0.010"),
         (
             {"predicted": "bed", "p_value": 0.4},

@@ -52,7 +52,7 @@ def where_words(
         return f"The input itself looks like {with_article(predicted)}{hedge}{sample}"
     if answer.layer == OUTPUT:
         return f"The evidence favours {label}{hedge}, so that the mistake is made in the output"
-    return f"The evidence turns from {label} to {predicted} at {answer.layer}{hedge}"
+    return f"Between the two the evidence turns from {label} to {predicted} at {answer.layer}{hedge}"
 
 
 def hedge_of(answer: Answer, evidence: Evidence, predicted: str, label: str, margin: float | None) -> str:

@@ -39,9 +39,14 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
         return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
     evidence = {layer.name: layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]}
     hedge = hedge_of(answer, evidence, predicted, str(label), diagnosis.blame.margin)
-    if answer.outcome == INPUT:
-        return f"From the lowest layer on, the clusters favour {predicted} over {label}{hedge}.{usual}"
-    return f"Here the evidence turns from {label} to {predicted}{hedge}.{usual}"
+    begins = "the lowest layer" if answer.outcome == INPUT else "here"
+    return f"Of the two classes the evidence favours {predicted} from {begins} on{hedge}.{_doubt(hedge)}{usual}"
+
+
+def _doubt(hedge: str) -> str:
+    """What the words that hedge an answer mean."""
+    disagreeing = " Not every layer agrees." if "on the whole" in hedge else ""
+    return disagreeing + (" Another layer is nearly as likely." if "narrowly" in hedge else "")
 
 
 def short_cause(cause: Cause) -> str:
@@ -109,8 +114,8 @@ def short_repair(test: RepairTest, predicted: str) -> str:
 
 def _outcome(test: RepairTest, predicted: str) -> str:
     """Whether the prediction was repaired; if not, what the network says in its place."""
-    if test.repaired:
-        return f"Repaired: {predicted} → {test.predicted}"
+    if test.repaired:  # the class that the clusters imply need not be the true one
+        return f"{'Repaired' if test.chosen_by == 'label' else 'Changed'}: {predicted} → {test.predicted}"
     if test.predicted == predicted:
         return f"Failed: still {predicted}, not {test.wanted}"
     return f"Failed: {predicted} → {test.predicted}, not {test.wanted}"
@@ -138,8 +143,9 @@ def suspicion_level(suspicion: Suspicion) -> str:
     return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
 
 
-def suspicion_basis(suspicion: Suspicion) -> str:
+def suspicion_basis(diagnosis: Diagnosis) -> str:
     """What suspicion goes by; the two kinds differ in scale."""
+    suspicion = diagnosis.suspicion
     if suspicion.by == VIEWS:
-        return "It is 1 less the mean probability of the predicted class over views."
+        return f"It is 1 less the mean probability of {diagnosis.predicted} over varied views of the sample."
     return f"The rank of {suspicion.by} among validation samples: the calibration holds no views ('fer calibrate')."
