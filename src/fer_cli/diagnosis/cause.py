@@ -39,9 +39,9 @@ OVERLAPPING = 0.05
 """Share of votes that one class's correct validation samples give another."""
 LEVEL = 0.05
 FAR = 0.2
-"""p-value of the distance to the predicted class's training samples up to which a sample is in a gap."""
+"""p-value of the distance to a class's training samples up to which a sample is far from them."""
 NEAR = 0.5
-"""p-value of the distance to the true class's training samples above which it is not: half of the class lie farther."""
+"""p-value of that distance above which it is near: half of the class lie farther."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,11 @@ def _questionable_label(signs: Signs) -> Cause | None:
 
 def _gap(signs: Signs) -> Cause | None:
     around, label = signs.around, signs.label
-    if not signs.is_mistake or around is None or around.p_predicted > FAR or around.p_far > NEAR:
+    if not signs.is_mistake or around is None:
+        return None
+    of_none = around.p_predicted <= FAR and around.p_far <= NEAR
+    of_other = around.p_far <= FAR and around.votes[str(label)] < SOME_VOTES
+    if not of_none and not of_other:
         return None
     evidence = tuple(
         f"Of samples of class {klass}, {percentage(p_value)} lie as far from their nearest training samples."
@@ -217,7 +221,7 @@ def _gap(signs: Signs) -> Cause | None:
     )
     like = f"; the most similar so far is {around.nearest[1]}" if around.nearest[1] else ""
     remedy = f"Add training samples of class {label} like this one{like}."
-    return Cause("gap", _strength(max(around.p_predicted, around.p_far), 0.01, LEVEL), remedy, evidence)
+    return Cause("gap", _strength(around.p_far, 0.01, LEVEL), remedy, evidence)
 
 
 def _overlap(signs: Signs) -> Cause | None:
