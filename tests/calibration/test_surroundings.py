@@ -52,9 +52,9 @@ def test_distance_is_far_where_few_of_the_class_lie_as_far():
     assert known.far_from(1, np.inf) == pytest.approx(0.01)
 
 
-def test_overlap_is_the_larger_share_of_votes_for_the_other_class():
-    votes = [[0.8, 0.2, 0.0], [0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]]
-    known = surroundings(np.ones((4, 3)), votes, [0, 0, 1, 2], [0, 0, 1, 2], np.full((4, 3), 1 / 3))
+def test_overlap_is_the_larger_share_of_votes_of_correct_samples_for_the_other_class():
+    votes = [[0.8, 0.2, 0.0], [0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    known = surroundings(np.ones((5, 3)), votes, [0, 0, 1, 2, 0], [0, 0, 1, 2, 2], np.full((5, 3), 1 / 3))
     assert known.overlap(0, 1) == known.overlap(1, 0) == pytest.approx(0.3)
     assert known.overlap(0, 2) == 0.0
 

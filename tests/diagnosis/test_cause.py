@@ -26,7 +26,7 @@ LABEL = {
     "probabilities": {"desk": 0.98, "table": 0.01, "bed": 0.01},
     "around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}),
 }
-GAP = {"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.02)}
+GAP = {"around": replace(AROUND, p_far=0.02, p_predicted=0.03)}
 OVERLAP = {"around": replace(AROUND, votes={"desk": 0.6, "table": 0.4}, overlap=0.1)}
 PART = {"repair": REPAIR}
 
@@ -40,6 +40,7 @@ PART = {"repair": REPAIR}
         (LAYER, "layer", "strong"),
         (LABEL, "label", "strong"),
         (GAP, "gap", "fair"),
+        ({"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.02)}, "gap", "fair"),
         (OVERLAP, "overlap", "strong"),
         (PART, "part", "fair"),
         (ODD | POSE | LAYER | LABEL | PART, "input", "fair"),
@@ -65,6 +66,8 @@ def test_the_first_rule_that_holds_names_the_cause(changes, name, strength):
         {"outlyingness": Outlyingness(0.021, ("mean 3, usually 1 to 2",))},
         {"departure": Departure("conv2", 9.0, 4.0, 0.06)},
         {"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.21)},
+        {"around": replace(AROUND, p_far=0.3, p_predicted=0.21)},
+        {"around": replace(AROUND, p_far=0.51, p_predicted=0.02)},
         {"repair": replace(REPAIR, predicted="bed")},
         {"repair": replace(REPAIR, p_value=0.1)},
     ],

@@ -92,7 +92,10 @@ class Surroundings:
         return float(p_value)
 
     def overlap(self, one: int, other: int) -> float:
-        """Mean share of the votes that validation samples of one class give the other, the larger of both ways."""
+        """Mean share of the votes that correct validation samples of one class give the other, the larger of both ways.
+
+        A misclassified one may have a wrong label.
+        """
         return float(max(self._votes_between[one, other], self._votes_between[other, one]))
 
     @cached_property
@@ -113,9 +116,9 @@ class Surroundings:
 
     @cached_property
     def _votes_between(self) -> Float[np.ndarray, "klass klass"]:
-        votes = np.zeros((self.classes, self.classes))
-        np.add.at(votes, self.label, self.validation.vote)
-        counts = np.bincount(self.label, minlength=self.classes)[:, None]
+        votes, correct = np.zeros((self.classes, self.classes)), self.label == self.predicted
+        np.add.at(votes, self.label[correct], self.validation.vote[correct])
+        counts = np.bincount(self.label[correct], minlength=self.classes)[:, None]
         between: Float[np.ndarray, "klass klass"] = votes / np.maximum(counts, 1)
         return between
 

@@ -36,10 +36,12 @@ SURE = 0.8
 SOME_VOTES = 2 / 15
 """Share of the nearest training samples: two of fifteen."""
 OVERLAPPING = 0.05
-"""Share of votes that one class's validation samples give another."""
+"""Share of votes that one class's correct validation samples give another."""
 LEVEL = 0.05
 FAR = 0.2
-"""p-value of the distance to a class's training samples up to which a sample without neighbours of it is in a gap."""
+"""p-value of the distance to a class's training samples up to which a sample is far from them."""
+NEAR = 0.5
+"""p-value of that distance above which it is near: half of the class lie farther."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class Around:
     """The training samples around a sample.
 
     `votes` are shares of the nearest, by class. `p_far` is the p-value of so long a distance to the true class's
-    training samples, and `p_predicted` to the predicted one's. `overlap` is the share of votes that validation samples
-    of one of the two classes give the other. `nearest` names the nearest of the predicted, then of the true class.
+    training samples, and `p_predicted` to the predicted one's. `overlap` is the share of votes that correct validation
+    samples of one of the two classes give the other. `nearest` names the nearest of the predicted, then of the true
+    class.
     """
 
     votes: Mapping[str, float]
@@ -211,11 +214,15 @@ def _questionable_label(signs: Signs) -> Cause | None:
 
 def _gap(signs: Signs) -> Cause | None:
     around, label = signs.around, signs.label
-    if not signs.is_mistake or around is None or around.p_far > FAR or around.votes[str(label)] >= SOME_VOTES:
+    if not signs.is_mistake or around is None:
         return None
-    evidence = (
-        f"Of samples of class {label}, {percentage(around.p_far)} lie as far from their nearest training samples.",
-        f"Of the nearest training samples {percentage(around.votes[str(label)])} are of class {label}.",
+    of_none = around.p_predicted <= FAR and around.p_far <= NEAR
+    of_other = around.p_far <= FAR and around.votes[str(label)] < SOME_VOTES
+    if not of_none and not of_other:
+        return None
+    evidence = tuple(
+        f"Of samples of class {klass}, {percentage(p_value)} lie as far from their nearest training samples."
+        for klass, p_value in ((signs.predicted, around.p_predicted), (label, around.p_far))
     )
     like = f"; the most similar so far is {around.nearest[1]}" if around.nearest[1] else ""
     remedy = f"Add training samples of class {label} like this one{like}."
@@ -236,7 +243,7 @@ def _overlap(signs: Signs) -> Cause | None:
     ]
     if around.overlap >= OVERLAPPING:
         evidence.append(
-            f"Of the nearest training samples of validation samples of one of the two classes, up to "
+            f"Of the nearest training samples of correct validation samples of one of the two classes, up to "
             f"{percentage(around.overlap)} are of the other."
         )
     strength: Strength = "strong" if mixed and around.overlap >= OVERLAPPING else "fair" if mixed else "weak"
