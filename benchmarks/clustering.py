@@ -1,12 +1,13 @@
 """Codebooks of a trained network: k-means against its peers, extraction, look-ups, and the stage as a whole.
 
-Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--only kmeans|extraction|stage]
+Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--workers N] [--only kmeans|extraction|stage]
 
 RUN holds voxels.h5 and model.h5. Peers cluster the same features, in memory, in float32, in the same run and in turn: a loop
 over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start; all with
 the same k and at most 20 iterations. Ours is what the stage's workers do, from features in half precision (feedforward) or
-single (feedback): the centroids, and then also what each code holds. Medians of five rounds in turn, of scikit-learn one. Locations
-are spread evenly over the layer. Prints Markdown.
+single (feedback): the centroids, and then also what each code holds; batched is `batched_kmeans`, which clusters on GPUs. Medians
+of five rounds in turn, of scikit-learn one. Locations are spread evenly over the layer. With `--workers 1` every peer has one
+thread, and times are the processor's, which other programs change little. Prints Markdown.
 """
 
 import argparse
@@ -22,10 +23,11 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
+from fer_cli.codebooks.batched_fitting import fit_batched
 from fer_cli.codebooks.clustering import default_codes
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.features import Extraction, FeatureStore, whole_layer
-from fer_cli.codebooks.fitting import Counted, fit_locations
+from fer_cli.codebooks.fitting import Counted, Fitted, fit_locations
 from fer_cli.codebooks.kmeans import ITERATIONS, nearest
 from fer_cli.codebooks.layer_fitting import BITS
 from fer_cli.codebooks.reading import read_samples
@@ -49,9 +51,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--locations", type=int, default=64, help="of each layer, for the peers")
     parser.add_argument("--samples", type=int, help="at most so many training samples, for the peers")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of every peer")
     parser.add_argument("--only", choices=PARTS, action="append", help="of the parts; may be repeated")
     options = parser.parse_args()
-    bench = Bench(options.run, options.samples)
+    bench = Bench(options.run, options.samples, options.workers)
+    torch.set_num_threads(options.workers)
+    faiss.omp_set_num_threads(options.workers)
     print(f"{cpu_name()}, {os.cpu_count()} cores, FAISS {faiss.__version__}, torch {torch.__version__}, ", end="")
     print(f"{len(bench.samples)} samples, load average {os.getloadavg()[0]:.1f}\n")
     wanted = options.only or PARTS
@@ -66,7 +71,9 @@ def main() -> None:
 class Bench:
     """A network, its voxels and its training samples."""
 
-    def __init__(self, run: Path, limit: int | None) -> None:
+    def __init__(self, run: Path, limit: int | None, workers: int) -> None:
+        self.workers = workers
+        self.clock = time.process_time if workers == 1 else time.perf_counter
         self.voxels = open_voxels(run / "voxels.h5", in_memory=True)
         self.model = open_artifact(run / "model.h5", MODEL)
         self.network = load_network(self.model, device=torch.device("cpu"))
@@ -76,27 +83,28 @@ class Bench:
     def compare_kmeans(self, locations: int) -> None:
         """k-means of each layer, as a table."""
         print(
-            "| path | layer | k | loop over faiss.Kmeans | scikit-learn | ours | ours, with counts | ours to loop | to scikit-learn ",
-            end="",
+            "| path | layer | k | loop over faiss.Kmeans | scikit-learn | ours | ours, with counts | batched "
+            "| loop to ours | scikit-learn to ours | batched to ours "
+            "| inertia, ours to loop | to scikit-learn | to batched |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )
-        print("| inertia, ours to loop | to scikit-learn |\n|---|---|---|---|---|---|---|---|---|---|---|")
+        features = self.features(locations)
         for path in PATHS:
             for layer in LAYERS:
-                features = self.features(path, layer, locations)
-                self.compare_layer(path, layer, features)
+                self.compare_layer(path, layer, features.pop((path, layer)))
         print(
             "\nMilliseconds a location. Inertia is summed over the locations, in float64, on the features in float32.\n"
         )
 
-    def features(self, path: str, layer: str, locations: int) -> np.ndarray:
-        """(location, sample, filter) in float32."""
-        total = int(np.prod(self.network.spec.level_shape(layer)[1:]))
-        chosen = np.linspace(0, total - 1, min(total, locations)).astype(int)
-        parts = []
+    def features(self, locations: int) -> dict[tuple[str, str], np.ndarray]:
+        """(location, sample, filter) in float32, by path and layer."""
+        parts: dict[tuple[str, str], list[torch.Tensor]] = {}
         for part in batches(self.samples):
-            feature = encode_paths(self.network, self.voxels.tensor(part))[path][layer]
-            parts.append(feature.flatten(2)[:, :, chosen].permute(2, 0, 1))
-        return torch.cat(parts, dim=1).contiguous().numpy()
+            for path, of_path in encode_paths(self.network, self.voxels.tensor(part)).items():
+                for layer in LAYERS:
+                    feature = of_path[layer].flatten(2).permute(2, 0, 1)
+                    chosen = np.linspace(0, len(feature) - 1, min(len(feature), locations)).astype(int)
+                    parts.setdefault((path, layer), []).append(feature[chosen])
+        return {key: torch.cat(of_key, dim=1).contiguous().numpy() for key, of_key in parts.items()}
 
     def compare_layer(self, path: str, layer: str, features: np.ndarray) -> None:
         """One row of it."""
@@ -106,8 +114,9 @@ class Bench:
         ways: dict[str, Callable[[], list[np.ndarray]]] = {
             "loop": lambda: [loop_kmeans(vectors, k, seed) for seed, vectors in enumerate(features)],
             "scikit-learn": lambda: [sklearn_kmeans(vectors, k, seed) for seed, vectors in enumerate(features)],
-            "ours": lambda: our_kmeans(stored, k, None),
-            "counted": lambda: our_kmeans(stored, k, counted),
+            "ours": lambda: our_kmeans(stored, k, None, self.workers),
+            "counted": lambda: our_kmeans(stored, k, counted, self.workers),
+            "batched": lambda: trimmed([fit_batched(torch.from_numpy(stored), k, range(len(stored)), None)]),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
         centroids: dict[str, list[np.ndarray]] = {}
@@ -115,13 +124,14 @@ class Bench:
             for name, way in ways.items():
                 if rounds and name == "scikit-learn":
                     continue
-                elapsed, centroids[name] = timed(way)
+                elapsed, centroids[name] = timed(way, self.clock)
                 taken[name].append(elapsed)
         seconds = {name: float(np.median(each)) for name, each in taken.items()}
         spread = {name: summed_inertia(features, found) for name, found in centroids.items()}
+        peers = ("loop", "scikit-learn", "batched")
         cells = [f"{1e3 * seconds[name] / len(features):.1f}" for name in ways]
-        cells += [f"{seconds[name] / seconds['ours']:.1f}" for name in ("loop", "scikit-learn")]
-        cells += [f"{spread['ours'] / spread[name]:.3f}" for name in ("loop", "scikit-learn")]
+        cells += [f"{seconds[name] / seconds['ours']:.1f}" for name in peers]
+        cells += [f"{spread['ours'] / spread[name]:.3f}" for name in peers]
         print(f"| {path} | {layer} | {k} | {' | '.join(cells)} |", flush=True)
 
     def compare_extraction(self) -> None:
@@ -244,12 +254,16 @@ def sklearn_kmeans(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
         return KMeans(k, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(vectors).cluster_centers_
 
 
-def our_kmeans(stored: np.ndarray, k: int, counted: Counted | None) -> list[np.ndarray]:
+def our_kmeans(stored: np.ndarray, k: int, counted: Counted | None, workers: int) -> list[np.ndarray]:
     step = max(1, 8 * 10**6 // stored[0].nbytes)
-    with open_threads(os.cpu_count() or 1) as executor:
+    with open_threads(workers) as executor:
         pieces = range(0, len(stored), step)
         calls = ((stored[i : i + step], k, list(range(i, min(i + step, len(stored)))), counted) for i in pieces)
         parts = list(results_in_order(executor, fit_locations, calls))
+    return trimmed(parts)
+
+
+def trimmed(parts: list[Fitted]) -> list[np.ndarray]:
     return [found[:used] for part in parts for found, used in zip(part.centroids, part.n_codes, strict=True)]
 
 
@@ -261,10 +275,10 @@ def summed_inertia(features: np.ndarray, centroids: list[np.ndarray]) -> float:
     return total
 
 
-def timed(way: Callable[[], object]) -> tuple[float, object]:
-    started = time.perf_counter()
+def timed(way: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> tuple[float, object]:
+    started = clock()
     result = way()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 if __name__ == "__main__":

@@ -21,17 +21,22 @@ def cpu_name() -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished command: wall time, the operating system's account of its own peak memory, and its standard output."""
+    """A finished command: wall time, the operating system's account of its memory and processors, and its standard output.
+
+    `peak_bytes` is the peak of the largest of its processes, `cpu_seconds` those of all of them, user and system.
+    """
 
     seconds: float
     peak_bytes: int
     output: str
+    cpu_seconds: float
 
 
 _MEASURED = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[2:])
-open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+open(sys.argv[1], "w").write(f"{used.ru_maxrss} {used.ru_utime + used.ru_stime}")
 sys.exit(code)
 """
 """Starts the command from a small process: Linux counts the memory of the starting process in the command's peak."""
@@ -40,12 +45,13 @@ sys.exit(code)
 def run_command(command: Sequence[str | Path], *, stderr: int | None = None) -> Finished:
     """Run a command to its end; exits with what failed if it does."""
     words = [str(word) for word in command]
-    with tempfile.NamedTemporaryFile() as peak:
+    with tempfile.NamedTemporaryFile() as account:
         started = time.perf_counter()
-        measured = [sys.executable, "-c", _MEASURED, peak.name, *words]
+        measured = [sys.executable, "-c", _MEASURED, account.name, *words]
         done = subprocess.run(measured, stdout=subprocess.PIPE, stderr=stderr, text=True)
         seconds = time.perf_counter() - started
         if done.returncode:
             sys.exit(f"{' '.join(words)} failed with exit code {done.returncode}")
+        peak, cpu = account.read().split()
         # Linux counts kilobytes, macOS bytes.
-        return Finished(seconds, int(peak.read()) * (1 if sys.platform == "darwin" else 1024), done.stdout)
+        return Finished(seconds, int(peak) * (1 if sys.platform == "darwin" else 1024), done.stdout, float(cpu))

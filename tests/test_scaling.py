@@ -1,13 +1,17 @@
 """What docs/scaling.md says of costs is what the benchmark counts, and that what PyTorch counts."""
 
 import re
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fer_cli.data.formats.registry import read_shape
+from fer_cli.data.source import list_entries
 from fer_cli.network.fer_cnn import NetworkConfig, build
 from networks import cube
 from tiny import load_benchmark
@@ -92,3 +96,26 @@ def test_whole_runs_are_compared_by_their_median_epochs(
             assert epochs > 2 or low == high  # the first is left out
         assert float(row[3].split()[0]) > 100
     assert re.search(r"time a shape, feedback: slowest \d+ % over fastest; wanted 10 %", said)
+
+
+def test_repeated_shapes_are_read_back_and_no_two_are_alike(tmp_path: Path) -> None:
+    scale = load_benchmark("scale")
+    grid = np.random.default_rng(0).random((30, 30, 30)) < np.linspace(0, 0.3, 30)
+    read = read_shape(b"".join(scale.binvox(grid)), "shape.binvox")
+    np.testing.assert_array_equal(read.occupancy, grid)
+    generator = np.random.default_rng(0)
+    copies = {scale.varied(grid, times, generator).tobytes() for times in range(1, 26)} | {grid.tobytes()}
+    assert len(copies) == 26
+    with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
+        for split, name in (("train", "bed_1"), ("train", "bed_2"), ("test", "bed_3"), ("test", "bed_4")):
+            archive.writestr(f"shapes/bed/{split}/{name}.binvox", b"".join(scale.binvox(grid)))
+    scale.write_repeated(tmp_path / "few.zip", tmp_path / "many.zip", 5)
+    listed = [(entry.name, entry.split) for entry in list_entries(tmp_path / "many.zip").entries]
+    assert [name for name, split in listed if split == "train"] == [
+        "bed_1_0",
+        "bed_1_1",
+        "bed_1_2",
+        "bed_2_0",
+        "bed_2_1",
+    ]
+    assert [name for name, split in listed if split == "test"] == ["bed_3"]

@@ -103,7 +103,7 @@ class RunArtifacts:
         if "training/index" not in calibration:
             return None
         index, code = calibration.read("training/index"), calibration.read("training/code")
-        return TrainingCodes(calibration.config["local_layer"], index, code.astype(np.int64))
+        return TrainingCodes(calibration.config["local_layer"], index, code)
 
     @cached_property
     def surroundings(self) -> Surroundings | None:

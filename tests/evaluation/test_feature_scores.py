@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis as scipy_mahalanobis
 
 from fer_cli.evaluation import feature_scores as scores
-from fer_cli.evaluation.spooled import SpooledRows
+from fer_cli.storage.spooled import SpooledRows
 
 GENERATOR = np.random.default_rng(3)
 CLASSES, FILTERS = 3, 5

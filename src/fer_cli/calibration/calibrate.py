@@ -169,7 +169,7 @@ def calibrated(
             for name, values in columns.items():
                 writer.write(f"calibration/{name}", values)
             writer.write("training/index", known.index)
-            writer.write("training/code", known.code.astype(np.uint16))
+            writer.write("training/code", known.code)
             writer.write("training/statistic", np.concatenate(statistics))
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())

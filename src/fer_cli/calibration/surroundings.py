@@ -17,7 +17,10 @@ from torch import Tensor
 from fer_cli.calibration.p_value import PredictedClasses
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.training_codes import TrainingCodes
+from fer_cli.network.activations import batches
 
+_DISTANCES = 1 << 22
+"""Distances to training samples worked on at once."""
 VOTERS = 15
 """So many nearest training samples vote."""
 NEAREST = 3
@@ -46,14 +49,25 @@ def neighbourhood(
     distance = np.full((len(features), classes), np.inf)
     vote = np.zeros((len(features), classes))
     rows_of = [np.flatnonzero(labels == klass) for klass in range(classes)]
-    for row, feature in enumerate(features):
-        away = np.sqrt(known.squares(codebook, feature))
+    for part in batches(np.arange(len(features)), max(1, _DISTANCES // max(1, len(labels)))):
+        away = np.sqrt(known.squares(codebook, features[part]))
         for klass, rows in enumerate(rows_of):
             if len(rows):
-                distance[row, klass] = np.sort(away[rows])[:NEAREST].mean()
-        voters = labels[np.argsort(away, kind="stable")[:VOTERS]]
-        vote[row] = np.bincount(voters, minlength=classes) / max(1, len(voters))
+                distance[part, klass] = _smallest(away[:, rows], NEAREST).mean(axis=1)
+        if not len(labels):
+            continue
+        last = _smallest(away, VOTERS)[:, -1]
+        for row, of_row, most in zip(part, away, last, strict=True):
+            near = np.flatnonzero(of_row <= most)
+            voters = labels[near[np.argsort(of_row[near], kind="stable")[:VOTERS]]]
+            vote[row] = np.bincount(voters, minlength=classes) / len(voters)
     return Neighbourhood(distance, vote)
+
+
+def _smallest(rows: Float[np.ndarray, "row number"], count: int) -> Float[np.ndarray, "row _"]:
+    """The smallest numbers of each row, ascending."""
+    count = min(count, rows.shape[1])
+    return np.sort(np.partition(rows, count - 1, axis=1)[:, :count], axis=1)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float16, Float32, Int, UInt64
 
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -27,7 +28,7 @@ _REFINED = 1 << 20
 """Numbers held at once when near ties are decided."""
 _HALF_SIZE, _HALF_INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)
 _HALF_WORD = np.uint64(32)
-_SINGLE_FROM_HALF = np.uint32(0x8FFFE000).view(np.int32)
+_PIECE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,25 @@ class DistinctRows:
 
 def in_half(vectors: Float32[np.ndarray, "*axes"]) -> Float16[np.ndarray, "*axes"]:
     """Finite numbers in half precision, clipped to its range."""
-    with np.errstate(over="ignore"):
-        halves = vectors.astype(np.float16)
+    halves = _cast(vectors, np.float16)
     if ((halves.view(np.uint16) & _HALF_SIZE) >= _HALF_INFINITY).any():
         return np.clip(vectors, -_HALF_MAX, _HALF_MAX).astype(np.float16)
     return halves
 
 
 def in_single(halves: Float16[np.ndarray, "*axes"]) -> Float32[np.ndarray, "*axes"]:
-    """Finite half-precision numbers in single precision, ten times faster than NumPy's cast."""
-    bits = halves.view(np.int16).astype(np.int32)  # a sign in all of the upper half
-    bits <<= 13  # exponent and fraction where single precision has them
-    bits &= _SINGLE_FROM_HALF
-    single = bits.view(np.float32)
-    single *= np.float32(2.0**112)  # the exponents' biases are 15 and 127
-    return single
+    """Finite half-precision numbers in single precision."""
+    return _cast(halves, np.float32)
+
+
+def _cast(numbers: Float[np.ndarray, "*axes"], dtype: type[np.floating]) -> Float[np.ndarray, "*axes"]:
+    """The same as NumPy's cast, in a tenth of the time; in pieces so small that PyTorch starts no threads."""
+    cast = np.empty(numbers.shape, dtype)
+    given = np.require(numbers, requirements=("C", "W"))
+    pairs = (torch.from_numpy(each).view(-1).split(_PIECE) for each in (cast, given))
+    for target, piece in zip(*pairs, strict=True):
+        target.copy_(piece)
+    return cast
 
 
 def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
@@ -69,7 +74,8 @@ def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
     # The high half of a word joins its low half, or words that differ in high bits alone would rarely be told apart.
     keys = ((words ^ (words >> _HALF_WORD)) * (2 * factors + 1)).sum(axis=1)
     _, first, back, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    if len(first) < len(words) and not np.array_equal(words[first][back], words):  # two rows share a key
+    again = np.flatnonzero(first[back] != np.arange(len(words)))
+    if not np.array_equal(words[first[back[again]]], words[again]):  # two rows share a key
         _, first, back, count = np.unique(words, axis=0, return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
+
+_ROWS = 1 << 13
+"""Training samples that are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class TrainingCodes:
 
     layer: str
     index: Int[np.ndarray, " training"]
-    code: Int[np.ndarray, "training location"]
+    code: Integer[np.ndarray, "training location"]
 
     def nearest(
         self,
@@ -37,14 +42,24 @@ class TrainingCodes:
     ) -> Int[np.ndarray, " nearest"]:
         """At most `count` of the training samples `among` all, those nearest by their centroids, the nearest first."""
         rows = np.flatnonzero(among)
-        distance = self.squares(codebook, feature)[rows]
+        distance = self.squares(codebook, feature[None])[0, rows]
         return self.index[rows[np.argsort(distance, kind="stable")[:count]]]
 
-    def squares(self, codebook: Codebook, feature: Float[Tensor, "filter x y z"]) -> Float[np.ndarray, " training"]:
-        """Estimated squared distance to each training sample."""
-        of_code = codebook.layer(FEEDFORWARD, self.layer).relative_squares(feature[None])[:, 0]
-        relative = of_code[np.arange(len(of_code)), self.code].sum(axis=1)
-        squares: Float[np.ndarray, " training"] = np.maximum(relative + float(feature.square().sum()), 0.0)
+    @torch.inference_mode()
+    def squares(
+        self, codebook: Codebook, features: Float[Tensor, "sample filter x y z"]
+    ) -> Float[np.ndarray, "sample training"]:
+        """Estimated squared distance of each sample to each training sample."""
+        of_code = torch.from_numpy(codebook.layer(FEEDFORWARD, self.layer).relative_squares(features))
+        locations, samples, codes = of_code.shape
+        table = of_code.transpose(1, 2).reshape(locations * codes, samples)
+        first = np.arange(locations) * codes
+        squares = np.empty((samples, len(self.code)), np.float32)
+        own = features.square().flatten(1).sum(1).cpu().numpy()[:, None]
+        for start in range(0, len(self.code), _ROWS):
+            chosen = torch.from_numpy(self.code[start : start + _ROWS] + first)
+            relative = embedding_bag(chosen, table, mode="sum").T.numpy()
+            squares[:, start : start + _ROWS] = np.maximum(relative + own, 0.0)
         return squares
 
 
@@ -62,7 +77,7 @@ def read_training_codes(
     book, codes, done = codebook.layer(FEEDFORWARD, layer), [], 0
     for part in batches(indices):
         volumes = voxels.tensor(part)
-        codes.append(book.assign(encode(network, volumes, [layer])[layer]))
+        codes.append(book.assign(encode(network, volumes, [layer])[layer]).astype(np.uint16))
         read(volumes)
         done += len(part)
         report(done)

@@ -1,6 +1,6 @@
 """voxels.h5 → splits and batches.
 
-Grids are kept packed, one bit a voxel, so that memory is 4 KiB a sample at 32³.
+Grids are kept packed, one bit a voxel, 4 KiB a sample at 32³: up to 64 MiB in memory, more in a temporary file.
 """
 
 import difflib
@@ -22,8 +22,11 @@ from fer_cli.errors import ArtifactError, InputError, UsageError
 from fer_cli.storage.artifact import Artifact, open_artifact
 from fer_cli.storage.declarations import Json
 from fer_cli.storage.schema import VOXELS
+from fer_cli.storage.spooled import SpooledRows
 
 _BLOCK = 256
+_MOST_PACKED = 1 << 26
+"""Bytes of packed grids that are held in memory; more are in a temporary file."""
 _MOST_IN_MEMORY = 2 << 30
 """Bytes of intensities that are held in memory where a stage reads them again and again."""
 VALIDATION_FRACTION = 0.1
@@ -98,12 +101,12 @@ class VolumeSet(ABC):
 class VoxelSet(VolumeSet):
     """The samples of a voxels.h5.
 
-    `packed` holds all grids in memory, one bit for each voxel, or all intensities; where it is None, volumes are read
-    from the file.
+    `packed` holds all grids, one bit for each voxel, in memory or in a temporary file, or all intensities; where it is
+    None, volumes are read from the artifact.
     """
 
     artifact: Artifact
-    packed: UInt8[np.ndarray, "sample byte"] | Shaped[np.ndarray, "sample channel x y z"] | None
+    packed: UInt8[np.ndarray, "sample byte"] | Shaped[np.ndarray, "sample channel x y z"] | SpooledRows | None
 
     @property
     def id(self) -> str:
@@ -198,7 +201,7 @@ class VoxelSet(VolumeSet):
 
 
 def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
-    """The voxel set of a voxels.h5; `in_memory` packs all grids into memory for repeated passes.
+    """The voxel set of a voxels.h5; `in_memory` packs all grids for repeated passes, many into a temporary file.
 
     Raises ArtifactError where the content is not as the schema has it.
     """
@@ -230,11 +233,12 @@ def open_voxels(path: Path, *, in_memory: bool = False) -> VoxelSet:
         raise ArtifactError(
             f"{path}: labels run from {labels.min()} to {labels.max()}, but classes are {repr(classes)[:200]}."
         )
-    packed: np.ndarray | None = None
+    packed: np.ndarray | SpooledRows | None = None
     if in_memory and read.kind == "occupancy":
-        packed = np.empty((count, -(-math.prod(read.shape) // 8)), np.uint8)
-        for number, block in enumerate(artifact.blocks("occupancy", _BLOCK)):
-            packed[number * _BLOCK :][: len(block)] = np.packbits(block.reshape(len(block), -1), axis=1)
+        rows = SpooledRows(-(-math.prod(read.shape) // 8), np.uint8)
+        for block in artifact.blocks("occupancy", _BLOCK):
+            rows.append(np.packbits(block.reshape(len(block), -1), axis=1))
+        packed = rows[:] if rows.nbytes <= _MOST_PACKED else rows
     elif in_memory and artifact.size("intensity") <= _MOST_IN_MEMORY:
         for number, block in enumerate(artifact.blocks("intensity", _BLOCK)):
             packed = np.empty((count, *block.shape[1:]), block.dtype) if packed is None else packed

@@ -14,6 +14,7 @@ from torch import Tensor
 from fer_cli.data.dataset import Indices, VolumeSet
 from fer_cli.data.volumes import Volumes
 from fer_cli.execution.transfer import moved
+from fer_cli.storage.spooled import SpooledRows
 
 _SHARE = 4
 """One part in so many of a GPU's free memory that samples may take."""
@@ -41,11 +42,11 @@ class Loader:
     @cached_property
     def _held(self) -> Tensor | None:
         """All samples as they are stored, on a GPU with room for them."""
-        packed: np.ndarray | None = getattr(self._voxels, "packed", None)
+        packed: np.ndarray | SpooledRows | None = getattr(self._voxels, "packed", None)
         if self._device.type != "cuda" or packed is None or packed.dtype == np.uint16:
             return None
         free, _ = torch.cuda.mem_get_info(self._device)
-        return torch.from_numpy(packed).to(self._device) if packed.nbytes <= free // _SHARE else None
+        return torch.from_numpy(packed[:]).to(self._device) if packed.nbytes <= free // _SHARE else None
 
     @cached_property
     def _places(self) -> Tensor:

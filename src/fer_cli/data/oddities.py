@@ -98,7 +98,11 @@ def remarks_on_sample(
 
 def size_remark(size: float, usual: Sequence[float] | Float64[np.ndarray, " sample"]) -> str | None:
     """How far a size is from the median of the usual ones, None where it is near or too few are known."""
-    if len(usual) < _FEWEST_OF_CLASS or size <= 0 or not (median := float(np.median(usual))) > 0:
+    return _beside_median(size, float(np.median(usual))) if len(usual) >= _FEWEST_OF_CLASS else None
+
+
+def _beside_median(size: float, median: float) -> str | None:
+    if size <= 0 or not median > 0:
         return None
     times = size / median
     if 1 / OTHER_SIZE < times < OTHER_SIZE:
@@ -111,7 +115,11 @@ def _of_other_size(size: np.ndarray, classes: Sequence[str | None]) -> list[Oddi
     for sample, name in enumerate(classes):
         if name is not None:
             members.setdefault(name, []).append(sample)
-    remarks = {i: size_remark(float(size[i]), size[of_class]) for of_class in members.values() for i in of_class}
+    remarks: dict[int, str | None] = {}
+    for of_class in members.values():
+        if len(of_class) >= _FEWEST_OF_CLASS:
+            median = float(np.median(size[of_class]))
+            remarks |= {i: _beside_median(float(size[i]), median) for i in of_class}
     return [Oddity(i, "size", remark) for i, remark in sorted(remarks.items()) if remark]
 
 

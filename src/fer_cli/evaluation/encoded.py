@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
-from fer_cli.evaluation.spooled import SpooledRows
 from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.storage.spooled import SpooledRows
 
 Kept = Mapping[str, Float[np.ndarray, "sample _"]]
 """Features of the upper layers of a batch, flat, and logits as `output`."""

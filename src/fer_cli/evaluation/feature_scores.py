@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from fer_cli.codebooks.lookup import nearest_rows
-from fer_cli.evaluation.spooled import SpooledRows
+from fer_cli.storage.spooled import SpooledRows
 
 Features = Float[np.ndarray, "sample number"]
 Training = Float[np.ndarray, "training number"] | SpooledRows

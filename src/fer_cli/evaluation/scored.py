@@ -35,6 +35,9 @@ OURS = "ours"
 SUSPICION, COMBINED = "suspicion", "combined"
 """The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
 
+_MOST_VALIDATION = 1024
+"""Validation samples that baselines choose by, evenly spaced: each is compared with every training sample."""
+
 Scores = dict[str, Float[np.ndarray, " _"]]
 
 
@@ -42,8 +45,8 @@ Scores = dict[str, Float[np.ndarray, " _"]]
 class Scored:
     """The samples of a split as one run reads them, and their scores by name; `kinds` are ours, baseline or trivial.
 
-    `validation_scores` are the baselines' scores of the run's validation samples, of which `validation_wrong` are
-    misclassified. `alarm` is what suspicion goes by.
+    `validation_scores` are the baselines' scores of the run's validation samples, at most `_MOST_VALIDATION`, of which
+    `validation_wrong` are misclassified. `alarm` is what suspicion goes by.
     """
 
     reading: SplitReading
@@ -61,7 +64,8 @@ def score_run(
     network, voxels = run.network, run.voxels
     held_out = run.model.read("validation/index")
     clustered = np.setdiff1d(voxels.indices("train"), held_out)
-    done, total = 0, len(clustered) + 2 * len(held_out) + len(reading.names)
+    asked = held_out[np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_VALIDATION)).round().astype(np.int64)]
+    done, total = 0, len(clustered) + 2 * len(asked) + len(reading.names)
 
     def count(number: int) -> None:
         nonlocal done
@@ -69,7 +73,7 @@ def score_run(
         report(done, total)
 
     training = spool_samples(network, voxels, clustered, report=count)
-    validation = encode_samples(network, voxels, held_out, report=count)
+    validation = encode_samples(network, voxels, asked, report=count)
     tested = reading.encoded
     varied = [_varied(run, part, count) for part in (validation, tested)]
     pairs = {

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fer_cli.evaluation import spooled
-from fer_cli.evaluation.spooled import SpooledRows
+from fer_cli.storage import spooled
+from fer_cli.storage.spooled import SpooledRows
 
 
 @pytest.mark.parametrize("most", [1 << 20, 40], ids=["in memory", "in a file"])
