@@ -71,6 +71,7 @@ RECIPES = {
     "20 epochs, rate 0.0005, turns": {**LOW, "augmentation": TURNED},
     "20 epochs, rate 0.0005, turns, poses": {**LOW, "augmentation": TURNED, "phase": Poses},
     "residual, 10 epochs": {"preset": "residual"},
+    "residual, 10 epochs, no smoothing": {"preset": "residual", "label_smoothing": 0.0},
     "paper, 8 epochs, rate 0.002": {"preset": "paper", "epochs": 8, "learning_rate": 2e-3},
     "paper, 8 epochs, rate 0.0007": {"preset": "paper", "epochs": 8, "learning_rate": 7e-4},
     "paper, 8 epochs, rate 0.0003": {"preset": "paper", "epochs": 8, "learning_rate": 3e-4},
