@@ -69,6 +69,16 @@ def test_mean_of_classes_counts_every_class_alike(recipes: ModuleType) -> None:
     assert high == pytest.approx(0.25 + 0.155, abs=0.06)
 
 
+def test_alarms_of_recipes_are_those_of_the_class_that_one_view_gives(recipes: ModuleType) -> None:
+    logits = np.array([[3.0, 0.0], [2.0, 0.0], [0.0, 1.0]] * 10)
+    views = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]] * 10)
+    fold, labels = {"logits": logits, "views": views}, np.array([0, 1, 1] * 10)
+    softmax, mean = (recipes._drawn_metrics(fold, labels, score, 0) for score in ("softmax", "views"))
+    # The second of three is wrong; by softmax it is between the others, by views the lowest, and right by their mean.
+    assert (softmax["accuracy"][0], softmax["auroc"][0]) == (pytest.approx(2 / 3), 0.5)
+    assert (mean["accuracy"][0], mean["auroc"][0]) == (1.0, 1.0)
+
+
 def test_sharpness_within_no_distance_is_the_plain_loss_and_further_off_a_higher_one(
     variants: ModuleType, run: Run
 ) -> None:

@@ -52,6 +52,21 @@ def test_p_values_hold_for_every_predicted_class_whatever_its_share_and_scale() 
     assert np.mean(plain) > 0.15
 
 
+def test_samples_dealt_at_random_to_validation_and_test_are_flagged_at_the_nominal_rate() -> None:
+    """The resplit control: classes of unequal shares and scales, one dealing of all samples after the other."""
+    generator = np.random.default_rng(0)
+    predicted = np.repeat([0, 1, 2, 3], [240, 160, 60, 20])
+    scores = (1 + predicted) * generator.gumbel(size=len(predicted)) - predicted
+    flagged = []
+    for _ in range(40):
+        dealt = generator.permutation(len(scores))
+        known, new = dealt[:400], dealt[400:]
+        flagged.append(
+            PredictedClasses(predicted[known], 4).p_values(scores[new], predicted[new], scores[known]) <= 0.05
+        )
+    assert np.mean(flagged) == pytest.approx(0.05, abs=0.015)  # 40 dealings of 80: a standard error below 0.005
+
+
 def test_means_of_few_samples_are_drawn_to_that_of_all() -> None:
     figures = np.array([[0.0], [0.0], [6.0]])
     found = PredictedClasses(np.array([0, 0, 1]), 3).means(figures)

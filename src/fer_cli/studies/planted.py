@@ -55,11 +55,11 @@ def plant_faults(
     generator = np.random.default_rng(seed)
     indices = run.model.read("validation/index") if split == "validation" else run.voxels.indices(split)
     course = run.measured_course()
-    unplanted, right = _unplanted(run, course, indices)
+    as_they_are, right = unplanted(run, course, indices)
     donors = Donors(run.network, run.codebook, run.voxels, run.network.spec.map_layers)
     attempts: list[Attempt] = []
     findings = [
-        *unplanted,
+        *as_they_are,
         *_feature_faults(run, course, donors, right, per_layer, generator),
         *_weight_faults(run, course, right, generator),
         *_graft_faults(run, course, donors, part_grafts(run, right, generator), grafts, attempts),
@@ -86,7 +86,7 @@ def locations_over(backbone: Backbone, layer: str, voxels: Bool[np.ndarray, "x y
     )
 
 
-def _unplanted(
+def unplanted(
     run: RunArtifacts, course: Course, indices: Int[np.ndarray, " sample"]
 ) -> tuple[list[Finding], Int[np.ndarray, " right"]]:
     """Departures of samples in which nothing was planted, and which samples are classified correctly."""
