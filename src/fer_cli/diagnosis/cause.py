@@ -237,17 +237,19 @@ def _overlap(signs: Signs) -> Cause | None:
     mixed = min(votes, theirs) >= SOME_VOTES
     if not mixed and around.overlap < OVERLAPPING:
         return None
-    evidence = [
-        f"Of the nearest training samples {percentage(theirs)} are of class {signs.predicted}, {percentage(votes)} of "
-        f"class {rival}."
-    ]
+    own = f"{percentage(theirs)} are of class {signs.predicted}, {percentage(votes)} of class {rival}."
+    evidence = [f"Of the nearest training samples {own}"]
     if around.overlap >= OVERLAPPING:
-        evidence.append(
-            f"Of the nearest training samples of correct validation samples of one of the two classes, up to "
+        between = (
+            f"The classes lie close: of the training samples around correct validation samples of one, up to "
             f"{percentage(around.overlap)} are of the other."
         )
+        evidence = [*evidence, between] if mixed else [between, f"Around this sample they are not mixed: {own}"]
     strength: Strength = "strong" if mixed and around.overlap >= OVERLAPPING else "fair" if mixed else "weak"
-    remedy = f"Add samples that tell {rival} from {signs.predicted}, merge the two classes, or accept such mistakes."
+    remedy = (
+        f"Add samples that tell {rival} from {signs.predicted}; where people cannot tell them apart either, merge the "
+        "two classes or accept such mistakes."
+    )
     return Cause("overlap", strength, remedy, tuple(evidence))
 
 

@@ -63,11 +63,16 @@ def group_mistakes(
                     "layer": layer,
                     "title": title(len(samples), true, predicted, cause, layer),
                     "samples": [run.voxels.names[index] for index in samples],
-                    "remedy": mistakes[samples[0]].cause.remedy,
+                    "remedy": _of_all(mistakes[samples[0]].cause.remedy, len(samples)),
                     "counterexamples": [run.voxels.names[candidates[row]] for row in near[:_COUNTEREXAMPLES]],
                 }
             )
     return sorted(groups, key=lambda group: -group["size"])
+
+
+def _of_all(remedy: str, size: int) -> str:
+    """The remedy of a group's most typical sample, told of all."""
+    return remedy.replace("like this one", "like these") if size > 1 else remedy
 
 
 def title(size: int, true: str, predicted: str, cause: str, layer: str | None) -> str:
