@@ -105,7 +105,8 @@ def reference_errors():
 CAUSE = Cause(
     "overlap",
     "strong",
-    "Add samples that tell chair from table; where people cannot tell them apart either, merge the two classes or accept such mistakes.",
+    "Add samples that tell chair from table; where people cannot tell them apart either, merge the two classes or "
+    "accept such mistakes.",
     ("Of the nearest training samples 60% are of class table, 33% of class chair.",),
 )
 
