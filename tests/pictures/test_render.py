@@ -19,7 +19,7 @@ def grid_of(shape, *filled):
 
 
 def render_grids(grids, *, size=420):
-    return render.render_scenes([scene.grid_scene(grid) for grid in grids], size=size)
+    return render.render_scenes([scene.grid_scene(grid, colour=scene.TRUE) for grid in grids], size=size)
 
 
 def share_near(image, colour, tolerance=14):
@@ -80,7 +80,7 @@ def test_pictures_of_one_batch_are_those_drawn_alone():
 def test_voxels_at_half_are_drawn_and_below_half_are_not():
     at, below = np.full((4, 4, 4), 0.5), np.full((4, 4, 4), 0.499)
     drawn, empty = render_grids([at, below], size=100)
-    assert share_near(drawn, scene.SHAPE) > 0.05
+    assert share_near(drawn, scene.TRUE) > 0.05
     assert np.ptp(empty.astype(int), axis=-1).max() == 0
 
 
