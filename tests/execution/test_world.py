@@ -360,10 +360,13 @@ def test_killed_process_ends_the_run_and_one_process_goes_on(
     assert stdout == ""
     own = stderr.partition("torch/distributed/elastic")[0]
     assert "Traceback" not in own
-    assert [line for line in stderr.splitlines() if line.startswith("fer:")] == [
+    # torchrun ends the others: on a slow machine before they miss the one that has gone.
+    [line] = [line for line in stderr.splitlines() if line.startswith("fer:")]
+    assert line in (
         "fer: another process of the run has gone. What was done up to the last checkpoint is kept: "
-        "start the same command again with --resume."
-    ]
+        "start the same command again with --resume.",
+        "fer: terminated; what was done is kept: run the same command with --resume to go on from there.",
+    )
     chosen = preset_settings("smoke", epochs=EPOCHS, feedback_epochs=FEEDBACK_EPOCHS, batch_size=27)
     seen: list[int] = []
     train(voxels, output, chosen, device=CPU, resume=True, report=lambda progress: seen.append(progress.epoch))
