@@ -212,6 +212,20 @@ def test_archives_are_opened_one_level_deep_and_up_to_a_size(tmp_path: Path, mon
         list_entries(tmp_path / "a.zip")
 
 
+def test_an_archive_in_an_archive_that_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
+    outer = nested(tmp_path / "s/all.zip", {"train.zip": ["bed/a.off"], "test.zip": ["bed/b.off"]})
+    content = bytearray(outer.read_bytes())
+    content[:4] = b"PK\0\0"  # the header of train.zip
+    outer.write_bytes(content)
+    listing = list_entries(outer, layout="split/class")
+    assert [entry.path for entry in listing.entries] == ["test.zip/bed/b.off"]
+    [skipped] = listing.skipped
+    assert (skipped.path, skipped.reason) == (
+        "train.zip",
+        "is not a usable .zip: Bad magic number for file header",
+    )
+
+
 def test_more_archives_than_stay_open_are_read_in_any_order(tmp_path: Path) -> None:
     for number in range(20):
         pack(tmp_path / f"class{number:02}.zip", f"train/{number}a.off", f"test/{number}b.off")

@@ -92,14 +92,15 @@ def _open_zip(archive: Path) -> zipfile.ZipFile:
 
 @functools.lru_cache(maxsize=2)
 def _open_within(outer: Path, member: str) -> zipfile.ZipFile:
-    with _open_on_disk(outer).open(member) as stream:
-        content = stream.read(MOST_WITHIN + 1)
-    if len(content) > MOST_WITHIN:
-        raise InputError(f"{outer / member} takes more than {MOST_WITHIN >> 20} MiB within {outer.name}; unpack it.")
+    opened = _open_on_disk(outer)
     try:
-        return zipfile.ZipFile(io.BytesIO(content))
-    except Exception as error:  # BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError
+        with opened.open(member) as stream:
+            content = stream.read(MOST_WITHIN + 1)
+        if len(content) <= MOST_WITHIN:
+            return zipfile.ZipFile(io.BytesIO(content))
+    except Exception as error:  # zlib.error, EOFError, KeyError, and as of an archive on disk
         raise InputError(f"{outer / member} is not a usable .zip: {error}.") from error
+    raise InputError(f"{outer / member} takes more than {MOST_WITHIN >> 20} MiB within {outer.name}; unpack it.")
 
 
 @functools.lru_cache(maxsize=_MOST_OPEN)
