@@ -128,7 +128,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     suspicion = unlabelled.suspicion
     assert suspicion.n_reference == run.calibration.correct.sum()
     assert suspicion.enough == (suspicion.n_reference >= 19)
-    rarity = f"{suspicion.words}."
+    rarity = f"{suspicion.short}."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
     agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
     clusters = f"The clusters of {agreeing} of 4 layers speak for {predicted}"

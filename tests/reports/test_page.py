@@ -171,10 +171,12 @@ def test_page_tells_verdict_numbers_and_readings(written):
         assert part in text, part
     assert (
         "Suspicion: 0.87 of 1 suspicious 3% of correctly classified validation samples look at least as suspicious "
-        "for their class (p = 0.031). It is 1 less the mean probability of table over varied views of the sample."
-        in text
+        "for their class (p = 0.031). It is 1 minus the mean probability of table over the views." in text
     )
-    assert "Averaged over 24 varied views of the sample the network says chair (0.42)." in text
+    views = (
+        "Averaged over 24 slightly varied copies of the sample (views) the network says chair (0.42), which is right"
+    )
+    assert views in text
     assert "672 matching 512 missing 0 extra" in text
     assert "3, 3, 1 14 to 31 14 to 31 0 to 23" in text
 
@@ -220,7 +222,7 @@ def words(source):
 
 def card(source):
     """The answer, above the pictures."""
-    return re.search(r"Where it (?:goes wrong|is unusual).*?(?= Each picture decodes)", words(source))[0] + " "
+    return re.search(r"Where it (?:goes wrong|is unusual).*?(?= Each picture shows)", words(source))[0] + " "
 
 
 def named_rows(source):
@@ -233,7 +235,7 @@ def named_rows(source):
 def prose(source):
     """Verdict, cause, answer, and where to look."""
     text = words(source)
-    end = text.index("Each picture decodes")
+    end = text.index("Each picture shows")
     look = re.search(r"Where to look .*?(?=Made by fer)", text)
     return text[text.rindex(": predicted", 0, end) : end] + (look[0] if look else "")
 

@@ -120,11 +120,12 @@ def test_answer_sentence_says_what_the_answer_rests_on():
     }
     assert said == {
         "turn": "Of the two classes the evidence favours table from here on. "
-        "No layer's computation is unusual (p = 0.31).",
+        "Each layer computes as usual, given those below it (p = 0.31).",
         "unusual": "The computation departs from the usual, most likely here (p = 0.010).",
         "input": "Of the two classes the evidence favours table from the lowest layer on, on the whole. "
-        "Not every layer agrees. No layer's computation is unusual (p = 0.31).",
-        "correct": "The prediction is correct. No layer's computation is unusual (p = 0.31).",
+        "Not every layer agrees (evidence by layer, below). "
+        "Each layer computes as usual, given those below it (p = 0.31).",
+        "correct": "The prediction is correct. Each layer computes as usual, given those below it (p = 0.31).",
         "unknown": "The true class is not known. "
         "Run 'fer calibrate' to learn whether a layer's computation is unusual.",
     }

@@ -61,7 +61,9 @@ class Cause:
 
 def because(cause: Cause) -> str:
     """The cause as the end of a sentence that tells a mistake."""
-    return f": {cause.words}" if cause.name == NONE else f", likely because {cause.words}"
+    if cause.name == NONE:
+        return f": {cause.words}"
+    return f", {'perhaps' if cause.strength == 'weak' else 'likely'} because {cause.words}"
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _gap(signs: Signs) -> Cause | None:
     if not of_none and not of_other:
         return None
     evidence = tuple(
-        f"Of samples of class {klass}, {percentage(p_value)} lie as far from their nearest training samples."
+        f"Of samples of class {klass} {percentage(p_value)} lie as far or farther from their nearest training samples."
         for klass, p_value in ((signs.predicted, around.p_predicted), (label, around.p_far))
     )
     like = f"; the most similar so far is {around.nearest[1]}" if around.nearest[1] else ""
@@ -244,7 +246,7 @@ def _overlap(signs: Signs) -> Cause | None:
             f"The classes lie close: of the training samples around correct validation samples of one, up to "
             f"{percentage(around.overlap)} are of the other."
         )
-        evidence = [*evidence, between] if mixed else [between, f"Around this sample they are not mixed: {own}"]
+        evidence = [*evidence, between] if mixed else [between, f"Around this sample, however: {own}"]
     strength: Strength = "strong" if mixed and around.overlap >= OVERLAPPING else "fair" if mixed else "weak"
     remedy = (
         f"Add samples that tell {rival} from {signs.predicted}; where people cannot tell them apart either, merge the "

@@ -68,6 +68,20 @@ class Suspicion:
         return 1 / (self.n_reference + 1) <= LEVEL
 
     @property
+    def level(self) -> str:
+        """The conventional 5 %, and what one correct sample in five reaches; too few samples cannot tell."""
+        if not self.enough:
+            return f"too few validation samples ({self.n_reference}) for an alarm"
+        return "suspicious" if self.p_value <= LEVEL else "somewhat unusual" if self.p_value <= 0.2 else "not unusual"
+
+    @property
+    def short(self) -> str:
+        """How it looks without its label, as the end of a verdict."""
+        if not self.enough:
+            return self.words
+        return f"without its label it looks {self.level} (p = {self.p_value:.3f})"
+
+    @property
     def words(self) -> str:
         """What share of the validation samples look at least as suspicious, each for its predicted class."""
         if not self.enough:

@@ -112,7 +112,7 @@ def explain(
             label=label,
             kind=f": {category.name}" if label in (None, spec.classes[predicted]) else because(cause),
             where=_where(answer, layers, spec.classes[predicted], label, nearest, blame),
-            suspicion=suspicion.words,
+            suspicion=suspicion.short,
         ),
         local_layer=local_layer,
         input_volume=sample.volume,

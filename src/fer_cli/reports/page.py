@@ -36,7 +36,7 @@ from fer_cli.pictures.slice_viewer import slice_facts
 from fer_cli.pictures.slices import BLAMED, ERROR, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
 from fer_cli.reports.report import ERRORS, diagnosis_json, read_path
-from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_basis, suspicion_level, where_heading
+from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_basis, where_heading
 from fer_cli.reports.tables import signed
 from fer_cli.storage.disk import write_whole
 
@@ -225,7 +225,6 @@ def _fill_page(diagnosis: Diagnosis, words: Mapping[str, str], pngs: Mapping[str
             paths=[
                 {"head": path.capitalize(), "meaning": _PATH_MEANINGS[path], "chart": f"chart-{path}"} for path in PATHS
             ],
-            suspicion_level=suspicion_level(diagnosis.suspicion),
             facts=embedded_json({**shown, "charts": charts}),
             library="" if shared else packed_library(),
         )

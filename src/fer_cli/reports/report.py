@@ -27,7 +27,6 @@ from fer_cli.reports.sentences import (
     short_nearest,
     short_pose,
     short_repair,
-    suspicion_level,
 )
 from fer_cli.reports.tables import number_or_dash, open_table, printable, signed
 
@@ -75,7 +74,7 @@ def terminal_report(diagnosis: Diagnosis) -> RenderableType:
         facts.add_row("repair", Text(short_repair(test, diagnosis.predicted)))
     if diagnosis.remarks:
         facts.add_row("remarks", Text(printable("; ".join(diagnosis.remarks))))
-    alarm = f"{suspicion.score:.2f} of 1: {suspicion_level(suspicion)}, p {suspicion.p_value:.3f}"
+    alarm = f"{suspicion.score:.2f} of 1: {suspicion.level}, p {suspicion.p_value:.3f}"
     facts.add_row("suspicion", Text(alarm + _viewed_words(diagnosis)))
     heading = Text.assemble(
         (printable(diagnosis.sample), "bold"),

@@ -8,7 +8,7 @@ from fer_cli.data.turning import TURNS
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, NONE
 from fer_cli.diagnosis.cause import NONE as NO_CAUSE
 from fer_cli.diagnosis.cause import Cause
-from fer_cli.diagnosis.diagnosis import Diagnosis, Suspicion
+from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.repair import RANDOM_DRAWS, RepairTest
 from fer_cli.diagnosis.verdict import hedge_of
 from fer_cli.diagnosis.wording import with_article
@@ -34,7 +34,7 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
         return f"The computation departs from the usual, most likely here (p = {answer.p_value:.3f}).{before}"
     usual = " Run 'fer calibrate' to learn whether a layer's computation is unusual."
     if answer.p_value is not None:
-        usual = f" No layer's computation is unusual (p = {answer.p_value:.2f})."
+        usual = f" Each layer computes as usual, given those below it (p = {answer.p_value:.2f})."
     if answer.outcome == NONE:
         return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
     evidence = {layer.name: layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]}
@@ -45,8 +45,8 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
 
 def _doubt(hedge: str) -> str:
     """What the words that hedge an answer mean."""
-    disagreeing = " Not every layer agrees." if "on the whole" in hedge else ""
-    return disagreeing + (" Another layer is nearly as likely." if "narrowly" in hedge else "")
+    disagreeing = " Not every layer agrees (evidence by layer, below)." if "on the whole" in hedge else ""
+    return disagreeing + (" Another layer is nearly as likely to be the place." if "narrowly" in hedge else "")
 
 
 def short_cause(cause: Cause) -> str:
@@ -135,17 +135,9 @@ def short_nearest(diagnosis: Diagnosis) -> str:
     return " · ".join(printable(name) for names in of for name in names) or "–"
 
 
-def suspicion_level(suspicion: Suspicion) -> str:
-    """The conventional 5 %, and what one correct sample in five reaches; nothing where so few samples cannot tell."""
-    p = suspicion.p_value
-    if not suspicion.enough:
-        return f"too few validation samples ({suspicion.n_reference}) for an alarm"
-    return "suspicious" if p <= 0.05 else "somewhat unusual" if p <= 0.2 else "not unusual"
-
-
 def suspicion_basis(diagnosis: Diagnosis) -> str:
     """What suspicion goes by; the two kinds differ in scale."""
     suspicion = diagnosis.suspicion
     if suspicion.by == VIEWS:
-        return f"It is 1 less the mean probability of {diagnosis.predicted} over varied views of the sample."
+        return f"It is 1 minus the mean probability of {diagnosis.predicted} over the views."
     return f"The rank of {suspicion.by} among validation samples: the calibration holds no views ('fer calibrate')."
