@@ -130,7 +130,7 @@ def _train(whole: VoxelSet, kept: np.ndarray, labels: np.ndarray, paths: RunPath
 
 
 def _tested(run: RunArtifacts) -> tuple[np.ndarray, np.ndarray]:
-    """The test samples, and which of them are misclassified."""
+    """Indices of the test samples, and for each whether the run misclassifies it."""
     indices = run.voxels.indices("test")
     said = np.concatenate([predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]).argmax(axis=1)
     return indices, said != run.voxels.labels[indices]
@@ -145,7 +145,8 @@ def measure(
 ) -> dict[str, object]:
     """What is named for the subtypes left out, how groups hold them, and how well changed labels are found.
 
-    `recognised` are the test samples that are recognised with nothing left out.
+    `recognised` names the test samples that a network trained without any of this classifies correctly: only mistakes
+    on these are counted as due to what was left out.
     """
     indices, wrong = _tested(run)
     mistakes = explain_mistakes(run, indices[wrong])

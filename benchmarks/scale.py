@@ -32,15 +32,15 @@ from machine import cpu_name, run_command
 from scaling import GPU_RATE, GPUS, SHAPES, cost
 
 LOST = 0.02
-"""Share of a repeated shape's occupied voxels that is left out."""
+"""Each repeated shape loses this share of its occupied voxels at random, so that no two are alike."""
 TEST_STEP = 3
-"""Of the test shapes every third is kept: what evaluation reads of them does not depend on the training set."""
+"""Every third test shape is used. The number of test shapes is the same for all sizes of the training set."""
 K = {"small": "20,20", "smoke": "20,20,15,15,10,10,10", "residual": "20,20,15,15"}
-"""Codes a layer, by network. k-means reads at most 256 samples for each of 20, here 5,120; the rest is looked up and counted."""
+"""Codes of each layer, by network. k-means fits 20 codes to at most 256 × 20 = 5,120 samples; others are looked up alone."""
 TRAINING_RATE, READING_RATE = GPU_RATE, 20e12
 """Operations a second assumed of a GPU in bfloat16, and in float32 without TF32."""
 COMPARED = 1024 + 1000
-"""Validation and test samples that evaluation compares with every training sample."""
+"""So many samples, 1,024 validation and 1,000 test samples, does an evaluation compare with each training sample."""
 SMALL = Path(__file__).with_name("attach_small.py")
 STAGES = ("voxelize", "train", "attach", "cluster", "evaluate")
 

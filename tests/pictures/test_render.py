@@ -1,3 +1,4 @@
+import gc
 import io
 import os
 import subprocess
@@ -91,6 +92,15 @@ def test_empty_grid_is_the_empty_outline():
     assert 0.001 < share_near(image, scene.OUTLINE, 60) < 0.05
 
 
+def test_windows_stay_open_for_few_sizes_and_others_are_closed():
+    opened = {size: render._easel(size).plotter for size in (41, 42, 43, 44, 45)}
+    gc.collect()
+    assert {size: plotter._closed for size, plotter in opened.items()} == {size: size == 41 for size in opened}
+    assert render._easel(45).plotter is opened[45]
+    render.close_windows()
+    assert all(plotter._closed for plotter in opened.values())
+
+
 def test_nothing_to_draw_is_no_picture():
     assert render.render_scenes([]) == []
 
@@ -171,6 +181,21 @@ def run_python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+SEVERAL = (
+    "import numpy as np; from fer_cli.pictures.render import render_scenes; "
+    "from fer_cli.pictures.scene import boxes_scene, cells_scene, overlay_scene; "
+    "grid = np.ones((8, 4, 2)); cells = cells_scene((8, 4, 2), [(1, 1, 1)], (1, 1, 1)); "
+    "scenes = [overlay_scene(grid, grid), boxes_scene(grid, [((0, 2), (0, 2), (0, 2))]), cells]; "
+    "kept = [render_scenes(scenes, size=size) for size in (60, 70, 80, 90, 100)]; "
+    "import gc; gc.freeze()"  # as commands do, so that windows outlive the modules that can close them
+)
+
+
+def test_windows_left_open_say_nothing_at_the_end():
+    result = run_python(SEVERAL)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 DRAW = (

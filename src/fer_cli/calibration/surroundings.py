@@ -20,7 +20,7 @@ from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.network.activations import batches
 
 _DISTANCES = 1 << 22
-"""Distances to training samples worked on at once."""
+"""How many distances between samples and training samples are held at once."""
 VOTERS = 15
 """So many nearest training samples vote."""
 NEAREST = 3

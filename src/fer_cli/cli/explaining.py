@@ -75,7 +75,12 @@ ExplainOutput = Annotated[
         help="Folder, or NAME.html. Default: RUN/explain/SAMPLE, or RUN/explain for several.",
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that draw pictures. Default: one for each core.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that draw pictures. Default: one for each core; for several samples half as many."
+    ),
+]
 
 
 _FEW = 4

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 QUICK_STEP = 30.0
-"""Seconds within which a first step is one that imports and starts processes, so that it tells nothing of the rest."""
+"""Seconds up to which a first step is left out of the estimate: much of it may be imports and starts of processes."""
 KNOWN_AFTER = 5.0
 """Seconds of work after which the rest is estimated."""
 WORTH_TELLING = 20.0
@@ -14,7 +14,7 @@ WORTH_TELLING = 20.0
 class Remaining:
     """Says once for each piece of work how long it will still take, once that is known and if it is long.
 
-    The work is taken to go on at the rate it has had since its first step, or from the beginning if that took long.
+    The estimate is by the mean rate after the first step. A first step that took longer than `QUICK_STEP` counts, too.
     """
 
     def __init__(self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -22,7 +22,7 @@ from fer_cli.network.activations import FEEDFORWARD, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 
 _ROWS = 1 << 13
-"""Training samples that are compared at once."""
+"""How many training samples are compared in one step, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class TrainingCodes:
     def squares(
         self, codebook: Codebook, features: Float[Tensor, "sample filter x y z"]
     ) -> Float[np.ndarray, "sample training"]:
-        """Estimated squared distance of each sample to each training sample."""
+        """Squared distance of each sample to the centroids of each training sample's codes, summed over locations.
+
+        It estimates the squared distance to the training sample itself.
+        """
         of_code = torch.from_numpy(codebook.layer(FEEDFORWARD, self.layer).relative_squares(features))
         locations, samples, codes = of_code.shape
         table = of_code.transpose(1, 2).reshape(locations * codes, samples)

@@ -19,7 +19,8 @@ TOUCH = 1e-9
 def _occupy(points, faces, padding, occupancy):
     """Set every voxel of a cube's grid that a triangle passes through.
 
-    Voxel i within the padding spans [i, i + 1) of `points`; what lies in the one behind the last is the last one's.
+    Counted without the padding, voxel i spans [i, i + 1) of `points`. The last voxel also gets what lies up to one
+    voxel beyond it, where `TIE` of `occupancy` may put a point of the surface.
     """
     inner = occupancy.shape[0] - 2 * padding
     high = inner + 1

@@ -16,8 +16,8 @@ Evidence = Mapping[str, Mapping[str, float]]
 def verdict(predicted: str, probability: float, label: str | None, *, kind: str, where: str, suspicion: str) -> str:
     """The sentences, from the predicted and the true class and three parts that are given in words.
 
-    `kind` ends the first: `, likely because` of a cause, or `:` and the kind of case. `where` says where it goes
-    wrong, `suspicion` how unusual the sample is.
+    `kind` ends the first sentence, with its punctuation: the likely cause, as `because` says it, or the kind of case
+    after a colon. `where` says where it goes wrong, `suspicion` how unusual the sample is.
     """
     sure = f"{predicted} (probability {probability:.2f})"
     lead = f"Classified as {sure}"

@@ -36,7 +36,7 @@ SUSPICION, COMBINED = "suspicion", "combined"
 """The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
 
 _MOST_VALIDATION = 1024
-"""Validation samples that baselines choose by, evenly spaced: each is compared with every training sample."""
+"""At most so many validation samples choose among baselines, evenly spaced: each is compared with all training ones."""
 
 Scores = dict[str, Float[np.ndarray, " _"]]
 

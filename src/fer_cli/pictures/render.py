@@ -1,14 +1,17 @@
 """Scenes as pictures, drawn off-screen on white; the one door to PyVista, Pillow and Matplotlib's fonts.
 
-`render_scenes` draws in a window that stays open for the next pictures. Importing this module is cheap: the libraries
-come with the first picture.
+A window stays open for the next pictures of its size, since opening one takes longer than drawing. Importing this
+module is cheap: the libraries are imported with the first picture.
 
 Source: the panels of Figs 2 to 7.
 """
 
+import atexit
+import gc
 import io
 import pickle
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,11 +159,19 @@ def _easel(size: int) -> "_Easel":
     return _Easel(size)
 
 
+@atexit.register
+def close_windows() -> None:
+    """Close all windows, at the end too: PyVista's objects cannot be taken down once Python's modules are."""
+    _easel.cache_clear()
+    gc.collect()
+
+
 class _Easel:
     """An off-screen window, and its actors: one for each way of drawing, which get the next scene's geometry."""
 
     def __init__(self, size: int) -> None:
         self.plotter = _open_plotter(size)
+        weakref.finalize(self, self.plotter.close)  # PyVista itself keeps every window that was not closed
         self._actors: dict[_Manner, Any] = {}
 
     def draw(self, scene: Scene) -> Image:

@@ -88,13 +88,13 @@ def _planted(evaluation: Evaluation, local_layer: str) -> list[Question]:
 
 
 def _causes_not_found(planted: Mapping[str, CauseScore]) -> list[Question]:
-    """A question for each planted cause that is not sure to be named: their share together may hide it."""
+    """A question for each planted cause that may be found too rarely, which the share over all causes can hide."""
     found = []
     for name, row in planted.items():
         if name != "none" and row["n"] and row["right"] is not None:
             ends = share_interval(round(row["right"] * row["n"]), row["n"])
             word = judge(row["right"], ends, FOUND)
-            asked = f"Is it named where {CAUSES[name]}?"
+            asked = f"Is the cause found in plantings where {CAUSES[name]}?"
             follows = f"Where {CAUSES[name]}, another cause may be named."
             found += [] if word == HOLDS else [_question(asked, row["right"], ends, word, follows)]
     return found
@@ -164,7 +164,7 @@ def share_interval(hits: int, count: int) -> Interval:
 
 def _question(asked: str, value: float | None, interval: Interval | None, verdict: str, follows: str) -> Question:
     ends = None if interval is None else [float(end) for end in interval]
-    follows = "" if verdict == HOLDS else follows
+    follows = {HOLDS: "", FAILS: follows}.get(verdict, f"Perhaps: {follows}")
     return {"question": asked, "value": value, "interval": ends, "verdict": verdict, "follows": follows}
 
 
