@@ -39,7 +39,7 @@ def main() -> None:
     commands = {
         "one sample, pictures and report": (["explain", names[0], *run], 4.0, options.repeat),
         "one sample, `--json --no-images`": (["explain", names[0], "--json", "--no-images", *run], 2.0, options.repeat),
-        f"{len(names)} samples with reports and gallery": (["explain", *names, *run], 90.0 * len(names) / 50, 1),
+        f"{len(names)} samples with reports and gallery": (["explain", *names, *run], 60.0 * len(names) / 77, 1),
     }
     print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     print("| `fer explain` | seconds | of the processor | asked for |")

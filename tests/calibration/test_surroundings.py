@@ -63,3 +63,15 @@ def test_unlikely_is_what_correct_samples_give_to_other_classes():
     probability = [[1 - given, given] for given in np.arange(1, 101) / 1000] + [[0.1, 0.9]]
     known = surroundings(np.ones((101, 2)), np.ones((101, 2)), [0] * 101, [0] * 100 + [1], probability)
     assert known.unlikely == pytest.approx(0.09505)
+
+
+def test_least_is_what_nine_in_ten_mistakes_reach_and_sure_what_three_in_four_correct_samples_do():
+    wrong = [[0.01 * n, 1 - 0.01 * n] for n in range(1, 11)]
+    right = [[0.6, 0.4], [0.7, 0.3], [0.8, 0.2], [0.9, 0.1], [1.0, 0.0]]
+    given, predicted = np.array(wrong + right), [1] * 10 + [0] * 5
+    ones = np.ones((15, 2))
+    known = surroundings(ones, ones, [0] * 15, predicted, given)
+    assert known.least == pytest.approx(0.01)
+    assert known.sure == pytest.approx(0.7)
+    fewer = surroundings(ones[1:], ones[1:], [0] * 14, predicted[1:], given[1:])
+    assert fewer.least == 0.0

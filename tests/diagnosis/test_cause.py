@@ -43,8 +43,8 @@ PART = {"repair": REPAIR}
         ({"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.02)}, "gap", "fair"),
         (OVERLAP, "overlap", "strong"),
         (PART, "part", "fair"),
-        (ODD | POSE | LAYER | LABEL | PART, "input", "fair"),
-        (POSE | LAYER | LABEL | PART, "pose", "fair"),
+        (ODD | POSE | LAYER | LABEL | PART, "pose", "fair"),
+        (ODD | LAYER | LABEL | PART, "input", "fair"),
         (LAYER | LABEL | PART, "layer", "strong"),
         (OVERLAP | PART, "overlap", "strong"),
     ],
@@ -68,6 +68,7 @@ def test_the_first_rule_that_holds_names_the_cause(changes, name, strength):
         {"around": replace(AROUND, votes={"desk": 1.0, "table": 0.0}, p_far=0.21)},
         {"around": replace(AROUND, p_far=0.3, p_predicted=0.21)},
         {"around": replace(AROUND, p_far=0.51, p_predicted=0.02)},
+        {"sure": 0.7, "pose": PoseFound("90° about x", "table", 0.69, is_usual=True, is_nearer=True)},
         {"repair": replace(REPAIR, predicted="bed")},
         {"repair": replace(REPAIR, p_value=0.1)},
     ],
@@ -81,6 +82,22 @@ def test_a_label_is_not_questioned_where_the_network_hesitates_or_classes_overla
     assert find_cause(replace(MISTAKE, **hesitating)).name == "none"
     overlapping = LABEL | {"around": replace(LABEL["around"], overlap=0.2)}
     assert find_cause(replace(MISTAKE, **overlapping)).name == "overlap"
+    assert find_cause(replace(MISTAKE, **overlapping, least=0.01)).name == "overlap"
+    unlike_mistakes = find_cause(replace(MISTAKE, **overlapping, least=0.011))
+    assert (unlike_mistakes.name, unlike_mistakes.strength) == ("label", "fair")
+    assert "nine of ten" in unlike_mistakes.evidence[-1]
+
+
+def test_a_pose_has_to_reach_what_correct_samples_do_where_that_is_less():
+    turned = {"pose": PoseFound("90° about x", "table", 0.71, is_usual=True, is_nearer=True)}
+    assert find_cause(replace(MISTAKE, **turned)).name == "none"
+    assert find_cause(replace(MISTAKE, **turned, sure=0.7)).name == "pose"
+
+
+def test_a_mistake_among_its_own_is_an_overlap_where_the_classes_overlap():
+    among = replace(GAP["around"], votes={"desk": 0.6, "table": 0.4})
+    assert find_cause(replace(MISTAKE, around=among)).name == "gap"
+    assert find_cause(replace(MISTAKE, around=replace(among, overlap=0.1))).name == "overlap"
 
 
 def test_a_correct_sample_has_a_cause_only_where_input_or_computation_is_unusual():

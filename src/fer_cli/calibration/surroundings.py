@@ -27,6 +27,10 @@ NEAREST = 3
 """The distance to a class is that to so many of its nearest, on average."""
 WRONG_LABEL = 0.95
 """Share of the correct validation samples whose probability of another class is not above the threshold."""
+MISTAKEN = 0.1
+"""Share of the misclassified validation samples whose probability of their own class is below the threshold."""
+SURE = 0.25
+"""Share of the correct validation samples whose probability of their own class is below the threshold."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,23 @@ class Surroundings:
         others = np.arange(self.classes)[None] != self.label[correct, None]
         given = self.probability[correct][others]
         return float(np.quantile(given, WRONG_LABEL)) if len(given) else 0.0
+
+    @cached_property
+    def least(self) -> float:
+        """Probability that misclassified validation samples give to their own class; nine in ten give as much or more.
+
+        0 with fewer than ten of them.
+        """
+        wrong = np.flatnonzero(self.label != self.predicted)
+        given = self.probability[wrong, self.label[wrong]]
+        return float(np.quantile(given, MISTAKEN, method="lower")) if len(given) >= 1 / MISTAKEN else 0.0
+
+    @cached_property
+    def sure(self) -> float:
+        """Probability that three in four correct validation samples give to their class or more; 1 without any."""
+        correct = self.label == self.predicted
+        given = self.probability[correct, self.label[correct]]
+        return float(np.quantile(given, SURE)) if len(given) else 1.0
 
     @cached_property
     def _own_distances(self) -> Float[np.ndarray, " validation"]:

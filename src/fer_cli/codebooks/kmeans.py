@@ -29,6 +29,8 @@ _REFINED = 1 << 20
 _HALF_SIZE, _HALF_INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)
 _HALF_WORD = np.uint64(32)
 _PIECE = 1 << 14
+_WIDE, _MANY = 48, 1024
+"""FAISS has kernels of its own for short vectors; for many of them its matrix product of so many numbers is faster."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     import faiss
 
     live = np.ptp(rows, axis=0) > 0  # what never varies makes no difference
+    filters = int(live.sum())
     varying = rows if live.all() else np.ascontiguousarray(rows[:, live])
+    if len(rows) >= _MANY and filters < _WIDE:
+        varying = np.pad(varying, ((0, 0), (0, _WIDE - filters)))  # zeros change no distance
     clustering = faiss.Clustering(varying.shape[1], k)
     clustering.niter = ITERATIONS
     clustering.early_stop_threshold = ENOUGH_GAIN
@@ -127,7 +132,7 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     clustering.train(varying, index, distinct.count.astype(np.float32))
     centroids = np.tile(rows[0], (k, 1))
     # The index holds them too; clustering.centroids cannot be read where SimpleITK, which SWIG made too, is loaded.
-    centroids[:, live] = index.reconstruct_n(0, k)
+    centroids[:, live] = index.reconstruct_n(0, k)[:, :filters]
     return distinct_rows(centroids).rows
 
 

@@ -32,7 +32,7 @@ CAUSES: Mapping[str, str] = {
 
 NONE = "none"
 SURE = 0.8
-"""Probability of the true class in another pose from which on the pose is the cause."""
+"""Probability of the true class in another pose from which on the pose is the cause, or less: see `Signs.sure`."""
 SOME_VOTES = 2 / 15
 """Share of the nearest training samples: two of fifteen."""
 OVERLAPPING = 0.05
@@ -103,7 +103,8 @@ class Signs:
     """The evidence about one sample that the rules need; None where it is not known.
 
     `probabilities` are means over views where samples are varied. `unlikely` is what correct validation samples give to
-    a class that is not theirs (`Surroundings.unlikely`). `suspicion` is a p-value. For a sample without a label,
+    a class that is not theirs (`Surroundings.unlikely`), `least` what misclassified ones give to their own
+    (`Surroundings.least`), `sure` what a pose has to reach. `suspicion` is a p-value. For a sample without a label,
     `around` holds the second most probable class in place of the true one.
     """
 
@@ -116,6 +117,8 @@ class Signs:
     pose: PoseFound | None = None
     around: Around | None = None
     unlikely: float = 0.0
+    least: float = 0.0
+    sure: float = SURE
     repair: RepairTest | None = None
 
     @property
@@ -167,7 +170,7 @@ def _odd_input(signs: Signs) -> Cause | None:
 
 def _unusual_pose(signs: Signs) -> Cause | None:
     pose = signs.pose
-    if pose is None or not signs.may_be_mistake or pose.probability < SURE:
+    if pose is None or not signs.may_be_mistake or pose.probability < signs.sure:
         return None
     if not pose.is_usual or not pose.is_nearer:
         return None
@@ -200,26 +203,35 @@ def _questionable_label(signs: Signs) -> Cause | None:
     if not signs.is_mistake or around is None or label is None:
         return None
     given, votes = signs.probabilities[label], around.votes[signs.predicted]
-    if given > signs.unlikely or around.votes[label] >= SOME_VOTES or around.overlap >= OVERLAPPING or votes < 0.5:
+    if given > signs.unlikely or around.votes[label] >= SOME_VOTES or votes < 0.5:
         return None
-    evidence = (
+    close = around.overlap >= OVERLAPPING
+    if close and given >= signs.least:
+        return None
+    evidence = [
         f"The network gives {label} {given:.3f}; correct validation samples give a wrong class less than "
         f"{signs.unlikely:.3f} in 95 % of cases.",
         f"Of the nearest training samples {percentage(votes)} are of class {signs.predicted}, "
         f"{percentage(around.votes[label])} of class {label}.",
-    )
+    ]
+    if close:
+        evidence.append(
+            f"The two classes lie close, but nine of ten misclassified validation samples give their true class "
+            f"{signs.least:.3f} or more."
+        )
     like = f": the training sample most like it is {around.nearest[0]}" if around.nearest[0] else ""
     sure = signs.suspicion > LEVEL and around.p_predicted > LEVEL
-    strength: Strength = "strong" if sure and votes >= 0.8 else "fair" if sure else "weak"
-    return Cause("label", strength, f"Check the label {label}{like}.", evidence)
+    strength: Strength = "strong" if sure and votes >= 0.8 and not close else "fair" if sure else "weak"
+    return Cause("label", strength, f"Check the label {label}{like}.", tuple(evidence))
 
 
 def _gap(signs: Signs) -> Cause | None:
     around, label = signs.around, signs.label
     if not signs.is_mistake or around is None:
         return None
-    of_none = around.p_predicted <= FAR and around.p_far <= NEAR
-    of_other = around.p_far <= FAR and around.votes[str(label)] < SOME_VOTES
+    among_own = around.votes[str(label)] >= SOME_VOTES
+    of_none = around.p_predicted <= FAR and around.p_far <= NEAR and not (among_own and around.overlap >= OVERLAPPING)
+    of_other = around.p_far <= FAR and not among_own
     if not of_none and not of_other:
         return None
     evidence = tuple(
@@ -272,8 +284,8 @@ def _strength(p_value: float, strong: float, fair: float) -> Strength:
 
 
 _RULES: tuple[Callable[[Signs], Cause | None], ...] = (
-    _odd_input,
     _unusual_pose,
+    _odd_input,
     _unusual_layer,
     _questionable_label,
     _gap,

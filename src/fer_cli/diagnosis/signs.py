@@ -11,7 +11,7 @@ from fer_cli.calibration.surroundings import Neighbourhood, Surroundings
 from fer_cli.codebooks.reading import Reading
 from fer_cli.data.statistics import input_statistics
 from fer_cli.data.volumes import Volumes
-from fer_cli.diagnosis.cause import Around, PoseFound, Signs
+from fer_cli.diagnosis.cause import SURE, Around, PoseFound, Signs
 from fer_cli.network.activations import FEEDFORWARD, encode
 from fer_cli.network.poses import probabilities_by_pose
 
@@ -48,7 +48,6 @@ def read_signs(
         else outliers.measure(input_statistics(volumes, run.network.spec.input.kind))[0],
         departure=departure,
         around=None,
-        unlikely=0.0 if surroundings is None else surroundings.unlikely,
     )
     if surroundings is None or not signs.may_be_mistake:
         return signs
@@ -56,7 +55,14 @@ def read_signs(
     feature = reading.features[FEEDFORWARD][surroundings.known.layer]
     found = surroundings.around(run.codebook, feature)
     pose = _best_pose(run, surroundings, volumes, predicted, label, found.distance[0])
-    return replace(signs, around=_around(run, surroundings, found, predicted, rival), pose=pose)
+    return replace(
+        signs,
+        around=_around(run, surroundings, found, predicted, rival),
+        pose=pose,
+        unlikely=surroundings.unlikely,
+        least=surroundings.least,
+        sure=min(SURE, surroundings.sure),
+    )
 
 
 def _around(
