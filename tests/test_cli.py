@@ -195,6 +195,7 @@ REFUSALS = (
     Refusal("unknown local layer", f"explain {SAMPLE} --local-layer conv9", 2, r"no layer 'conv9'"),
     Refusal("unknown label", f"explain {SAMPLE} --label bathtube", 2, r"no class 'bathtube'; near: bathtub"),
     Refusal("unknown preset", "train -o new.h5 --preset huge", 2, r"'huge' is not one of 'paper', 'compact', 'smoke'"),
+    Refusal("no label left", "train -o new.h5 --label-smoothing 1", 2, r"a share from 0 to below 1, not 1"),
     Refusal("no learning rate", "train -o new.h5 --learning-rate 0", 2, r"a learning rate is a number above 0, not 0"),
     Refusal("former name", "train -o new.h5 --feedback-rate 0", 2, r"a learning rate is a number above 0, not 0"),
     Refusal(

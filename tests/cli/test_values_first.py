@@ -14,6 +14,7 @@ from fer_cli.storage.run_paths import RunPaths
 from forks import Outcome, forked
 
 CASES = {
+    "train --label-smoothing -0.1": "label smoothing is a share from 0 to below 1, not -0.1",
     "train --learning-rate -1": "a learning rate is a number above 0, not -1",
     "train --feedback-learning-rate nan": "a learning rate is a number above 0, not nan",
     "train --augment bogus=3": "--augment takes none, .* not 'bogus'",

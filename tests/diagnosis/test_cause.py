@@ -122,3 +122,16 @@ def test_remedies_name_what_to_look_at():
     assert "conv2" in find_cause(replace(MISTAKE, **LAYER)).remedy
     assert "d1" in find_cause(replace(MISTAKE, **LABEL)).remedy
     assert "t1" in find_cause(replace(MISTAKE, **GAP)).remedy
+
+
+def test_long_odds_are_not_told_closely():
+    [_, near] = find_cause(replace(MISTAKE, **LAYER)).evidence
+    assert "54.6 to 1" in near
+    [_, far] = find_cause(replace(MISTAKE, departure=Departure("conv2", 9.0, 15.0, 0.005))).evidence
+    assert far.endswith("over 1000 to 1.")
+
+
+def test_a_gap_by_its_own_class_alone_tells_the_neighbours():
+    alone = {"around": replace(AROUND, votes={"desk": 0.9, "table": 0.1}, p_far=0.02)}
+    assert "10% are of class table" in find_cause(replace(MISTAKE, **alone)).evidence[-1]
+    assert len(find_cause(replace(MISTAKE, **GAP)).evidence) == 2

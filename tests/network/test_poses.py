@@ -28,6 +28,11 @@ def test_words_say_the_turn_by_the_right_hand():
         np.testing.assert_allclose(whole, pose.matrix, atol=1e-12)
 
 
+def test_words_name_no_more_turns_than_needed():
+    assert [pose.words for pose in poses((4, 5, 6))] == ["as it is", "180° about z", "180° about x", "180° about y"]
+    assert sum(pose.turns == 1 for pose in poses((4, 4, 4))) == 9
+
+
 def test_a_pose_moves_voxels_as_its_matrix_moves_points():
     volume = torch.zeros(1, 1, 5, 5, 5)
     volume[0, 0, 4, 3, 1] = 1

@@ -69,5 +69,5 @@ def test_selection_is_said_in_words() -> None:
     assert Selection("val").words == "misclassified samples of the split val"
     assert Selection(pairs=("a,b", "c,d"), cause="gap", limit=3).words == (
         "misclassified samples of the split test, a taken for b or c taken for d, "
-        "no training sample of the true class is like it, the most suspicious"
+        "hardly any training sample is like it, the most suspicious"
     )

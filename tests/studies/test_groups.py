@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from fer_cli.diagnosis.cause import CAUSES
+from fer_cli.diagnosis.cause import CAUSES, Cause
 from fer_cli.run import Run
 from fer_cli.studies.causes import explain_mistakes
-from fer_cli.studies.groups import alike, group_mistakes, title
+from fer_cli.studies.groups import alike, group_mistakes, remedy_of, title
 
 
 def test_samples_that_fall_apart_are_divided_and_others_are_not():
@@ -21,6 +21,15 @@ def test_title_says_what_a_group_is():
     assert title(1, "bed", "xbox", "layer", "conv2") == "1 × a bed taken for an xbox: conv2 computes unusually"
 
 
+def test_remedy_of_a_group_is_told_of_all_its_samples():
+    gap = Cause("gap", "fair", "Add training samples of class bed like this one.")
+    assert remedy_of([gap]) == gap.remedy
+    assert remedy_of([gap, gap]) == "Add training samples of class bed like these."
+    turned = [Cause("pose", "fair", f"Turn it 90° about {axis}, or train with such poses.") for axis in "xy"]
+    assert remedy_of(turned) == "Turn each as its own report says, or train with such poses."
+    assert remedy_of(turned[:1] * 2) == turned[0].remedy
+
+
 @pytest.fixture
 def mistakes(run: Run):
     names = run.mistakes()
@@ -35,6 +44,7 @@ def test_every_mistake_is_in_one_group_of_its_kind(run: Run, mistakes) -> None:
     assert sorted(members) == sorted(run.voxels.names[index] for index in mistakes)
     assert sum(group["share"] for group in groups) == pytest.approx(1)
     assert [group["size"] for group in groups] == sorted((group["size"] for group in groups), reverse=True)
+    assert len({group["title"] for group in groups}) == len(groups)
     found = {run.voxels.names[index]: diagnosis for index, diagnosis in mistakes.items()}
     for group in groups:
         assert group["size"] == len(group["samples"])

@@ -89,6 +89,10 @@ BatchSize = Annotated[int | None, typer.Option(min=2, help="Shapes in each step.
 LearningRate = Annotated[
     float | None, typer.Option(help="Peak learning rate of the classifier. Default: the preset's.")
 ]
+LabelSmoothing = Annotated[
+    float | None,
+    typer.Option(help="Share of each label that is spread over all classes, below 1. Default: the preset's."),
+]
 Augment = Annotated[
     str | None,
     typer.Option(help="How samples vary, such as shift=2,mirror=xy, or none. Default: see docs/cli.md."),
@@ -112,6 +116,7 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     feedback_learning_rate: FeedbackLearningRate = None,
+    label_smoothing: LabelSmoothing = None,
     augment: Augment = None,
     balance: Balance = False,
     seed: Seed = 0,
@@ -135,12 +140,21 @@ def train(
     from fer_cli.pictures.curves import write_learning_curve
 
     settings = training.preset_settings(
-        _preset(preset, encoder, classifier_options={"--epochs": epochs, "--learning-rate": learning_rate}),
+        _preset(
+            preset,
+            encoder,
+            classifier_options={
+                "--epochs": epochs,
+                "--learning-rate": learning_rate,
+                "--label-smoothing": label_smoothing,
+            },
+        ),
         epochs=epochs,
         feedback_epochs=feedback_epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         feedback_learning_rate=feedback_learning_rate,
+        label_smoothing=label_smoothing,
         balance=balance or None,
         augmentation=None if augment is None else Augmentation.parsed(augment),
         seed=seed,
@@ -214,7 +228,7 @@ def _preset(given: Preset | None, encoder: Path | None, *, classifier_options: M
 
     if encoder is None:
         return given or "compact"
-    if option := next((option for option, value in classifier_options.items() if value), None):
+    if option := next((option for option, value in classifier_options.items() if value is not None), None):
         raise UsageError(f"{option} trains a classifier, but --encoder brings one. Give one of the two.")
     kept = preset_of(encoder)
     if given not in (None, kept):

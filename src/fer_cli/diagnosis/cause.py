@@ -21,7 +21,7 @@ Strength = Literal["strong", "fair", "weak", "none found"]
 CAUSES: Mapping[str, str] = {
     "label": "the label is questionable",
     "overlap": "the two classes overlap",
-    "gap": "no training sample of the true class is like it",
+    "gap": "hardly any training sample is like it",
     "pose": "the pose is unusual",
     "input": "the input is damaged or odd",
     "part": "a part decides",
@@ -42,6 +42,10 @@ FAR = 0.2
 """p-value of the distance to a class's training samples up to which a sample is far from them."""
 NEAR = 0.5
 """p-value of that distance above which it is near: half of the class lie farther."""
+
+
+_CERTAIN = 1000
+"""Odds that are not told any closer."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def _unusual_pose(signs: Signs) -> Cause | None:
     said = (
         f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}), the best of all poses."
     )
+    if signs.sure < SURE:
+        said += f" Three in four correct validation samples reach {signs.sure:.2f}."
     near = f"In that pose it lies nearer to training samples of {pose.klass} than in its own, and as near as usual."
     remedy = f"Turn it {turns}, or train with such poses."
     return Cause("pose", "strong" if pose.probability >= 0.95 else "fair", remedy, (said, near))
@@ -189,7 +195,7 @@ def _unusual_layer(signs: Signs) -> Cause | None:
         return None
     evidence = (
         f"The features of {found.layer} do not fit what lies below it as usual: p = {found.p_value:.3f}.",
-        f"The odds that it is {found.layer} and not the next best layer are {math.exp(found.margin):.1f} to 1.",
+        f"The odds that it is {found.layer} and not the next best layer are {_odds(found.margin)}.",
     )
     remedy = (
         f"If its weights were edited, pruned or quantised, look at {found.layer}; if not, this may be chance: about 5 "
@@ -234,13 +240,15 @@ def _gap(signs: Signs) -> Cause | None:
     of_other = around.p_far <= FAR and not among_own
     if not of_none and not of_other:
         return None
-    evidence = tuple(
+    evidence = [
         f"Of samples of class {klass} {percentage(p_value)} lie as far or farther from their nearest training samples."
         for klass, p_value in ((signs.predicted, around.p_predicted), (label, around.p_far))
-    )
+    ]
+    if not of_none:
+        evidence.append(f"Of its nearest training samples {percentage(around.votes[str(label)])} are of class {label}.")
     like = f"; the most similar so far is {around.nearest[1]}" if around.nearest[1] else ""
     remedy = f"Add training samples of class {label} like this one{like}."
-    return Cause("gap", _strength(around.p_far, 0.01, LEVEL), remedy, evidence)
+    return Cause("gap", _strength(around.p_far, 0.01, LEVEL), remedy, tuple(evidence))
 
 
 def _overlap(signs: Signs) -> Cause | None:
@@ -255,10 +263,10 @@ def _overlap(signs: Signs) -> Cause | None:
     evidence = [f"Of the nearest training samples {own}"]
     if around.overlap >= OVERLAPPING:
         between = (
-            f"The classes lie close: of the training samples around correct validation samples of one, up to "
-            f"{percentage(around.overlap)} are of the other."
+            f"The classes lie close: of the training samples around correct validation samples of one, "
+            f"{percentage(around.overlap)} are of the other, on average."
         )
-        evidence = [*evidence, between] if mixed else [between, f"Around this sample, however: {own}"]
+        evidence = [*evidence, between] if mixed else [between, f"This sample lies among one class alone: {own}"]
     strength: Strength = "strong" if mixed and around.overlap >= OVERLAPPING else "fair" if mixed else "weak"
     remedy = (
         f"Add samples that tell {rival} from {signs.predicted}; where people cannot tell them apart either, merge the "
@@ -277,6 +285,10 @@ def _part(signs: Signs) -> Cause | None:
     )
     remedy = "Look at the marked part of the input: it decides."
     return Cause("part", "fair" if test.probability >= SURE else "weak", remedy, evidence)
+
+
+def _odds(nats: float) -> str:
+    return f"{math.exp(nats):.1f} to 1" if nats < math.log(_CERTAIN) else f"over {_CERTAIN} to 1"
 
 
 def _strength(p_value: float, strong: float, fair: float) -> Strength:

@@ -13,7 +13,7 @@ from fer_cli.diagnosis import markup
 from fer_cli.diagnosis.answer import ANOMALY, INPUT, Answer
 from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.categories import LEVEL, Category
-from fer_cli.diagnosis.cause import SURE, Cause, PoseFound, Signs
+from fer_cli.diagnosis.cause import Cause, PoseFound, Signs
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.slicing import Slicing
 from fer_cli.diagnosis.wording import percentage
@@ -181,7 +181,9 @@ class Diagnosis:
         In it the sample lies nearer to training samples of that class than in its own.
         """
         pose = None if self.signs is None else self.signs.pose
-        return pose if pose is not None and pose.probability >= SURE and pose.is_nearer else None
+        if self.signs is None or pose is None:
+            return None
+        return pose if pose.probability >= self.signs.sure and pose.is_nearer else None
 
     @property
     def sees_everything(self) -> bool:

@@ -51,7 +51,7 @@ def where_words(
         sample = f", such as the training sample {like}" if like else ""
         return f"The input itself looks like {with_article(predicted)}{hedge}{sample}"
     if answer.layer == OUTPUT:
-        return f"The evidence favours {label}{hedge}, so that the mistake is made in the output"
+        return f"The evidence favours {label} to the last{hedge}, and yet the network says {predicted}"
     return f"Between the two the evidence turns from {label} to {predicted} at {answer.layer}{hedge}"
 
 

@@ -77,6 +77,8 @@ class TrainingSettings:
             raise UsageError(f"the feedback network cannot have {self.feedback_epochs} epochs.")
         if self.feedback_shown < 0:
             raise UsageError("the feedback network cannot be shown fewer than 0 samples.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label smoothing is a share from 0 to below 1, not {self.label_smoothing:g}.")
         for rate in (self.learning_rate, self.feedback_learning_rate):
             if not 0 < rate < np.inf:
                 raise UsageError(f"a learning rate is a number above 0, not {rate:g}.")

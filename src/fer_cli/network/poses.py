@@ -52,10 +52,13 @@ class Pose:
 
     @property
     def _turns(self) -> list[tuple[str, int]]:
-        for (axis, tip), spin in product([("x", 0), ("x", 90), ("x", -90), ("x", 180), ("y", 90), ("y", -90)], _ANGLES):
-            if (_rotation("z", spin) @ _rotation(axis, tip) == self.matrix).all():
-                return [(about, angle) for about, angle in ((axis, tip), ("z", spin)) if angle]
-        raise ValueError(f"{self} is no rotation")
+        tips = [("x", 0), ("x", 90), ("x", -90), ("x", 180), ("y", 90), ("y", -90), ("y", 180)]
+        ways = [
+            [(about, angle) for about, angle in ((axis, tip), ("z", spin)) if angle]
+            for (axis, tip), spin in product(tips, _ANGLES)
+            if (_rotation("z", spin) @ _rotation(axis, tip) == self.matrix).all()
+        ]
+        return min(ways, key=len)
 
     @property
     def matrix(self) -> Int[np.ndarray, "3 3"]:

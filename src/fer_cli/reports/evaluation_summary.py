@@ -16,6 +16,8 @@ from fer_cli.studies.trust import NOT_MEASURED
 
 _MOST_GROUPS = 6
 _MOST_CONFUSED = 6
+_MOST_NAMES = 10
+"""So many samples are named one by one where another group has the same classes and cause."""
 _STYLES = {"holds": "green", "fails": "bold red", "undecided": "yellow"}
 
 
@@ -31,15 +33,26 @@ def groups_report(evaluation: Evaluation) -> list[RenderableType]:
         parts.append(Padding(Text(printable(_explain(evaluation, group))), (0, 0, 0, 2)))
     rest = groups[_MOST_GROUPS:]
     if rest:
-        count = sum(group["size"] for group in rest)
-        parts.append(Text(f"and {len(rest)} smaller groups with {count} mistakes, on the page and in the JSON"))
+        parts.append(Text(f"and {_counted(rest)}, on the page and in the JSON"))
     return [*parts, Text()]
+
+
+def _counted(groups: list[Group]) -> str:
+    """How many groups these are; a group of one is a mistake in no group."""
+    several = [group["size"] for group in groups if group["size"] > 1]
+    alone = len(groups) - len(several)
+    words = [
+        f"{len(several)} smaller {'group' if len(several) == 1 else 'groups'} with {sum(several)} mistakes",
+        f"{alone} {'mistake' if alone == 1 else 'mistakes'} in no group",
+    ]
+    return " and ".join(word for word, count in zip(words, (len(several), alone), strict=True) if count)
 
 
 def _explain(evaluation: Evaluation, group: Group) -> str:
     """The command that explains a group, as a shell takes it."""
-    wanted = [group["samples"][0]]
-    if group["size"] > 1:
+    alone = group["title"].endswith(f", like {group['samples'][0]}") and group["size"] <= _MOST_NAMES
+    wanted = list(group["samples"])
+    if group["size"] > 1 and not alone:
         wanted = ["--errors", "--pair", f"{group['true']},{group['predicted']}", "--cause", group["cause"]]
         wanted += [] if evaluation["split"] == "test" else ["--split", evaluation["split"]]
     return shlex.join(["fer", "explain", *wanted, "--run", evaluation["runs"][0]["run"]])

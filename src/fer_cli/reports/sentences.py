@@ -13,6 +13,7 @@ from fer_cli.diagnosis.repair import RANDOM_DRAWS, RepairTest
 from fer_cli.diagnosis.verdict import hedge_of
 from fer_cli.diagnosis.wording import with_article
 from fer_cli.network.activations import FEEDFORWARD
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.pictures.slices import middle_of
 from fer_cli.reports.tables import printable, signed
 
@@ -39,6 +40,8 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
         return f"{'The prediction is correct' if diagnosis.correct else 'The true class is not known'}.{usual}"
     evidence = {layer.name: layer.paths[FEEDFORWARD].evidence for layer in diagnosis.layers[:-1]}
     hedge = hedge_of(answer, evidence, predicted, str(label), diagnosis.blame.margin)
+    if answer.layer == OUTPUT:
+        return f"The evidence favours {label} to the last{hedge}; the output says {predicted}.{_doubt(hedge)}{usual}"
     begins = "the lowest layer" if answer.outcome == INPUT else "here"
     return f"Of the two classes the evidence favours {predicted} from {begins} on{hedge}.{_doubt(hedge)}{usual}"
 

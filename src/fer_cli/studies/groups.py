@@ -6,7 +6,7 @@ hierarchical clustering, by the number of clusters with the best silhouette, or 
 Source: Rousseeuw, "Silhouettes", Journal of Computational and Applied Mathematics 1987.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import pairwise_distances, silhouette_score
 
 from fer_cli.artifacts import RunArtifacts
-from fer_cli.diagnosis.cause import CAUSES
+from fer_cli.diagnosis.cause import CAUSES, Cause
 from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.wording import with_article
 from fer_cli.evaluation.encoded import local_features
@@ -63,16 +63,23 @@ def group_mistakes(
                     "layer": layer,
                     "title": title(len(samples), true, predicted, cause, layer),
                     "samples": [run.voxels.names[index] for index in samples],
-                    "remedy": _of_all(mistakes[samples[0]].cause.remedy, len(samples)),
+                    "remedy": remedy_of([mistakes[index].cause for index in samples]),
                     "counterexamples": [run.voxels.names[candidates[row]] for row in near[:_COUNTEREXAMPLES]],
                 }
             )
+    titles = Counter(group["title"] for group in groups)
+    for group in groups:
+        if titles[group["title"]] > 1:
+            group["title"] += f", like {group['samples'][0]}"
     return sorted(groups, key=lambda group: -group["size"])
 
 
-def _of_all(remedy: str, size: int) -> str:
-    """The remedy of a group's most typical sample, told of all."""
-    return remedy.replace("like this one", "like these") if size > 1 else remedy
+def remedy_of(causes: list[Cause]) -> str:
+    """The remedy of a group's most typical sample, told of all; of unlike poses each has its own."""
+    remedies = [cause.remedy for cause in causes]
+    if causes[0].name == "pose" and len(set(remedies)) > 1:
+        return "Turn each as its own report says, or train with such poses."
+    return remedies[0].replace("like this one", "like these") if len(remedies) > 1 else remedies[0]
 
 
 def title(size: int, true: str, predicted: str, cause: str, layer: str | None) -> str:

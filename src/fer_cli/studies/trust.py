@@ -140,9 +140,12 @@ def _p_values(evaluation: Evaluation, local_layer: str) -> list[Question]:
             continue
         ends = share_interval(round(row["rate"] * row["n"]), row["n"])
         expected = row["expected"] or list(TOLERANCE)
-        within = low <= row["rate"] <= high or expected[0] <= row["rate"] <= expected[1]
+        least, most = min(low, expected[0]), max(high, expected[1])
+        within = least <= row["rate"] <= most
         word = HOLDS if within else FAILS if ends[0] > high or ends[1] < low else UNDECIDED
-        asked = f"Are about 5 % of the correct samples called unusual by {score} at p ≤ 0.05?"
+        asked = (
+            f"Are {100 * least:.0f} to {100 * most:.0f} % of the correct samples called unusual by {score} at p ≤ 0.05?"
+        )
         found.append(_question(asked, row["rate"], ends, word, f"Read p-values of {score} as ranks, not as rates."))
         for name, (rate, count) in row["by_class"].items():
             if rate is not None and count is not None and count >= ENOUGH and rate > OF_A_CLASS:
