@@ -75,3 +75,14 @@ def test_averages_weigh_causes_alike_and_compare_with_simpler_ways() -> None:
     assert found["neighbours"]["right"] == 0.5
     assert found["majority"]["right"] == 0.5
     assert summarise([], LABELS)[1]["average"] == {}
+
+
+def test_causes_are_planted_where_no_sample_is_right(run: Run) -> None:
+    wrong = np.array([run.voxels.index_of(name) for name in run.mistakes()])
+    mistakes = explain_mistakes(run, wrong)
+    predicted = np.array([run.voxels.classes.index(found.predicted) for found in mistakes.values()])
+    _, found = plant_causes(run, wrong, predicted, mistakes)
+    assert {planted: score["n"] for planted, score in found["planted"].items()}.items() <= {
+        "overlap": len(wrong)
+    }.items()
+    assert all(row["tried"] == 0 for row in found["doses"])

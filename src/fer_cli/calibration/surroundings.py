@@ -142,7 +142,7 @@ class Surroundings:
         """Probability that three in four correct validation samples give to their class or more; 1 without any."""
         correct = self.label == self.predicted
         given = self.probability[correct, self.label[correct]]
-        return float(np.quantile(given, SURE)) if len(given) else 1.0
+        return float(np.quantile(given, SURE, method="lower")) if len(given) else 1.0
 
     @cached_property
     def _own_distances(self) -> Float[np.ndarray, " validation"]:

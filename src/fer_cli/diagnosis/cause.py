@@ -180,7 +180,7 @@ def _unusual_pose(signs: Signs) -> Cause | None:
         return None
     turns = pose.turns.replace("-", "−")
     said = (
-        f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}), the best of all poses."
+        f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}); no pose has 0.05 more."
     )
     if signs.sure < SURE:
         said += f" Three in four correct validation samples reach {signs.sure:.2f}."

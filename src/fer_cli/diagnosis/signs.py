@@ -17,6 +17,8 @@ from fer_cli.network.poses import probabilities_by_pose
 
 USUAL = 0.05
 """p-value of the distance to a class from which on a sample lies as near to it as usual."""
+_LIKELY = 0.5
+"""Probability that a pose has to reach at least: above it no other class is as probable."""
 _AS_GOOD = 0.05
 """A pose of fewer turns is taken if its probability is less by at most so much."""
 
@@ -61,7 +63,7 @@ def read_signs(
         pose=pose,
         unlikely=surroundings.unlikely,
         least=surroundings.least,
-        sure=min(SURE, surroundings.sure),
+        sure=min(SURE, max(_LIKELY, surroundings.sure)),
     )
 
 

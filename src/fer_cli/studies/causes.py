@@ -197,6 +197,8 @@ def _damages(run: RunArtifacts, right: Int[np.ndarray, " right"], generator: np.
 
 
 def _layers(run: RunArtifacts, right: Int[np.ndarray, " right"], generator: np.random.Generator) -> Iterator[Case]:
+    if not len(right):
+        return
     for layer in run.network.spec.layer_names:
         for dose in DOSES["layer"]:
             faulty = _with_network(run, with_weight_noise(run.network, layer, dose, int(generator.integers(1 << 31))))

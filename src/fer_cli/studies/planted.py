@@ -251,6 +251,8 @@ def _weight_faults(
 ) -> Iterator[Finding]:
     voxels = run.voxels
     chosen = np.sort(generator.permutation(right)[:_WEIGHT_SAMPLES])
+    if not len(chosen):
+        return
     volumes = voxels.tensor(chosen)
     seed = int(generator.integers(1 << 31))
     for number, layer in enumerate(run.network.spec.layer_names):
