@@ -112,7 +112,7 @@ def _train(data: TrainingData, result: Path, recipe: str, seed: int, others: Pat
     given = dict(RECIPES[recipe])
     kind = given.pop("phase", FeedforwardPhase)
     layers = _pretrained(data.voxels, result.parent, others) if given.pop("pretrained", False) else {}
-    settings = preset_settings(seed=seed, **{"preset": "compact", **given})
+    settings = preset_settings(seed=seed, **{"preset": "compact", "label_smoothing": 0.1, **given})
     classifier, loop = _fit(data, result, settings, layers, kind)
     network, views = explain_classifier(classifier, alone=True), Views(VIEWS, settings.augmentation)
     with torch.no_grad(), mixed_precision(data.device):
