@@ -192,7 +192,7 @@ def read_validation(
     `known` are the training samples among which their neighbours are looked for.
     """
     labels, classes = voxels.labels[known.index], len(network.spec.classes)
-    columns: dict[str, list[np.ndarray]] = {}
+    columns: dict[str, np.ndarray] = {}
     done = 0
     for part in batches(validation):
         volumes = voxels.tensor(part)
@@ -225,11 +225,10 @@ def read_validation(
             },
         }
         for name, values in batch.items():
-            columns.setdefault(name, []).append(values)
+            # Small arrays kept of each batch would lie among its freed volumes, and the next would find no room there.
+            if name not in columns:
+                columns[name] = np.empty((len(validation), *values.shape[1:]), values.dtype)
+            columns[name][done : done + len(part)] = values
         done += len(part)
         report(done, len(validation))
-    return {
-        "index": validation,
-        "label": voxels.labels[validation],
-        **{name: np.concatenate(parts) for name, parts in columns.items()},
-    }
+    return {"index": validation, "label": voxels.labels[validation], **columns}
