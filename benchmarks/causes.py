@@ -141,7 +141,7 @@ def _tested(run: RunArtifacts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _named(whole: VoxelSet, subtypes: dict[int, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[set[str], set[str]]]:
-    """By class, the names of the training and of the test samples of the subtype that is left out."""
+    """By class, the subtype that is left out: the names of its training samples, and those of its test samples."""
     return {
         whole.classes[klass]: ({whole.names[i] for i in of_train}, {whole.names[i] for i in of_test})
         for klass, (of_train, of_test) in subtypes.items()
@@ -196,7 +196,7 @@ def measure(
 
 
 def _causes(mistakes: dict[str, Diagnosis], names: set[str]) -> dict[str, int]:
-    """Causes named for those of these samples that are misclassified."""
+    """How often each cause is named for the misclassified ones among these samples."""
     return dict(Counter(mistakes[name].cause.name for name in sorted(names & mistakes.keys())))
 
 

@@ -136,6 +136,20 @@ def test_groups_come_first_each_with_the_command_that_explains_it(found: dict[st
     assert " ".join(found["groups"][0]["remedy"].split()) in " ".join(text.split())
 
 
+def test_groups_of_one_kind_are_explained_by_the_names_of_their_samples(found: dict[str, Any]) -> None:
+    first = found["groups"][0] | {"size": 2, "samples": ["a", "b"], "title": "one"}
+    other = first | {"samples": ["c", "d"], "title": "two"}
+    text = "".join(printed(found | {"groups": [first, other]}).split())
+    assert "ferexplainab--run" in text
+    assert "ferexplaincd--run" in text
+    many = first | {"size": 11, "samples": list("abcdefghijk")}
+    text = "".join(printed(found | {"groups": [many, other]}).split())
+    assert f"ferexplain--errors--pair{first['true']},{first['predicted']}--cause{first['cause']}" in text
+    rest = [first | {"size": 1, "samples": [name], "cause": "gap"} for name in "lmn"]
+    text = " ".join(printed(found | {"groups": [first] * 7 + rest}).split())
+    assert "and 1 smaller group with 2 mistakes and 3 mistakes in no group" in text
+
+
 def test_questions_that_were_not_measured_are_one_line_with_what_measures_them(found: dict[str, Any]) -> None:
     text = " ".join(printed(found).split())
     missing = [row for row in found["trust"] if row["verdict"] == "not measured"]

@@ -28,9 +28,9 @@ NEAREST = 3
 WRONG_LABEL = 0.95
 """Share of the correct validation samples whose probability of another class is not above the threshold."""
 MISTAKEN = 0.1
-"""Share of the misclassified validation samples whose probability of their own class is below the threshold."""
-SURE = 0.25
-"""Share of the correct validation samples whose probability of their own class is below the threshold."""
+"""Of the misclassified validation samples, the share that give their own class less than `least`."""
+LESS_SURE = 0.25
+"""Of the correct validation samples, the share that give their own class less than `sure`."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Surroundings:
         """Probability that three in four correct validation samples give to their class or more; 1 without any."""
         correct = self.label == self.predicted
         given = self.probability[correct, self.label[correct]]
-        return float(np.quantile(given, SURE, method="lower")) if len(given) else 1.0
+        return float(np.quantile(given, LESS_SURE, method="lower")) if len(given) else 1.0
 
     @cached_property
     def _own_distances(self) -> Float[np.ndarray, " validation"]:

@@ -183,7 +183,7 @@ def _unusual_pose(signs: Signs) -> Cause | None:
         f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}); no pose has 0.05 more."
     )
     if signs.sure < SURE:
-        said += f" Three in four correct validation samples reach {signs.sure:.2f}."
+        said += f" This network's probabilities are low, so that {signs.sure:.2f} is enough."
     near = f"In that pose it lies nearer to training samples of {pose.klass} than in its own, and as near as usual."
     remedy = f"Turn it {turns}, or train with such poses."
     return Cause("pose", "strong" if pose.probability >= 0.95 else "fair", remedy, (said, near))
@@ -266,7 +266,7 @@ def _overlap(signs: Signs) -> Cause | None:
             f"The classes lie close: of the training samples around correct validation samples of one, "
             f"{percentage(around.overlap)} are of the other, on average."
         )
-        evidence = [*evidence, between] if mixed else [between, f"This sample lies among one class alone: {own}"]
+        evidence = [*evidence, between] if mixed else [between, f"Around this sample it is not so: {own}"]
     strength: Strength = "strong" if mixed and around.overlap >= OVERLAPPING else "fair" if mixed else "weak"
     remedy = (
         f"Add samples that tell {rival} from {signs.predicted}; where people cannot tell them apart either, merge the "

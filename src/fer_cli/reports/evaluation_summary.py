@@ -30,7 +30,7 @@ def groups_report(evaluation: Evaluation) -> list[RenderableType]:
     for group in groups[:_MOST_GROUPS]:
         parts.append(Text(printable(f"{group['title']} ({group['share']:.0%})"), style="bold"))
         parts.append(Padding(Text(printable(group["remedy"])), (0, 0, 0, 2)))
-        parts.append(Padding(Text(printable(_explain(evaluation, group))), (0, 0, 0, 2)))
+        parts.append(Padding(Text(printable(_explain(evaluation, group, groups))), (0, 0, 0, 2)))
     rest = groups[_MOST_GROUPS:]
     if rest:
         parts.append(Text(f"and {_counted(rest)}, on the page and in the JSON"))
@@ -48,11 +48,12 @@ def _counted(groups: list[Group]) -> str:
     return " and ".join(word for word, count in zip(words, (len(several), alone), strict=True) if count)
 
 
-def _explain(evaluation: Evaluation, group: Group) -> str:
-    """The command that explains a group, as a shell takes it."""
-    alone = group["title"].endswith(f", like {group['samples'][0]}") and group["size"] <= _MOST_NAMES
+def _explain(evaluation: Evaluation, group: Group, groups: Sequence[Group]) -> str:
+    """The command that explains a group, as a shell takes it, by sample names if another of `groups` is of its kind."""
+    kind = (group["true"], group["predicted"], group["cause"])
+    twins = sum((other["true"], other["predicted"], other["cause"]) == kind for other in groups) > 1
     wanted = list(group["samples"])
-    if group["size"] > 1 and not alone:
+    if group["size"] > (_MOST_NAMES if twins else 1):
         wanted = ["--errors", "--pair", f"{group['true']},{group['predicted']}", "--cause", group["cause"]]
         wanted += [] if evaluation["split"] == "test" else ["--split", evaluation["split"]]
     return shlex.join(["fer", "explain", *wanted, "--run", evaluation["runs"][0]["run"]])
