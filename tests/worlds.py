@@ -56,6 +56,8 @@ def norm() -> nn.BatchNorm3d:
 
 def share(rank: int, size: int, folder: Path) -> None:
     """What one of several processes makes of its share of each batch, saved to `folder`."""
+    from torch import _dynamo  # noqa: F401  # before there is a group: see `join_world`
+
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
     world = World(rank, size)
@@ -74,6 +76,13 @@ def share(rank: int, size: int, folder: Path) -> None:
     said["module"] = module_step(world)
     torch.save(said, folder / f"{rank}.pt")
     distributed.destroy_process_group()
+    assert not group_threads()
+
+
+def group_threads() -> list[str]:
+    """Names of this process's threads that belong to a process group."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 def module_step(world: World) -> list[Tensor]:
@@ -94,4 +103,7 @@ if __name__ == "__main__":
     PRESETS["tiny"] = TINY_LAYERS
     phases.mixed_precision = float32
     with join_world(torch.device("cpu")) as (joined, own_device):
+        assert group_threads()
         train(Path(sys.argv[1]), Path(sys.argv[2]), settings(), device=own_device, world=joined)
+    # Threads that outlive the interpreter may abort the process as it ends.
+    assert not group_threads()

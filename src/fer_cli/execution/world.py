@@ -92,6 +92,10 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # DDP imports it. Imported while there is a group, it holds that group for good, as a default of its functions, and
+    # threads of Gloo that outlive the interpreter may abort the process as it ends.
+    from torch import _dynamo  # noqa: F401
+
     try:
         # Counts and scores are summed on the CPU even where the network is on a GPU.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
