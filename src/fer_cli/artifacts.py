@@ -25,7 +25,7 @@ from fer_cli.data.sample_input import Sample, load_sample
 from fer_cli.data.statistics import statistic_names
 from fer_cli.data.turning import Axis
 from fer_cli.errors import UsageError, first_line
-from fer_cli.network.activations import batches, encode
+from fer_cli.network.activations import Columns, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.views import Views, views_from, views_of
 from fer_cli.network.weights import load_network, split_as_trained, transform_of
@@ -169,13 +169,13 @@ class RunArtifacts:
         """The same, measured on the validation samples where the calibration does not hold it."""
         if self.course is not None:
             return self.course
-        parts = []
-        for part in batches(self.model.read("validation/index")):
+        validation = self.model.read("validation/index")
+        errors = Columns(len(validation))
+        for part in batches(validation):
             volumes = self.voxels.tensor(part)
-            parts.append(return_errors(self.network, volumes, encode(self.network, volumes)))
-        errors = {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+            errors.add(return_errors(self.network, volumes, encode(self.network, volumes)))
         distances = load_distances(self._calibration, self._layers)
-        return known_course(self.network.spec.layer_names, distances, errors, load_predicted(self._calibration))
+        return known_course(self.network.spec.layer_names, distances, errors.arrays, load_predicted(self._calibration))
 
     @cached_property
     def voxels(self) -> VoxelSet:

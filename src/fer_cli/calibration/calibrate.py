@@ -28,7 +28,7 @@ from fer_cli.data.dataset import VolumeSet, open_voxels
 from fer_cli.data.statistics import input_statistics
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
-from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
+from fer_cli.network.activations import FEEDFORWARD, PATHS, Columns, batches
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.views import Views, check_views, views_of
 from fer_cli.network.weights import load_network, split_as_trained
@@ -145,14 +145,14 @@ def calibrated(
         seen = views(network.spec.input)
         training = np.setdiff1d(voxels.indices("train"), validation)
         total = len(validation) + len(training)
-        statistics: list[np.ndarray] = []
+        statistics = Columns(len(training))
         kind = network.spec.input.kind
         known = read_training_codes(
             network,
             codebook,
             voxels,
             training,
-            read=lambda volumes: statistics.append(input_statistics(volumes, kind)),
+            read=lambda volumes: statistics.add({"statistic": input_statistics(volumes, kind)}),
             report=lambda done: report(done, total),
         )
         columns = read_validation(
@@ -170,7 +170,7 @@ def calibrated(
                 writer.write(f"calibration/{name}", values)
             writer.write("training/index", known.index)
             writer.write("training/code", known.code)
-            writer.write("training/statistic", np.concatenate(statistics))
+            writer.write("training/statistic", statistics.arrays["statistic"])
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
             seconds = time.monotonic() - started
@@ -192,8 +192,7 @@ def read_validation(
     `known` are the training samples among which their neighbours are looked for.
     """
     labels, classes = voxels.labels[known.index], len(network.spec.classes)
-    columns: dict[str, np.ndarray] = {}
-    done = 0
+    columns = Columns(len(validation))
     for part in batches(validation):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
@@ -224,11 +223,6 @@ def read_validation(
                 for layer, values in return_errors(network, volumes, reading.features[FEEDFORWARD]).items()
             },
         }
-        for name, values in batch.items():
-            # Small arrays kept of each batch would lie among its freed volumes, and the next would find no room there.
-            if name not in columns:
-                columns[name] = np.empty((len(validation), *values.shape[1:]), values.dtype)
-            columns[name][done : done + len(part)] = values
-        done += len(part)
-        report(done, len(validation))
-    return {"index": validation, "label": voxels.labels[validation], **columns}
+        columns.add(batch)
+        report(columns.filled, len(validation))
+    return {"index": validation, "label": voxels.labels[validation], **columns.arrays}

@@ -18,7 +18,7 @@ from torch.nn.functional import embedding_bag
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
-from fer_cli.network.activations import FEEDFORWARD, batches, encode
+from fer_cli.network.activations import FEEDFORWARD, Columns, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 
 _ROWS = 1 << 13
@@ -77,11 +77,10 @@ def read_training_codes(
 ) -> TrainingCodes:
     """Encode training samples up to the local layer; `read` is given each batch, `report` told how many are done."""
     layer = network.spec.local_layer
-    book, codes, done = codebook.layer(FEEDFORWARD, layer), [], 0
+    book, columns = codebook.layer(FEEDFORWARD, layer), Columns(len(indices))
     for part in batches(indices):
         volumes = voxels.tensor(part)
-        codes.append(book.assign(encode(network, volumes, [layer])[layer]).astype(np.uint16))
+        columns.add({"code": book.assign(encode(network, volumes, [layer])[layer]).astype(np.uint16)})
         read(volumes)
-        done += len(part)
-        report(done)
-    return TrainingCodes(layer, indices, np.concatenate(codes))
+        report(columns.filled)
+    return TrainingCodes(layer, indices, columns.arrays["code"])

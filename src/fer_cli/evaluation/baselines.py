@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from fer_cli.calibration.temperature import fit_temperature
 from fer_cli.data.augmentation import turn
@@ -18,7 +19,8 @@ from fer_cli.evaluation import logit_scores as logit
 from fer_cli.evaluation.detection import weighted_metrics
 from fer_cli.evaluation.encoded import Encoded, Labelled, Spooled
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import batches, predict
+from fer_cli.network.activations import Columns, batches, predict
+from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.explained import ExplainedNetwork
 
 _CPU = torch.device("cpu")
@@ -138,7 +140,7 @@ def varied_probabilities(
     `mc_dropout`: Monte-Carlo dropout at training's rate (Gal and Ghahramani, ICML 2016); absent for a network without
     dropout.
     """
-    means: dict[str, list[np.ndarray]] = {}
+    means = Columns(len(encoded.indices))
     for indices in batches(encoded.indices):
         volumes = moved(voxels.tensor(indices), network.backbone.device)
         angles = [2 * math.pi * turns / TURNS for turns in range(1, TURNS)]
@@ -147,10 +149,11 @@ def varied_probabilities(
             "mirrored": [volumes.flip(axes) for axes in MIRRORS],
         }
         plain = predict(network, volumes)
-        for name, seen in views.items():
-            means.setdefault(name, []).append(np.mean([plain, *(predict(network, view) for view in seen)], axis=0))
+        means.add(
+            {name: np.mean([plain, *(predict(network, view) for view in seen)], axis=0) for name, seen in views.items()}
+        )
         report(len(indices))
-    varied = {name: np.concatenate(parts) for name, parts in means.items()}
+    varied = means.arrays
     if network.backbone.below_dropout is None:
         return varied
     return {**varied, "mc_dropout": dropout_probabilities(network, voxels, encoded, dropout, seed=seed)}
@@ -175,7 +178,7 @@ def dropout_probabilities(
     names = network.spec.layer_names
     kept = [name for name in encoded.features if names.index(name) <= names.index(backbone.below_dropout)]
     generator = torch.Generator().manual_seed(seed)
-    means = []
+    means = Columns(len(encoded.indices))
     with backbone.dropout(probability, generator):
         for rows in batches(np.arange(len(encoded.indices))):
             volumes = moved(voxels.tensor(encoded.indices[rows]), backbone.device)
@@ -184,8 +187,8 @@ def dropout_probabilities(
                 feature = torch.from_numpy(encoded.features[name][rows])
                 patch[name] = moved(feature.reshape(-1, *network.spec.level_shape(name)), backbone.device)
             passes = [backbone.logits(volumes, patch=patch).float() for _ in range(PASSES)]
-            means.append(torch.softmax(torch.stack(passes), dim=2).mean(dim=0).cpu())
-    return torch.cat(means).numpy()
+            means.add({OUTPUT: torch.softmax(torch.stack(passes), dim=2).mean(dim=0).cpu().numpy()})
+    return means.arrays[OUTPUT]
 
 
 def trivial_baselines(
@@ -205,7 +208,7 @@ def trivial_baselines(
     found = []
     for number, part in enumerate(parts):
         drawn = np.random.default_rng([seed, number]).integers(0, classes, len(part.indices))
-        columns: dict[str, list[np.ndarray]] = {}
+        columns = Columns(len(part.indices))
         for rows in batches(np.arange(len(part.indices))):
             shapes = voxels.volumes(part.indices[rows]).reshape(len(rows), -1)
             batch = {
@@ -213,12 +216,11 @@ def trivial_baselines(
                 "random_class_code": -np.square(shapes - painted[drawn[rows]]).sum(axis=1),
                 "random_decoder": -np.square(shapes - _decoded(untrained, _softmax(part.logits[rows]))).sum(axis=1),
             }
-            for name, values in batch.items():
-                columns.setdefault(name, []).append(values.astype(np.float64))
+            columns.add({name: values.astype(np.float64) for name, values in batch.items()})
         distances = volume_distances(voxels, part.indices, training, classes, network.backbone.device)
         found.append(
             {
-                **{name: np.concatenate(values) for name, values in columns.items()},
+                **columns.arrays,
                 "nearest_grid": near.trust_score(distances, part.predicted),
             }
         )
@@ -238,19 +240,24 @@ def volume_distances(
     """
     nearest = torch.full((len(samples), classes), torch.inf, device=device)
     # Squares of large numbers cancel; occupancy is exact as it is.
-    centre = torch.zeros(1) if voxels.input.kind == "occupancy" else _mean_volume(voxels, training.indices)
-    centre = moved(torch.as_tensor(centre), device)
+    centre = None if voxels.input.kind == "occupancy" else torch.from_numpy(_mean_volume(voxels, training.indices))
+
+    def flat(chosen: Int[np.ndarray, " chosen"]) -> Float[Tensor, "chosen voxel"]:
+        volumes = voxels.tensor(chosen).flatten(1)
+        return moved(volumes if centre is None else volumes - centre, device)
+
     at_once = max(1, min(_TRAINING_SHAPES, _NUMBERS // math.prod(voxels.input.volume)))
     for label in np.unique(training.labels):
         for of_class in batches(training.indices[training.labels == label], at_once):
-            known = moved(voxels.tensor(of_class), device).flatten(1) - centre
+            known = flat(of_class)
             size = torch.einsum("sv,sv->s", known, known)
             for start in range(0, len(samples), _SHAPES):
-                part = moved(voxels.tensor(samples[start : start + _SHAPES]), device).flatten(1) - centre
+                part = flat(samples[start : start + _SHAPES])
                 own = torch.einsum("sv,sv->s", part, part)
                 distance = (own[:, None] + size - 2 * part @ known.T).clamp(min=0)
                 rows = nearest[start : start + _SHAPES, label]
                 torch.minimum(rows, distance.min(dim=1).values, out=rows)
+            del known  # before the next are read
     return nearest.double().cpu().numpy()
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import batches, encode
+from fer_cli.network.activations import Columns, batches, encode
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.spooled import SpooledRows
@@ -61,10 +61,9 @@ def encode_samples(
     report: Callable[[int], None] = lambda count: None,
 ) -> Encoded:
     """Encode samples; call `report` with the size of every batch."""
-    batch: list[Kept] = []
-    _encode(network, voxels, indices, batch.append, report)
-    joined = {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
-    return Encoded(indices, voxels.labels[indices], joined.pop(OUTPUT), joined)
+    columns = Columns(len(indices))
+    _encode(network, voxels, indices, columns.add, report)
+    return Encoded(indices, voxels.labels[indices], columns.arrays.pop(OUTPUT), columns.arrays)
 
 
 def spool_samples(
@@ -75,16 +74,16 @@ def spool_samples(
     report: Callable[[int], None] = lambda count: None,
 ) -> Spooled:
     """The same, with features that memory need not hold."""
-    logits: list[np.ndarray] = []
+    logits = Columns(len(indices))
     spooled = {layer: SpooledRows(math.prod(network.spec.level_shape(layer))) for layer in network.spec.upper_layers}
 
     def keep(batch: Kept) -> None:
-        logits.append(batch[OUTPUT])
+        logits.add({OUTPUT: batch[OUTPUT]})
         for layer, rows in spooled.items():
             rows.append(batch[layer])
 
     _encode(network, voxels, indices, keep, report)
-    return Spooled(indices, voxels.labels[indices], np.concatenate(logits), spooled)
+    return Spooled(indices, voxels.labels[indices], logits.arrays[OUTPUT], spooled)
 
 
 def _encode(
@@ -105,11 +104,10 @@ def local_features(
 ) -> Float[np.ndarray, "sample number"]:
     """Features of samples at the local layer, flat."""
     layer = network.spec.local_layer
-    parts = [
-        encode(network, voxels.tensor(part), [layer])[layer].float().flatten(1).cpu().numpy()
-        for part in batches(indices)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, math.prod(network.spec.level_shape(layer))), np.float32)
+    features = np.empty((len(indices), math.prod(network.spec.level_shape(layer))), np.float32)
+    for rows in batches(np.arange(len(indices))):
+        features[rows] = encode(network, voxels.tensor(indices[rows]), [layer])[layer].float().flatten(1).cpu().numpy()
+    return features
 
 
 @torch.inference_mode()

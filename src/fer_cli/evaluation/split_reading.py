@@ -23,7 +23,7 @@ from fer_cli.evaluation.outcomes import Outcomes
 from fer_cli.evaluation.resemblance import nearest_other_errors
 from fer_cli.evaluation.results import Fidelity as FidelityMeans
 from fer_cli.evaluation.votes import voted_probabilities
-from fer_cli.network.activations import FEEDFORWARD, PATHS, batches
+from fer_cli.network.activations import FEEDFORWARD, PATHS, Columns, batches
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.views import Views
 
@@ -82,7 +82,7 @@ def read_split(
     measured = Fidelity(network) if fidelity else None
     asked = [replace(run.chosen_views(views), seed=draw) for draw in range(DRAWS)] if views is not None else []
     of_classes = class_reconstructions(network, codebook)
-    columns: dict[str, list[np.ndarray]] = {}
+    columns = Columns(len(indices))
     for part in batches(indices):
         volumes = voxels.tensor(part)
         reading = read_samples(network, codebook, volumes)
@@ -93,10 +93,9 @@ def read_split(
             batch["voted"] = voted_probabilities(network, volumes, votes).argmax(1).numpy()
         if measured is not None:
             measured.add(volumes, reading.features[FEEDFORWARD])
-        for name, values in batch.items():
-            columns.setdefault(name, []).append(values)
-        report(sum(map(len, columns["predicted"])), len(indices))
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        columns.add(batch)
+        report(columns.filled, len(indices))
+    joined = columns.arrays
     features = _of(joined, "feature")
     evidence = {path: _of(joined, path) for path in PATHS}
     outcomes = Outcomes(

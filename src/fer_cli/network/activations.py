@@ -1,12 +1,13 @@
 """Features of a network: of both paths, batch by batch, and at the precision that codes are looked up at."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from fer_cli.data.dataset import VolumeSet
 from fer_cli.data.volumes import Volumes
 from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import OUTPUT, Features
@@ -25,6 +26,27 @@ def batches(indices: Int[np.ndarray, " sample"], size: int = BATCH) -> Iterator[
         yield indices[start : start + size]
 
 
+class Columns:
+    """Arrays by name with a row for each of so many samples, filled batch by batch.
+
+    The first batch allocates each array whole. Small ones, kept of every batch, would lie among its freed volumes, and
+    the allocator would find no room there for the next batch.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.arrays: dict[str, Shaped[np.ndarray, sample * axes]] = {}
+        self.filled = 0
+        self._samples = samples
+
+    def add(self, batch: Mapping[str, Shaped[np.ndarray, "batch *axes"]]) -> None:
+        """Add the rows of a batch, with the same names and types each time."""
+        for name, values in batch.items():
+            if name not in self.arrays:
+                self.arrays[name] = np.empty((self._samples, *values.shape[1:]), values.dtype)
+            self.arrays[name][self.filled : self.filled + len(values)] = values
+        self.filled += len(next(iter(batch.values())))
+
+
 @torch.inference_mode()
 def encode(network: ExplainedNetwork, volumes: Volumes, levels: Sequence[str] | None = None) -> Features:
     """Feedforward features of the given levels, of all and `output` if None."""
@@ -34,6 +56,16 @@ def encode(network: ExplainedNetwork, volumes: Volumes, levels: Sequence[str] | 
 def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "sample klass"]:
     """Class probabilities."""
     return encode(network, volumes, [OUTPUT])[OUTPUT].flatten(1).cpu().numpy()
+
+
+def predict_samples(
+    network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, " sample"]
+) -> Float[np.ndarray, "sample klass"]:
+    """Class probabilities of samples of a voxel set."""
+    columns = Columns(len(indices))
+    for part in batches(indices):
+        columns.add({OUTPUT: predict(network, voxels.tensor(part))})
+    return columns.arrays[OUTPUT]
 
 
 @torch.inference_mode()

@@ -6,14 +6,12 @@ The cause and the suspicion of a sample are known once it is read, so that these
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fer_cli.artifacts import RunArtifacts
 from fer_cli.data.sample_input import class_index
 from fer_cli.diagnosis.cause import CAUSES
 from fer_cli.diagnosis.explain import explain, suspicion_of
 from fer_cli.errors import UsageError
-from fer_cli.network.activations import batches, predict
+from fer_cli.network.activations import predict_samples
 
 Count = Callable[[int, int | None], None]
 
@@ -79,8 +77,8 @@ def select(run: RunArtifacts, wanted: Selection, *, views: int | None = None, pr
 def _mistakes(run: RunArtifacts, split: str) -> Iterator[tuple[str, int, int]]:
     """The misclassified samples of a split: name, true class, predicted class."""
     indices, labels = run.voxels.indices(split), run.voxels.labels
-    probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
-    for index, predicted in zip(indices, np.concatenate(probabilities).argmax(axis=1), strict=True):
+    probabilities = predict_samples(run.network, run.voxels, indices)
+    for index, predicted in zip(indices, probabilities.argmax(axis=1), strict=True):
         if predicted != labels[index]:
             yield run.voxels.names[index], int(labels[index]), int(predicted)
 

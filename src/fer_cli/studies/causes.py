@@ -22,7 +22,7 @@ from fer_cli.diagnosis.explain import explain
 from fer_cli.evaluation.encoded import local_features
 from fer_cli.evaluation.label_issues import FOLDS, cross_fitted_probabilities, questionable_labels
 from fer_cli.evaluation.study_results import Average, CauseAtDose, Causes, CauseScore, LabelSearch
-from fer_cli.network.activations import batches, predict
+from fer_cli.network.activations import predict, predict_samples
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.poses import poses
 from fer_cli.studies.planted import with_weight_noise
@@ -203,7 +203,7 @@ def _layers(run: RunArtifacts, right: Int[np.ndarray, " right"], generator: np.r
         for dose in DOSES["layer"]:
             faulty = _with_network(run, with_weight_noise(run.network, layer, dose, int(generator.integers(1 << 31))))
             chosen = generator.permutation(right)[:MOST]
-            said = np.concatenate([predict(faulty.network, run.voxels.tensor(part)) for part in batches(chosen)])
+            said = predict_samples(faulty.network, run.voxels, chosen)
             wrong = said.argmax(axis=1) != run.voxels.labels[chosen]
             for index in chosen[wrong][:_PER_LAYER].tolist():
                 yield _case(faulty, "layer", dose, _sample(run, index))

@@ -19,7 +19,7 @@ from fer_cli.artifacts import RunArtifacts
 from fer_cli.diagnosis.cause import Cause
 from fer_cli.errors import UsageError
 from fer_cli.evaluation.study_results import Comparison, Difference
-from fer_cli.network.activations import batches, predict
+from fer_cli.network.activations import predict_samples
 from fer_cli.studies.causes import explain_mistakes
 
 MENDED, BROKEN, OTHERWISE = "mended", "broken", "otherwise"
@@ -106,8 +106,8 @@ def _matched(before: RunArtifacts, after: RunArtifacts, split: str) -> list[Int[
 
 
 def _predicted(run: RunArtifacts, indices: Int[np.ndarray, " sample"]) -> list[str]:
-    probabilities = [predict(run.network, run.voxels.tensor(part)) for part in batches(indices)]
-    return [run.network.spec.classes[klass] for klass in np.concatenate(probabilities).argmax(axis=1)]
+    probabilities = predict_samples(run.network, run.voxels, indices)
+    return [run.network.spec.classes[klass] for klass in probabilities.argmax(axis=1)]
 
 
 def _tell(report: Report, before: int, total: int, done: int, _: int) -> None:

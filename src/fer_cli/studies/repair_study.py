@@ -28,7 +28,7 @@ from fer_cli.errors import UsageError
 from fer_cli.evaluation.resampling import mean_with_interval, shape_weights, weighted_mean, with_interval
 from fer_cli.evaluation.study_results import LayerRepair, Ranking, Rates, Repair, Specificity
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import BATCH, FEEDFORWARD, batches, encode, predict
+from fer_cli.network.activations import BATCH, FEEDFORWARD, encode, predict_samples
 from fer_cli.network.backbone import Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.studies.rankings import OURS, donor_gradient, rankings
@@ -87,7 +87,7 @@ def study_repairs(
     network, codebook, voxels = run.network, run.codebook, run.voxels
     indices = voxels.indices(split) if samples is None else samples
     labels = voxels.labels[indices]
-    probabilities = np.concatenate([predict(network, voxels.tensor(part)) for part in batches(indices)])
+    probabilities = predict_samples(network, voxels, indices)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
