@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from fer_cli.calibration.outliers import LEVEL, NEIGHBOURS, InputOutliers
+from fer_cli.data.statistics import input_statistics, statistic_names
 
 NAMES = ("size", "number of pieces (log)", "constant")
 
@@ -53,3 +55,11 @@ def test_the_distance_is_the_mean_to_the_nearest_others_as_a_loop_over_all_finds
 def test_equal_training_samples_are_each_others_nearest():
     outliers = InputOutliers(NAMES, np.repeat(training(1), 20, axis=0))
     np.testing.assert_array_equal(outliers._reference, 0)
+
+
+def test_an_empty_shape_is_said_to_have_nothing():
+    shapes = torch.from_numpy(np.random.default_rng(0).random((9, 1, 6, 6, 6)) < 0.5).float()
+    outliers = InputOutliers(statistic_names("occupancy"), input_statistics(shapes, "occupancy"))
+    [found] = outliers.measure(input_statistics(torch.zeros(1, 1, 6, 6, 6), "occupancy"))
+    said = {figure.partition(", usually")[0] for figure in found.unusual}
+    assert {"occupied voxels 0", "longest extent 0", "extent along x 0", "number of pieces 0"} <= said

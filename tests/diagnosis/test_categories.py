@@ -52,6 +52,11 @@ def category(
             "features right, final layer wrong",
             r"^at no layer does calibrated evidence turn from bed to sofa, 0\.2 nats ahead",
         ),
+        (
+            category(label="bed", blame=Blame("conv4", (), (), 0.04)),
+            "features look like another class",
+            r"turns from bed to sofa, hardly ahead of the next best layer$",
+        ),
     ],
 )
 def test_each_rule_has_its_category_and_tells_its_numbers(found: Category, name: str, criterion: str) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from fer_cli.diagnosis.wording import percentage
+from fer_cli.diagnosis.wording import percentage, probability
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,18 @@ def test_a_share_is_never_rounded_to_none_or_all(share, said):
 def test_what_is_no_share_is_refused(share):
     with pytest.raises(ValueError, match="no share"):
         percentage(share)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "0.000"),
+        (1e-9, "less than 0.001"),
+        (0.0006, "0.001"),
+        (0.25, "0.250"),
+        (0.9996, "more than 0.999"),
+        (1.0, "1.000"),
+    ],
+)
+def test_a_probability_is_never_rounded_to_none_or_all(value, said):
+    assert probability(value) == said

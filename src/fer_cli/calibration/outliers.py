@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from fer_cli.calibration.p_value import empirical_p_value
+from fer_cli.data.statistics import LOG, NOTHING
 
 NEIGHBOURS = 5
 LEVEL = 0.02
@@ -76,7 +77,7 @@ class InputOutliers:
 
 
 def _in_words(name: str, value: float, low: float, high: float) -> str:
-    name, is_log, _ = name.partition(" (log)")
-    if is_log:
-        value, low, high = np.exp([value, low, high])
+    if name.endswith(LOG):
+        name = name.removesuffix(LOG)
+        value, low, high = (0.0 if each <= 2 * NOTHING else each for each in np.exp([value, low, high]))
     return f"{name} {value:.3g}, usually {low:.3g} to {high:.3g}"

@@ -20,6 +20,11 @@ _LOOSE, _EDGE = 2, 5
 """Neighbours, of 26: with at most so many a voxel hangs loose, or lies at the edge of a surface."""
 _SPIKE = 2.0
 """Standard deviations of the volume."""
+NOTHING = 1e-9
+"""What the logarithm is taken of in place of 0, in a shape without a voxel."""
+
+LOG = " (log)"
+"""How the name of a logarithm ends."""
 
 _SHAPE = (
     "occupied voxels (log)",
@@ -61,8 +66,9 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
     occupied = grids > 0.5
     neighbours = _box_sum(occupied.float()) - 1
+    of_nothing = np.array([np.log(NOTHING) if name.endswith(LOG) else 0.0 for name in _SHAPE])
     rows = [
-        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else np.zeros(len(_SHAPE))
+        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else of_nothing
         for grid, near in zip(occupied, neighbours, strict=True)
     ]
     return np.stack(rows)

@@ -74,7 +74,10 @@ def categorise(
         return Category(SUSPICIOUS if suspicion <= LEVEL else CONSISTENT, unusual)
     if label == predicted:
         return Category(SUSPICIOUS_CORRECT if suspicion <= LEVEL else CORRECT, f"{predicted} is right, and {unusual}")
-    margin = f"{blame.margin or 0.0:.1f} nats ahead of the next best layer"
+    ahead = blame.margin or 0.0
+    margin = (
+        f"{ahead:.1f} nats ahead of the next best layer" if ahead >= 0.05 else "hardly ahead of the next best layer"
+    )
     if blame.layer == OUTPUT:
         return Category(HEAD, f"at no layer does calibrated evidence turn from {label} to {predicted}, {margin}")
     return Category(REPRESENTATION, f"calibrated evidence turns from {label} to {predicted}, {margin}")

@@ -14,7 +14,7 @@ from typing import Literal
 from fer_cli.calibration.departure import Departure
 from fer_cli.calibration.outliers import Outlyingness
 from fer_cli.diagnosis.repair import RepairTest
-from fer_cli.diagnosis.wording import percentage, with_article
+from fer_cli.diagnosis.wording import percentage, probability, with_article
 
 Name = Literal["label", "overlap", "gap", "pose", "input", "part", "layer", "none"]
 Strength = Literal["strong", "fair", "weak", "none found"]
@@ -215,15 +215,15 @@ def _questionable_label(signs: Signs) -> Cause | None:
     if close and given >= signs.least:
         return None
     evidence = [
-        f"The network gives {label} {given:.3f}; correct validation samples give a wrong class less than "
-        f"{signs.unlikely:.3f} in 95 % of cases.",
+        f"The network gives {label} {probability(given)}; 95 % of correct validation samples give a wrong class "
+        f"at most {max(signs.unlikely, 0.001):.3f}.",
         f"Of the nearest training samples {percentage(votes)} are of class {signs.predicted}, "
         f"{percentage(around.votes[label])} of class {label}.",
     ]
     if close:
         evidence.append(
-            f"The two classes lie close, but nine of ten misclassified validation samples give their true class "
-            f"{signs.least:.3f} or more."
+            "The two classes lie close, but nine of ten misclassified validation samples give their true class more "
+            f"({signs.least:.2g} or more)."
         )
     like = f": the training sample most like it is {around.nearest[0]}" if around.nearest[0] else ""
     sure = signs.suspicion > LEVEL and around.p_predicted > LEVEL

@@ -11,6 +11,15 @@ def with_article(noun: str) -> str:
     return f"{'an' if _AN.match(noun) else 'a'} {noun}"
 
 
+def probability(value: float) -> str:
+    """A probability with three decimals; what is not quite nothing, or not quite all, is said not to be."""
+    if 0 < value < 0.0005:
+        return "less than 0.001"
+    if 0.9995 <= value < 1:
+        return "more than 0.999"
+    return f"{value:.3f}"
+
+
 def percentage(share: float) -> str:
     """A share between 0 and 1 in whole per cent; what is not quite nothing, or not quite all, is said not to be.
 

@@ -25,7 +25,7 @@ NEIGHBOURS = (1, 5, 10, 25, 50, 75)
 """Numbers of neighbours that are tried."""
 _CPU = torch.device("cpu")
 _RIDGE = 1e-6
-_NUMBERS = 1 << 23
+_NUMBERS = 1 << 22
 """Numbers of training features that are read at once."""
 
 
