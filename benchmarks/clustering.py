@@ -43,6 +43,8 @@ from machine import cpu_name, run_command
 
 LAYERS = ("conv1", "conv2", "conv3")
 ROUNDS = 5
+FROM_BLAS = faiss.cvar.distance_compute_blas_threshold
+"""Numbers of the vectors from which FAISS compares by its matrix product; `fer_cli` changes it, the loop has it as it is."""
 PARTS = ("kmeans", "extraction", "stage")
 
 
@@ -241,6 +243,7 @@ class Bench:
 
 
 def loop_kmeans(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
+    faiss.cvar.distance_compute_blas_threshold = FROM_BLAS
     kmeans = faiss.Kmeans(
         vectors.shape[1], k, niter=ITERATIONS, seed=seed, min_points_per_centroid=1, max_points_per_centroid=10**9
     )
