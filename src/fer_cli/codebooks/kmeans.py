@@ -8,6 +8,7 @@ every vector given counts.
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -73,19 +74,26 @@ def _cast(numbers: Float[np.ndarray, "*axes"], dtype: type[np.floating]) -> Floa
 def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
     """What is distinct among the rows of `vectors`, in half or single precision."""
     words = _words(vectors)
-    factors = np.random.default_rng(0).integers(1 << 63, size=words.shape[1], dtype=np.uint64)
     # The high half of a word joins its low half, or words that differ in high bits alone would rarely be told apart.
-    keys = ((words ^ (words >> _HALF_WORD)) * (2 * factors + 1)).sum(axis=1)
+    keys = ((words ^ (words >> _HALF_WORD)) * _odd_factors(words.shape[1])).sum(axis=1)
     _, first, back, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     again = np.flatnonzero(first[back] != np.arange(len(words)))
     if not np.array_equal(words[first[back[again]]], words[again]):  # two rows share a key
         _, first, back, count = np.unique(words, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    first = first[order]
-    rows = vectors[first]
-    return DistinctRows(in_single(rows) if rows.dtype == np.float16 else rows, first, count[order], rank[back])
+    is_first = np.zeros(len(words), dtype=bool)
+    is_first[first] = True
+    rank = (np.cumsum(is_first) - 1)[first]
+    in_order = np.empty_like(count)
+    in_order[rank] = count
+    rows = vectors[is_first]
+    return DistinctRows(
+        in_single(rows) if rows.dtype == np.float16 else rows, np.flatnonzero(is_first), in_order, rank[back]
+    )
+
+
+@cache
+def _odd_factors(words: int) -> UInt64[np.ndarray, " word"]:
+    return 2 * np.random.default_rng(0).integers(1 << 63, size=words, dtype=np.uint64) + 1
 
 
 def _words(vectors: Float[np.ndarray, "sample filter"]) -> UInt64[np.ndarray, "sample word"]:
@@ -93,10 +101,12 @@ def _words(vectors: Float[np.ndarray, "sample filter"]) -> UInt64[np.ndarray, "s
     unsigned = np.dtype(f"u{vectors.itemsize}")
     sign = unsigned.type(1 << 8 * vectors.itemsize - 1)
     per_word = 8 // vectors.itemsize
-    filters = vectors.shape[1]
-    bits = np.zeros((len(vectors), -(-filters // per_word) * per_word), unsigned)
-    bits[:, :filters] = vectors.view(unsigned)
-    bits[bits == sign] = 0
+    bits, filters = vectors.view(unsigned), vectors.shape[1]
+    if filters % per_word or not bits.flags.c_contiguous:
+        bits = np.zeros((len(vectors), -(-filters // per_word) * per_word), unsigned)
+        bits[:, :filters] = vectors.view(unsigned)
+    if (negative := bits == sign).any():
+        bits = np.where(negative, unsigned.type(0), bits)
     return bits.view(np.uint64)
 
 
