@@ -58,8 +58,11 @@ def test_equal_training_samples_are_each_others_nearest():
 
 
 def test_an_empty_shape_is_said_to_have_nothing():
-    shapes = torch.from_numpy(np.random.default_rng(0).random((9, 1, 6, 6, 6)) < 0.5).float()
+    shapes = torch.from_numpy(np.random.default_rng(0).random((9, 2, 6, 6, 6)) < 0.5).float()
     outliers = InputOutliers(statistic_names("occupancy"), input_statistics(shapes, "occupancy"))
-    [found] = outliers.measure(input_statistics(torch.zeros(1, 1, 6, 6, 6), "occupancy"))
-    said = {figure.partition(", usually")[0] for figure in found.unusual}
-    assert {"occupied voxels 0", "longest extent 0", "extent along x 0", "number of pieces 0"} <= said
+    empty = torch.zeros(2, 2, 6, 6, 6)
+    empty[1, 0] = shapes[0, 0]
+    nothing, half = outliers.measure(input_statistics(empty, "occupancy"))
+    assert nothing.unusual == ("no voxel is occupied",)
+    assert half.unusual
+    assert half.unusual != nothing.unusual

@@ -111,6 +111,18 @@ def test_filters_that_never_vary_make_no_difference() -> None:
     np.testing.assert_array_equal(found[:, 5:], 7)
 
 
+@pytest.mark.parametrize("count", [400, 10_000], ids=["below FAISS's threshold", "above"])
+@pytest.mark.parametrize("offset", [3e3, 3e4])
+def test_small_differences_of_large_numbers_are_told_apart(count: int, offset: float) -> None:
+    generator = np.random.default_rng(0)
+    blobs = generator.standard_normal((20, 16)) * 3
+    near_zero = blobs[generator.integers(0, 20, count)] + generator.standard_normal((count, 16)) * 0.3
+    vectors = (near_zero + offset).astype(np.float32)
+    found, expected = (clustered(each.astype(np.float32), 20) for each in (vectors, near_zero))
+    assert len(found) == 20
+    assert inertia(vectors, found) == pytest.approx(inertia(near_zero.astype(np.float32), expected), rel=0.02)
+
+
 def test_clusters_far_apart_are_found_exactly() -> None:
     generator = np.random.default_rng(2)
     centres = np.eye(4, dtype=np.float32) * 100

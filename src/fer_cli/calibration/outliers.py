@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from fer_cli.calibration.p_value import empirical_p_value
-from fer_cli.data.statistics import LOG, NOTHING
+from fer_cli.data.statistics import LONGEST
 
 NEIGHBOURS = 5
 LEVEL = 0.02
@@ -70,6 +70,8 @@ class InputOutliers:
         return standard
 
     def _unusual(self, figures: Float[np.ndarray, " statistic"]) -> tuple[str, ...]:
+        if LONGEST in self.names and not figures[self.names.index(LONGEST)]:
+            return ("no voxel is occupied",)
         low, high = np.percentile(self._training, _USUAL, axis=0)
         beyond = np.maximum(low - figures, figures - high) / self._deviation
         far = [at for at in np.argsort(-beyond, kind="stable") if beyond[at] > 0]
@@ -77,7 +79,7 @@ class InputOutliers:
 
 
 def _in_words(name: str, value: float, low: float, high: float) -> str:
-    if name.endswith(LOG):
-        name = name.removesuffix(LOG)
-        value, low, high = (0.0 if each <= 2 * NOTHING else each for each in np.exp([value, low, high]))
+    name, is_log, _ = name.partition(" (log)")
+    if is_log:
+        value, low, high = np.exp([value, low, high])
     return f"{name} {value:.3g}, usually {low:.3g} to {high:.3g}"

@@ -131,6 +131,12 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
         live[:] = True  # zeros change no distance
     filters = int(live.sum())
     varying = rows if live.all() else np.compress(live, rows, axis=1)
+    # FAISS computes |x|² − 2 x·c + |c|², which cancels where rows lie nearer to each other than to zero.
+    centre = varying.mean(axis=0)
+    if 2 * np.vdot(centre, centre) > np.vdot(varying, varying) / len(rows):
+        varying = varying - centre
+    else:
+        centre[:] = 0
     if filters < filled <= 1.25 * filters:
         varying = np.pad(varying, ((0, 0), (0, filled - filters)))
     clustering = faiss.Clustering(varying.shape[1], k)
@@ -145,7 +151,7 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     clustering.train(varying, index, distinct.count.astype(np.float32))
     centroids = np.tile(rows[0], (k, 1))
     # The index holds them too; clustering.centroids cannot be read where SimpleITK, which SWIG made too, is loaded.
-    centroids[:, live] = index.reconstruct_n(0, k)[:, :filters]
+    centroids[:, live] = index.reconstruct_n(0, k)[:, :filters] + centre
     return distinct_rows(centroids).rows
 
 

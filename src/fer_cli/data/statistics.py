@@ -20,15 +20,13 @@ _LOOSE, _EDGE = 2, 5
 """Neighbours, of 26: with at most so many a voxel hangs loose, or lies at the edge of a surface."""
 _SPIKE = 2.0
 """Standard deviations of the volume."""
-NOTHING = 1e-9
-"""What the logarithm is taken of in place of 0, in a shape without a voxel."""
 
-LOG = " (log)"
-"""How the name of a logarithm ends."""
+LONGEST = "longest extent"
+"""The figure that is 0 where no voxel is occupied; then all others are, and the logarithms tell nothing."""
 
 _SHAPE = (
     "occupied voxels (log)",
-    "longest extent",
+    LONGEST,
     *(f"extent along {axis} (log)" for axis in "xyz"),
     *(f"distance from the middle along {axis}" for axis in "xyz"),
     "share of loose voxels",
@@ -66,9 +64,8 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
     occupied = grids > 0.5
     neighbours = _box_sum(occupied.float()) - 1
-    of_nothing = np.array([np.log(NOTHING) if name.endswith(LOG) else 0.0 for name in _SHAPE])
     rows = [
-        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else of_nothing
+        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else np.zeros(len(_SHAPE))
         for grid, near in zip(occupied, neighbours, strict=True)
     ]
     return np.stack(rows)
