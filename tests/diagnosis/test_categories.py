@@ -45,7 +45,7 @@ def category(
         (
             category(label="bed", blame=Blame("conv4", (), (), 2.5)),
             "features look like another class",
-            r"^calibrated evidence turns from bed to sofa, 2\.5 nats ahead of the next best layer$",
+            r"^calibrated evidence is for sofa rather than bed from conv4 on, 2\.5 nats ahead of the next best layer$",
         ),
         (
             category(label="bed", blame=Blame("output", (), (), 0.25)),
@@ -55,7 +55,7 @@ def category(
         (
             category(label="bed", blame=Blame("conv4", (), (), 0.04)),
             "features look like another class",
-            r"turns from bed to sofa, hardly ahead of the next best layer$",
+            r"for sofa rather than bed from conv4 on, hardly ahead of the next best layer$",
         ),
     ],
 )

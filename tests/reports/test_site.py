@@ -100,7 +100,7 @@ def test_reports_repeat_what_failed_on_the_trust_card_of_the_same_model(made: tu
             r'<a href="../../evaluate/test.html">evaluation</a>: Do not trust it\.', page.read_text("utf-8")
         )
     evaluation = json.loads((folder / "evaluate" / "test.json").read_text(encoding="utf-8"))
-    assert doubts(evaluation) == ("Do not trust it.",)
+    assert doubts(evaluation) == {"Do not trust it.": None}
     assert join_evaluation(folder, "test", "of another model") is None
     assert join_evaluation(folder, "val", several_model(folder)) is None
 

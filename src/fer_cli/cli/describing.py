@@ -10,8 +10,10 @@ from fer_cli.cli.options import AsJson, print_json, print_line, print_rich
 from fer_cli.errors import ArtifactError, UsageError
 
 Described = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Any artifact, such as voxels.h5, or the folder of a run.")
+    Path | None,
+    typer.Argument(metavar="FILE", help="Any artifact, such as voxels.h5, or the folder of a run. Default: the run."),
 ]
+RunFolder = Annotated[Path | None, typer.Option("--run", envvar="FER_RUN", help="The folder of a run.")]
 Page = Annotated[
     Path | None, typer.Argument(metavar="PAGE", help="With --sheet: file to write. Default: FILE.sheet.html.")
 ]
@@ -20,8 +22,13 @@ Sheet = Annotated[
 ]
 
 
-def info(file: Described, page: Page = None, sheet: Sheet = False, as_json: AsJson = False) -> None:
+def info(
+    file: Described = None, page: Page = None, run: RunFolder = None, sheet: Sheet = False, as_json: AsJson = False
+) -> None:
     """Show where an artifact comes from and what it holds, or how far a run is."""
+    file = file or run
+    if file is None:
+        raise UsageError("fer info shows an artifact or a run: name its file or folder.")
     if page is not None and not sheet:
         raise UsageError(f"{page} is one argument too many: fer info shows one file, or writes a page with --sheet.")
     if sheet:

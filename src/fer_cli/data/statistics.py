@@ -28,7 +28,7 @@ _SHAPE = (
     "occupied voxels (log)",
     LONGEST,
     *(f"extent along {axis} (log)" for axis in "xyz"),
-    *(f"distance from the middle along {axis}" for axis in "xyz"),
+    *(f"distance from the grid's middle along {axis} (share of its side)" for axis in "xyz"),
     "share of loose voxels",
     "share of voxels at edges",
     "neighbours of a voxel",

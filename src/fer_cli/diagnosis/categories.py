@@ -80,4 +80,6 @@ def categorise(
     )
     if blame.layer == OUTPUT:
         return Category(HEAD, f"at no layer does calibrated evidence turn from {label} to {predicted}, {margin}")
-    return Category(REPRESENTATION, f"calibrated evidence turns from {label} to {predicted}, {margin}")
+    return Category(
+        REPRESENTATION, f"calibrated evidence is for {predicted} rather than {label} from {blame.layer} on, {margin}"
+    )

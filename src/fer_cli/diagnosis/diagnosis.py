@@ -76,10 +76,10 @@ class Suspicion:
 
     @property
     def short(self) -> str:
-        """How it looks without its label, as the end of a verdict."""
+        """How suspicious it is, which needs no label, as the end of a verdict."""
         if not self.enough:
             return self.words
-        return f"without its label it looks {self.level} (p = {self.p_value:.3f})"
+        return f"by its suspicion score it is {self.level} (p = {self.p_value:.3f})"
 
     @property
     def words(self) -> str:

@@ -238,9 +238,13 @@ class Comparison(TypedDict):
 
 
 class Question(TypedDict):
-    """A question of the trust card; `follows` says how to read this run's reports, empty where the answer is good."""
+    """A question of the trust card; `follows` says how to read this run's reports, empty where the answer is good.
+
+    `of_class` is the predicted class whose reports it is about, None where it is about all.
+    """
 
     question: str
+    of_class: str | None
     value: float | None
     interval: Interval | None
     verdict: str

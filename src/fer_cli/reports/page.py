@@ -13,7 +13,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,13 @@ class Site:
 
     `assets` is the folder of scripts and style that the pages of a gallery share; a page without one carries them and
     all its pictures.
-    `trust` is the page of the run's evaluation, `doubts` what that evaluation found that its reports cannot do.
+    `trust` is the page of the run's evaluation, `doubts` what that evaluation found that its reports cannot do,
+    each with the predicted class whose reports it is about, None for all.
     """
 
     assets: str | None = None
     trust: str | None = None
-    doubts: tuple[str, ...] = ()
+    doubts: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def write_report(diagnosis: Diagnosis, target: Path, drawing: Drawing | None = None, *, alone: bool = False) -> Path:

@@ -59,10 +59,10 @@ def site_of(report: Path, *, run: Path, split: str, model: str, assets: Path | N
     return Site(shared, link(page, report), doubts(evaluation))
 
 
-def doubts(evaluation: Evaluation) -> tuple[str, ...]:
-    """What follows from the questions of the trust card that failed."""
-    failed = (row.get("follows") for row in evaluation.get("trust", []) if row.get("verdict") == FAILS)
-    return tuple(dict.fromkeys(sentence for sentence in failed if sentence))
+def doubts(evaluation: Evaluation) -> dict[str, str | None]:
+    """What follows from the questions of the trust card that failed, and the class it is about, None for all."""
+    failed = [row for row in evaluation.get("trust", []) if row.get("verdict") == FAILS and row.get("follows")]
+    return {row["follows"]: row.get("of_class") for row in failed}
 
 
 def write_assets(folder: Path, kind: str) -> Path:

@@ -152,8 +152,8 @@ def _p_values(evaluation: Evaluation, local_layer: str) -> list[Question]:
                 ends = share_interval(round(rate * count), int(count))
                 asked = f"Are at most {OF_A_CLASS:.0%} of the correct samples of {name} called unusual by {score}?"
                 word = judge(rate, ends, OF_A_CLASS, above=False)
-                follows = f"Of {name}, read p-values of {score} as ranks."
-                found.append(_question(asked, rate, ends, word, follows))
+                follows = f"Where {name} is predicted, read p-values of {score} as ranks, not as rates."
+                found.append(_question(asked, rate, ends, word, follows, name))
     return found
 
 
@@ -165,12 +165,26 @@ def share_interval(hits: int, count: int) -> Interval:
     return [float(interval.low), float(interval.high)]
 
 
-def _question(asked: str, value: float | None, interval: Interval | None, verdict: str, follows: str) -> Question:
+def _question(
+    asked: str,
+    value: float | None,
+    interval: Interval | None,
+    verdict: str,
+    follows: str,
+    of_class: str | None = None,
+) -> Question:
     ends = None if interval is None else [float(end) for end in interval]
-    follows = {HOLDS: "", FAILS: follows}.get(verdict, f"Perhaps: {follows}")
-    return {"question": asked, "value": value, "interval": ends, "verdict": verdict, "follows": follows}
+    follows = {HOLDS: "", FAILS: follows, NOT_MEASURED: follows}.get(verdict, f"Perhaps: {follows}")
+    return {
+        "question": asked,
+        "of_class": of_class,
+        "value": value,
+        "interval": ends,
+        "verdict": verdict,
+        "follows": follows,
+    }
 
 
 def _unmeasured(asked: str, option: str) -> Question:
     follows = f"Run 'fer evaluate {option}' to learn it."
-    return {"question": asked, "value": None, "interval": None, "verdict": NOT_MEASURED, "follows": follows}
+    return _question(asked, None, None, NOT_MEASURED, follows)
