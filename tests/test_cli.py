@@ -332,6 +332,15 @@ class Refused:
     after: dict[str, str]
 
 
+def test_info_finds_the_run_as_other_commands_do(place: Path) -> None:
+    named, by_option, neither = forked([["info", "run"], ["info", "--run", "run"], ["info"]], folder=place)
+    [by_environment] = forked([["info"]], folder=place, FER_RUN="run")
+    assert named.code == 0
+    assert named.stdout == by_option.stdout == by_environment.stdout
+    assert neither.code == 2
+    assert "name its file or folder" in neither.stderr
+
+
 @pytest.fixture(scope="module")
 def refused(place: Path) -> Refused:
     """Every refusal's outcome; the run is named by FER_RUN alone."""

@@ -490,3 +490,14 @@ def test_a_named_layer_that_is_not_pictured_stands_on_the_way_all_the_same(tmp_p
     assert "conv2 ◀" in way
     assert "◀ computation unusual." in way
     assert "What is unusual" in words(source)
+
+
+def test_doubts_about_a_class_stand_where_it_is_predicted(tmp_path):
+    diagnosis = diagnosis_of()
+    found = {"Of all.": None, "Of this one.": diagnosis.predicted, "Of another.": "no such class"}
+    for name, doubts in {"some": found, "none": {"Of another.": "no such class"}}.items():
+        site = page.Site(trust="evaluation.html", doubts=doubts)
+        source = page.begin_report(diagnosis, tmp_path / name, site=site)().read_text(encoding="utf-8")
+        assert ("</a>: Of all. Of this one.</p>" in source) == (name == "some")
+        assert ('class="note doubts"' in source) == (name == "some")
+        assert "Of another." not in source
