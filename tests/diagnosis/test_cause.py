@@ -4,6 +4,7 @@ import pytest
 
 from fer_cli.calibration.departure import Departure
 from fer_cli.calibration.outliers import Outlyingness
+from fer_cli.data.statistics import OFF_CENTRE, statistic_names
 from fer_cli.diagnosis.cause import CAUSES, Around, PoseFound, Signs, find_cause
 from fer_cli.diagnosis.repair import RepairTest
 
@@ -98,6 +99,14 @@ def test_a_mistake_among_its_own_is_an_overlap_where_the_classes_overlap():
     among = replace(GAP["around"], votes={"desk": 0.6, "table": 0.4})
     assert find_cause(replace(MISTAKE, around=among)).name == "gap"
     assert find_cause(replace(MISTAKE, around=replace(among, overlap=0.1))).name == "overlap"
+
+
+def test_an_input_off_the_middle_is_to_be_moved_there():
+    off_centre = next(name for name in statistic_names("occupancy") if name.startswith(OFF_CENTRE))
+    figures = (f"{off_centre} 0.25, usually 0 to 0.03", "number of pieces 40, usually 1 to 3")
+    for first, mend in ((figures, "move it to the middle"), (figures[::-1], "mend or reject it")):
+        found = find_cause(replace(MISTAKE, outlyingness=Outlyingness(0.01, first)))
+        assert found.remedy == f"Look at the input, and {mend}: {first[0]}."
 
 
 def test_a_correct_sample_has_a_cause_only_where_input_or_computation_is_unusual():

@@ -24,11 +24,14 @@ _SPIKE = 2.0
 LONGEST = "longest extent"
 """The figure that is 0 where no voxel is occupied; then all others are, and the logarithms tell nothing."""
 
+OFF_CENTRE = "distance from the grid's middle"
+"""How the names of the figures begin that moving a shape would change."""
+
 _SHAPE = (
     "occupied voxels (log)",
     LONGEST,
     *(f"extent along {axis} (log)" for axis in "xyz"),
-    *(f"distance from the grid's middle along {axis} (share of its side)" for axis in "xyz"),
+    *(f"{OFF_CENTRE} along {axis} (share of its side)" for axis in "xyz"),
     "share of loose voxels",
     "share of voxels at edges",
     "neighbours of a voxel",

@@ -13,6 +13,7 @@ from typing import Literal
 
 from fer_cli.calibration.departure import Departure
 from fer_cli.calibration.outliers import Outlyingness
+from fer_cli.data.statistics import OFF_CENTRE
 from fer_cli.diagnosis.repair import RepairTest
 from fer_cli.diagnosis.wording import percentage, probability, with_article
 
@@ -164,10 +165,11 @@ def _odd_input(signs: Signs) -> Cause | None:
     ]
     evidence += [f"Unusual: {words}." for words in odd.unusual[:3]]
     what = f": {odd.unusual[0]}" if odd.unusual else ""
+    mend = "move it to the middle" if odd.unusual and odd.unusual[0].startswith(OFF_CENTRE) else "mend or reject it"
     return Cause(
         "input",
         _strength(odd.p_value, 0.002, 0.01),
-        f"Look at the input, and mend or reject it{what}.",
+        f"Look at the input, and {mend}{what}.",
         tuple(evidence),
     )
 
