@@ -105,5 +105,5 @@ if __name__ == "__main__":
     with join_world(torch.device("cpu")) as (joined, own_device):
         assert group_threads()
         train(Path(sys.argv[1]), Path(sys.argv[2]), settings(), device=own_device, world=joined)
-    # Threads that outlive the interpreter may abort the process as it ends.
+    # If threads of the process group still ran now, the process could abort when the interpreter exits.
     assert not group_threads()

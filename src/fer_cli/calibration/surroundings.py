@@ -28,9 +28,9 @@ NEAREST = 3
 WRONG_LABEL = 0.95
 """Share of the correct validation samples whose probability of another class is not above the threshold."""
 MISTAKEN = 0.1
-"""Of the misclassified validation samples, the share that give their own class less than `least`."""
+"""`least` is this quantile of the probability that misclassified validation samples give to their own class."""
 LESS_SURE = 0.25
-"""Of the correct validation samples, the share that give their own class less than `sure`."""
+"""`sure` is this quantile of the probability that correct validation samples give to their own class."""
 
 
 @dataclass(frozen=True)

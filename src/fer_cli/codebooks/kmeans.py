@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int, UInt64
+from jaxtyping import Bool, Float, Float16, Float32, Int, UInt64
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 """The end of half precision's range, to which what is beyond it is brought."""
@@ -125,20 +125,7 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     if len(rows) <= k:
         return rows
     faiss = _faiss()
-    live = (rows != rows[0]).any(axis=0)  # what never varies makes no difference
-    filled = -(-int(live.sum()) // _LANES) * _LANES
-    if filled == rows.shape[1] and not rows[0, ~live].any():
-        live[:] = True  # zeros change no distance
-    filters = int(live.sum())
-    varying = rows if live.all() else np.compress(live, rows, axis=1)
-    # FAISS computes |x|² − 2 x·c + |c|², which cancels where rows lie nearer to each other than to zero.
-    centre = varying.mean(axis=0)
-    if 2 * np.vdot(centre, centre) > np.vdot(varying, varying) / len(rows):
-        varying = varying - centre
-    else:
-        centre[:] = 0
-    if filters < filled <= 1.25 * filters:
-        varying = np.pad(varying, ((0, 0), (0, filled - filters)))
+    varying, live, centre = _as_faiss_likes(rows)
     clustering = faiss.Clustering(varying.shape[1], k)
     clustering.niter = ITERATIONS
     clustering.early_stop_threshold = ENOUGH_GAIN
@@ -151,8 +138,29 @@ def cluster(distinct: DistinctRows, k: int, *, seed: int) -> Float32[np.ndarray,
     clustering.train(varying, index, distinct.count.astype(np.float32))
     centroids = np.tile(rows[0], (k, 1))
     # The index holds them too; clustering.centroids cannot be read where SimpleITK, which SWIG made too, is loaded.
-    centroids[:, live] = index.reconstruct_n(0, k)[:, :filters] + centre
+    centroids[:, live] = index.reconstruct_n(0, k)[:, : len(centre)] + centre
     return distinct_rows(centroids).rows
+
+
+def _as_faiss_likes(
+    rows: Float32[np.ndarray, "distinct filter"],
+) -> tuple[Float32[np.ndarray, "distinct filled"], Bool[np.ndarray, " filter"], Float32[np.ndarray, " kept"]]:
+    """Vectors with the distances of `rows`; which filters they keep, followed by zeros; and what was subtracted."""
+    live = (rows != rows[0]).any(axis=0)  # what never varies makes no difference
+    filled = -(-int(live.sum()) // _LANES) * _LANES
+    if filled == rows.shape[1] and not rows[0, ~live].any():
+        live[:] = True  # zeros change no distance
+    varying = rows if live.all() else np.compress(live, rows, axis=1)
+    # FAISS computes a squared distance as |x|² − 2 x·c + |c|². In float32 a small distance between large vectors is
+    # lost, so vectors that are closer to each other than to zero are centred first.
+    centre = varying.mean(axis=0)
+    if 2 * np.vdot(centre, centre) > np.vdot(varying, varying) / len(rows):
+        varying = varying - centre
+    else:
+        centre[:] = 0
+    if len(centre) < filled <= 1.25 * len(centre):
+        varying = np.pad(varying, ((0, 0), (0, filled - len(centre))))
+    return varying, live, centre
 
 
 def nearest(

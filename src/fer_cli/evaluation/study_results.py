@@ -238,9 +238,10 @@ class Comparison(TypedDict):
 
 
 class Question(TypedDict):
-    """A question of the trust card; `follows` says how to read this run's reports, empty where the answer is good.
+    """A question of the trust card, and its answer.
 
-    `of_class` is the predicted class whose reports it is about, None where it is about all.
+    `follows` tells what the answer means for readers of this run's reports; it is empty if the answer is good. If
+    `of_class` names a class, the question concerns only reports that predict this class; if None, all reports.
     """
 
     question: str

@@ -92,8 +92,8 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # DDP imports it. Imported while there is a group, it holds that group for good, as a default of its functions, and
-    # threads of Gloo that outlive the interpreter may abort the process as it ends.
+    # DDP imports this module. If a process group exists by then, functions of the module keep it as a default argument,
+    # its Gloo threads never stop, and the process may abort when the interpreter exits.
     from torch import _dynamo  # noqa: F401
 
     try:

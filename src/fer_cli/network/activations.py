@@ -29,12 +29,12 @@ def batches(indices: Int[np.ndarray, " sample"], size: int = BATCH) -> Iterator[
 class Columns:
     """Arrays by name with a row for each of so many samples, filled batch by batch.
 
-    The first batch allocates each array whole. Small ones, kept of every batch, would lie among its freed volumes, and
-    the allocator would find no room there for the next batch.
+    Each array is allocated at full length when the first batch is added. If small arrays were kept of every batch, they
+    would lie between the freed volumes, and the allocator could not use that memory for the next batch.
     """
 
     def __init__(self, samples: int) -> None:
-        self.arrays: dict[str, Shaped[np.ndarray, sample * axes]] = {}
+        self.arrays: dict[str, np.ndarray] = {}
         self.filled = 0
         self._samples = samples
 
@@ -61,7 +61,7 @@ def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "s
 def predict_samples(
     network: ExplainedNetwork, voxels: VolumeSet, indices: Int[np.ndarray, " sample"]
 ) -> Float[np.ndarray, "sample klass"]:
-    """Class probabilities of samples of a voxel set."""
+    """The probabilities that the network gives to each class, for samples of a voxel set."""
     columns = Columns(len(indices))
     for part in batches(indices):
         columns.add({OUTPUT: predict(network, voxels.tensor(part))})
