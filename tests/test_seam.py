@@ -162,14 +162,14 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Run:
             network, volumes, kept, k, 10**8, folder, 0, FittedLayers(journal), executor, lambda _: None
         )
         precision = fitting.fit()
-        codebook = fitting.codebook(precision)
+        codebook, known = fitting.codebook(precision), fitting.training_codes(precision)
         for path in PATHS:
             for layer in network.spec.layer_names:
                 codebook.layer(path, layer)  # read from the journal while it is open
     run = Run(RunPaths.in_folder(folder), device=CPU)
     parents = dict.fromkeys(CALIBRATION.parents, "memory")
     views = Views(4, Augmentation(mirror=True, shift=1))
-    with calibrated(run.paths.calibration, network, codebook, volumes, held, parents, views=lambda _: views):
+    with calibrated(run.paths.calibration, network, codebook, volumes, known, held, parents, views=lambda _: views):
         pass
     run.__dict__ |= {
         "network": network,

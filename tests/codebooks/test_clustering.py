@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,13 @@ def test_a_set_larger_than_needed_is_fitted_on_some_and_counted_whole(
     monkeypatch.setattr(layer_fitting, "ENOUGH", 4)  # 20 samples
     path = tmp_path / "c.h5"
     seen: list[ClusteringProgress] = []
-    clustered(run_paths, path, memory=memory, report=seen.append)
+    given: list[Any] = []
+
+    def calibrate(*read: Any) -> AbstractContextManager[tuple[None, None]]:
+        given.extend(read)
+        return nullcontext((None, None))
+
+    clustered(run_paths, path, memory=memory, report=seen.append, calibrate=calibrate)
     assert [p.total for p in seen if p.doing == EXTRACTING] == [20, 20]
     assert [p.done for p in seen if p.doing == COUNTING] == [54]
     with open_artifact(path, CODEBOOK) as artifact:
@@ -199,6 +206,10 @@ def test_a_set_larger_than_needed_is_fitted_on_some_and_counted_whole(
                 np.testing.assert_array_equal(histogram, artifact.read(f"{route}/{layer}/histogram"))
                 held = histogram.sum(axis=2) > 0
                 np.testing.assert_array_equal(artifact.read(f"{route}/{layer}/exemplar") >= 0, held)
+        known = given[3]
+        assert known.layer == run.network.spec.local_layer
+        np.testing.assert_array_equal(known.index, samples)
+        np.testing.assert_array_equal(known.code, reading.codes[FEEDFORWARD][known.layer])
     again = tmp_path / "again.h5"
     clustered(run_paths, again, memory=10**8, workers=1)
     assert again.read_bytes() == path.read_bytes()

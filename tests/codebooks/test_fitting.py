@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fer_cli.codebooks.kmeans import nearest
 
 RNG = np.random.default_rng(8)
 LABELS = RNG.integers(0, 3, 60)
-COUNTED = Counted(np.arange(60) * 2, LABELS, 3)
+COUNTED = Counted(np.arange(60) * 2, LABELS, 3, keep=True)
 Fit = Callable[[np.ndarray, int, Sequence[int], Counted | None], Fitted]
 
 
@@ -28,10 +29,13 @@ def test_codes_counts_and_exemplars_are_of_the_features_given(dtype: type, fit: 
     features[:, ::3] = features[:, :1]  # a vector that repeats
     fitted = fit(features, 7, [1, 2, 3], COUNTED)
     assert fitted.tally is not None
+    assert fitted.code is not None
+    assert fit(features, 7, [1, 2, 3], replace(COUNTED, keep=False)).code is None
     for location, stored in enumerate(features):
         vectors = stored.astype(np.float32)
         assert fitted.n_codes[location] == 7
         codes = nearest(vectors, fitted.centroids[location])
+        np.testing.assert_array_equal(fitted.code[location], codes)
         distances = np.square(vectors - fitted.centroids[location, codes].astype(np.float64)).sum(axis=1)
         assert fitted.tally.inertia[location] == pytest.approx(distances.sum())
         scatter = np.square(vectors - vectors.mean(axis=0, dtype=np.float64)).sum()

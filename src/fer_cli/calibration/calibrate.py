@@ -84,11 +84,21 @@ def calibrate(
         codebook, artifact = open_codebook(paths.codebook, model, network.spec)
         parents = {"voxels": voxels.id, "model": model.id, "codebook": artifact.id}
         validation = model.read("validation/index")
-        chosen = partial(views_of, model.config, number=views, vary=vary)
-        written = calibrated(
-            paths.calibration, network, codebook, voxels, validation, parents, views=chosen, report=report
-        )
-        with written as (_, summary):
+        training = np.setdiff1d(voxels.indices("train"), validation)
+        seen = views_of(model.config, network.spec.input, number=views, vary=vary)
+        total = 2 * len(training) + seen.passes * len(validation)
+        known = read_training_codes(network, codebook, voxels, training, report=lambda done: report(done, total))
+        with calibrated(
+            paths.calibration,
+            network,
+            codebook,
+            voxels,
+            known,
+            validation,
+            parents,
+            views=lambda _: seen,
+            report=lambda done, _: report(len(training) + done, total),
+        ) as (_, summary):
             return summary
 
 
@@ -125,6 +135,7 @@ def calibrated(
     network: ExplainedNetwork,
     codebook: Codebook,
     voxels: VolumeSet,
+    known: TrainingCodes,
     validation: Int[np.ndarray, " validation"],
     parents: Mapping[str, str],
     *,
@@ -133,8 +144,8 @@ def calibrated(
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
     """Read the validation samples through network and codebook, and write the calibration under a temporary name.
 
-    The training samples' codes at the local layer and plain statistics go with it. `views` are given what the network
-    reads.
+    The training samples' codes at the local layer (`known`) and plain statistics go with it. `views` are given what the
+    network reads.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 
@@ -143,18 +154,11 @@ def calibrated(
     started = time.monotonic()
     with claim_output(output, force=True):
         seen = views(network.spec.input)
-        training = np.setdiff1d(voxels.indices("train"), validation)
-        total = len(validation) + len(training)
-        statistics = Columns(len(training))
-        kind = network.spec.input.kind
-        known = read_training_codes(
-            network,
-            codebook,
-            voxels,
-            training,
-            read=lambda volumes: statistics.add({"statistic": input_statistics(volumes, kind)}),
-            report=lambda done: report(done, total),
-        )
+        training, statistics = len(known.index), Columns(len(known.index))
+        total = training + seen.passes * len(validation)
+        for part in batches(known.index):
+            statistics.add({"statistic": input_statistics(voxels.tensor(part), network.spec.input.kind)})
+            report(statistics.filled, total)
         columns = read_validation(
             network,
             codebook,
@@ -162,7 +166,7 @@ def calibrated(
             validation,
             seen,
             known,
-            report=lambda done, _: report(len(training) + done, total),
+            report=lambda done, _: report(training + seen.passes * done, total),
         )
         config = {"local_layer": known.layer, **({"views": seen.to_json()} if seen.vary else {})}
         with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, UInt16
 from torch import Tensor
 
 from fer_cli.codebooks.batched_kmeans import NUMBERS, DistinctVectors, blocks, cluster_batched, distinct_vectors
@@ -38,8 +38,8 @@ def fit_batched(
         n_codes[location] = len(codes)
         centroids[location] = 0.0
         centroids[location, : len(codes)] = codes
-    tally = None if counted is None else _counted(features, centroids, n_codes, counted)
-    return Fitted(centroids, n_codes, number, dead, tally)
+    tally, code = (None, None) if counted is None else _counted(features, centroids, n_codes, counted)
+    return Fitted(centroids, n_codes, number, dead, tally, code)
 
 
 def _parts(features: Tensor) -> Iterator[slice]:
@@ -79,9 +79,9 @@ def _fit(
 
 def _counted(
     features: Tensor, centroids: Float32[np.ndarray, "location code filter"], n_codes: np.ndarray, counted: Counted
-) -> Tally:
-    """What each code holds."""
-    device, tallies = features.device, []
+) -> tuple[Tally, UInt16[np.ndarray, "location sample"] | None]:
+    """What each code holds, and the samples' codes where these are kept."""
+    device, tallies, kept = features.device, [], []
     for part in _parts(features):
         own, used = (moved(torch.from_numpy(each[part]), device) for each in (centroids, n_codes))
         vectors = round_to(features[part], 8 * features.element_size()).float()
@@ -89,4 +89,6 @@ def _counted(
         codes = CentroidIndex(own, used).search(vectors)
         tally.add(vectors, codes, samples=counted.samples, labels=counted.labels)
         tallies.append(tally.tally())
-    return Tally.joined(tallies)
+        if counted.keep:
+            kept.append(codes.cpu().numpy().astype(np.uint16))
+    return Tally.joined(tallies), np.concatenate(kept) if kept else None

@@ -31,6 +31,7 @@ from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
 from fer_cli.codebooks.fitting import fit_locations
 from fer_cli.codebooks.kmeans import HAS_FAISS
 from fer_cli.codebooks.layer_fitting import ENOUGH, LayerFitting, Precision
+from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VoxelSet, open_voxels
 from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor
@@ -53,10 +54,11 @@ PAPER_K = (60, 50, 40, 30, 30, 20, 20)
 
 
 Calibrate = Callable[
-    [ExplainedNetwork, Codebook, VoxelSet, Int[np.ndarray, " validation"], Mapping[str, str]],
+    [ExplainedNetwork, Codebook, VoxelSet, TrainingCodes, Int[np.ndarray, " validation"], Mapping[str, str]],
     AbstractContextManager[tuple[ArtifactWriter | None, Any]],
 ]
-"""Takes a network, its codebook, the validation samples of a voxel set, and the ids of all that it comes from.
+"""Takes a network, its codebook, a voxel set, its training samples' codes at the local layer, its validation samples,
+and the ids of all that it comes from.
 
 Gives the complete calibration, which waits for its name, and what is to be reported of it.
 """
@@ -207,7 +209,9 @@ def _write(
     parents = {**inputs.parents, "codebook": writer.id}
     codebook = fitting.codebook(precision)
     with (
-        calibrate(inputs.network, codebook, inputs.voxels, inputs.validation, parents) as (artifact, calibration),
+        calibrate(
+            inputs.network, codebook, inputs.voxels, fitting.training_codes(precision), inputs.validation, parents
+        ) as (artifact, calibration),
         Interrupts(patient=True),
     ):
         if artifact is not None:

@@ -39,7 +39,7 @@ class FittedLayer:
     def encode(self) -> bytes:
         """The layer as bytes: a line of JSON, and the arrays as NumPy's .npz."""
         fitted = vars(self.fitted)
-        arrays = {name: array for name, array in fitted.items() if name != "tally"}
+        arrays = {name: array for name, array in fitted.items() if name != "tally" and array is not None}
         if self.is_counted:
             arrays |= {f"tally.{name}": array for name, array in vars(self.tally).items()}
         content = io.BytesIO()

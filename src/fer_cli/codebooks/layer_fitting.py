@@ -32,11 +32,12 @@ from fer_cli.codebooks.features import (
 from fer_cli.codebooks.fitted_layer import FittedLayer, FittedLayers
 from fer_cli.codebooks.fitting import Counted, Fitted, fit_locations
 from fer_cli.codebooks.tally import Tally
+from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VolumeSet
 from fer_cli.errors import UsageError
 from fer_cli.execution.executor import WorkExecutor, results_in_order
 from fer_cli.execution.progress import COUNTING, EXTRACTING, FITTING, ClusteringProgress
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
+from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, Columns, batches, encode_paths
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.storage.disk import writing
@@ -123,6 +124,16 @@ class LayerFitting:
             lambda path, layer: self.done.load(path, layer, precision[path][layer]["bits"]).codebook(),
         )
 
+    def training_codes(self, precision: Precision) -> TrainingCodes:
+        """The codes that the samples chose at the local layer, once all layers are fitted."""
+        layer = self.network.spec.local_layer
+        code = self.done.load(FEEDFORWARD, layer, precision[FEEDFORWARD][layer]["bits"]).fitted.code
+        assert code is not None
+        return TrainingCodes(layer, self.samples, np.ascontiguousarray(code.T))
+
+    def _keeps_codes(self, path: str, layer: str) -> bool:
+        return (path, layer) == (FEEDFORWARD, self.network.spec.local_layer)
+
     @cached_property
     def _shuffled(self) -> Int[np.ndarray, " sample"]:
         """Positions of the samples in random order, for whatever needs only some of them."""
@@ -168,7 +179,8 @@ class LayerFitting:
         layer = self.network.spec.index(slab.layer)
         counted = None
         if len(self._fitted_on) == len(self.samples):
-            counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
+            labels, keep = self.voxels.labels[self.samples], self._keeps_codes(slab.path, slab.layer)
+            counted = Counted(self.samples, labels, len(self.voxels.classes), keep)
 
         def seeds(start: int, stop: int) -> list[int]:
             return [_seed([self.seed, path, layer, location]) for location in range(start, stop)]
@@ -216,11 +228,14 @@ class LayerFitting:
         books = [layer.codebook() for layer in layers]
         tallies = [self._empty_tally(book) for book in books]
         report = self._reader(COUNTING)
+        kept = Columns(len(self.samples))
         done = 0
         for part, features in self._features(self.samples):
             for layer, book, tally in zip(layers, books, tallies, strict=True):
                 vectors, codes = book.look_up(features[layer.path][layer.layer])
                 labels = self.voxels.labels[part]
+                if self._keeps_codes(layer.path, layer.layer):
+                    kept.add({"code": codes.T.cpu().numpy().astype(np.uint16)})
                 if isinstance(tally, DeviceTally):
                     tally.add(vectors, codes, samples=part, labels=labels)
                 else:
@@ -230,7 +245,8 @@ class LayerFitting:
             report(done, len(self.samples))
         for layer, tally in zip(layers, tallies, strict=True):
             counted = tally.tally() if isinstance(tally, DeviceTally) else tally
-            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=counted)))
+            code = kept.arrays["code"].T if self._keeps_codes(layer.path, layer.layer) else None
+            self.done.add(replace(layer, fitted=replace(layer.fitted, tally=counted, code=code)))
 
     def _empty_tally(self, book: LayerCodebook) -> Tally | DeviceTally:
         (locations, k, filters), classes = book.centroids.shape, len(self.voxels.classes)

@@ -17,7 +17,6 @@ from torch.nn.functional import embedding_bag
 
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.data.dataset import VolumeSet
-from fer_cli.data.volumes import Volumes
 from fer_cli.network.activations import FEEDFORWARD, Columns, batches, encode
 from fer_cli.network.explained import ExplainedNetwork
 
@@ -72,15 +71,12 @@ def read_training_codes(
     voxels: VolumeSet,
     indices: Int[np.ndarray, " training"],
     *,
-    read: Callable[[Volumes], None] = lambda volumes: None,
     report: Callable[[int], None] = lambda done: None,
 ) -> TrainingCodes:
-    """Encode training samples up to the local layer; `read` is given each batch, `report` told how many are done."""
+    """Encode training samples up to the local layer; `report` is told how many are done."""
     layer = network.spec.local_layer
     book, columns = codebook.layer(FEEDFORWARD, layer), Columns(len(indices))
     for part in batches(indices):
-        volumes = voxels.tensor(part)
-        columns.add({"code": book.assign(encode(network, volumes, [layer])[layer]).astype(np.uint16)})
-        read(volumes)
+        columns.add({"code": book.assign(encode(network, voxels.tensor(part), [layer])[layer]).astype(np.uint16)})
         report(columns.filled)
     return TrainingCodes(layer, indices, columns.arrays["code"])

@@ -48,6 +48,11 @@ class Views:
         return self.number > 1 and any(astuple(replace(self.augmentation, edge=False)))
 
     @property
+    def passes(self) -> int:
+        """How many volumes are classified for a sample."""
+        return self.number if self.vary else 1
+
+    @property
     def words(self) -> str:
         """How many there are, and how they vary."""
         if not self.vary:
