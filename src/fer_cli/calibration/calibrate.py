@@ -86,7 +86,7 @@ def calibrate(
         validation = model.read("validation/index")
         training = np.setdiff1d(voxels.indices("train"), validation)
         seen = views_of(model.config, network.spec.input, number=views, vary=vary)
-        total = 2 * len(training) + seen.passes * len(validation)
+        total = len(training) + seen.passes * len(validation)
         known = read_training_codes(network, codebook, voxels, training, report=lambda done: report(done, total))
         with calibrated(
             paths.calibration,
@@ -154,11 +154,10 @@ def calibrated(
     started = time.monotonic()
     with claim_output(output, force=True):
         seen = views(network.spec.input)
-        training, statistics = len(known.index), Columns(len(known.index))
-        total = training + seen.passes * len(validation)
+        total, statistics = seen.passes * len(validation), Columns(len(known.index))
         for part in batches(known.index):
+            report(0, total)  # nothing to speak of, beside what the network does
             statistics.add({"statistic": input_statistics(voxels.tensor(part), network.spec.input.kind)})
-            report(statistics.filled, total)
         columns = read_validation(
             network,
             codebook,
@@ -166,7 +165,7 @@ def calibrated(
             validation,
             seen,
             known,
-            report=lambda done, _: report(training + seen.passes * done, total),
+            report=lambda done, _: report(seen.passes * done, total),
         )
         config = {"local_layer": known.layer, **({"views": seen.to_json()} if seen.vary else {})}
         with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:
