@@ -349,9 +349,16 @@ def test_gallery_is_filtered_by_cause_suspicion_and_name_and_by_its_address(brow
     assert gallery.tab.get_by_label("Cause").input_value() == "label"
     gallery.tab.goto(site.as_uri() + "#sample=three&sample=one")
     assert eventually(lambda: shown_in(gallery) == ["one", "three"])
-    assert gallery.tab.get_by_role("status").first.inner_text() == "2 of 3 samples, those of one group."
+    counted = gallery.tab.get_by_role("status").first
+    assert counted.inner_text() == "2 of 3 samples, those of one group."
     gallery.tab.get_by_label("Cause").select_option("overlap")
     assert shown_in(gallery) == ["three"]
+    gallery.tab.get_by_role("button", name="Show all").press("Enter")
+    assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
+    gallery.tab.goto(site.as_uri() + "#sample=two&sample=nine")
+    assert eventually(lambda: shown_in(gallery) == ["two"])
+    missing = "1 more has no report; fer explain --errors writes it."
+    assert counted.inner_text() == f"1 of 3 samples, those of one group. {missing}"
     gallery.tab.get_by_role("button", name="Show all").press("Enter")
     assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
     for width, theme in ((400, "dark"), (1400, "light")):

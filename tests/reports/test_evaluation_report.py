@@ -33,7 +33,8 @@ def test_the_report_tells_the_figures_of_the_result(found: dict[str, Any]) -> No
     assert f"test: {found['n']} samples, {found['n_errors']} misclassified" in text
     assert f"{found['accuracy']:.4f}" in text
     assert "by a vote of 2 views" in text
-    for name in ("combined", "max_softmax", "nearest_grid"):
+    assert "combined" not in text  # an older name of suspicion
+    for name in ("suspicion", "max_softmax", "nearest_grid"):
         assert re.search(rf"^{name} +{found['detection'][name]['auroc']:.3f} ", text, re.MULTILINE), name
     for claim in found["claims"]:
         assert claim["claim"] in " ".join(text.split())

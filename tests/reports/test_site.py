@@ -54,6 +54,11 @@ def test_every_link_of_a_site_leads_to_a_file(made: tuple[Path, Several]) -> Non
     folder, several = made
     assert join_evaluation(folder, "test", several_model(folder)) == folder / "evaluate" / "test.html"
     assert several.gallery is not None
+    source = (folder / "evaluate" / "test.html").read_text(encoding="utf-8")
+    left = json.loads((folder / "evaluate" / "test.json").read_text(encoding="utf-8"))["n_errors"] - 3
+    assert (f"{left} of {left + 3} mistakes have no report yet; <code>fer explain --errors</code>" in source) == (
+        left > 0
+    )
     pages = [several.gallery, folder / "evaluate" / "test.html", folder / "evaluate" / "index.html", *pages_of(several)]
     for page in pages:
         assert links(page), page
@@ -130,9 +135,11 @@ def test_groups_show_pictures_and_lead_to_reports_and_to_their_part_of_the_galle
         assert (f'<a href="../explain/{name}/index.html">{name.replace("_", "_<wbr>")}</a>' in source) == (
             name in explained
         )
-    if first["size"] > 1:
-        chosen = "&amp;".join(f"sample={name}" for name in first["samples"])
-        assert f'"../explain/index.html#{chosen}"' in source
+    several_mistakes = [group for group in evaluation["groups"] if group["size"] > 1]
+    assert several_mistakes
+    for group in several_mistakes:
+        chosen = "&amp;".join(f"sample={name}" for name in group["samples"])
+        assert (f'"../explain/index.html#{chosen}"' in source) == bool(explained & set(group["samples"]))
 
 
 def test_single_files_carry_all_they_need(run: Run, tmp_path: Path) -> None:

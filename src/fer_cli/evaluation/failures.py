@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from fer_cli.evaluation.cluster_scores import RATIO
 from fer_cli.evaluation.detection import compare, detection_metrics, risk_coverage, roc
 from fer_cli.evaluation.pooled import Pool
-from fer_cli.evaluation.results import Added, Comparison, Curves, Detection, Detector
-from fer_cli.evaluation.scored import OURS, SUSPICION
+from fer_cli.evaluation.results import SUSPICION, Added, Comparison, Curves, Detection, Detector
+from fer_cli.evaluation.scored import OURS
 
 SOFTMAX = "max_softmax"
 STACKED = (

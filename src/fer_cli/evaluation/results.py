@@ -9,6 +9,9 @@ from typing import TypedDict
 
 from fer_cli.evaluation.study_results import Causes, Group, Interval, Planted, Question, Repair, Sanity
 
+SUSPICION, COMBINED = "suspicion", "combined"
+"""The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
+
 Errors = dict[str, float]
 """Table I's errors by name, means over samples, and their `ratio`."""
 Fidelity = dict[str, dict[str, dict[str, float]]]

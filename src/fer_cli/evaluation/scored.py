@@ -29,11 +29,10 @@ from fer_cli.evaluation.cluster_scores import (
     typicality_scores,
 )
 from fer_cli.evaluation.encoded import Encoded, encode_samples, spool_samples
+from fer_cli.evaluation.results import COMBINED, SUSPICION
 from fer_cli.evaluation.split_reading import SplitReading
 
 OURS = "ours"
-SUSPICION, COMBINED = "suspicion", "combined"
-"""The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
 
 _MOST_VALIDATION = 1024
 """At most so many validation samples choose among baselines, evenly spaced: each is compared with all training ones."""

@@ -12,7 +12,7 @@ from fer_cli.pictures.evaluation_charts import auroc_chart, risk_chart, roc_char
 from fer_cli.pictures.viewer import embedded_json, packed_library
 from fer_cli.reports.group_pictures import PICTURED, PICTURED_CORRECT
 from fer_cli.reports.page import SHARED_POLICY, environment
-from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, fidelity_scores, said_of
+from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, detectors, fidelity_scores, said_of
 from fer_cli.reports.site import Joined, evaluation_page, joined, read_evaluation
 from fer_cli.storage.disk import write_whole
 
@@ -25,9 +25,10 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
     It shows the pictures that lie beside it and links to the reports and the gallery in the folder of its `run`, as far
     as they are there. Raises ResourceError where it cannot be written.
     """
-    detection = {name: row for name, row in evaluation["detection"].items() if row["auroc"] is not None}
+    detection = {name: row for name, row in detectors(evaluation["detection"]).items() if row["auroc"] is not None}
     ranked = sorted(detection, key=lambda name: -(detection[name]["auroc"] or 0.0))
     charts = {}
+    split = evaluation["split"]
     if detection:
         drawn = {name: detection[name] for name in ranked[:_MOST_ROWS]}
         charts = {
@@ -48,6 +49,7 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},
         policy=SHARED_POLICY,
         joined=Joined() if run is None else joined(evaluation, page, run),
+        command=run and f"fer explain --errors{'' if split == 'test' else f' --split {split}'}",
         pictured=PICTURED,
         pictured_correct=PICTURED_CORRECT,
         facts=embedded_json({"charts": charts}),

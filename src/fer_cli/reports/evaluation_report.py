@@ -19,7 +19,7 @@ from fer_cli.evaluation.results import (
 )
 from fer_cli.evaluation.study_results import AtDose, Planted, Repair, Sanity
 from fer_cli.reports.evaluation_summary import causes_table, confusion_report, groups_report, trust_report
-from fer_cli.reports.report import FIDELITY, claims_by_head, error_table, fidelity_scores, said_of
+from fer_cli.reports.report import FIDELITY, claims_by_head, detectors, error_table, fidelity_scores, said_of
 from fer_cli.reports.tables import number_or_dash, open_table, printable
 
 _MANY = 30
@@ -43,7 +43,7 @@ _CHANGES = {
 
 def evaluation_report(evaluation: Evaluation) -> RenderableType:
     """An evaluation, part by part; what could not be computed is said."""
-    detection = evaluation["detection"]
+    detection = detectors(evaluation["detection"])
     layers = [name.removeprefix("evidence_feedforward_") for name in detection if "evidence_feedforward_" in name]
     of_layers = {name for name in detection if any(name.endswith(f"_{layer}") for layer in layers)}
     kept = {name for name in of_layers if name.startswith("trust_score_")}

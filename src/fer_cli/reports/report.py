@@ -19,7 +19,7 @@ from rich.text import Text
 from fer_cli.calibration.confidence import VIEWS
 from fer_cli.diagnosis.answer import INPUT
 from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
-from fer_cli.evaluation.results import Claim
+from fer_cli.evaluation.results import COMBINED, SUSPICION, Claim, Detector
 from fer_cli.network.activations import PATHS
 from fer_cli.reports.sentences import (
     short_answer,
@@ -284,6 +284,11 @@ def fidelity_scores(reconstruction: Mapping[str, Mapping[str, Mapping[str, float
     """Keys of the scores that reconstructions have, by what the volumes are; squared errors are in the JSON alone."""
     rows = [row for by_gates in reconstruction.values() for row in by_gates.values()]
     return [key for key in FIDELITY if all(key in row for row in rows)]
+
+
+def detectors(detection: Mapping[str, Detector]) -> dict[str, Detector]:
+    """The scores that detect mistakes, each once: `combined` is an older name of suspicion."""
+    return {name: row for name, row in detection.items() if name != COMBINED or SUSPICION not in detection}
 
 
 def claims_by_head(claims: Sequence[Claim]) -> dict[str, list[Claim]]:

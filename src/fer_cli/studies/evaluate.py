@@ -24,8 +24,17 @@ from fer_cli.evaluation.false_alarms import false_alarms
 from fer_cli.evaluation.pooled import Pool, require_same_data
 from fer_cli.evaluation.recognition import mean_recognition, recognise
 from fer_cli.evaluation.resampling import draw_weights
-from fer_cli.evaluation.results import Accuracy, Evaluation, Fidelity, Mistake, Recognition, RunResult, Viewed
-from fer_cli.evaluation.scored import SUSPICION, Scored, score_run
+from fer_cli.evaluation.results import (
+    SUSPICION,
+    Accuracy,
+    Evaluation,
+    Fidelity,
+    Mistake,
+    Recognition,
+    RunResult,
+    Viewed,
+)
+from fer_cli.evaluation.scored import Scored, score_run
 from fer_cli.evaluation.split_reading import SplitReading, read_split
 from fer_cli.evaluation.study_results import Causes, Group, Sanity
 from fer_cli.storage.disk import write_whole

@@ -44,8 +44,11 @@
       row.hidden = !named || !fields.every((field) => keeps(row, field));
     }
     const shown = rows.filter((row) => !row.hidden).length;
+    const listed = rows.filter((row) => group.has(row.querySelector("th").dataset.sort)).length;
+    const missing = group.size - listed;
+    const rest = missing === 1 ? "1 more has no report; fer explain --errors writes it." : `${missing} more have no report; fer explain --errors writes them.`;
     document.getElementById("count").textContent =
-      shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples${group.size ? ", those of one group" : ""}.`;
+      (shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples${group.size ? ", those of one group" : ""}.`) + (missing ? ` ${rest}` : "");
   }
 
   function remember() {
