@@ -284,6 +284,11 @@ def test_figures_are_told_with_their_samples_and_what_layers_speak_for():
             "Failed: still table, not chair.",
             "failed: still table, not chair, with 8 of 64 of conv3; p 0.400",
         ),
+        (
+            {"predicted": "table", "p_value": 0.4, "chosen_by": "evidence"},
+            "Not changed to chair: still table.",
+            "not changed to chair: still table, with 8 of 64 of conv3; p 0.400",
+        ),
     ],
 )
 def test_a_repair_that_ends_in_a_third_class_is_not_told_as_a_success(changes, outcome, short):

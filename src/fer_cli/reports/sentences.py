@@ -119,9 +119,10 @@ def _outcome(test: RepairTest, predicted: str) -> str:
     """Whether the prediction was repaired; if not, what the network says in its place."""
     if test.repaired:  # the class that the clusters imply need not be the true one
         return f"{'Repaired' if test.chosen_by == 'label' else 'Changed'}: {predicted} → {test.predicted}"
-    if test.predicted == predicted:
-        return f"Failed: still {predicted}, not {test.wanted}"
-    return f"Failed: {predicted} → {test.predicted}, not {test.wanted}"
+    said = f"still {predicted}" if test.predicted == predicted else f"{predicted} → {test.predicted}"
+    if test.chosen_by != "label":
+        return f"Not changed to {test.wanted}: {said}"
+    return f"Failed: {said}, not {test.wanted}"
 
 
 def _against_random(test: RepairTest) -> str:

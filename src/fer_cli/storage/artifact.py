@@ -211,7 +211,8 @@ def open_artifact(path: Path, form: Format | None = None) -> Artifact:
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an artifact; name a file.")
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist.{remedy}")
+        folder = "" if path.parent.is_dir() else f", nor does the folder {path.parent}"
+        raise ArtifactError(f"{path} does not exist{folder}.{remedy}")
     try:
         vet(path, _EXAMINER)
         file = open_hdf5(path)
