@@ -156,7 +156,6 @@ def calibrated(
         seen = views(network.spec.input)
         total, statistics = seen.passes * len(validation), Columns(len(known.index))
         for part in batches(known.index):
-            report(0, total)  # nothing to speak of, beside what the network does
             statistics.add({"statistic": input_statistics(voxels.tensor(part), network.spec.input.kind)})
         columns = read_validation(
             network,

@@ -22,7 +22,7 @@ HAS_FAISS = find_spec("faiss") is not None
 """Without it `batched_kmeans` clusters, on CPUs too."""
 ITERATIONS = 20
 """Most iterations of a k-means."""
-ENOUGH_GAIN = 5e-3
+ENOUGH_GAIN = 1e-2
 """Share of the objective by which an iteration has to lower it for another to follow."""
 TIE = 1e-12
 """Squared distances that differ by less than this share of the vectors' squared lengths count as equal."""
@@ -75,7 +75,7 @@ def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
     """What is distinct among the rows of `vectors`, in half or single precision."""
     words = _words(vectors)
     # The high half of a word joins its low half, or words that differ in high bits alone would rarely be told apart.
-    keys = ((words ^ (words >> _HALF_WORD)) * _odd_factors(words.shape[1])).sum(axis=1)
+    keys = np.einsum("sw,w->s", words ^ (words >> _HALF_WORD), _odd_factors(words.shape[1]))
     _, first, back, count = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     again = np.flatnonzero(first[back] != np.arange(len(words)))
     if not np.array_equal(words[first[back[again]]], words[again]):  # two rows share a key
@@ -85,10 +85,9 @@ def distinct_rows(vectors: Float[np.ndarray, "sample filter"]) -> DistinctRows:
     rank = (np.cumsum(is_first) - 1)[first]
     in_order = np.empty_like(count)
     in_order[rank] = count
-    rows = vectors[is_first]
-    return DistinctRows(
-        in_single(rows) if rows.dtype == np.float16 else rows, np.flatnonzero(is_first), in_order, rank[back]
-    )
+    firsts = np.flatnonzero(is_first)
+    rows = vectors.take(firsts, axis=0)
+    return DistinctRows(in_single(rows) if rows.dtype == np.float16 else rows, firsts, in_order, rank[back])
 
 
 @cache
