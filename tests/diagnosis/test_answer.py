@@ -80,7 +80,7 @@ def test_a_departure_goes_first_and_the_lowest_layer_is_the_input(
             2.0,
             "The evidence favours Y to the last, on the whole, and yet the network says X",
         ),
-        (Answer("none"), EVIDENCE, None, "The clusters of 2 of 3 layers below the output speak for X"),
+        (Answer("none"), EVIDENCE, None, "The clusters of 2 of 3 layers speak for X"),
     ],
 )
 def test_words_name_the_layer_of_the_answer_and_no_other(

@@ -131,7 +131,7 @@ def test_verdict_says_whether_and_where_it_went_wrong(run: Run) -> None:
     rarity = f"{suspicion.short}."
     sure = f"{predicted} (probability {unlabelled.probabilities[predicted]:.2f})"
     agreeing = sum(layer.paths["feedforward"].speaks_for == predicted for layer in unlabelled.layers[:-1])
-    clusters = f"The clusters of {agreeing} of 4 layers below the output speak for {predicted}"
+    clusters = f"The clusters of {agreeing} of 4 layers speak for {predicted}"
     assert (unlabelled.label, unlabelled.correct, unlabelled.blame.layer) == (None, None, None)
     kind = unlabelled.category.name
     assert unlabelled.verdict == f"Classified as {sure}, its true class not known: {kind}. {clusters}; {rarity}"

@@ -45,7 +45,7 @@ def where_words(
         return f"The computation departs from the usual, most likely at {answer.layer} (p = {answer.p_value:.3f})"
     if answer.outcome == NONE:
         agreeing = sum(max(of, key=lambda name: of[name]) == predicted for of in evidence.values())
-        return f"The clusters of {agreeing} of {len(evidence)} layers below the output speak for {predicted}"
+        return f"The clusters of {agreeing} of {len(evidence)} layers speak for {predicted}"
     hedge = hedge_of(answer, evidence, predicted, str(label), margin)
     if answer.outcome == INPUT:
         sample = f", such as the training sample {like}" if like else ""
