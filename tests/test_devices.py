@@ -15,7 +15,7 @@ from attachables import Plain
 from devices import CUDA, MixedDevicesError, Waits, device_of, pretended
 from fer_cli.artifacts import choose_device
 from fer_cli.calibration.calibrate import calibrate
-from fer_cli.codebooks import clustering, kmeans
+from fer_cli.codebooks import kmeans
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.lookup import nearest_rows
 from fer_cli.data.augmentation import Augmentation
@@ -210,7 +210,7 @@ def calibrated_predictions(paths: RunPaths) -> list[int]:
 def test_without_faiss_pytorch_clusters_on_the_cpu(
     run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "HAS_FAISS", False)
+    monkeypatch.setattr(kmeans, "HAS_FAISS", False)
     monkeypatch.setattr(kmeans, "cluster", None)
     paths = copied(run_paths, tmp_path, "voxels", "model")
     cluster_network(paths.voxels, paths.model, paths.codebook, k=TINY_K, device=torch.device("cpu"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_cli.codebooks import layer_fitting
+from fer_cli.codebooks import kmeans, layer_fitting
 from fer_cli.codebooks.clustering import ClusteringSummary, cluster_network
 from fer_cli.codebooks.codebook import open_codebook
 from fer_cli.codebooks.fitted_layer import summarise_layer
@@ -258,6 +258,21 @@ def test_journal_of_other_options_is_not_gone_on_with(run_paths: RunPaths, tmp_p
         with pytest.raises(KeyboardInterrupt):
             clustered(run_paths, tmp_path / "c.h5", report=stop, seed=seed)
     assert clustered(run_paths, tmp_path / "c.h5").resumed == 0
+
+
+def test_journal_of_another_k_means_is_not_gone_on_with(
+    run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress: ClusteringProgress) -> None:
+        if progress.layer == "conv2":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kmeans, "ENOUGH_GAIN", 5e-3)
+    with pytest.raises(KeyboardInterrupt):
+        clustered(run_paths, tmp_path / "c.h5", report=stop)
+    monkeypatch.undo()
+    assert clustered(run_paths, tmp_path / "c.h5").resumed == 0
+    assert (tmp_path / "c.h5").read_bytes() == run_paths.codebook.read_bytes()
 
 
 def test_two_stages_at_one_output_do_not_mix(run_paths: RunPaths, tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ from jaxtyping import Int
 from torch import nn
 
 from fer_cli import __version__
+from fer_cli.codebooks import kmeans
 from fer_cli.codebooks.choice import Candidate, choose_codes
 from fer_cli.codebooks.codebook import Codebook
 from fer_cli.codebooks.fitted_layer import FittedLayers, LayerSummary
 from fer_cli.codebooks.fitting import fit_locations
-from fer_cli.codebooks.kmeans import HAS_FAISS
 from fer_cli.codebooks.layer_fitting import ENOUGH, LayerFitting, Precision
 from fer_cli.codebooks.training_codes import TrainingCodes
 from fer_cli.data.dataset import VoxelSet, open_voxels
@@ -132,7 +132,7 @@ def cluster_network(
         at_end.enter_context(claim_output(output, force=force, progress=journal_path(output)))
         inputs = _Inputs.read(voxels, model, device, module)
         codes = None if k == "auto" else _codes_per_layer(inputs.network.spec, k, len(inputs.samples))
-        key = _run_key([codes or "auto", seed, inputs.parents])
+        key = _run_key([codes or "auto", seed, kmeans.ITERATIONS, kmeans.ENOUGH_GAIN, inputs.parents])
         journal = at_end.enter_context(Journal(output, key))
         with journal.used(), _executor(workers, scheduler) as executor:
             choice = () if codes is not None else _choice(inputs, executor, seed, report)
@@ -150,7 +150,7 @@ def cluster_network(
                 FittedLayers(journal),
                 executor,
                 report,
-                on_device=(device.type != "cpu" or not HAS_FAISS) and scheduler is None,
+                on_device=(device.type != "cpu" or not kmeans.HAS_FAISS) and scheduler is None,
             )
             resumed = len(journal)
             precision = fitting.fit()
