@@ -144,8 +144,8 @@ def calibrated(
 ) -> Iterator[tuple[ArtifactWriter, CalibrationSummary]]:
     """Read the validation samples through network and codebook, and write the calibration under a temporary name.
 
-    The training samples' codes at the local layer (`known`) and plain statistics go with it. `views` are given what the
-    network reads.
+    The calibration also holds the codes of the training samples at the local layer (`known`), and plain statistics of
+    these samples. `views` is a function of the network's input.
 
     It replaces `output` at the end of the block, or when the block calls the writer's `rename`.
 

@@ -57,8 +57,8 @@ Calibrate = Callable[
     [ExplainedNetwork, Codebook, VoxelSet, TrainingCodes, Int[np.ndarray, " validation"], Mapping[str, str]],
     AbstractContextManager[tuple[ArtifactWriter | None, Any]],
 ]
-"""Takes a network, its codebook, a voxel set, its training samples' codes at the local layer, its validation samples,
-and the ids of all that it comes from.
+"""A function of a network, its codebook, a voxel set, the codes of the training samples at the local layer, the
+validation samples, and the ids of all artifacts that these come from.
 
 Gives the complete calibration, which waits for its name, and what is to be reported of it.
 """

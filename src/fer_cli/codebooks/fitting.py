@@ -51,7 +51,10 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Counted:
-    """Samples whose features a call receives and counts: indices, labels, number of classes; whether codes are kept."""
+    """Samples whose features a call receives and counts: indices, labels and the number of classes.
+
+    `keep` says whether the code of each sample is to be returned.
+    """
 
     samples: Int[np.ndarray, " sample"]
     labels: Int[np.ndarray, " sample"]
@@ -91,7 +94,7 @@ def fit_locations(
 def _count(
     distinct: DistinctRows, centroids: Float32[np.ndarray, "code filter"], n_codes: int, counted: Counted
 ) -> tuple[Tally, Int[np.ndarray, " sample"]]:
-    """What each code of one location holds, and each sample's code; equal vectors are looked at once."""
+    """What each code of a location holds, and the code of each sample. Equal vectors are looked up once."""
     tally = Tally.empty(1, len(centroids), centroids.shape[1], counted.n_classes)
     codes = nearest(distinct.rows, centroids[:n_codes])
     tally.add_weighted(

@@ -125,7 +125,7 @@ class LayerFitting:
         )
 
     def training_codes(self, precision: Precision) -> TrainingCodes:
-        """The codes that the samples chose at the local layer, once all layers are fitted."""
+        """The code of each sample at every location of the local layer, which has to be fitted."""
         layer = self.network.spec.local_layer
         code = self.done.load(FEEDFORWARD, layer, precision[FEEDFORWARD][layer]["bits"]).fitted.code
         assert code is not None

@@ -73,7 +73,7 @@ def read_training_codes(
     *,
     report: Callable[[int], None] = lambda done: None,
 ) -> TrainingCodes:
-    """Encode training samples up to the local layer; `report` is told how many are done."""
+    """The codes of training samples at the local layer, read through the network; `report` gets the number done."""
     layer = network.spec.local_layer
     book, columns = codebook.layer(FEEDFORWARD, layer), Columns(len(indices))
     for part in batches(indices):

@@ -201,7 +201,7 @@ def _unusual_layer(signs: Signs) -> Cause | None:
     )
     remedy = (
         f"If its weights were edited, pruned or quantised, look at {found.layer}; if not, this may be chance: about 5 "
-        "in 100 correct samples look so, of some classes more."
+        "in 100 correct samples look so, in some classes more."
     )
     return Cause("layer", _strength(found.p_value, 0.01, 0.025), remedy, evidence)
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 from fer_cli.evaluation.study_results import Causes, Group, Interval, Planted, Question, Repair, Sanity
 
 SUSPICION, COMBINED = "suspicion", "combined"
-"""The alarm, and the name that it had while it was pooled from views and clusters (docs/adr/0029)."""
+"""The name of the alarm's score, and its older name, of when views and clusters were pooled (docs/adr/0029)."""
 
 Errors = dict[str, float]
 """Table I's errors by name, means over samples, and their `ratio`."""
