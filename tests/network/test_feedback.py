@@ -71,6 +71,20 @@ def test_each_of_several_levels_decodes_as_it_does_alone() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("entry", [OUTPUT, "layer2.relu", "stem.0"])
+def test_features_below_are_those_of_a_decode_without_the_reconstruction(entry: str) -> None:
+    built, taken = network(), []
+    decoding = built.decode(code(entry), entry)
+    for level, step in built.steps.items():
+        step.register_forward_hook(lambda *_, level=level: taken.append(level))
+    found = built.features_below(code(entry), entry)
+    assert list(found) == list(decoding.features)
+    for level, feature in found.items():
+        torch.testing.assert_close(feature, decoding.features[level], rtol=0, atol=0)
+    assert len(taken) == len(found)
+
+
+@torch.inference_mode()
 def test_skips_and_edits_reach_the_next_step() -> None:
     built = network()
     skip, mine = code("layer1.relu", seed=1), code("layer2.relu", seed=2)

@@ -72,7 +72,7 @@ def predict_samples(
 def feed_back(network: ExplainedNetwork, probabilities: Float[Tensor, "sample klass 1 1 1"]) -> Features:
     """Feedback features of every level from class probabilities, every gate shut; `output` is the probabilities."""
     code = probabilities.to(network.backbone.device)
-    return {OUTPUT: code, **network.decode(code, OUTPUT).features}
+    return {OUTPUT: code, **network.feedback.features_below(code, OUTPUT)}
 
 
 def encode_paths(network: ExplainedNetwork, volumes: Volumes) -> dict[str, Features]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,13 @@ class FeedbackNetwork(nn.Module):
         return Decoding(features, feature)
 
     decode = forward
+
+    def features_below(self, code: Feature, entry: str) -> Features:
+        """The features that `decode` gives, every gate shut, without the last step, which leads to the input."""
+        features: Features = {}
+        for name, below in pairwise(self.levels[self.levels.index(entry) :]):
+            features[below] = code = self.step(name, code)
+        return features
 
     def step(self, level: str, feature: Feature) -> Tensor:
         """What one step makes of a level's feature: the feature of the level below, or the raw reconstruction."""
