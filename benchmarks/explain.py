@@ -25,6 +25,9 @@ FER = [sys.executable, "-m", "fer_cli"]
 BARE = "import typer; app = typer.Typer(); app.command()(lambda: None); app(prog_name='bare')"
 """A typer program that does nothing; what its help takes no program by typer can save."""
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""With that variable our modules would be compiled anew at each start, which an installed program is spared."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,6 +52,8 @@ def main() -> None:
     own = min(timed([*FER, "--help"]) for _ in range(options.repeat))
     print(f"| `fer --help` | {own[0]:.2f} | {own[1]:.2f} | {bare[0] + 0.25:.2f} |", flush=True)
     timed([*FER, *commands["one sample, pictures and report"][0]])
+    torch = min(timed([sys.executable, "-c", "import torch"]) for _ in range(options.repeat))
+    print(f"| `import torch` alone | {torch[0]:.1f} | {torch[1]:.1f} | – |", flush=True)
     for what, (words, wanted, repeats) in commands.items():
         wall, processor = min(timed([*FER, *words]) for _ in range(repeats))
         print(f"| {what} | {wall:.1f} | {processor:.1f} | {wanted:.0f} |", flush=True)
@@ -59,7 +64,9 @@ def timed(words: list[str]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         output = ["-o", folder] if "explain" in words and "--no-images" not in words else []
         before, started = os.times(), time.perf_counter()
-        done = subprocess.run([*words, *output], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*words, *output], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         seconds, after = time.perf_counter() - started, os.times()
     if done.returncode:
         sys.exit(done.stderr)

@@ -63,3 +63,13 @@ def test_reader_of_a_pipe_may_go_away(options: str, run_paths: RunPaths) -> None
     command = f"{sys.executable} -u -m fer_cli info {run_paths.model} {options} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_ends_no_command(closed: str, run_paths: RunPaths, tmp_path: Path) -> None:
+    program = f"import sys; from fer_cli.cli.app import main; sys.argv[1:] = ['info', {str(run_paths.model)!r}]; main()"
+    (tmp_path / "program.py").write_text(program)
+    shell = f"{sys.executable} {tmp_path / 'program.py'} {closed}"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("format" in done.stdout) == (">&-" not in closed.split())

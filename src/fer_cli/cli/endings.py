@@ -36,6 +36,7 @@ class _Terminated(BaseException):
 
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit; with the whole number that it returns, 0 for anything else, or the code of its error."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _on_terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
         signal.signal(signal.SIGINT, _on_interrupt)
@@ -77,6 +78,16 @@ def run(command: Callable[[], object]) -> NoReturn:
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
         print(f"fer: interrupted; {_what_is_left()}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Have standard streams that whoever started us has closed read and write nothing.
+
+    Otherwise the first files that are opened would take their numbers, and what libraries print would go into these.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def _give_up_stdout() -> None:
