@@ -12,6 +12,7 @@ from fer_cli.execution.world import SharedDropout
 from fer_cli.network.patches import PatchConv3d, PatchConvTranspose3d
 from fer_cli.network.receptive import UNIT_KERNEL, LayerSpec
 from fer_cli.network.subpixel import SubpixelTransposedConv3d
+from fer_cli.network.winograd import WinogradConv3d, WinogradConvTranspose3d, saves
 
 _FEW_LOCATIONS = 8
 """Up to this many locations of the smaller map, a convolution is computed by patches; measured, `docs/adr/0009`."""
@@ -56,7 +57,11 @@ class _ResidualUnit(nn.Module):
 
 def _convolution(sides: Sequence[int], below: int, above: int, kernel: int, stride: int, padding: int) -> nn.Conv3d:
     """A convolution whose map has `sides` cells."""
-    kind = PatchConv3d if np.prod(sides) <= _FEW_LOCATIONS else nn.Conv3d
+    kind: type[nn.Conv3d] = nn.Conv3d
+    if np.prod(sides) <= _FEW_LOCATIONS:
+        kind = PatchConv3d
+    elif saves(below, above, kernel, stride, sides[0]):
+        kind = WinogradConv3d
     return kind(below, above, kernel, stride, padding, bias=False)
 
 
@@ -97,6 +102,8 @@ class TransposedLayer(nn.Module):
             kind = SubpixelTransposedConv3d
         elif np.prod(above[1:]) <= _FEW_LOCATIONS:
             kind = PatchConvTranspose3d
+        elif saves(above[0], below[0], spec.kernel, spec.stride, above[1]):
+            kind = WinogradConvTranspose3d
         self.layer = kind(above[0], below[0], spec.kernel, spec.stride, spec.padding, x, bias=head)
 
     def forward(self, feature: Tensor) -> Tensor:  # noqa: D102
