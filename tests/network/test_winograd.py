@@ -129,3 +129,10 @@ def test_a_samples_features_do_not_depend_on_its_batch() -> None:
     together = layer(features)
     for row, feature in enumerate(features):
         assert_near(layer(feature[None])[0], together[row])
+
+
+@pytest.mark.parametrize("kind", PYTORCHS)
+@torch.inference_mode()
+def test_no_sample_gives_no_map(kind: type[nn.Module]) -> None:
+    layer, feature = kind(6, 9, 5, 2, 2).eval(), torch.randn(0, 6, 8, 8, 8)
+    assert layer(feature).shape == PYTORCHS[kind].forward(layer, feature).shape

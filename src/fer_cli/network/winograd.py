@@ -159,7 +159,7 @@ def _parts(
 ) -> Iterator[Float[Tensor, "sample_tile filter phase y z"]]:
     """What each product reads of a feature, one at a time."""
     samples, filters, x, y, z = feature.shape
-    rows = feature.permute(0, 2, 3, 4, 1).reshape(samples, x, -1)
+    rows = feature.permute(0, 2, 3, 4, 1).reshape(samples, x, y * z * filters)
     _, tiles, phases, _ = matrices.shape
     for of in matrices:
         part = torch.matmul(of.flatten(0, 1), rows)
@@ -175,6 +175,7 @@ def _sums(
     """What all products add to each cell."""
     _, filters, _, y, z = products[0].shape
     tiles, phases, x = matrices.shape[1:]
-    rows = torch.cat([each.permute(0, 2, 3, 4, 1).reshape(samples, tiles * phases, -1) for each in products], dim=1)
+    shape = samples, tiles * phases, y * z * filters
+    rows = torch.cat([each.permute(0, 2, 3, 4, 1).reshape(shape) for each in products], dim=1)
     result = torch.matmul(matrices.flatten(0, 2).T, rows).view(samples, x, y, z, filters).permute(0, 4, 1, 2, 3)
     return result if bias is None else result + bias[:, None, None, None]
