@@ -357,13 +357,8 @@ def test_gallery_is_filtered_by_cause_suspicion_and_name_and_by_its_address(brow
     assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
     gallery.tab.goto(site.as_uri() + "#sample=two&sample=nine")
     assert eventually(lambda: shown_in(gallery) == ["two"])
-    missing = "1 more has no report; fer explain --errors writes it."
+    missing = "1 more has no report; the evaluation's page names the command for it."
     assert counted.inner_text() == f"1 of 3 samples, those of one group. {missing}"
-    gallery.tab.goto(site.as_uri() + "#sample=two&sample=nine&split=validation")
-    missing = "1 more has no report; fer explain --errors --split validation writes it."
-    assert eventually(lambda: counted.inner_text().endswith(missing))
-    gallery.tab.get_by_label("Cause").select_option("overlap")
-    assert gallery.tab.evaluate("location.hash") == "#sample=two&sample=nine&split=validation&cause=overlap"
     gallery.tab.get_by_role("button", name="Show all").press("Enter")
     assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
     for width, theme in ((400, "dark"), (1400, "light")):

@@ -73,3 +73,19 @@ def test_a_stream_that_is_closed_ends_no_command(closed: str, run_paths: RunPath
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert ("format" in done.stdout) == (">&-" not in closed.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "streams", "code"),
+    [
+        ("info nowhere.h5", "2>/dev/full", 4),
+        ("nope", "2>/dev/full", 2),
+        ("info 'n\xf6where\x01.h5'", "2>&-", 4),
+        ("--help", "1</dev/null", 5),
+    ],
+)
+def test_what_cannot_be_written_does_not_hide_how_a_command_ended(words: str, streams: str, code: int) -> None:
+    shell = f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {sys.executable} -m fer_cli {words} {streams}"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert "internal error" not in done.stderr

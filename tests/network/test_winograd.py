@@ -1,3 +1,6 @@
+import copy
+import pickle
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -27,7 +30,7 @@ def assert_near(found: Tensor, wanted: Tensor) -> None:
 @torch.no_grad()
 def test_it_is_the_convolution(kernel: int, stride: int, padding: int, sides: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(3)
-    layer = WinogradConv3d(6, 9, kernel, stride, padding, bias=bias).eval()
+    layer = WinogradConv3d(6, 9, kernel, stride, padding, bias=bias)
     feature = torch.randn(2, 6, *sides)
     offset = layer.bias.double() if layer.bias is not None else None
     wanted = functional.conv3d(feature.double(), layer.weight.double(), offset, stride, padding)
@@ -45,7 +48,7 @@ def test_it_is_the_transposed_convolution(
     if stride == 1:
         more = (0, 0, 0)
     torch.manual_seed(3)
-    layer = WinogradConvTranspose3d(6, 9, kernel, stride, padding, more, bias=sum(more) > 0).eval()
+    layer = WinogradConvTranspose3d(6, 9, kernel, stride, padding, more, bias=sum(more) > 0)
     feature = torch.randn(2, 6, *sides)
     offset = layer.bias.double() if layer.bias is not None else None
     wanted = functional.conv_transpose3d(feature.double(), layer.weight.double(), offset, stride, padding, more)
@@ -55,7 +58,7 @@ def test_it_is_the_transposed_convolution(
 
 @pytest.mark.parametrize("kind", PYTORCHS)
 def test_where_gradients_are_wanted_it_is_pytorchs(kind: type[nn.Module]) -> None:
-    layer = kind(6, 9, 5, 2, 2).eval()
+    layer = kind(6, 9, 5, 2, 2)
     feature = torch.randn(1, 6, 8, 8, 8, requires_grad=True)
     found, own = layer(feature), PYTORCHS[kind].forward(layer, feature)
     torch.testing.assert_close(found, own, rtol=0, atol=0)
@@ -65,7 +68,7 @@ def test_where_gradients_are_wanted_it_is_pytorchs(kind: type[nn.Module]) -> Non
 
 @torch.inference_mode()
 def test_in_other_precision_it_is_pytorchs() -> None:
-    layer, feature = WinogradConv3d(6, 9, 5, 2, 2).eval().double(), torch.randn(1, 6, 8, 8, 8).double()
+    layer, feature = WinogradConv3d(6, 9, 5, 2, 2).double(), torch.randn(1, 6, 8, 8, 8).double()
     assert torch.equal(layer(feature), nn.Conv3d.forward(layer, feature))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.float()(feature.float()).dtype == torch.bfloat16
@@ -74,7 +77,7 @@ def test_in_other_precision_it_is_pytorchs() -> None:
 @pytest.mark.parametrize("kind", PYTORCHS)
 def test_weights_that_change_are_noticed(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    layer, other = kind(6, 9, 5, 2, 2, bias=False).eval(), kind(6, 9, 5, 2, 2, bias=False)
+    layer, other = kind(6, 9, 5, 2, 2, bias=False), kind(6, 9, 5, 2, 2, bias=False)
     feature = torch.randn(1, 6, 8, 8, 8)
 
     @torch.inference_mode()
@@ -88,9 +91,10 @@ def test_weights_that_change_are_noticed(kind: type[nn.Module]) -> None:
         layer.weight.mul_(-1.5)
     outcomes.append(check())
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    layer.train()(feature).square().sum().backward()
+    layer(feature).square().sum().backward()
     optimizer.step()  # which changes no version
-    layer.eval()
+    outcomes.append(check())
+    layer.weight.data.add_(0.1)  # nor does this
     outcomes.append(check())
     layer.load_state_dict(other.state_dict())
     outcomes.append(check())
@@ -105,7 +109,7 @@ def test_weights_that_change_are_noticed(kind: type[nn.Module]) -> None:
 def test_it_serves_the_wide_layers_of_the_paper_alone() -> None:
     grids = InputSpec(1, (32, 32, 32))
     layers = fer_cnn_layers((64, 196, 512, 1024, 2048, 1500, 500))
-    network = build(NetworkConfig.to_train(layers, ("a", "b"), grids)).eval()
+    network = build(NetworkConfig.to_train(layers, ("a", "b"), grids))
     served = [name for name, module in network.named_modules() if isinstance(module, WinogradConv3d)]
     assert served == ["backbone.blocks.conv2.0", "backbone.blocks.conv3.0"]
     served = [name for name, module in network.named_modules() if isinstance(module, WinogradConvTranspose3d)]
@@ -115,16 +119,29 @@ def test_it_serves_the_wide_layers_of_the_paper_alone() -> None:
     assert not saves(196, 512, 4, 2, 2)  # no whole tile
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 @torch.inference_mode()
-def test_in_training_mode_it_is_pytorchs() -> None:
+def test_a_copy_has_weights_of_its_own(copied: Callable[[nn.Module], nn.Module]) -> None:
     layer, feature = WinogradConv3d(6, 9, 5, 2, 2), torch.randn(1, 6, 8, 8, 8)
+    size = len(pickle.dumps(layer))
+    found = layer(feature)
+    assert len(pickle.dumps(layer)) == size
+    other = copied(layer)
+    other.weight.mul_(2)
+    assert_near(layer(feature), found)
+    assert_near(other(feature), nn.Conv3d.forward(other, feature))
+
+
+@torch.inference_mode()
+def test_one_sample_without_a_batch_is_pytorchs() -> None:
+    layer, feature = WinogradConv3d(6, 9, 5, 2, 2), torch.randn(6, 8, 8, 8)
     assert torch.equal(layer(feature), nn.Conv3d.forward(layer, feature))
 
 
 @torch.inference_mode()
 def test_a_samples_features_do_not_depend_on_its_batch() -> None:
     torch.manual_seed(1)
-    layer = WinogradConv3d(64, 196, 5, 2, 2, bias=False).eval().to(memory_format=torch.channels_last_3d)
+    layer = WinogradConv3d(64, 196, 5, 2, 2, bias=False).to(memory_format=torch.channels_last_3d)
     features = torch.randn(5, 64, 16, 16, 16).relu()
     together = layer(features)
     for row, feature in enumerate(features):
@@ -134,5 +151,5 @@ def test_a_samples_features_do_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize("kind", PYTORCHS)
 @torch.inference_mode()
 def test_no_sample_gives_no_map(kind: type[nn.Module]) -> None:
-    layer, feature = kind(6, 9, 5, 2, 2).eval(), torch.randn(0, 6, 8, 8, 8)
+    layer, feature = kind(6, 9, 5, 2, 2), torch.randn(0, 6, 8, 8, 8)
     assert layer(feature).shape == PYTORCHS[kind].forward(layer, feature).shape

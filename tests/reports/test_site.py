@@ -1,11 +1,13 @@
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import torch
+from markupsafe import escape
 
 from fer_cli.pictures.drawing import open_drawing
 from fer_cli.reports.evaluation_page import join_evaluation, write_evaluation_page
@@ -56,9 +58,8 @@ def test_every_link_of_a_site_leads_to_a_file(made: tuple[Path, Several]) -> Non
     assert several.gallery is not None
     source = (folder / "evaluate" / "test.html").read_text(encoding="utf-8")
     left = json.loads((folder / "evaluate" / "test.json").read_text(encoding="utf-8"))["n_errors"] - 3
-    assert (f"{left} of {left + 3} mistakes have no report yet; <code>fer explain --errors</code>" in source) == (
-        left > 0
-    )
+    command = escape(shlex.join(["fer", "explain", "--errors", "--run", str(folder)]))
+    assert (f"{left} of {left + 3} mistakes have no report yet; <code>{command}</code>" in source) == (left > 0)
     pages = [several.gallery, folder / "evaluate" / "test.html", folder / "evaluate" / "index.html", *pages_of(several)]
     for page in pages:
         assert links(page), page

@@ -20,7 +20,7 @@ from typing import NoReturn
 from fer_cli.errors import FerError, ResourceError, is_out_of_memory, reasons
 
 _INTERRUPTED, _TERMINATED, _CRASHED = 130, 143, 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _NOTHING_LEFT = "nothing half-written was left behind."
 _left_behind = _NOTHING_LEFT
 """What a stage that is ended from outside leaves."""
@@ -63,7 +63,7 @@ def run(command: Callable[[], object]) -> NoReturn:
         sys.exit(0)
     except Exception as error:
         if (
-            isinstance(error, OSError) and error.errno in _FULL and error.filename is None
+            isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None
         ):  # a file's error has its name
             _give_up_stdout()
             _fail(f"cannot write to stdout: {error.strerror}.", ResourceError.exit_code, error)
@@ -87,7 +87,7 @@ def _open_streams() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open(mode, errors="backslashreplace"))  # noqa: SIM115
 
 
 def _give_up_stdout() -> None:
@@ -151,5 +151,8 @@ def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         shown = "\n".join(textwrap.wrap(shown, width, break_long_words=False, break_on_hyphens=False))
-    print(shown, file=sys.stderr)
+    try:
+        print(shown, file=sys.stderr, flush=True)
+    except OSError:  # the code still says what happened
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fer_cli.arguments import scheduler_address
+from fer_cli.storage import run_paths
 
 _answers: int | None = None
 """Descriptor that answers as JSON go to, where stdout is left to nobody else."""
@@ -66,7 +67,7 @@ SampleName = Annotated[
 ViewsAsked = Annotated[
     int | None, typer.Option("--views", help="Number of varied views whose mean predicts too, such as 24.")
 ]
-DEFAULT_RUN = Path("fer-run")
+DEFAULT_RUN = run_paths.DEFAULT_RUN
 FORMER_NAMES = {"feedback-rate": "feedback-learning-rate"}
 """Former names of options, which still work."""
 # Values of options; help and completion show them.

@@ -6,7 +6,7 @@ convolution is one of stride 1 over the phases of its input, which a product tak
 the transpose, with the matrices of inputs and outputs exchanged.
 
 The functions and the parameters are those of `nn.Conv3d` and `nn.ConvTranspose3d`; kernels are cubic, without dilation
-or groups. In training mode, with gradients, in other precision and on other devices the layers are PyTorch's own.
+or groups. With gradients, in other precision and on other devices the layers are PyTorch's own.
 
 Sources: Winograd, "Arithmetic Complexity of Computations", SIAM 1980; Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016; points of least error, Barabasz et al., "Error Analysis and Improving the
@@ -47,34 +47,35 @@ def saves(filters_below: int, filters_above: int, kernel: int, stride: int, side
 
 
 class _Inferring(nn.Module):
-    """A layer that keeps transformed weights while it is in evaluation mode."""
+    """A layer that keeps its transformed weights."""
 
     weight: Tensor
-    _transformed: tuple[tuple[int, int], list[Tensor]] | None = None
+    _transformed: tuple[tuple[float, ...], list[Tensor]] | None = None
 
-    def train(self, mode: bool = True) -> Any:
-        """As `nn.Module.train`; fused optimizers do not tell when they change a weight, so nothing is kept across."""
-        self._transformed = None
-        return super().train(mode)
+    def __getstate__(self) -> Any:
+        """Without them: a copy has weights of its own."""
+        return {**vars(self), "_transformed": None}
 
     def infers(self, feature: Tensor) -> bool:
         """Whether the layer goes its own way for a feature."""
         return (
-            not self.training
+            feature.dim() == 5
             and feature.device.type == "cpu"
             and feature.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
-            and not self.weight.is_inference()  # which has no version
         )
 
     def transformed(self, taps: Float[Tensor, "product phase tap"]) -> list[Float[Tensor, "a b phase y z"]]:
-        """The weights for each product, made once for as long as they are the same."""
-        weight = self.weight
-        key = weight.data_ptr(), weight._version
+        """The weights for each product, made once for as long as the weights are the same.
+
+        Their sum tells that, since not all that changes a tensor counts its version up: fused optimizers do not.
+        """
+        weight = self.weight.detach()
+        key = (0.0 if weight.is_inference() else float(weight._version), float(weight.sum()))
         if self._transformed is None or self._transformed[0] != key:
             a, b, kernel, *_ = weight.shape
-            rows = weight.detach().permute(0, 2, 3, 4, 1).reshape(a, kernel, -1)
+            rows = weight.permute(0, 2, 3, 4, 1).reshape(a, kernel, -1)
             made = [(of @ rows).view(a, -1, kernel, kernel, b).permute(0, 4, 1, 2, 3) for of in taps]
             self._transformed = key, made
         return self._transformed[1]

@@ -4,6 +4,7 @@ Nothing is computed here; every figure is in the JSON beside the page. Without s
 show.
 """
 
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from fer_cli.reports.page import SHARED_POLICY, environment
 from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, detectors, fidelity_scores, said_of
 from fer_cli.reports.site import Joined, evaluation_page, joined, read_evaluation
 from fer_cli.storage.disk import write_whole
+from fer_cli.storage.run_paths import DEFAULT_RUN
 
 _MOST_ROWS = 40
 
@@ -49,7 +51,7 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},
         policy=SHARED_POLICY,
         joined=Joined() if run is None else joined(evaluation, page, run),
-        command=run and f"fer explain --errors{'' if split == 'test' else f' --split {split}'}",
+        command=run and _command(split, run),
         pictured=PICTURED,
         pictured_correct=PICTURED_CORRECT,
         facts=embedded_json({"charts": charts}),
@@ -58,6 +60,12 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
     write_whole(page, text)
     write_whole(page.with_name("index.html"), environment().get_template("leads.html.j2").render(page=quote(page.name)))
     return page
+
+
+def _command(split: str, run: Path) -> str:
+    """What explains the mistakes of a split."""
+    options = [*(() if split == "test" else ("--split", split)), *(() if run == DEFAULT_RUN else ("--run", str(run)))]
+    return shlex.join(["fer", "explain", "--errors", *options])
 
 
 def join_evaluation(run: Path, split: str, model: str) -> Path | None:

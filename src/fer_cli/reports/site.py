@@ -104,20 +104,16 @@ def link_reports(pages: Iterable[tuple[str, Path]], gallery: Path, evaluation: P
 
 @dataclass(frozen=True)
 class Joined:
-    """What the page of an evaluation links to: reports and pictures by sample, and the gallery if there is one.
-
-    `split` is that of the evaluation, where it is not the one that `fer explain --errors` takes by itself.
-    """
+    """What the page of an evaluation links to: reports and pictures by sample, and the gallery if there is one."""
 
     reports: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
     gallery: str | None = None
-    split: str | None = None
 
     def filtered(self, group: Mapping[str, Any]) -> str:
         """A link to the gallery that shows the mistakes of a group alone."""
         chosen = "&".join(f"sample={quote(name, safe='')}" for name in group["samples"])
-        return f"{self.gallery}#{chosen}{f'&split={self.split}' if self.split else ''}"
+        return f"{self.gallery}#{chosen}"
 
 
 def joined(evaluation: Evaluation, page: Path, run: Path) -> Joined:
@@ -131,7 +127,6 @@ def joined(evaluation: Evaluation, page: Path, run: Path) -> Joined:
         reports={name: link(path, page) for name, path in reports.items() if path.is_file()},
         pictures={name: link(path, page) for name, path in pictures.items() if path.is_file()},
         gallery=link(gallery, page) if gallery.is_file() else None,
-        split=None if evaluation["split"] == "test" else evaluation["split"],
     )
 
 

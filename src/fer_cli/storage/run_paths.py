@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_RUN = Path("fer-run")
+"""The folder of a run, where none is named."""
+
 
 def calibration_path(codebook: Path) -> Path:
     """Where the calibration of a codebook lies: beside it."""

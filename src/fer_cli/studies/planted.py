@@ -282,7 +282,8 @@ def with_weight_noise(network: ExplainedNetwork, layer: str, noise: float, seed:
     for weight in faulty.backbone.weights_of(layer):
         if weight.dim() > 1 and weight.numel() > 1:  # of the layer itself, not of its norm
             drawn = torch.randn(weight.shape, generator=generator).to(weight)
-            weight.data += noise * weight.std() * drawn
+            with torch.no_grad():
+                weight.add_(noise * weight.std() * drawn)
     return faulty
 
 

@@ -27,7 +27,6 @@
   if (!form) return;
   const fields = [...form.querySelectorAll("select, input")];
   let group = new Set(); // names of samples that another page asks for
-  let split = null; // of these, where it is not the test split
   const is = (field) => (field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value.trim());
 
   function keeps(row, field) {
@@ -47,15 +46,13 @@
     const shown = rows.filter((row) => !row.hidden).length;
     const listed = rows.filter((row) => group.has(row.querySelector("th").dataset.sort)).length;
     const missing = group.size - listed;
-    const command = `fer explain --errors${split ? ` --split ${split}` : ""}`;
-    const rest = missing === 1 ? `1 more has no report; ${command} writes it.` : `${missing} more have no report; ${command} writes them.`;
+    const rest = `${missing} more ${missing === 1 ? "has" : "have"} no report; the evaluation's page names the command for ${missing === 1 ? "it" : "them"}.`;
     document.getElementById("count").textContent =
       (shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples${group.size ? ", those of one group" : ""}.`) + (missing ? ` ${rest}` : "");
   }
 
   function remember() {
     const asked = [...group].map((name) => ["sample", name]);
-    if (split) asked.push(["split", split]);
     const chosen = new URLSearchParams([...asked, ...fields.filter(is).map((field) => [field.name, is(field)])]);
     history.replaceState(null, "", chosen.size ? `#${chosen}` : location.pathname);
     filter();
@@ -64,7 +61,6 @@
   function recall() {
     const chosen = new URLSearchParams(location.hash.slice(1));
     group = new Set(chosen.getAll("sample"));
-    split = chosen.get("split");
     for (const field of fields) {
       const value = chosen.get(field.name) ?? "";
       if (field.type === "checkbox") field.checked = Boolean(value);
@@ -76,7 +72,7 @@
   form.hidden = false;
   form.addEventListener("input", remember);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => { group = new Set(); split = null; remember(); }));
+  form.addEventListener("reset", () => setTimeout(() => { group = new Set(); remember(); }));
   addEventListener("hashchange", recall);
   recall();
 })();
