@@ -2,10 +2,10 @@
 
 Run: python benchmarks/winograd.py [--batch 24] [--repeats 9]
 
-Random weights, float32, no gradients. The classifier to its logits, and the feedback network to the feature of its lowest level,
-are timed with PyTorch's convolutions and with ours in conv2, conv3 and both (the mirrors, in the feedback network), in turn. Prints
-a Markdown table of the medians, and for each layer the error against float64, the root of the mean square in standard deviations
-of the output. See docs/adr/0039.
+It times two networks of random weights, in float32 and without gradients: the classifier up to its logits, and the feedback
+network from the class probabilities down to conv1. Each is timed with PyTorch's convolutions everywhere, with ours in conv2, in
+conv3, and in both (in the feedback network, in their mirrors), in turn. It prints a Markdown table of the medians. A second table
+gives each layer's error against float64: the root mean square, in standard deviations of the output. See docs/adr/0039.
 """
 
 import argparse

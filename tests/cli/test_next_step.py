@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_cli.cli.next_step import next_command, tell_next
+from fer_cli.cli.next_step import tell_next
 from fer_cli.cli.options import DEFAULT_RUN
-from fer_cli.storage.run_paths import RunPaths
+from fer_cli.storage.run_paths import RunPaths, next_command
 from forks import fer
 
 

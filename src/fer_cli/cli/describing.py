@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fer_cli.cli.next_step import next_command
 from fer_cli.cli.options import AsJson, print_json, print_line, print_rich
 from fer_cli.errors import ArtifactError, UsageError
+from fer_cli.storage.run_paths import next_command
 
 Described = Annotated[
     Path | None,

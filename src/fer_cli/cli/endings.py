@@ -81,9 +81,10 @@ def run(command: Callable[[], object]) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Have standard streams that whoever started us has closed read and write nothing.
+    """Replace every closed standard stream by one that reads nothing and writes nowhere.
 
-    Otherwise the first files that are opened would take their numbers, and what libraries print would go into these.
+    If its file descriptor stayed free, the next file to be opened would get it, and output meant for the stream would
+    go into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

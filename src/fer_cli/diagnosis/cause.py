@@ -182,8 +182,8 @@ def _unusual_pose(signs: Signs) -> Cause | None:
         return None
     turns = pose.turns.replace("-", "−")
     said = (
-        f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}); in no pose is a "
-        "probability more than 0.05 higher."
+        f"Turned {turns} it is {with_article(pose.klass)} (probability {pose.probability:.2f}); no other pose "
+        "reaches a probability that is more than 0.05 higher."
     )
     if signs.sure < SURE:
         said += f" This network's probabilities are low, so that {signs.sure:.2f} is enough."

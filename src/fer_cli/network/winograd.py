@@ -1,9 +1,10 @@
 """Convolutions with many filters, computed on a CPU with fewer multiplications where no gradient is wanted.
 
-Along the first axis, four neighbouring outputs are sums of products of transformed inputs and transformed weights: of
-six products instead of twelve where an output has three taps. The other axes are convolved as usual. A strided
-convolution is one of stride 1 over the phases of its input, which a product takes together. A transposed convolution is
-the transpose, with the matrices of inputs and outputs exchanged.
+A convolution of stride 1 along one axis, with three taps, takes twelve multiplications for four neighbouring outputs.
+Winograd's algorithm takes six: it multiplies linear combinations of the inputs by linear combinations of the taps, and
+adds the products up to outputs. This module does so along the first axis; along the other two, each of these products
+is one of PyTorch's convolutions. With a stride, every stride-th input makes a phase, and each phase is a convolution of
+stride 1 with a part of the taps. A transposed convolution exchanges the matrices of inputs and outputs.
 
 The functions and the parameters are those of `nn.Conv3d` and `nn.ConvTranspose3d`; kernels are cubic, without dilation
 or groups. With gradients, in other precision and on other devices the layers are PyTorch's own.
@@ -25,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _TILE = 4
-"""Outputs computed together; of more, float32 loses further digits."""
+"""Number of outputs that are computed together. Larger tiles save more, but with larger rounding errors."""
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
-"""Where polynomials are evaluated, beside infinity."""
+"""Points at which polynomials are evaluated, besides infinity."""
 _MANY_WEIGHTS = 1 << 13
-"""Least number of filters below times filters above; measured, `docs/adr/0039`."""
+"""Smallest product of the numbers of filters below and above for which this form is used; measured, docs/adr/0039."""
 _LEAST_SAVED = 1.5
-"""Least ratio of the multiplications of the usual way to those of this one."""
+"""Smallest ratio of the multiplications of a direct convolution to those of this form."""
 
 
 def saves(filters_below: int, filters_above: int, kernel: int, stride: int, side: int) -> bool:
@@ -47,17 +48,17 @@ def saves(filters_below: int, filters_above: int, kernel: int, stride: int, side
 
 
 class _Inferring(nn.Module):
-    """A layer that keeps its transformed weights."""
+    """A layer that keeps the transformed weights, from which it computes without gradients."""
 
     weight: Tensor
     _transformed: tuple[tuple[float, ...], list[Tensor]] | None = None
 
     def __getstate__(self) -> Any:
-        """Without them: a copy has weights of its own."""
+        """What a copy or a pickle gets: everything but the transformed weights, which it makes from its own weights."""
         return {**vars(self), "_transformed": None}
 
     def infers(self, feature: Tensor) -> bool:
-        """Whether the layer goes its own way for a feature."""
+        """Whether the layer computes a feature in this form; otherwise it leaves it to PyTorch."""
         return (
             feature.dim() == 5
             and feature.device.type == "cpu"
@@ -67,9 +68,10 @@ class _Inferring(nn.Module):
         )
 
     def transformed(self, taps: Float[Tensor, "product phase tap"]) -> list[Float[Tensor, "a b phase y z"]]:
-        """The weights for each product, made once for as long as the weights are the same.
+        """The transformed weights of each product; they are computed again only after the weights have changed.
 
-        Their sum tells that, since not all that changes a tensor counts its version up: fused optimizers do not.
+        A change is noticed by the tensor's version or by the sum of its values: fused optimizers, and whatever writes
+        through `.data`, leave the version as it was.
         """
         weight = self.weight.detach()
         key = (0.0 if weight.is_inference() else float(weight._version), float(weight.sum()))
@@ -127,7 +129,7 @@ class _Scheme:
 
 @cache
 def _scheme(wide: int, narrow: int, kernel: int, stride: int, padding: int) -> _Scheme:
-    """Of a convolution from `wide` to `narrow` cells."""
+    """The matrices of a convolution that maps `wide` cells to `narrow` ones along the first axis."""
     taps, tiles = -(-kernel // stride), -(-narrow // _TILE)
     count = _TILE + taps - 1
     # A polynomial of the taps times one of as many coefficients as a tile has outputs: evaluate, multiply, interpolate.
@@ -150,7 +152,7 @@ def _scheme(wide: int, narrow: int, kernel: int, stride: int, padding: int) -> _
 
 
 def _evaluation(count: int, coefficients: int) -> np.ndarray:
-    """The matrix that evaluates polynomials at the first points and at infinity, `count` in all."""
+    """The matrix from the coefficients of a polynomial to its values at `count` points, the last at infinity."""
     at_infinity = np.eye(coefficients)[-1:]
     return np.concatenate([np.vander(_POINTS[: count - 1], coefficients, increasing=True), at_infinity])
 
@@ -158,7 +160,7 @@ def _evaluation(count: int, coefficients: int) -> np.ndarray:
 def _parts(
     feature: Float[Tensor, "sample filter x y z"], matrices: Float[Tensor, "product tile phase x"]
 ) -> Iterator[Float[Tensor, "sample_tile filter phase y z"]]:
-    """What each product reads of a feature, one at a time."""
+    """The linear combinations of inputs for each product, one product at a time."""
     samples, filters, x, y, z = feature.shape
     rows = feature.permute(0, 2, 3, 4, 1).reshape(samples, x, y * z * filters)
     _, tiles, phases, _ = matrices.shape
@@ -173,7 +175,7 @@ def _sums(
     samples: int,
     bias: Tensor | None,
 ) -> Float[Tensor, "sample filter x y z"]:
-    """What all products add to each cell."""
+    """The outputs: for each cell of the first axis, a linear combination of the products."""
     _, filters, _, y, z = products[0].shape
     tiles, phases, x = matrices.shape[1:]
     shape = samples, tiles * phases, y * z * filters

@@ -4,7 +4,6 @@ Nothing is computed here; every figure is in the JSON beside the page. Without s
 show.
 """
 
-import shlex
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from fer_cli.reports.page import SHARED_POLICY, environment
 from fer_cli.reports.report import ERRORS, FIDELITY, claims_by_head, detectors, fidelity_scores, said_of
 from fer_cli.reports.site import Joined, evaluation_page, joined, read_evaluation
 from fer_cli.storage.disk import write_whole
-from fer_cli.storage.run_paths import DEFAULT_RUN
+from fer_cli.storage.run_paths import next_command
 
 _MOST_ROWS = 40
 
@@ -51,7 +50,7 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
         error_heads={key: head for key, (head, _, _) in ERRORS.items()},
         policy=SHARED_POLICY,
         joined=Joined() if run is None else joined(evaluation, page, run),
-        command=run and _command(split, run),
+        command=run and next_command("explain", "--errors", *(() if split == "test" else ("--split", split)), run=run),
         pictured=PICTURED,
         pictured_correct=PICTURED_CORRECT,
         facts=embedded_json({"charts": charts}),
@@ -60,12 +59,6 @@ def write_evaluation_page(evaluation: Evaluation, page: Path, run: Path | None =
     write_whole(page, text)
     write_whole(page.with_name("index.html"), environment().get_template("leads.html.j2").render(page=quote(page.name)))
     return page
-
-
-def _command(split: str, run: Path) -> str:
-    """What explains the mistakes of a split."""
-    options = [*(() if split == "test" else ("--split", split)), *(() if run == DEFAULT_RUN else ("--run", str(run)))]
-    return shlex.join(["fer", "explain", "--errors", *options])
 
 
 def join_evaluation(run: Path, split: str, model: str) -> Path | None:

@@ -1,5 +1,7 @@
-"""Where the artifacts of a run are."""
+"""Where the artifacts of a run are, and commands that name the run."""
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,3 +37,14 @@ class RunPaths:
             model or folder / "model.h5",
             codebook or folder / "codebook.h5",
         )
+
+
+def next_command(*words: str, run: Path, files: Mapping[str, Path | None] | None = None) -> str:
+    """`fer` with these words and the options that name a run, as a shell takes it.
+
+    `files` are artifacts that lie outside the run, by the name of their option; None where an option was not given.
+    """
+    options = [] if run == DEFAULT_RUN else ["--run", str(run)]
+    for name, path in (files or {}).items():
+        options += [] if path is None else [f"--{name}", str(path)]
+    return shlex.join(["fer", *words, *options])
