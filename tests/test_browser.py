@@ -357,7 +357,7 @@ def test_gallery_is_filtered_by_cause_suspicion_and_name_and_by_its_address(brow
     assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])
     gallery.tab.goto(site.as_uri() + "#sample=two&sample=nine")
     assert eventually(lambda: shown_in(gallery) == ["two"])
-    missing = "1 more has no report; the evaluation's page names the command for it."
+    missing = "1 more is not in this gallery; fer explain --errors makes one of all mistakes."
     assert counted.inner_text() == f"1 of 3 samples, those of one group. {missing}"
     gallery.tab.get_by_role("button", name="Show all").press("Enter")
     assert eventually(lambda: shown_in(gallery) == ["one", "two", "three"])

@@ -46,7 +46,7 @@
     const shown = rows.filter((row) => !row.hidden).length;
     const listed = rows.filter((row) => group.has(row.querySelector("th").dataset.sort)).length;
     const missing = group.size - listed;
-    const rest = `${missing} more ${missing === 1 ? "has" : "have"} no report; the evaluation's page names the command for ${missing === 1 ? "it" : "them"}.`;
+    const rest = `${missing} more ${missing === 1 ? "is" : "are"} not in this gallery; fer explain --errors makes one of all mistakes.`;
     document.getElementById("count").textContent =
       (shown === rows.length ? `${rows.length} samples.` : `${shown} of ${rows.length} samples${group.size ? ", those of one group" : ""}.`) + (missing ? ` ${rest}` : "");
   }
