@@ -131,7 +131,8 @@ class RunArtifacts:
         if "training/statistic" not in self._calibration:
             return None
         names = statistic_names(self.network.spec.input.kind)
-        return InputOutliers(names, self._calibration.read("training/statistic"))
+        known = [name for name in ("training/statistic", "training/outlyingness") if name in self._calibration]
+        return InputOutliers(names, *map(self._calibration.read, known))
 
     def chosen_views(self, number: int) -> Views:
         """So many views that vary as those of the calibration, or as in training where it has none.

@@ -12,6 +12,7 @@ import torch
 
 from fer_cli.calibration.calibrate import calibrate, calibrated, check_calibration, views_of_run
 from fer_cli.calibration.confidence import SOFTMAX, VIEWS, load_calibration
+from fer_cli.calibration.outliers import InputOutliers
 from fer_cli.codebooks.clustering import cluster_network
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import ERRORS, read_errors
@@ -69,6 +70,15 @@ def test_calibration_is_the_validation_samples_read(calibration: Artifact, run: 
     assert list(distances) == list(layers)
     for layer, values in distances.items():
         np.testing.assert_allclose(calibration.read(f"calibration/distance/{layer}"), values, rtol=1e-6)
+
+
+def test_the_training_samples_distances_to_each_other_are_stored(calibration: Artifact, run: Run) -> None:
+    assert run.outliers is not None
+    stored = calibration.read("training/outlyingness")
+    np.testing.assert_array_equal(run.outliers.reference, stored)
+    anew = InputOutliers(run.outliers.names, calibration.read("training/statistic"))
+    np.testing.assert_allclose(anew.reference, stored, rtol=1e-12)
+    assert stored.any()
 
 
 def test_calibrating_again_gives_the_same_file_without_clustering(run_paths: RunPaths, tmp_path: Path) -> None:

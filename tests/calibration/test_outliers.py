@@ -49,12 +49,12 @@ def test_the_distance_is_the_mean_to_the_nearest_others_as_a_loop_over_all_finds
         for at, row in enumerate(standard)
     ]
     outliers = InputOutliers(NAMES, known)
-    np.testing.assert_allclose(outliers._reference, far, rtol=1e-9)
+    np.testing.assert_allclose(outliers.reference, far, rtol=1e-9)
 
 
 def test_equal_training_samples_are_each_others_nearest():
     outliers = InputOutliers(NAMES, np.repeat(training(1), 20, axis=0))
-    np.testing.assert_array_equal(outliers._reference, 0)
+    np.testing.assert_array_equal(outliers.reference, 0)
 
 
 def test_an_empty_shape_is_said_to_have_nothing():

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
+from fer_cli.data import statistics
 from fer_cli.data.statistics import input_statistics, statistic_names
 
 
@@ -63,3 +66,25 @@ def test_channels_are_averaged():
     volumes = torch.rand(2, 2, 4, 5, 6)
     each = [input_statistics(volumes[:, channel : channel + 1], "intensity") for channel in (0, 1)]
     np.testing.assert_allclose(input_statistics(volumes, "intensity"), np.mean(each, axis=0))
+
+
+@given(grids=arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=7)))
+def test_pieces_are_those_of_scipy(grids):
+    assert statistics._count_pieces(grids) == statistics._label_pieces(grids)
+
+
+def test_the_pieces_of_a_winding_line_and_of_no_voxel():
+    line = np.zeros((15, 15, 3), bool)
+    line[::2, :, 1] = True
+    line[1::4, -1, 1] = line[3::4, 0, 1] = True
+    assert statistics._count_pieces(line) == 1
+    assert statistics._count_pieces(np.zeros((3, 4, 5), bool)) == 0
+    line[7, 0, 1] = False
+    assert statistics._count_pieces(line) == 2
+
+
+def test_many_voxels_have_the_figures_that_few_have(monkeypatch):
+    grids = torch.from_numpy(np.random.default_rng(0).random((5, 1, 6, 6, 6)) < 0.1).float()
+    few = input_statistics(grids, "occupancy")
+    monkeypatch.setattr(statistics, "_FEW", 0)
+    np.testing.assert_array_equal(input_statistics(grids, "occupancy"), few)

@@ -19,13 +19,14 @@ from torch import nn
 
 from fer_cli.calibration.confidence import VIEWS
 from fer_cli.calibration.departure import SIGNIFICANT, return_errors
+from fer_cli.calibration.outliers import InputOutliers
 from fer_cli.calibration.surroundings import neighbourhood
 from fer_cli.codebooks.codebook import Codebook, open_codebook
 from fer_cli.codebooks.reading import code_distances, read_samples
 from fer_cli.codebooks.reconstruction import read_errors
 from fer_cli.codebooks.training_codes import TrainingCodes, read_training_codes
 from fer_cli.data.dataset import VolumeSet, open_voxels
-from fer_cli.data.statistics import input_statistics
+from fer_cli.data.statistics import input_statistics, statistic_names
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import ArtifactError, UsageError
 from fer_cli.network.activations import FEEDFORWARD, PATHS, Columns, batches
@@ -172,7 +173,9 @@ def calibrated(
                 writer.write(f"calibration/{name}", values)
             writer.write("training/index", known.index)
             writer.write("training/code", known.code)
-            writer.write("training/statistic", statistics.arrays["statistic"])
+            figures, names = statistics.arrays["statistic"], statistic_names(network.spec.input.kind)
+            writer.write("training/statistic", figures)
+            writer.write("training/outlyingness", InputOutliers(names, figures).reference)
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
             seconds = time.monotonic() - started

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import KDTree
 
 from fer_cli.calibration.p_value import empirical_p_value
 from fer_cli.data.statistics import LONGEST
@@ -40,30 +39,41 @@ class Outlyingness:
 class InputOutliers:
     """The figures of training samples, against which others are measured."""
 
-    def __init__(self, names: Sequence[str], training: Float[np.ndarray, "training statistic"]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        training: Float[np.ndarray, "training statistic"],
+        reference: Float[np.ndarray, " training"] | None = None,
+    ) -> None:
+        """`reference` is the distance of each training sample to others, where it is known already."""
         self.names = tuple(names)
         self._training = training
         self._mean, deviation = training.mean(axis=0), training.std(axis=0)
         # A figure that is the same for all training samples counts where it differs.
         self._deviation = np.where(deviation > 0, deviation, np.maximum(1e-3, np.abs(self._mean) * 1e-3))
-        standard = self._standard(training)
-        self._near = KDTree(standard)
-        self._reference = np.zeros(len(training))
-        if count := min(NEIGHBOURS, len(training) - 1):
-            distances, _ = self._near.query(standard, k=range(2, count + 2))  # the nearest is the sample itself
-            self._reference = distances.mean(axis=1)
+        self.reference = self._distances_to_others() if reference is None else reference
 
     def measure(self, figures: Float[np.ndarray, "sample statistic"]) -> list[Outlyingness]:
         """How odd each sample is."""
-        count = min(NEIGHBOURS, len(self._training))
-        distances, _ = self._near.query(self._standard(figures), k=range(1, count + 1))
-        p_values = empirical_p_value(distances.mean(axis=1), self._reference)
+        known = self._standard(self._training)
+        away = [np.sort(np.linalg.norm(known - own, axis=1)) for own in self._standard(figures)]
+        p_values = empirical_p_value(np.array([row[:NEIGHBOURS].mean() for row in away]), self.reference)
         return [Outlyingness(float(p), self._unusual(row)) for p, row in zip(p_values, figures, strict=True)]
 
     def alike(self, figures: Float[np.ndarray, "1 statistic"]) -> Bool[np.ndarray, " training"]:
         """Which training samples have the same figures, but for rounding."""
         same: np.ndarray = np.isclose(self._training, figures, rtol=1e-4, atol=1e-6).all(axis=1)
         return same
+
+    def _distances_to_others(self) -> Float[np.ndarray, " training"]:
+        from scipy.spatial import KDTree  # half a second that one sample does not need
+
+        count, standard = min(NEIGHBOURS, len(self._training) - 1), self._standard(self._training)
+        if not count:
+            return np.zeros(len(self._training))
+        distances, _ = KDTree(standard).query(standard, k=range(2, count + 2))  # the nearest is the sample itself
+        mean: Float[np.ndarray, " training"] = distances.mean(axis=1)
+        return mean
 
     def _standard(self, figures: Float[np.ndarray, "sample statistic"]) -> Float[np.ndarray, "sample statistic"]:
         standard: Float[np.ndarray, "sample statistic"] = (figures - self._mean) / self._deviation

@@ -3,7 +3,8 @@
 A layer's evidence is a sum over locations, as if they were independent. Neighbouring locations see the same
 voxels, so the sum counts the same fact several times, in layers of many locations most. Divided by its
 temperature, evidence is calibrated on samples that took no part in training or clustering, and
-can be compared between layers. The class probabilities have a temperature too.
+can be compared between layers. The class probabilities have a temperature too. (Softmax is PyTorch's, which is there;
+scipy's import takes a fifth of a second.)
 
 Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -12,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int
-from scipy.special import softmax
 
 from fer_cli.network.activations import FEEDFORWARD, PATHS
 from fer_cli.storage.artifact import Artifact
@@ -31,7 +32,7 @@ class Temperatures:
 
     def calibrated(self, probabilities: Float[np.ndarray, "sample klass"]) -> Float[np.ndarray, "sample klass"]:
         """Class probabilities that were right as often as they say, on the validation samples."""
-        return softmax(logarithm(probabilities) / self.probability, axis=1)
+        return torch.softmax(torch.from_numpy(logarithm(probabilities) / self.probability), 1).numpy()
 
 
 def fit_temperature(
@@ -45,14 +46,14 @@ def fit_temperature(
     do not become infinitely sure.
     """
     count, classes = scores.shape
-    scores = scores.astype(np.float64)
-    offset = np.log(np.full(classes, 1 / classes) if prior is None else prior)
+    own = torch.from_numpy(scores.astype(np.float64))
+    offset = torch.from_numpy(np.log(np.full(classes, 1 / classes) if prior is None else prior))
     share = 1 / (count + 1)
-    wanted = (1 - share) * np.eye(classes)[labels] + share / classes
+    wanted = torch.from_numpy((1 - share) * np.eye(classes)[labels] + share / classes)
 
     def slope(temperature: float) -> float:
         """Of the cross-entropy, along 1 / T; it is convex, so the slope rises with 1 / T."""
-        return float(((softmax(scores / temperature + offset, axis=1) - wanted) * scores).sum())
+        return float(((torch.softmax(own / temperature + offset, 1) - wanted) * own).sum())
 
     low, high = np.log(_LOWEST), np.log(_HIGHEST)
     for _ in range(_HALVINGS):

@@ -116,8 +116,10 @@ def explain(
     _check(given, errors=errors, label=label, up=up, selecting=bool(pair or cause or limit))
     paths = expect_run(run, voxels, model, codebook)
     from fer_cli.execution.contention import Usage, usable_cores, wait_passively
+    from fer_cli.execution.deferring import defer_meta_kernels
     from fer_cli.pictures.drawing import open_drawing
 
+    defer_meta_kernels()
     began = Usage.now()
     wait_passively()
     many = errors or len(given) > _FEW
@@ -128,7 +130,6 @@ def explain(
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
         from fer_cli.data.sample_files import is_sample_folder
-        from fer_cli.reports.evaluation_page import join_evaluation
         from fer_cli.reports.gallery import Wanted, explain_one
         from fer_cli.reports.selection import Selection
 
@@ -155,6 +156,8 @@ def explain(
             return
         several = _explain_several(opened, selection or given, output or run / "explain", wanted)
         if images:
+            from fer_cli.reports.evaluation_page import join_evaluation
+
             join_evaluation(run, split, opened.model.id)
     _tell_several(several, as_json=as_json)
     if selection and not several.explained and not as_json:

@@ -69,6 +69,9 @@ def probe(
 ) -> None:
     """Show what one location of a layer, or every location of it, stands for (Algorithm 1)."""
     expect_run(run, voxels, model, codebook)
+    from fer_cli.execution.deferring import defer_meta_kernels
+
+    defer_meta_kernels()
     from fer_cli.diagnosis.probe import layer_locations, sweep
     from fer_cli.diagnosis.probe import probe as probe_location
     from fer_cli.pictures import mosaic

@@ -5,11 +5,11 @@ input that is damaged, or of another size or place, from one that the network wa
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy import ndimage
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +18,10 @@ from fer_cli.data.volumes import Volumes
 
 _LOOSE, _EDGE = 2, 5
 """Neighbours, of 26: with at most so many a voxel hangs loose, or lies at the edge of a surface."""
+_AFTER = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0))
+"""The steps to those of the 26 that come later in memory."""
+_FEW = 1 << 15
+"""Up to so many voxels are joined to pieces without scipy, whose import takes longer."""
 _SPIKE = 2.0
 """Standard deviations of the volume."""
 
@@ -67,19 +71,19 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
     occupied = grids > 0.5
     neighbours = _box_sum(occupied.float()) - 1
+    count = _count_pieces if occupied.sum() <= _FEW else _label_pieces
     rows = [
-        _of_shape(grid.numpy(), near[grid].numpy()) if grid.any() else np.zeros(len(_SHAPE))
+        _of_shape(grid.numpy(), near[grid].numpy(), count) if grid.any() else np.zeros(len(_SHAPE))
         for grid, near in zip(occupied, neighbours, strict=True)
     ]
     return np.stack(rows)
 
 
-def _of_shape(grid: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+def _of_shape(grid: np.ndarray, neighbours: np.ndarray, count: Callable[[np.ndarray], int]) -> np.ndarray:
     sides, (low, high) = np.array(grid.shape), occupied_bounds(grid)
     extents = high - low
     box = grid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     asymmetry = sorted((box != np.flip(box, axis)).sum() / (2 * len(neighbours)) for axis in (0, 1))
-    _, pieces = ndimage.label(box, structure=np.ones((3, 3, 3)))
     return np.array(
         [
             np.log(len(neighbours)),
@@ -89,10 +93,38 @@ def _of_shape(grid: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
             (neighbours <= _LOOSE).mean(),
             (neighbours <= _EDGE).mean(),
             neighbours.mean(),
-            np.log(pieces),
+            np.log(count(box)),
             *asymmetry,
         ]
     )
+
+
+def _label_pieces(grid: Bool[np.ndarray, "x y z"]) -> int:
+    from scipy import ndimage  # a third of a second, which many voxels are worth
+
+    return int(ndimage.label(grid, structure=np.ones((3, 3, 3)))[1])
+
+
+def _count_pieces(grid: Bool[np.ndarray, "x y z"]) -> int:
+    """The same by NumPy alone: every voxel takes the lowest number that a chain of neighbours leads to.
+
+    Source: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", Journal of Algorithms 3, 1982.
+    """
+    number = np.full(np.add(grid.shape, 2), -1)
+    number[1:-1, 1:-1, 1:-1][grid] = np.arange(np.count_nonzero(grid))
+    here = np.flatnonzero(number >= 0)
+    steps = np.ravel_multi_index(np.array(_AFTER).T + 1, number.shape) - np.ravel_multi_index((1, 1, 1), number.shape)
+    beside = number.flat[here + steps[:, None]]
+    at, later = np.nonzero(beside >= 0)[1], beside[beside >= 0]
+    root = np.arange(len(here))
+    while len(at):
+        low, high = np.minimum(root[at], root[later]), np.maximum(root[at], root[later])
+        np.minimum.at(root, high, low)
+        while (root[root] != root).any():
+            root = root[root]
+        apart = root[at] != root[later]
+        at, later = at[apart], later[apart]
+    return int((root == np.arange(len(root))).sum())
 
 
 def _of_signals(volumes: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:

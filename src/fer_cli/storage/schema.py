@@ -342,6 +342,13 @@ CALIBRATION = Format(
             "plain statistics of each of their volumes, in the order of `data.statistics.statistic_names`",
             required=False,
         ),
+        DatasetSpec(
+            "training/outlyingness",
+            ("training",),
+            "float64",
+            "mean distance of these to those of the nearest others, in standard deviations of all",
+            required=False,
+        ),
     ),
 )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import fer_cli
 from fer_cli.errors import UsageError
+from fer_cli.execution.deferring import require_meta_kernels
 
 Root = Path | str
 """What code belongs to: the folder of a file, or the name of a package."""
@@ -63,6 +64,7 @@ def importing(root: Root, allowed: Mapping[Path, str] | None) -> Iterator[None]:
     Modules that are found elsewhere come first. Those of another root are imported afresh, as names may be the same.
     Where `allowed` is given, own code that is not among it, or has another digest, is not run: UsageError.
     """
+    require_meta_kernels()
     for name in [name for name, its in _roots.items() if its != root]:
         sys.modules.pop(name, None)
         del _roots[name]
