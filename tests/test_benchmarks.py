@@ -16,6 +16,7 @@ from fer_cli.data.formats.registry import Mesh
 from fer_cli.data.occupancy import VoxelSettings, voxelize_shape
 from fer_cli.network.fer_cnn import build
 from fer_cli.network.phases import FeedforwardPhase, TrainingData, TrainingSettings
+from fer_cli.network.winograd import WinogradConv3d
 from fer_cli.run import Run
 from fer_cli.studies.evaluate import evaluate
 from networks import cube
@@ -267,3 +268,16 @@ def test_a_voxel_is_near_a_surface_that_ends_within_a_hundredth_of_it() -> None:
         assert grid.occupancy[2, 1, 1]
         assert not grid.occupancy[3, 1, 1]
         assert script.near_surface(mesh, grid)[3, 1, 1] == is_near
+
+
+@torch.inference_mode()
+def test_fewer_multiplications_are_compared_with_those_of_pytorch() -> None:
+    script = load_benchmark("winograd")
+    with torch.inference_mode(mode=False):
+        layer = WinogradConv3d(8, 8, 3, padding=1)
+    feature, kinds = torch.rand(2, 8, 8, 8, 8), []
+    script._measure(lambda: kinds.append(type(layer)), {"conv": layer}, WinogradConv3d, [(), ("conv",)], 1)
+    assert kinds == [torch.nn.Conv3d] * 2 + [WinogradConv3d] * 2
+    own, usual = script._errors(layer, lambda: layer(feature))
+    assert own != usual
+    assert type(layer) is WinogradConv3d

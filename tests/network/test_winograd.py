@@ -153,3 +153,15 @@ def test_a_samples_features_do_not_depend_on_its_batch() -> None:
 def test_no_sample_gives_no_map(kind: type[nn.Module]) -> None:
     layer, feature = kind(6, 9, 5, 2, 2), torch.randn(0, 6, 8, 8, 8)
     assert layer(feature).shape == PYTORCHS[kind].forward(layer, feature).shape
+
+
+@pytest.mark.parametrize("kind", PYTORCHS)
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@torch.no_grad()
+def test_a_trace_is_pytorchs(kind: type[nn.Module]) -> None:
+    layer, feature = kind(4, 5, 3, padding=1), torch.randn(2, 4, 8, 6, 7)
+    exported = torch.export.export(layer, (feature,))
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert called in ({"aten.conv3d.default"}, {"aten.conv_transpose3d.input"}), called
+    assert_near(exported.module()(feature), layer(feature))
+    assert_near(torch.jit.trace(layer, feature)(feature), layer(feature))

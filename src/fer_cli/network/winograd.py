@@ -7,7 +7,7 @@ is one of PyTorch's convolutions. With a stride, every stride-th input makes a p
 stride 1 with a part of the taps. A transposed convolution exchanges the matrices of inputs and outputs.
 
 The functions and the parameters are those of `nn.Conv3d` and `nn.ConvTranspose3d`; kernels are cubic, without dilation
-or groups. With gradients, in other precision and on other devices the layers are PyTorch's own.
+or groups. With gradients, in other precision, on other devices and in traces the layers are PyTorch's own.
 
 Sources: Winograd, "Arithmetic Complexity of Computations", SIAM 1980; Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016; points of least error, Barabasz et al., "Error Analysis and Improving the
@@ -65,6 +65,8 @@ class _Inferring(nn.Module):
             and feature.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
         )
 
     def transformed(self, taps: Float[Tensor, "product phase tap"]) -> list[Float[Tensor, "a b phase y z"]]:
