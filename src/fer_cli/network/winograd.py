@@ -66,7 +66,7 @@ class _Inferring(nn.Module):
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         )
 
     def transformed(self, taps: Float[Tensor, "product phase tap"]) -> list[Float[Tensor, "a b phase y z"]]:
