@@ -68,8 +68,9 @@ def test_a_user_s_own_code_has_them() -> None:
     said_by(DEFERRED + own + WHOLE)
 
 
-def test_another_version_of_torch_starts_as_it_is() -> None:
-    other = "from importlib import metadata\nmetadata.version = lambda name: '2.99.0'\n"
+@pytest.mark.parametrize("told", ["'2.99.0'", "metadata.distribution('no-such').version"])
+def test_another_version_of_torch_starts_as_it_is(told: str) -> None:
+    other = f"from importlib import metadata\nmetadata.version = lambda name: {told}\n"
     said_by(other + DEFERRED + "assert type(torch._meta_registrations).__name__ == 'module'\n" + WHOLE)
 
 

@@ -8,6 +8,7 @@ something needs it. See docs/adr/0040.
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,8 +27,9 @@ def defer_meta_kernels() -> None:
     It is executed at `require_meta_kernels`, when something of it is asked for, and when PyTorch's compiler is
     imported. Before that many operations on `meta` tensors raise NotImplementedError.
     """
-    if "torch" not in sys.modules and metadata.version("torch").startswith(_TRIED):
-        sys.meta_path.insert(0, _Finder())
+    with suppress(metadata.PackageNotFoundError):  # a build of the user's own may tell no version
+        if "torch" not in sys.modules and metadata.version("torch").startswith(_TRIED):
+            sys.meta_path.insert(0, _Finder())
 
 
 def require_meta_kernels() -> None:
