@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from fer_cli.calibration import outliers
 from fer_cli.calibration.outliers import LEVEL, NEIGHBOURS, InputOutliers
 from fer_cli.data.statistics import input_statistics, statistic_names
 
@@ -55,6 +56,23 @@ def test_the_distance_is_the_mean_to_the_nearest_others_as_a_loop_over_all_finds
 def test_equal_training_samples_are_each_others_nearest():
     outliers = InputOutliers(NAMES, np.repeat(training(1), 20, axis=0))
     np.testing.assert_array_equal(outliers.reference, 0)
+
+
+def test_of_many_training_samples_some_are_drawn_and_compared_with_all(monkeypatch):
+    known = training()
+    whole = InputOutliers(NAMES, known)
+    monkeypatch.setattr(outliers, "_MOST", 100)
+    some = InputOutliers(NAMES, known)
+    assert len(some.reference) == 100
+    assert set(some.reference) < set(whole.reference)
+    other = training(500)[-1:]
+    assert some.measure(other)[0].p_value == pytest.approx(whole.measure(other)[0].p_value, abs=0.1)
+
+
+def test_distances_do_not_depend_on_the_blocks_that_they_are_worked_out_in(monkeypatch):
+    whole = InputOutliers(NAMES, training())
+    monkeypatch.setattr(outliers, "_DISTANCES", 1500)
+    np.testing.assert_array_equal(InputOutliers(NAMES, training()).reference, whole.reference)
 
 
 def test_an_empty_shape_is_said_to_have_nothing():

@@ -9,11 +9,10 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn import functional
 
-from fer_cli.data.places import Kind, occupied_bounds
+from fer_cli.data.places import Kind
 from fer_cli.data.volumes import Volumes
 
 _LOOSE, _EDGE = 2, 5
@@ -70,33 +69,41 @@ def input_statistics(volumes: Volumes, kind: Kind) -> Float[np.ndarray, "sample 
 
 def _of_shapes(grids: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sample statistic"]:
     occupied = grids > 0.5
-    neighbours = _box_sum(occupied.float()) - 1
-    count = _count_pieces if occupied.sum() <= _FEW else _label_pieces
-    rows = [
-        _of_shape(grid.numpy(), near[grid].numpy(), count) if grid.any() else np.zeros(len(_SHAPE))
-        for grid, near in zip(occupied, neighbours, strict=True)
+    number, (low, high) = occupied.flatten(1).sum(1), _bounds(occupied)
+    neighbours = (
+        _box_sum(occupied.to(torch.uint8))[occupied].double() - 1
+    )  # of the voxels of one sample after the other
+    sample = torch.repeat_interleave(number)
+    shares = [
+        torch.zeros(len(grids), dtype=torch.float64).index_add_(0, sample, each.double()) / number
+        for each in (neighbours <= _LOOSE, neighbours <= _EDGE, neighbours)
     ]
-    return np.stack(rows)
+    count = _count_pieces if number.sum() <= _FEW else _label_pieces
+    boxes = [
+        grid[tuple(slice(a, b) for a, b in zip(*ends, strict=True))]
+        for grid, *ends in zip(occupied.numpy(), low.tolist(), high.tolist(), strict=True)
+    ]
+    pieces = torch.tensor([[count(box)] for box in boxes])
+    uneven = torch.tensor([[(box != np.flip(box, axis)).sum() for axis in (0, 1)] for box in boxes])
+    sides = torch.tensor(grids.shape[1:]).double()
+    extents = (high - low) / sides
+    figures = [
+        number[:, None].double().log(),
+        extents.amax(1, keepdim=True),
+        extents.log(),
+        ((low + high) / sides - 1).abs() / 2,
+        torch.stack(shares, dim=1),
+        pieces.double().log(),
+        (uneven / (2.0 * number[:, None])).sort(1).values,
+    ]
+    return torch.where(number[:, None] > 0, torch.cat(figures, dim=1), 0.0).numpy()
 
 
-def _of_shape(grid: np.ndarray, neighbours: np.ndarray, count: Callable[[np.ndarray], int]) -> np.ndarray:
-    sides, (low, high) = np.array(grid.shape), occupied_bounds(grid)
-    extents = high - low
-    box = grid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    asymmetry = sorted((box != np.flip(box, axis)).sum() / (2 * len(neighbours)) for axis in (0, 1))
-    return np.array(
-        [
-            np.log(len(neighbours)),
-            (extents / sides).max(),
-            *np.log(extents / sides),
-            *np.abs((low + high) / sides - 1) / 2,
-            (neighbours <= _LOOSE).mean(),
-            (neighbours <= _EDGE).mean(),
-            neighbours.mean(),
-            np.log(count(box)),
-            *asymmetry,
-        ]
-    )
+def _bounds(occupied: Bool[Tensor, "sample x y z"]) -> tuple[Int[Tensor, "sample 3"], Int[Tensor, "sample 3"]]:
+    """First index that is occupied along each axis, and the one after the last."""
+    lines = [occupied.any(b).any(a).byte() for a, b in ((2, 3), (1, 3), (1, 2))]
+    low = torch.stack([line.argmax(1) for line in lines], dim=1)
+    return low, torch.stack([line.shape[1] - line.flip(1).argmax(1) for line in lines], dim=1)
 
 
 def _label_pieces(grid: Bool[np.ndarray, "x y z"]) -> int:
@@ -154,9 +161,11 @@ def _of_signals(volumes: Float[Tensor, "sample x y z"]) -> Float[np.ndarray, "sa
     return torch.stack(columns, dim=1).double().numpy()
 
 
-def _box_sum(volumes: Float[Tensor, "sample x y z"]) -> Float[Tensor, "sample x y z"]:
+def _box_sum(volumes: Shaped[Tensor, "sample x y z"]) -> Shaped[Tensor, "sample x y z"]:
     """Sum over each voxel and its 26 neighbours."""
     for axis in (1, 2, 3):
-        padded = functional.pad(volumes, [0, 0] * (3 - axis) + [1, 1])
-        volumes = torch.stack([padded.narrow(axis, start, volumes.shape[axis]) for start in range(3)]).sum(0)
+        total, shorter = volumes.clone(), volumes.shape[axis] - 1
+        total.narrow(axis, 1, shorter).add_(volumes.narrow(axis, 0, shorter))
+        total.narrow(axis, 0, shorter).add_(volumes.narrow(axis, 1, shorter))
+        volumes = total
     return volumes

@@ -344,9 +344,9 @@ CALIBRATION = Format(
         ),
         DatasetSpec(
             "training/outlyingness",
-            ("training",),
+            ("reference",),
             "float64",
-            "mean distance of these to those of the nearest others, in standard deviations of all",
+            "distance to the nearest others by these statistics, in standard deviations, of all or of 5,000 samples",
             required=False,
         ),
     ),
