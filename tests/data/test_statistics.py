@@ -34,8 +34,14 @@ def test_figures_of_shapes_are_those_of_a_slow_count():
     assert found.shape[1] == len(statistic_names("occupancy"))
 
 
-def test_figures_of_an_empty_shape_are_finite():
-    assert np.isfinite(input_statistics(torch.zeros(1, 1, 4, 4, 4), "occupancy")).all()
+@pytest.mark.parametrize("few", [0, 1000])
+def test_figures_of_an_empty_shape_are_zero_beside_others(monkeypatch, few):
+    monkeypatch.setattr(statistics, "_FEW", few)
+    full, empty = torch.ones(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4)
+    np.testing.assert_array_equal(input_statistics(empty, "occupancy"), 0)
+    found = input_statistics(torch.cat([full, empty, full]), "occupancy")
+    np.testing.assert_array_equal(found[1], 0)
+    np.testing.assert_array_equal(found[[0, 2]], input_statistics(torch.cat([full, full]), "occupancy"))
 
 
 def signal(name, volumes):

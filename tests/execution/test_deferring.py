@@ -78,3 +78,14 @@ def test_it_can_be_required_before_and_without_torch() -> None:
     lines = DEFERRED.splitlines()
     said_by("\n".join([*lines[:4], "require_meta_kernels()", "import torch", WHOLE]))
     said_by("\n".join([*lines[:3], "require_meta_kernels()", "import torch", WHOLE]))
+
+
+@tried
+def test_no_other_finder_is_passed_over() -> None:
+    """The import of the compiler ends the deferring in the middle of a search."""
+    said_by(
+        DEFERRED + "class Next:\n    asked = []\n"
+        "    def find_spec(self, name, path, target=None):\n        self.asked.append(name)\n"
+        "sys.meta_path.insert(1, Next())\nimport torch._dynamo\n"
+        "assert 'torch._dynamo' in Next.asked\n" + WHOLE
+    )

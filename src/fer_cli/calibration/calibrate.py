@@ -158,6 +158,8 @@ def calibrated(
         total, statistics = seen.passes * len(validation), Columns(len(known.index))
         for part in batches(known.index):
             statistics.add({"statistic": input_statistics(voxels.tensor(part), network.spec.input.kind)})
+        figures = statistics.arrays["statistic"]
+        outliers = InputOutliers(statistic_names(network.spec.input.kind), figures)
         columns = read_validation(
             network,
             codebook,
@@ -173,9 +175,8 @@ def calibrated(
                 writer.write(f"calibration/{name}", values)
             writer.write("training/index", known.index)
             writer.write("training/code", known.code)
-            figures, names = statistics.arrays["statistic"], statistic_names(network.spec.input.kind)
             writer.write("training/statistic", figures)
-            writer.write("training/outlyingness", InputOutliers(names, figures).reference)
+            writer.write("training/outlyingness", outliers.reference)
             writer.complete()
             correct = int((columns["label"] == columns["predicted"]).sum())
             seconds = time.monotonic() - started

@@ -1,8 +1,9 @@
 """How far an input's plain figures lie from those of the training samples; no class and no network is asked.
 
 The distance is the mean to the `NEIGHBOURS` nearest training samples, each figure in standard deviations of them all.
-Its p-value is the share of training samples that lie at least as far from the others; of many samples, 5,000 are asked.
-Training is no advantage here: nothing is fitted to the samples but means and deviations.
+Its p-value is the share of training samples that lie at least as far from the other training samples. Of more than
+`_MOST` training samples, as many are drawn for this. Training is no advantage here: nothing is fitted to the samples
+but means and deviations.
 
 Source: Ramaswamy, Rastogi and Shim, "Efficient algorithms for mining outliers from large data sets", SIGMOD 2000.
 """
@@ -21,9 +22,9 @@ NEIGHBOURS = 5
 LEVEL = 0.02
 """p-value up to which an input is called odd: in pilots on validation samples 0.015 of the correct ones."""
 _MOST = 5_000
-"""So many training samples are enough to tell how far from the others one usually lies."""
+"""Number of training samples whose distances to the others are compared with that of an input."""
 _DISTANCES = 1 << 21
-"""Distances worked on at once, which bounds the memory that they take."""
+"""Number of distances that are in memory at a time."""
 _USUAL = (0.5, 99.5)
 """Percentiles of the training samples between which a figure is usual."""
 
@@ -50,9 +51,9 @@ class InputOutliers:
         training: Float[np.ndarray, "training statistic"],
         reference: Float[np.ndarray, " reference"] | None = None,
     ) -> None:
-        """`reference` holds the distances of training samples to the others, where they are known already.
+        """`reference` is the attribute `reference` that came of the same `training` before; None computes it.
 
-        They are those of all, or of `_MOST` drawn at random.
+        It holds the mean distance of each training sample, or of `_MOST` drawn at random, to its nearest others.
         """
         self.names = tuple(names)
         self._training = training
@@ -77,7 +78,10 @@ class InputOutliers:
     def _distances(
         self, figures: Float[np.ndarray, "sample statistic"], *, among_them: bool = False
     ) -> Float[np.ndarray, " sample"]:
-        """Mean distance of each sample to the training samples that are nearest, itself left out where it is one."""
+        """Mean distance of each sample to the nearest training samples.
+
+        With `among_them` the samples are training samples, and each is left out of its own neighbours.
+        """
         first = int(among_them)
         count = min(NEIGHBOURS, len(self._training) - first)
         if not count:

@@ -3,8 +3,7 @@
 A layer's evidence is a sum over locations, as if they were independent. Neighbouring locations see the same
 voxels, so the sum counts the same fact several times, in layers of many locations most. Divided by its
 temperature, evidence is calibrated on samples that took no part in training or clustering, and
-can be compared between layers. The class probabilities have a temperature too. (Softmax is PyTorch's, which is there;
-scipy's import takes a fifth of a second.)
+can be compared between layers. The class probabilities have a temperature too.
 
 Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import torch  # also for softmax: scipy's import would take a fifth of a second
 from jaxtyping import Float, Float32, Int
 
 from fer_cli.network.activations import FEEDFORWARD, PATHS

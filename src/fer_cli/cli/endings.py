@@ -81,7 +81,7 @@ def run(command: Callable[[], object]) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Replace every closed standard stream by one that reads nothing and writes nowhere.
+    """Open the null device for every standard stream that is closed.
 
     If its file descriptor stayed free, the next file to be opened would get it, and output meant for the stream would
     go into that file.

@@ -1,9 +1,9 @@
-"""A quicker start of PyTorch, for commands that end after seconds.
+"""Makes `import torch` faster, for commands that take only seconds.
 
-`torch._meta_registrations` teaches over a thousand operations to tensors without storage, of the device `meta`.
-Tracing, `torch.compile` and `torch.export` need it, a computation does not. PyTorch imports it at its start, and with
-it `torch._prims`, `torch._refs` and `torch._decomp`: over a quarter of the time of `import torch`. Here it waits until
-something needs it. See docs/adr/0040.
+Over a quarter of the time of `import torch` goes to `torch._meta_registrations` and the modules that it imports
+(`torch._prims`, `torch._refs`, `torch._decomp`). It registers kernels for tensors on the device `meta`, which have
+shapes but no values. Tracing, `torch.compile` and `torch.export` need these kernels; computations on values do not.
+Here the module is executed only when something needs it. See docs/adr/0040.
 """
 
 import sys
@@ -16,16 +16,17 @@ from types import ModuleType
 
 _META, _PRIMS, _COMPILER = "torch._meta_registrations", "torch._prims", "torch._dynamo"
 _NEEDED = "torch._prims.rng_prims"
-"""The one module behind it that a computation needs: it gives `torch.Generator` its metaclass."""
+"""The one part of `torch._prims` that computations need: without it, `torch.Generator()` is an error."""
 _TRIED = ("2.13.",)
-"""Versions of PyTorch for which the above is known to hold; others start as they are."""
+"""Versions of PyTorch with which this was tested; with others nothing is deferred."""
 
 
 def defer_meta_kernels() -> None:
-    """Let PyTorch, if it is imported after this, start without that module.
+    """Make a later `import torch` faster: it does not execute `torch._meta_registrations`.
 
-    It is executed at `require_meta_kernels`, when something of it is asked for, and when PyTorch's compiler is
-    imported. Before that many operations on `meta` tensors raise NotImplementedError.
+    The module is executed later: by `require_meta_kernels`, when code uses a name from it, or when `torch._dynamo` is
+    imported. Until then many operations on `meta` tensors raise NotImplementedError. Does nothing where PyTorch is
+    imported already or is of a version that was not tested.
     """
     with suppress(metadata.PackageNotFoundError):  # a build of the user's own may tell no version
         if "torch" not in sys.modules and metadata.version("torch").startswith(_TRIED):
@@ -33,8 +34,10 @@ def defer_meta_kernels() -> None:
 
 
 def require_meta_kernels() -> None:
-    """Execute the module, if it was deferred."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    """Execute what was deferred, and defer nothing from now on."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder):
+            finder.defers = False  # to remove it would make the import system skip another, if it is looking now
     for name in (_PRIMS, _META):
         module = sys.modules.get(name)
         if isinstance(module, _Deferred):
@@ -42,7 +45,7 @@ def require_meta_kernels() -> None:
 
 
 class _Deferred(ModuleType):
-    """A module that is executed when it is asked for a name that it lacks."""
+    """A module that is executed when a name is looked up that it does not have yet."""
 
     def execute(self) -> None:
         """Make it an ordinary module."""
@@ -74,12 +77,16 @@ class _Later(Loader):
 
 
 class _Finder(MetaPathFinder):
+    """Defers the two modules, as long as it `defers`."""
+
+    defers = True
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname == _COMPILER:
             require_meta_kernels()
-        if fullname not in (_META, _PRIMS):
+        if not self.defers or fullname not in (_META, _PRIMS):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

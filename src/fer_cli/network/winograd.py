@@ -162,7 +162,7 @@ def _evaluation(count: int, coefficients: int) -> np.ndarray:
 def _parts(
     feature: Float[Tensor, "sample filter x y z"], matrices: Float[Tensor, "product tile phase x"]
 ) -> Iterator[Float[Tensor, "sample_tile filter phase y z"]]:
-    """The linear combinations of inputs for each product, one product at a time."""
+    """Yields for each product the linear combinations of inputs that are to be multiplied by its weights."""
     samples, filters, x, y, z = feature.shape
     rows = feature.permute(0, 2, 3, 4, 1).reshape(samples, x, y * z * filters)
     _, tiles, phases, _ = matrices.shape

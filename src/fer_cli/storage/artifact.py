@@ -195,11 +195,14 @@ class Artifact:
 
 
 def _rows(dataset: h5py.Dataset, indices: np.ndarray) -> np.ndarray:
-    """Those rows, one run of neighbours after the other, which is four times as fast as HDF5's own choice of points."""
+    """The rows of these ascending indices.
+
+    Each run of consecutive rows is one read, which is four times as fast as to select all rows at once.
+    """
     first = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
     content = np.empty((len(indices), *dataset.shape[1:]), dataset.dtype)
     for start, end in pairwise([*first.tolist(), len(indices)]):
-        content[start:end] = dataset[indices[start] : indices[end - 1] + 1]
+        dataset.read_direct(content, np.s_[indices[start] : indices[end - 1] + 1], np.s_[start:end])
     return content
 
 

@@ -40,9 +40,10 @@ class RunPaths:
 
 
 def next_command(*words: str, run: Path, files: Mapping[str, Path | None] | None = None) -> str:
-    """`fer` with these words and the options that name a run, as a shell takes it.
+    """A command to copy into a shell: `fer`, these words, and the options that name the run; quoted where needed.
 
-    `files` are artifacts that lie outside the run, by the name of their option; None where an option was not given.
+    `files` are paths of artifacts outside the run's folder, by the name of their option; those that are None are left
+    out.
     """
     options = [] if run == DEFAULT_RUN else ["--run", str(run)]
     for name, path in (files or {}).items():
