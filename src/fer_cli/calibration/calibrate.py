@@ -87,7 +87,7 @@ def calibrate(
         validation = model.read("validation/index")
         training = np.setdiff1d(voxels.indices("train"), validation)
         seen = views_of(model.config, network.spec.input, number=views, vary=vary)
-        total = len(training) + seen.passes * len(validation)
+        total = 2 * len(training) + seen.passes * len(validation)  # training samples are read for codes, and for figures
         known = read_training_codes(network, codebook, voxels, training, report=lambda done: report(done, total))
         with calibrated(
             paths.calibration,
@@ -155,9 +155,11 @@ def calibrated(
     started = time.monotonic()
     with claim_output(output, force=True):
         seen = views(network.spec.input)
-        total, statistics = seen.passes * len(validation), Columns(len(known.index))
+        n_known, statistics = len(known.index), Columns(len(known.index))
+        total = n_known + seen.passes * len(validation)
         for part in batches(known.index):
             statistics.add({"statistic": input_statistics(voxels.tensor(part), network.spec.input.kind)})
+            report(statistics.filled, total)
         figures = statistics.arrays["statistic"]
         outliers = InputOutliers(statistic_names(network.spec.input.kind), figures)
         columns = read_validation(
@@ -167,7 +169,7 @@ def calibrated(
             validation,
             seen,
             known,
-            report=lambda done, _: report(seen.passes * done, total),
+            report=lambda done, _: report(n_known + seen.passes * done, total),
         )
         config = {"local_layer": known.layer, **({"views": seen.to_json()} if seen.vary else {})}
         with ArtifactWriter(output, CALIBRATION, config=config, parents=parents) as writer:
