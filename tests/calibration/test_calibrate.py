@@ -115,7 +115,8 @@ def test_progress_counts_the_volumes_that_are_read(run_paths: RunPaths, tmp_path
     total = 54 + 54 + 24 * 6  # clustered samples, for their codes and for their figures, and each view of the others
     assert {of for _, of in seen} == {total}
     done = [done for done, _ in seen]
-    assert done == sorted(set(done)) and {54, 108, total} <= set(done)
+    assert done == sorted(set(done))
+    assert {54, 108, total} <= set(done)
 
 
 def test_clustering_replaces_a_calibration_but_no_other_file(run_paths: RunPaths, tmp_path: Path) -> None:

@@ -89,3 +89,30 @@ def test_what_cannot_be_written_does_not_hide_how_a_command_ended(words: str, st
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     assert "internal error" not in done.stderr
+
+
+LOST = """
+import os, signal, sys, threading
+from fer_cli.cli import endings
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        len(str(10**100))  # where Python takes the signal, and drops what its handler raises
+
+def command():
+    threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()  # so that others wait
+    for _ in range(200):
+        Dropped()
+        for _ in range(100_000):
+            pass
+
+endings.run(command)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_not_lost_where_python_drops_what_a_handler_raises(name: str, code: int) -> None:
+    script = LOST.format(name=name)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Exception ignored" in done.stderr) == (code, False), done.stderr

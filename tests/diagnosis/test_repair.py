@@ -9,6 +9,7 @@ from fer_cli.diagnosis.donor_path import donor_path
 from fer_cli.diagnosis.donors import Donors
 from fer_cli.diagnosis.explain import explain
 from fer_cli.diagnosis.replacement import Replacement, highest
+from fer_cli.errors import UsageError
 from fer_cli.network.activations import FEEDFORWARD, encode
 from fer_cli.run import Run
 from networks import SMOKE
@@ -40,6 +41,13 @@ def test_gradient_is_that_of_finite_differences(edit: Replacement) -> None:
     odds = [edit.log_odds(edit.logits(feature))[0] for feature in shifted]
     # Features are piecewise linear, so that only float32's rounding and a kink near by are left.
     assert gradient[place] == pytest.approx(float(odds[0] - odds[1]) / (2 * step), abs=2e-3)
+
+
+def test_a_network_without_a_gradient_is_named(edit: Replacement, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = edit.backbone.logits
+    monkeypatch.setattr(edit.backbone, "logits", lambda *args, **options: logits(*args, **options).detach())
+    with pytest.raises(UsageError, match=r"no gradient between the layer 'conv1' and its output, .*require grad"):
+        edit.gradient(edit.feature)
 
 
 def test_path_to_the_donor_sums_to_what_replacing_everything_gains(edit: Replacement) -> None:

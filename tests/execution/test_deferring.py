@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ tried = pytest.mark.skipif(
 )
 DEFERRED = """
 import sys
-from fer_cli.execution.deferring import defer_meta_kernels, require_meta_kernels
+from fer_cli.execution.deferring import allow_deferring, defer_meta_kernels, require_meta_kernels
+allow_deferring()
 defer_meta_kernels()
 import torch
 """
@@ -68,10 +70,48 @@ def test_a_user_s_own_code_has_them() -> None:
     said_by(DEFERRED + own + WHOLE)
 
 
-@pytest.mark.parametrize("told", ["'2.99.0'", "metadata.distribution('no-such').version"])
-def test_another_version_of_torch_starts_as_it_is(told: str) -> None:
-    other = f"from importlib import metadata\nmetadata.version = lambda name: {told}\n"
-    said_by(other + DEFERRED + "assert type(torch._meta_registrations).__name__ == 'module'\n" + WHOLE)
+@tried
+@pytest.mark.parametrize(
+    "need",
+    [
+        "assert torch.ops.prims.sum is torch.ops.prims.sum",
+        "torch.ops.rngprims.philox_rand",
+        "from torch.distributed.tensor import DTensor",
+        "torch.jit.trace(lambda volume: volume * 2, torch.ones(2))",
+        "torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged)",
+    ],
+)
+def test_operations_that_they_register_are_found(need: str) -> None:
+    said_by(DEFERRED + need + "\n" + WHOLE + "assert type(torch.ops.prims).__name__ == '_OpNamespace'\n")
+
+
+UNCHANGED = "assert type(torch._meta_registrations).__name__ == 'module'\n" + WHOLE
+
+
+@pytest.mark.parametrize("told", ["__version__ = '2.99.0'", "", None])
+def test_another_version_of_torch_starts_as_it_is(told: str | None, tmp_path: Path) -> None:
+    """The version is read from the package that will be imported, whatever pip has noted of another."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    if told is not None:
+        (tmp_path / "torch" / "version.py").write_text(f"{told}\n")
+    before = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+    said_by(before + DEFERRED + "assert sys.meta_path[0].__class__.__module__ != 'fer_cli.execution.deferring'\n")
+
+
+def test_elsewhere_than_in_a_command_torch_starts_as_it_is() -> None:
+    said_by(DEFERRED.replace("allow_deferring()\n", "") + UNCHANGED)
+
+
+def test_a_plugin_of_torch_finds_it_whole(tmp_path: Path) -> None:
+    """Its code runs within `import torch`."""
+    (tmp_path / "plugin.py").write_text(
+        "import torch\ndef load():\n    torch.fft.rfft(torch.zeros(4, device='meta'))\n"
+    )
+    (tmp_path / "plugin-1.0.dist-info").mkdir()
+    (tmp_path / "plugin-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (tmp_path / "plugin-1.0.dist-info" / "entry_points.txt").write_text("[torch.backends]\nplugin = plugin:load\n")
+    said_by(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + DEFERRED + UNCHANGED)
 
 
 def test_it_can_be_required_before_and_without_torch() -> None:

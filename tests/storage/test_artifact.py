@@ -92,7 +92,7 @@ def test_parts_are_read_by_selection_and_by_prefix(tmp_path: Path) -> None:
         assert artifact.seed is None
         for selection in (2, slice(1, 4), [0, 3, 4], (slice(None), 7, 3)):
             np.testing.assert_array_equal(artifact.read("occupancy", selection), occupancy[selection])
-        for rows in ([], [0], [4], [1, 2], [0, 2, 3, 4], range(5)):
+        for rows in ([], [0], [4], [1, 2], [0, 2, 3, 4], range(5), [-1], [-1, 0], [3, 3, 1], [-5, 4]):
             chosen = np.array(rows, np.int64)
             np.testing.assert_array_equal(artifact.read("occupancy", chosen), occupancy[chosen])
         assert artifact.names("skipped/") == ["skipped/reason", "skipped/source"]

@@ -87,7 +87,7 @@ def calibrate(
         validation = model.read("validation/index")
         training = np.setdiff1d(voxels.indices("train"), validation)
         seen = views_of(model.config, network.spec.input, number=views, vary=vary)
-        total = 2 * len(training) + seen.passes * len(validation)  # training samples are read for codes, and for figures
+        total = 2 * len(training) + seen.passes * len(validation)  # training samples: for codes, for figures
         known = read_training_codes(network, codebook, voxels, training, report=lambda done: report(done, total))
         with calibrated(
             paths.calibration,

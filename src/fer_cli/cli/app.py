@@ -26,6 +26,7 @@ from fer_cli.cli.options import (
 )
 from fer_cli.errors import ResourceError, UsageError
 from fer_cli.execution.collecting import set_imports_aside
+from fer_cli.execution.deferring import allow_deferring
 
 app = typer.Typer(
     name="fer",
@@ -130,6 +131,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line; every error ends as one line on stderr and an exit code."""
     set_imports_aside()
+    allow_deferring()
     endings.run(_invoke)
 
 

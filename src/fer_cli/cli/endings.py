@@ -3,6 +3,7 @@
 The only module that knows exit codes.
 """
 
+import _thread
 import errno
 import io
 import os
@@ -10,7 +11,7 @@ import shutil
 import signal
 import sys
 import textwrap
-import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +141,13 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     else:
         global _n_interrupts
         _n_interrupts -= 1
-    threading.Timer(0.01, signal.raise_signal, [number]).start()  # by then the callback is left
+    # `Thread.start` would wait: the signal could come before this function is left, and be lost again.
+    _thread.start_new_thread(_raise_soon, (number,))
+
+
+def _raise_soon(number: int) -> None:
+    time.sleep(0.05)
+    signal.raise_signal(number)
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fer_cli.data.volumes import Volumes
+from fer_cli.errors import UsageError, first_line, is_out_of_memory
 from fer_cli.execution.transfer import moved
 from fer_cli.network.activations import BATCH
 from fer_cli.network.backbone import Backbone
@@ -74,7 +75,7 @@ class Replacement:
         return logits[rows, self.wanted] - logits[rows, self.given]
 
     def gradient(self, feature: Float[Tensor, "sample filter x y z"]) -> Float[Tensor, "sample filter x y z"]:
-        """Of these log odds, by the feature, at `feature`."""
+        """Of these log odds, by the feature, at `feature`. Raises UsageError for a network that has none there."""
         parts = []
         for start in range(0, len(feature), BATCH):
             part = slice(start, start + BATCH)
@@ -83,7 +84,7 @@ class Replacement:
                 logits = self._patched(self.volumes[part], at)
                 rows = torch.arange(len(logits), device=logits.device)
                 odds = logits[rows, self.wanted[part].clone()] - logits[rows, self.given[part].clone()]
-                parts.append(torch.autograd.grad(odds.sum(), at)[0])
+                parts.append(self._slope(odds.sum(), at))
         return torch.cat(parts)
 
     def gradients(
@@ -96,6 +97,17 @@ class Replacement:
             rows = torch.arange(len(self), device=self.feature.device).repeat(len(part))
             edit = self.rows(rows) if len(part) > 1 else self
             yield from edit.gradient(torch.cat(part)).split(max(1, len(self)))
+
+    def _slope(self, odds: Float[Tensor, ""], at: Tensor) -> Tensor:
+        try:
+            return torch.autograd.grad(odds, at)[0]
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise UsageError(
+                f"the network has no gradient between the layer {self.layer!r} and its output, by which locations are "
+                f"blamed: {first_line(error)}."
+            ) from error
 
     def _patched(self, volumes: Volumes, feature: Tensor) -> Float[Tensor, "sample klass"]:
         return self.backbone.logits(volumes, patch={self.layer: feature}).float()

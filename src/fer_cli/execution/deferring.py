@@ -6,31 +6,58 @@ shapes but no values. Tracing, `torch.compile` and `torch.export` need these ker
 Here the module is executed only when something needs it. See docs/adr/0040.
 """
 
+import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module, metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _META, _PRIMS, _COMPILER = "torch._meta_registrations", "torch._prims", "torch._dynamo"
 _NEEDED = "torch._prims.rng_prims"
 """The one part of `torch._prims` that computations need: without it, `torch.Generator()` is an error."""
 _TRIED = ("2.13.",)
 """Versions of PyTorch with which this was tested; with others nothing is deferred."""
+_OPERATIONS = ("prims", "rngprims")
+"""Names in `torch.ops` under which the two modules register operations, and PyTorch looks for them."""
+_PLUGINS = "torch.backends"
+"""Entry points of packages whose code runs within `import torch`."""
+_VERSION = re.compile(r"^__version__ = '(.*)'$", re.MULTILINE)
+
+_is_allowed = False
+
+
+def allow_deferring() -> None:
+    """Say that this process runs one command and ends. In any other, code may follow that wants all of PyTorch."""
+    global _is_allowed
+    _is_allowed = True
 
 
 def defer_meta_kernels() -> None:
     """Make a later `import torch` faster: it does not execute `torch._meta_registrations`.
 
-    The module is executed later: by `require_meta_kernels`, when code uses a name from it, or when `torch._dynamo` is
-    imported. Until then many operations on `meta` tensors raise NotImplementedError. Does nothing where PyTorch is
-    imported already or is of a version that was not tested.
+    The module is executed later: by `require_meta_kernels`, when code uses a name from it or an operation that it
+    registers, or when `torch._dynamo` is imported. Until then many operations on `meta` tensors raise
+    NotImplementedError. Does nothing unless the process is one command's (`allow_deferring`), nor where PyTorch is
+    imported already, is of a version that was not tested, or has plugins.
     """
-    with suppress(metadata.PackageNotFoundError):  # a build of the user's own may tell no version
-        if "torch" not in sys.modules and metadata.version("torch").startswith(_TRIED):
-            sys.meta_path.insert(0, _Finder())
+    if not _is_allowed or "torch" in sys.modules or not _version().startswith(_TRIED):
+        return
+    if not metadata.entry_points(group=_PLUGINS):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _version() -> str:
+    """Version of the PyTorch that would be imported, from its own file; empty if it does not tell."""
+    try:
+        spec = PathFinder.find_spec("torch")
+        found = _VERSION.search(Path(spec.origin).with_name("version.py").read_text()) if spec and spec.origin else None
+    except (OSError, ValueError):  # in an archive, say
+        return ""
+    return found[1] if found else ""
 
 
 def require_meta_kernels() -> None:
@@ -61,6 +88,21 @@ class _Deferred(ModuleType):
         return getattr(self, name)
 
 
+def _put_operations_off() -> None:
+    """Let `torch.ops` execute what was deferred when code asks for one of its operations."""
+    from torch import _ops
+
+    class Deferred(_ops._OpNamespace):
+        def __getattr__(self, name: str) -> Any:
+            if not name.startswith("__"):  # TorchScript asks for some
+                object.__setattr__(self, "__class__", _ops._OpNamespace)
+                require_meta_kernels()
+            return _ops._OpNamespace.__getattr__(self, name)
+
+    for name in _OPERATIONS:
+        setattr(_ops.ops, name, Deferred(name))
+
+
 class _Later(Loader):
     """Makes a module without executing it."""
 
@@ -74,6 +116,7 @@ class _Later(Loader):
         """Only what a computation needs."""
         if module.__name__ == _META:
             import_module(_NEEDED)
+            _put_operations_off()
 
 
 class _Finder(MetaPathFinder):

@@ -195,10 +195,12 @@ class Artifact:
 
 
 def _rows(dataset: h5py.Dataset, indices: np.ndarray) -> np.ndarray:
-    """The rows of these ascending indices.
+    """The rows of these indices, as NumPy has them: in their order, negative ones counted from the end.
 
-    Each run of consecutive rows is one read, which is four times as fast as to select all rows at once.
+    Each run of consecutive rows is one read, which is four times as fast as to select all rows at once. Raises
+    IndexError for an index of no row: HDF5 would give other rows in its place.
     """
+    indices = np.arange(len(dataset))[indices]
     first = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
     content = np.empty((len(indices), *dataset.shape[1:]), dataset.dtype)
     for start, end in pairwise([*first.tolist(), len(indices)]):

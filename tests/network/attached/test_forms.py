@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 import warnings
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from fer_cli.errors import InputError, UsageError
 from fer_cli.network.attached.classifier import attach_backbone
 from fer_cli.network.attached.forms import source_of
 from fer_cli.network.attached.opening import OpenedClassifier, open_classifier
-from fer_cli.network.attached.own_code import file_digest
+from fer_cli.network.attached.own_code import file_digest, importing
 from fer_cli.network.attached.permission import Recorded, allow, permitted
 from fer_cli.network.attached.weights_file import read_state
 
@@ -264,3 +266,12 @@ def test_weights_in_a_folder_are_read_whole_or_in_parts(tmp_path: Path) -> None:
             read_state(parts)
     with pytest.raises(InputError, match=r"has no model\.safetensors or pytorch_model\.bin; name the file"):
         read_state(tmp_path)
+
+
+def test_own_code_may_replace_the_finders_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "replaces_finders.py").write_text("import sys\nsys.meta_path = sys.meta_path[1:]\n")
+    with importing(tmp_path, None):
+        import_module("replaces_finders")
+    assert "replaces_finders" in sys.modules

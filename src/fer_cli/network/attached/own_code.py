@@ -9,7 +9,7 @@ import importlib.machinery
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -73,7 +73,8 @@ def importing(root: Root, allowed: Mapping[Path, str] | None) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        with suppress(ValueError):  # own code may have replaced the list
+            sys.meta_path.remove(finder)
 
 
 class OwnLoader(importlib.machinery.SourceFileLoader):
