@@ -307,6 +307,10 @@ def run_block(name: str, seconds: float) -> int | None:
             return code if ended_by == signal.SIGINT else None
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, ended_by)
+        except KeyboardInterrupt:  # which a process of another session does not get
+            os.killpg(child.pid, signal.SIGINT)
+            child.wait()
+            raise
     child.wait()
     return None
 
@@ -326,7 +330,10 @@ def main() -> None:
     bench.output.mkdir(parents=True, exist_ok=True)
     todo = blocks(bench, full=options.full)
     if options.block:
-        (bench.output / "block.json").write_text(json.dumps(todo[options.block]()))
+        try:
+            (bench.output / "block.json").write_text(json.dumps(todo[options.block]()))
+        except KeyboardInterrupt:  # the process that started this one says why
+            sys.exit(130)
         return
     ends = time.monotonic() + options.budget
     stored = bench.output / "gpu.json"
