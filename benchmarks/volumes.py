@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import typer
 
-from fer_cli.evaluation.encoded import encode_samples
 from fer_cli.evaluation.recognition import recognise
+from fer_cli.network.activations import predict_samples
 from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.evaluate import accuracy_of
@@ -51,8 +51,7 @@ def recognised(run: Run, split: str) -> tuple[list[float], float]:
 
 def probabilities(run: Run, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities and labels of samples."""
-    encoded = encode_samples(run.network, run.voxels, indices)
-    return torch.from_numpy(encoded.logits).double().softmax(1).numpy(), encoded.labels
+    return predict_samples(run.network, run.voxels, indices), run.voxels.labels[indices]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """How far an input's plain figures lie from those of the training samples; no class and no network is asked.
 
 The distance is the mean to the `NEIGHBOURS` nearest training samples, each figure in standard deviations of them all.
-Its p-value is the share of training samples that lie at least as far from the other training samples. Of more than
-`_MOST` training samples, as many are drawn for this. Training is no advantage here: nothing is fitted to the samples
-but means and deviations.
+Its p-value is the share of training samples that lie at least as far from the other training samples. If there are more
+than `_MOST` of them, the share is that of `_MOST` drawn at random. Training samples may serve here, since only means
+and standard deviations of the figures are fitted to them.
 
 Source: Ramaswamy, Rastogi and Shim, "Efficient algorithms for mining outliers from large data sets", SIGMOD 2000.
 """
@@ -78,7 +78,7 @@ class InputOutliers:
     def _distances(
         self, figures: Float[np.ndarray, "sample statistic"], *, among_them: bool = False
     ) -> Float[np.ndarray, " sample"]:
-        """Mean distance of each sample to the nearest training samples.
+        """Mean distance of each sample to its `NEIGHBOURS` nearest training samples.
 
         With `among_them` the samples are training samples, and each is left out of its own neighbours.
         """

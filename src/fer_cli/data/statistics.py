@@ -110,8 +110,8 @@ def _label_pieces(grid: Bool[np.ndarray, "x y z"]) -> int:
 def _count_pieces(grid: Bool[np.ndarray, "x y z"]) -> int:
     """The same number without scipy. It is slower, but spares a short command scipy's import.
 
-    Voxels are numbered. Step by step each takes the lowest number of the voxels that it is connected with, so that in
-    the end one voxel of each piece has its own number.
+    At first every voxel has a number of its own. Then each takes the lowest number among the voxels connected to it,
+    again and again until nothing changes. In the end one voxel of each piece still has its own number.
 
     Source: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", Journal of Algorithms 3, 1982.
     """

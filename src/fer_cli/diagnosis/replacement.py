@@ -75,7 +75,10 @@ class Replacement:
         return logits[rows, self.wanted] - logits[rows, self.given]
 
     def gradient(self, feature: Float[Tensor, "sample filter x y z"]) -> Float[Tensor, "sample filter x y z"]:
-        """Of these log odds, by the feature, at `feature`. Raises UsageError for a network that has none there."""
+        """Gradient of the log odds with respect to the layer's features, at `feature`.
+
+        Raises UsageError if the network has no gradient between the layer and its output.
+        """
         parts = []
         for start in range(0, len(feature), BATCH):
             part = slice(start, start + BATCH)
@@ -84,7 +87,7 @@ class Replacement:
                 logits = self._patched(self.volumes[part], at)
                 rows = torch.arange(len(logits), device=logits.device)
                 odds = logits[rows, self.wanted[part].clone()] - logits[rows, self.given[part].clone()]
-                parts.append(self._slope(odds.sum(), at))
+                parts.append(self._gradient(odds.sum(), at))
         return torch.cat(parts)
 
     def gradients(
@@ -98,7 +101,7 @@ class Replacement:
             edit = self.rows(rows) if len(part) > 1 else self
             yield from edit.gradient(torch.cat(part)).split(max(1, len(self)))
 
-    def _slope(self, odds: Float[Tensor, ""], at: Tensor) -> Tensor:
+    def _gradient(self, odds: Float[Tensor, ""], at: Tensor) -> Tensor:
         try:
             return torch.autograd.grad(odds, at)[0]
         except RuntimeError as error:

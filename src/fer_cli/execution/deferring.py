@@ -1,8 +1,8 @@
 """Makes `import torch` faster, for commands that take only seconds.
 
-Over a quarter of the time of `import torch` goes to `torch._meta_registrations` and the modules that it imports
-(`torch._prims`, `torch._refs`, `torch._decomp`). It registers kernels for tensors on the device `meta`, which have
-shapes but no values. Tracing, `torch.compile` and `torch.export` need these kernels; computations on values do not.
+More than a quarter of the time of `import torch` is spent in `torch._meta_registrations` and the modules that this
+imports (`torch._prims`, `torch._refs`, `torch._decomp`). It registers kernels for tensors on the device `meta`, which
+have shapes but no values. Tracing, `torch.compile` and `torch.export` need these kernels, computations do not.
 Here the module is executed only when something needs it. See docs/adr/0040.
 """
 
@@ -22,16 +22,19 @@ _NEEDED = "torch._prims.rng_prims"
 _TRIED = ("2.13.",)
 """Versions of PyTorch with which this was tested; with others nothing is deferred."""
 _OPERATIONS = ("prims", "rngprims")
-"""Names in `torch.ops` under which the two modules register operations, and PyTorch looks for them."""
+"""The namespaces of `torch.ops` in which `torch._prims` registers its operations."""
 _PLUGINS = "torch.backends"
-"""Entry points of packages whose code runs within `import torch`."""
+"""Group of entry points: packages that extend PyTorch, whose code `import torch` runs."""
 _VERSION = re.compile(r"^__version__ = '(.*)'$", re.MULTILINE)
 
 _is_allowed = False
 
 
 def allow_deferring() -> None:
-    """Say that this process runs one command and ends. In any other, code may follow that wants all of PyTorch."""
+    """Let `defer_meta_kernels` work in this process, which runs one command and ends.
+
+    Elsewhere, for instance in a notebook, other code may later need the whole of PyTorch.
+    """
     global _is_allowed
     _is_allowed = True
 
@@ -42,7 +45,7 @@ def defer_meta_kernels() -> None:
     The module is executed later: by `require_meta_kernels`, when code uses a name from it or an operation that it
     registers, or when `torch._dynamo` is imported. Until then many operations on `meta` tensors raise
     NotImplementedError. Does nothing unless the process is one command's (`allow_deferring`), nor where PyTorch is
-    imported already, is of a version that was not tested, or has plugins.
+    imported already, is of a version that was not tested, or has plugins (`_PLUGINS`).
     """
     if not _is_allowed or "torch" in sys.modules or not _version().startswith(_TRIED):
         return
@@ -88,8 +91,8 @@ class _Deferred(ModuleType):
         return getattr(self, name)
 
 
-def _put_operations_off() -> None:
-    """Let `torch.ops` execute what was deferred when code asks for one of its operations."""
+def _defer_operations() -> None:
+    """Let the first look-up of an operation in `_OPERATIONS` execute what was deferred."""
     from torch import _ops
 
     class Deferred(_ops._OpNamespace):
@@ -116,7 +119,7 @@ class _Later(Loader):
         """Only what a computation needs."""
         if module.__name__ == _META:
             import_module(_NEEDED)
-            _put_operations_off()
+            _defer_operations()
 
 
 class _Finder(MetaPathFinder):

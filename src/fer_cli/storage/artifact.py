@@ -195,10 +195,10 @@ class Artifact:
 
 
 def _rows(dataset: h5py.Dataset, indices: np.ndarray) -> np.ndarray:
-    """The rows of these indices, as NumPy has them: in their order, negative ones counted from the end.
+    """The same as `dataset[...][indices]` would give: rows in the order of the indices, negative ones from the end.
 
     Each run of consecutive rows is one read, which is four times as fast as to select all rows at once. Raises
-    IndexError for an index of no row: HDF5 would give other rows in its place.
+    IndexError for an index outside the dataset, where h5py's `read_direct` would return other rows.
     """
     indices = np.arange(len(dataset))[indices]
     first = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
