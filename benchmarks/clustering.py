@@ -1,6 +1,6 @@
 """Codebooks of a trained network: k-means against its peers, extraction, look-ups, and the stage as a whole.
 
-Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--workers N] [--only kmeans|extraction|stage]
+Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--workers N] [--only kmeans|inertia|extraction|stage]
 
 RUN holds voxels.h5 and model.h5. Peers cluster the same features, in memory, in float32, in the same run and in turn: a loop
 over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start; all with
@@ -45,7 +45,9 @@ LAYERS = ("conv1", "conv2", "conv3")
 ROUNDS = 5
 FROM_BLAS = faiss.cvar.distance_compute_blas_threshold
 """Numbers of the vectors from which FAISS compares by its matrix product; `fer_cli` changes it, the loop has it as it is."""
-PARTS = ("kmeans", "extraction", "stage")
+SEEDS = 6
+"""Of each location, for the inertia of the two engines."""
+PARTS = ("kmeans", "inertia", "extraction", "stage")
 
 
 def main() -> None:
@@ -64,6 +66,8 @@ def main() -> None:
     wanted = options.only or PARTS
     if "kmeans" in wanted:
         bench.compare_kmeans(options.locations)
+    if "inertia" in wanted:
+        bench.compare_inertia(options.locations)
     if "extraction" in wanted:
         bench.compare_extraction()
     if "stage" in wanted:
@@ -110,8 +114,7 @@ class Bench:
 
     def compare_layer(self, path: str, layer: str, features: np.ndarray) -> None:
         """One row of it."""
-        k = dict(zip(self.network.spec.layer_names, default_codes(len(self.network.spec.levels)), strict=False))[layer]
-        stored = features.astype(np.float16 if BITS[path] == 16 else np.float32)
+        k, stored = self.codes(layer), self.stored(path, features)
         counted = Counted(self.samples, self.voxels.labels[self.samples], len(self.voxels.classes))
         ways: dict[str, Callable[[], list[np.ndarray]]] = {
             "loop": lambda: [loop_kmeans(vectors, k, seed) for seed, vectors in enumerate(features)],
@@ -135,6 +138,35 @@ class Bench:
         cells += [f"{seconds[name] / seconds['ours']:.1f}" for name in peers]
         cells += [f"{spread['ours'] / spread[name]:.3f}" for name in peers]
         print(f"| {path} | {layer} | {k} | {' | '.join(cells)} |", flush=True)
+
+    def compare_inertia(self, locations: int) -> None:
+        """Summed inertia of what clusters on GPUs as a share of FAISS's, over seeds, as a table."""
+        print(
+            "| path | layer | locations | batched to ours | standard error | single seeds |\n|---|---|---|---|---|---|"
+        )
+        features = self.features(locations)
+        for (path, layer), own in features.items():
+            stored, k = self.stored(path, own), self.codes(layer)
+            engines = np.empty((2, SEEDS))
+            for seed in range(SEEDS):
+                seeds = [1000 * seed + location for location in range(len(own))]
+                fits = (fit_locations(stored, k, seeds, None), fit_batched(torch.from_numpy(stored), k, seeds, None))
+                engines[:, seed] = [summed_inertia(own, trimmed([fit])) for fit in fits]
+            ours, batched = engines / engines[0].mean()
+            error = np.hypot(*(np.std(each, ddof=1) for each in (ours, batched))) / np.sqrt(SEEDS)
+            single = np.sort(batched / ours)
+            print(f"| {path} | {layer} | {len(own)} | {batched.mean():.4f} | {error:.4f} ", end="")
+            print(f"| {single[0]:.3f} to {single[-1]:.3f} |", flush=True)
+        print()
+
+    def codes(self, layer: str) -> int:
+        """The k of a layer."""
+        names = self.network.spec.layer_names
+        return dict(zip(names, default_codes(len(self.network.spec.levels)), strict=False))[layer]
+
+    def stored(self, path: str, features: np.ndarray) -> np.ndarray:
+        """Features as `fer cluster` keeps them."""
+        return features.astype(np.float16 if BITS[path] == 16 else np.float32)
 
     def compare_extraction(self) -> None:
         """Samples a second of the network alone, and into a store in memory or a scratch file."""

@@ -25,6 +25,7 @@ from fer_cli.cli.options import (
     print_rich,
 )
 from fer_cli.errors import ResourceError, UsageError
+from fer_cli.execution.allocation import keep_freed_memory
 from fer_cli.execution.collecting import set_imports_aside
 from fer_cli.execution.deferring import allow_deferring
 
@@ -130,6 +131,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; every error ends as one line on stderr and an exit code."""
+    keep_freed_memory()
     set_imports_aside()
     allow_deferring()
     endings.run(_invoke)

@@ -98,12 +98,15 @@ def _uniform(seed: int, k: int) -> Tensor:
 
 
 def _start(rows: Tensor, count: Tensor, drawn: Tensor) -> Tensor:
-    """k-means++: each centroid is a row, drawn by its count and its squared distance to the nearest one before."""
+    """k-means++: each centroid is a row, drawn by its squared distance to the nearest one before.
+
+    As in FAISS, how often a row appears makes no difference here, so that both give the same inertia on average.
+    """
     squares, each = rows.square().sum(2), torch.arange(len(rows), device=rows.device)
     distance: Tensor | None = None
     chosen = []
     for column in drawn.T:
-        mass = count.double() if distance is None else count * distance.double()
+        mass = (count > 0).double() if distance is None else (count > 0) * distance.double()
         parts = (mass / mass.sum(1, keepdim=True) * _MASS).long()
         edges = parts.cumsum(1)
         target = (column * edges[:, -1]).long().clamp(max=edges[:, -1] - 1)
