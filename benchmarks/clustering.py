@@ -1,6 +1,6 @@
 """Codebooks of a trained network: k-means against its peers, extraction, look-ups, and the stage as a whole.
 
-Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--workers N] [--only kmeans|inertia|extraction|stage]
+Run: python benchmarks/clustering.py RUN [--locations 64] [--samples N] [--workers N] [--seeds 6] [--only kmeans|inertia|extraction|stage]
 
 RUN holds voxels.h5 and model.h5. Peers cluster the same features, in memory, in float32, in the same run and in turn: a loop
 over `faiss.Kmeans` with its own threads and every vector, and `sklearn.cluster.KMeans` with its default start; all with
@@ -45,8 +45,6 @@ LAYERS = ("conv1", "conv2", "conv3")
 ROUNDS = 5
 FROM_BLAS = faiss.cvar.distance_compute_blas_threshold
 """Numbers of the vectors from which FAISS compares by its matrix product; `fer_cli` changes it, the loop has it as it is."""
-SEEDS = 6
-"""Of each location, for the inertia of the two engines."""
 PARTS = ("kmeans", "inertia", "extraction", "stage")
 
 
@@ -56,6 +54,7 @@ def main() -> None:
     parser.add_argument("--locations", type=int, default=64, help="of each layer, for the peers")
     parser.add_argument("--samples", type=int, help="at most so many training samples, for the peers")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of every peer")
+    parser.add_argument("--seeds", type=int, default=6, help="of each location, for the inertia of both engines")
     parser.add_argument("--only", choices=PARTS, action="append", help="of the parts; may be repeated")
     options = parser.parse_args()
     bench = Bench(options.run, options.samples, options.workers)
@@ -67,7 +66,7 @@ def main() -> None:
     if "kmeans" in wanted:
         bench.compare_kmeans(options.locations)
     if "inertia" in wanted:
-        bench.compare_inertia(options.locations)
+        bench.compare_inertia(options.locations, options.seeds)
     if "extraction" in wanted:
         bench.compare_extraction()
     if "stage" in wanted:
@@ -139,7 +138,7 @@ class Bench:
         cells += [f"{spread['ours'] / spread[name]:.3f}" for name in peers]
         print(f"| {path} | {layer} | {k} | {' | '.join(cells)} |", flush=True)
 
-    def compare_inertia(self, locations: int) -> None:
+    def compare_inertia(self, locations: int, n_seeds: int) -> None:
         """Summed inertia of what clusters on GPUs as a share of FAISS's, over seeds, as a table."""
         print(
             "| path | layer | locations | batched to ours | standard error | single seeds |\n|---|---|---|---|---|---|"
@@ -147,13 +146,13 @@ class Bench:
         features = self.features(locations)
         for (path, layer), own in features.items():
             stored, k = self.stored(path, own), self.codes(layer)
-            engines = np.empty((2, SEEDS))
-            for seed in range(SEEDS):
+            engines = np.empty((2, n_seeds))
+            for seed in range(n_seeds):
                 seeds = [1000 * seed + location for location in range(len(own))]
                 fits = (fit_locations(stored, k, seeds, None), fit_batched(torch.from_numpy(stored), k, seeds, None))
                 engines[:, seed] = [summed_inertia(own, trimmed([fit])) for fit in fits]
             ours, batched = engines / engines[0].mean()
-            error = np.hypot(*(np.std(each, ddof=1) for each in (ours, batched))) / np.sqrt(SEEDS)
+            error = np.hypot(*(np.std(each, ddof=1) for each in (ours, batched))) / np.sqrt(n_seeds)
             single = np.sort(batched / ours)
             print(f"| {path} | {layer} | {len(own)} | {batched.mean():.4f} | {error:.4f} ", end="")
             print(f"| {single[0]:.3f} to {single[-1]:.3f} |", flush=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fer_cli.codebooks import kmeans
 from fer_cli.codebooks.kmeans import cluster, distinct_rows, in_half, in_single, nearest, use_one_thread
+from fer_cli.codebooks.lookup import CentroidIndex
 
 
 def squared_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -45,6 +46,17 @@ def test_lowest_of_equally_near_codes_is_taken() -> None:
     centroids = np.array([[2, 0], [0, 2], [0, -2], [9, 9]], np.float32)
     np.testing.assert_array_equal(nearest(np.zeros((30, 2), np.float32), centroids), 0)
     np.testing.assert_array_equal(nearest(np.full((30, 2), [0, 3], np.float32), centroids[::-1].copy()), 2)
+
+
+def test_a_tie_far_from_zero_stays_one_where_vectors_are_centred() -> None:
+    """In float32 the differences tell the two apart; of the squares of the vectors this is less than 10⁻¹²."""
+    vectors = np.zeros((49, 2), np.float32)
+    vectors[:, 0] = 4096 + np.arange(49) - 24
+    centroids = np.array([[4096.25, 2.0**-8], [4095.75, 0.0]], np.float32)
+    index = CentroidIndex(torch.from_numpy(centroids)[None], torch.tensor([2]))
+    expected = [1] * 24 + [0] * 25
+    assert nearest(vectors, centroids).tolist() == expected
+    assert index.search(torch.from_numpy(vectors)[None])[0].tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)

@@ -150,16 +150,22 @@ def _as_faiss_likes(
     if filled == rows.shape[1] and not rows[0, ~live].any():
         live[:] = True  # zeros change no distance
     varying = rows if live.all() else np.compress(live, rows, axis=1)
-    # FAISS computes a squared distance as |x|² − 2 x·c + |c|². In float32 a small distance between large vectors is
-    # lost, so vectors that are closer to each other than to zero are centred first.
-    centre = varying.mean(axis=0)
-    if 2 * np.vdot(centre, centre) > np.vdot(varying, varying) / len(rows):
+    centre = _centre(varying)
+    if centre.any():
         varying = varying - centre
-    else:
-        centre[:] = 0
     if len(centre) < filled <= 1.25 * len(centre):
         varying = np.pad(varying, ((0, 0), (0, filled - len(centre))))
     return varying, live, centre
+
+
+def _centre(vectors: Float32[np.ndarray, "sample filter"]) -> Float32[np.ndarray, " filter"]:
+    """What to subtract before distances are computed: the mean of vectors that are closer to it than to zero, or zero.
+
+    FAISS computes a squared distance as |x|² − 2 x·c + |c|². In float32 a small one between large vectors is lost.
+    """
+    centre = vectors.mean(axis=0)
+    is_far = 2 * np.vdot(centre, centre) > np.vdot(vectors, vectors) / len(vectors)
+    return centre if is_far else np.zeros_like(centre)
 
 
 def nearest(
@@ -169,18 +175,27 @@ def nearest(
 
     Exact: where float32 cannot tell the two nearest apart, float64 decides.
     """
-    if len(centroids) == 1:
+    if len(centroids) == 1 or not len(vectors):
         return np.zeros(len(vectors), dtype=np.int64)
-    distances, found = _faiss().knn(vectors, centroids, 2)
+    centre = _centre(vectors)
+    moved, to = (vectors - centre, centroids - centre) if centre.any() else (vectors, centroids)
+    distances, found = _faiss().knn(moved, to, 2)
     codes = found[:, 0]
-    lengths = np.sqrt(np.einsum("sf,sf->s", vectors, vectors))
-    longest = np.sqrt(np.einsum("cf,cf->c", centroids, centroids).max())
-    near = np.flatnonzero(distances[:, 1] - distances[:, 0] <= rounding(vectors.shape[1]) * (lengths + longest) ** 2)
+    # A difference that float32 tells may still be a tie of the vectors as they were.
+    tie = 2 * TIE * (_squares(vectors) + _squares(centroids).max())
+    slack = np.maximum(rounding(vectors.shape[1]) * (np.sqrt(_squares(moved)) + np.sqrt(_squares(to).max())) ** 2, tie)
+    doubtful = np.flatnonzero(distances[:, 1] - distances[:, 0] <= slack)
     step = max(1, _REFINED // centroids.size)
-    for start in range(0, len(near), step):
-        rows = near[start : start + step]
-        codes[rows] = _decide(vectors[rows], centroids)
+    for start in range(0, len(doubtful), step):
+        rows = doubtful[start : start + step]
+        close = _faiss().pairwise_distances(moved[rows], to)
+        sample, code = np.nonzero(close <= (close.min(axis=1) + slack[rows])[:, None])
+        codes[rows] = _decide(vectors[rows], centroids, sample, code)
     return codes
+
+
+def _squares(vectors: Float32[np.ndarray, "sample filter"]) -> Float32[np.ndarray, " sample"]:
+    return np.einsum("sf,sf->s", vectors, vectors)
 
 
 def nearest_rows(
@@ -215,16 +230,22 @@ def _faiss() -> Any:
 def rounding(filters: int) -> float:
     """How far the difference of two squared distances, each |v|² − 2 v·c + |c|² in float32, may be off.
 
-    As a share of (|v| + |c|)²; a bound for sums in any order. Source: Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1.
+    As a share of (|v| + |c|)²; a bound for sums in any order, and for v and c that are rounded differences themselves.
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
     """
-    return (filters + 8) * 2.0**-22
+    return (filters + 9) * 2.0**-22
 
 
 def _decide(
-    vectors: Float32[np.ndarray, "sample filter"], centroids: Float32[np.ndarray, "code filter"]
+    vectors: Float32[np.ndarray, "sample filter"],
+    centroids: Float32[np.ndarray, "code filter"],
+    sample: Int[np.ndarray, " pair"],
+    code: Int[np.ndarray, " pair"],
 ) -> Int[np.ndarray, " sample"]:
-    differences = vectors[:, None].astype(np.float64) - centroids
-    distances = np.einsum("scf,scf->sc", differences, differences)
+    """The nearest in float64 among some centroids of each vector, given as pairs in ascending order."""
+    differences = vectors[sample].astype(np.float64) - centroids[code]
+    distances = np.einsum("pf,pf->p", differences, differences)
+    first = np.searchsorted(sample, np.arange(len(vectors)))
     scale = np.square(vectors, dtype=np.float64).sum(axis=1) + np.square(centroids, dtype=np.float64).sum(axis=1).max()
-    return (distances <= distances.min(axis=1, keepdims=True) + TIE * scale[:, None]).argmax(axis=1)
+    is_nearest = distances <= (np.minimum.reduceat(distances, first) + TIE * scale)[sample]
+    return np.minimum.reduceat(np.where(is_nearest, code, len(centroids)), first)
