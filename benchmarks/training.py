@@ -4,7 +4,8 @@ Run: python benchmarks/training.py [--preset paper] [--batch 32] [--steps 6]
 
 Both loops train on the same random grids, in turn, so that both meet the same load: the encoder alone as a classifier, and
 the feedback network on the frozen encoder (the loop's: one chain from the class probabilities and one from conv3). The
-plain loop is what PyTorch gives: `nn.Conv3d` and `nn.ConvTranspose3d` in contiguous float32, unfused AdamW. Prints a
+plain loop is what PyTorch gives: `nn.Conv3d` and `nn.ConvTranspose3d` in contiguous float32, unfused AdamW. Both keep the
+memory that they freed, as commands of `fer` do; a plain loop alone would be slower. Prints a
 Markdown table of the fastest step of each, with the share of this machine's measured matrix product that its arithmetic
 reaches. With one thread (`OMP_NUM_THREADS=1`) times are the processor's, which other programs change little.
 """
@@ -23,6 +24,7 @@ from torch.nn import functional
 
 from fer_cli.data.dataset import Indices, VolumeSet
 from fer_cli.data.volumes import InputSpec
+from fer_cli.execution.allocation import keep_freed_memory
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.explained import ExplainedNetwork
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig, build
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
+    keep_freed_memory()
     config = NetworkConfig.to_train(PRESETS[options.preset], CLASSES, CUBE)
     settings = TrainingSettings(preset=options.preset, batch_size=options.batch)
     voxels = Grids(options.batch)

@@ -319,8 +319,9 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
         f"training samples, {summary.seconds:.0f} s"
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
-    print_line(f"{summary.calibration.path}: calibrated on {summary.calibration.samples} validation samples")
-    _tell_too_few(summary.calibration)
+    read = summary.calibration
+    print_line(f"{read.path}: calibrated on {read.samples} validation samples, {read.seconds:.0f} s of these")
+    _tell_too_few(read)
 
 
 def calibrate(
