@@ -1,4 +1,4 @@
-"""Each in a process of its own, since an allocator's settings stay."""
+"""Most tests start a process of their own, because the allocator's settings cannot be taken back."""
 
 import os
 import platform

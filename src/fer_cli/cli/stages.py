@@ -320,7 +320,8 @@ def _tell_clustered(summary: "ClusteringSummary", *, as_json: bool) -> None:
         + (f"; {summary.resumed} layers were done before" if summary.resumed else "")
     )
     read = summary.calibration
-    print_line(f"{read.path}: calibrated on {read.samples} validation samples, {read.seconds:.0f} s of these")
+    part = f"{read.seconds:.0f} of the {summary.seconds:.0f} s"
+    print_line(f"{read.path}: calibrated on {read.samples} validation samples, {part}")
     _tell_too_few(read)
 
 

@@ -98,9 +98,9 @@ def _uniform(seed: int, k: int) -> Tensor:
 
 
 def _start(rows: Tensor, count: Tensor, drawn: Tensor) -> Tensor:
-    """k-means++: each centroid is a row, drawn by its squared distance to the nearest one before.
+    """k-means++: centroids are rows, drawn one by one in proportion to the squared distance to the nearest one so far.
 
-    As in FAISS, how often a row appears makes no difference here, so that both give the same inertia on average.
+    As in FAISS, a row's count does not change its probability. So both engines reach the same inertia on average.
     """
     squares, each = rows.square().sum(2), torch.arange(len(rows), device=rows.device)
     distance: Tensor | None = None

@@ -159,9 +159,10 @@ def _as_faiss_likes(
 
 
 def _centre(vectors: Float32[np.ndarray, "sample filter"]) -> Float32[np.ndarray, " filter"]:
-    """What to subtract before distances are computed: the mean of vectors that are closer to it than to zero, or zero.
+    """What to subtract from vectors before distances are computed: their mean, or zeros where that is not needed.
 
-    FAISS computes a squared distance as |x|² − 2 x·c + |c|². In float32 a small one between large vectors is lost.
+    FAISS computes a squared distance as |x|² − 2 x·c + |c|². In float32 this loses the small distances between vectors
+    that are closer to each other than to zero.
     """
     centre = vectors.mean(axis=0)
     is_far = 2 * np.vdot(centre, centre) > np.vdot(vectors, vectors) / len(vectors)
@@ -181,9 +182,9 @@ def nearest(
     moved, to = (vectors - centre, centroids - centre) if centre.any() else (vectors, centroids)
     distances, found = _faiss().knn(moved, to, 2)
     codes = found[:, 0]
-    # A difference that float32 tells may still be a tie of the vectors as they were.
+    # Ties are relative to the vectors before centring, so that a difference which float32 shows may still be a tie.
     tie = 2 * TIE * (_squares(vectors) + _squares(centroids).max())
-    slack = np.maximum(rounding(vectors.shape[1]) * (np.sqrt(_squares(moved)) + np.sqrt(_squares(to).max())) ** 2, tie)
+    slack = rounding(vectors.shape[1]) * (np.sqrt(_squares(moved)) + np.sqrt(_squares(to).max())) ** 2 + tie
     doubtful = np.flatnonzero(distances[:, 1] - distances[:, 0] <= slack)
     step = max(1, _REFINED // centroids.size)
     for start in range(0, len(doubtful), step):

@@ -1,18 +1,18 @@
-"""The C library's allocator, which would return each large block to the system as soon as it is freed.
+"""Settings of the C library's allocator, so that large blocks of memory are reused.
 
-PyTorch takes a feature's memory from it at every layer. By default each block of 32 MiB and more is mapped anew, and
-the kernel fills it with zeros, page by page, when it is first written. Source: mallopt(3).
+PyTorch allocates memory for the output of every layer. By default glibc gets each block of 32 MiB or more from the
+system and gives it back when it is freed. The kernel then fills every new page with zeros. Source: mallopt(3).
 """
 
 import os
 
 _KEPT = {"M_MMAP_THRESHOLD": (-3, 1 << 28), "M_TRIM_THRESHOLD": (-1, 1 << 30), "M_TOP_PAD": (-2, 1 << 26)}
-"""Parameters of `mallopt`, with their numbers and values in bytes: blocks so large are mapped anew; so much free memory
-at the heap's end is kept; and by so much more than needed the heap grows."""
+"""Numbers and values, in bytes, of three parameters of `mallopt`: from which size on a block comes from the system; how
+much free memory stays at the end of the heap; how much the heap grows beyond what is needed."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse what it freed; whether it does.
+    """Make this process reuse the memory that it freed. Returns whether the settings were accepted.
 
     Only glibc has this setting. What the user has set (`MALLOC_…_`, `GLIBC_TUNABLES`) stays as it is.
     """
