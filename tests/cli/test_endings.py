@@ -116,3 +116,72 @@ def test_a_signal_is_not_lost_where_python_drops_what_a_handler_raises(name: str
     script = LOST.format(name=name)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "Exception ignored" in done.stderr) == (code, False), done.stderr
+
+
+MANY_LOST = """
+import os, signal
+from fer_cli.cli import endings
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        len(str(10**100))
+
+def command():
+    for _ in range(20):
+        Dropped()
+    try:
+        while True:
+            pass
+    finally:
+        for _ in range(20_000_000):
+            pass
+        print("cleared up")
+
+endings.run(command)
+"""
+
+
+def test_many_lost_interrupts_do_not_cut_the_clearing_up_short() -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_LOST], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "cleared up\n"), done.stderr
+
+
+INSISTING = """
+import os, signal, sys
+from fer_cli import errors
+from fer_cli.cli import endings
+
+class Interrupting:
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        for _ in range(4):
+            os.kill(os.getpid(), signal.{name})
+            len(str(10**100))
+        sys.__stderr__.write(text)
+
+    def flush(self):
+        sys.__stderr__.flush()
+
+def command():
+    sys.stderr = Interrupting()
+    raise {error}
+
+endings.run(command)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("KeyboardInterrupt", 130, "fer: interrupted; nothing half-written was left behind.\n"),
+        ("errors.ArtifactError('x.h5 is damaged.')", 4, "fer: x.h5 is damaged.\n"),
+    ],
+)
+def test_a_command_that_is_ending_ends_as_it_is(name: str, error: str, code: int, said: str) -> None:
+    script = INSISTING.format(name=name, error=error)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (code, said)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _kept_in: Path | None = None
 """Where that is; nothing is left where the file does not exist."""
 _n_interrupts = 0
 """How often Ctrl-C came."""
+_sent_again: set[int] = set()
+"""Signals that were lost and are about to be sent again."""
 
 
 class _Terminated(BaseException):
@@ -50,13 +53,13 @@ def run(command: Callable[[], object]) -> NoReturn:
     except FerError as error:
         _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
-        _fail(f"interrupted; {_what_is_left()}", _INTERRUPTED, error)
+        _fail_by_signal("interrupted", _INTERRUPTED, error)
     except _Terminated as error:
         # What it ended by already, if anything: the signal came late.
         for reason in reasons(error):
             if isinstance(reason, FerError):
                 _fail(str(reason), reason.exit_code, error)
-        _fail(f"terminated; {_what_is_left()}", _TERMINATED, error)
+        _fail_by_signal("terminated", _TERMINATED, error)
     except (BrokenPipeError, SystemExit) as error:  # typer and rich exit with 1 where a pipe is closed
         if not any(isinstance(reason, BrokenPipeError) for reason in reasons(error)):
             raise
@@ -77,7 +80,7 @@ def run(command: Callable[[], object]) -> NoReturn:
             error,
         )
     if code == _INTERRUPTED:  # typer turns Ctrl-C into an exit code
-        print(f"fer: interrupted; {_what_is_left()}", file=sys.stderr)
+        _fail_by_signal("interrupted", _INTERRUPTED, None)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -112,12 +115,18 @@ def _what_is_left() -> str:
     return _left_behind if _kept_in is None or _kept_in.exists() else _NOTHING_LEFT
 
 
-def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
+def _on_terminate(signum: int, frame: FrameType | None) -> None:
+    if _is_handling_a_loss(frame):
+        _send_again(signum)
+        return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clearing up short
     raise _Terminated
 
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
+    if _is_handling_a_loss(frame):
+        _send_again(signum)
+        return
     global _n_interrupts
     _n_interrupts += 1
     if _n_interrupts == 2:  # which must not cut the clearing up short either, unless the user insists
@@ -141,18 +150,43 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     else:
         global _n_interrupts
         _n_interrupts -= 1
-    # `Thread.start` would wait: the signal could come before this function is left, and be lost again.
-    _thread.start_new_thread(_raise_soon, (number,))
+    _send_again(number)
 
 
-def _raise_soon(number: int) -> None:
+def _is_handling_a_loss(frame: FrameType | None) -> bool:
+    """Whether a signal came while `_interrupt_again` was at work, which drops what is raised in it as well."""
+    while frame is not None and frame.f_code is not _interrupt_again.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _send_again(number: int) -> None:
+    if number not in _sent_again:  # one is enough: a third Ctrl-C would cut the clearing up short
+        _sent_again.add(number)
+        # `Thread.start` would wait: the signal could come before this function is left, and be lost again.
+        _thread.start_new_thread(_send_soon, (number,))
+
+
+def _send_soon(number: int) -> None:
     time.sleep(0.05)
-    signal.raise_signal(number)
+    _sent_again.discard(number)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes it, should it wait for something
 
 
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends as it is
-    if os.environ.get("FER_DEBUG") == "1":
+def _fail_by_signal(how: str, code: int, error: BaseException | None) -> NoReturn:
+    _ignore_signals()
+    _fail(f"{how}; {_what_is_left()}", code, error)
+
+
+def _ignore_signals() -> None:
+    """Let the command end as it is, with its message and its exit code, however often a signal comes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _fail(message: str, code: int, error: BaseException | None) -> NoReturn:
+    _ignore_signals()
+    if error is not None and os.environ.get("FER_DEBUG") == "1":
         traceback.print_exception(error)
     one_line = " ".join(message.split())  # names of files may hold line breaks, and what a terminal would obey
     shown = f"fer: {''.join(c if c.isprintable() else '�' for c in one_line)}"
