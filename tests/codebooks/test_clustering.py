@@ -34,6 +34,12 @@ def codebook(run_paths: RunPaths) -> Artifact:
     return open_artifact(run_paths.codebook, CODEBOOK)
 
 
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `memory` is short, 8 samples are held at least, so that the scratch file is used for these few, too."""
+    monkeypatch.setattr("fer_cli.codebooks.features.BATCH", 8)
+
+
 @pytest.fixture(scope="module")
 def samples(run: Run) -> np.ndarray:
     """The samples that were clustered: training split without the validation samples."""
@@ -137,7 +143,7 @@ def clustered(run_paths: RunPaths, path: Path, **options: Any) -> ClusteringSumm
 
 @pytest.mark.parametrize(("workers", "memory"), [(2, 2 * 10**9), (1, 10_000), (3, 3_000)])
 def test_result_does_not_depend_on_workers_or_memory(
-    workers: int, memory: int, run_paths: RunPaths, tmp_path: Path
+    workers: int, memory: int, run_paths: RunPaths, tmp_path: Path, small_buffers: None
 ) -> None:
     path = tmp_path / "codebook.h5"
     seen: list[ClusteringProgress] = []
@@ -154,7 +160,7 @@ def test_result_does_not_depend_on_workers_or_memory(
 
 
 def test_passes_limited_by_scratch_change_nothing(
-    run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_buffers: None
 ) -> None:
     monkeypatch.setattr(layer_fitting, "SCRATCH", 9_000)
     seen: list[ClusteringProgress] = []
@@ -320,7 +326,9 @@ def test_memory_too_small_for_one_location_is_refused(run_paths: RunPaths, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_leaves_what_is_done(run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_what_is_done(
+    run_paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_buffers: None
+) -> None:
     def full(descriptor: int, start: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -335,7 +343,7 @@ def test_full_disk_leaves_what_is_done(run_paths: RunPaths, tmp_path: Path, monk
         clustered(run_paths, tmp_path / "c.h5", memory=3000, report=fill)
     assert [entry.name for entry in tmp_path.iterdir()] == [".c.h5.journal"]
     monkeypatch.undo()
-    assert clustered(run_paths, tmp_path / "c.h5").resumed == 5
+    assert clustered(run_paths, tmp_path / "c.h5").resumed == 5  # with buffers that hold all samples
     assert (tmp_path / "c.h5").read_bytes() == run_paths.codebook.read_bytes()
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import errno
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 
 from fer_cli.codebooks.features import Extraction, FeatureStore, Slab, check_memory, plan_passes, whole_layer
 from fer_cli.errors import FerError, ResourceError, UsageError
-from fer_cli.network.activations import FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
+from fer_cli.network.activations import BATCH, FEEDBACK, FEEDFORWARD, PATHS, batches, encode_paths
 from fer_cli.network.backbone import OUTPUT
 from fer_cli.network.fer_cnn import PRESETS, NetworkConfig
 from fer_cli.run import Run
@@ -74,6 +75,29 @@ def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int
                 expected = whole.half() if bits == 16 else whole
                 np.testing.assert_array_equal(np.concatenate(found[layer]), expected.numpy())
     assert FEEDBACK in PATHS
+
+
+@pytest.mark.parametrize(("share", "on_disk"), [(1.0, 0), (0.6, 500), (0.4, 668), (0.01, 945)])
+def test_the_last_samples_stay_in_memory(share: float, on_disk: int, tmp_path: Path) -> None:
+    slab = Slab(FEEDFORWARD, "a", 3, 10, 1000, 8, 32)
+    features = torch.randn(1000, 8, 2, 2, 5, generator=torch.Generator().manual_seed(0))
+    with FeatureStore([slab], memory=int(share * slab.bytes), scratch=tmp_path) as store:
+        for part in features.split(BATCH):
+            store.put(slab, part)
+        files = [Path(f"/proc/self/fd/{name}").stat().st_size for name in _open_in(tmp_path)]
+        np.testing.assert_array_equal(store.read(slab, 2, 6), features.flatten(2).permute(2, 0, 1)[5:9].numpy())
+    assert files == ([7 * on_disk * 8 * 4] if on_disk else [])
+    assert not _open_in(tmp_path)
+
+
+def _open_in(folder: Path) -> list[str]:
+    """The file descriptors of this process that lead into a folder, files without a name too."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if str(link.readlink()).startswith(f"{folder}/"):
+                found.append(link.name)
+    return found
 
 
 def test_scratch_folder_that_is_full_or_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

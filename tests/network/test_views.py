@@ -5,7 +5,8 @@ import torch
 from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.volumes import InputSpec
 from fer_cli.errors import UsageError
-from fer_cli.network.activations import predict
+from fer_cli.network.activations import predict, predict_variations
+from fer_cli.network.precision import mixed_precision
 from fer_cli.network.views import Views, views_from, views_of
 from fer_cli.run import Run
 
@@ -19,8 +20,21 @@ def test_probabilities_are_the_mean_over_the_sample_and_its_variations(run: Run)
     found = Views(4, VARIED, seed=7).probabilities(run.network, volumes)
     for volume, of in zip(volumes, found, strict=True):
         seen = torch.cat([volume[None], drawn.apply(volume.expand(3, *volume.shape).contiguous())])
-        np.testing.assert_allclose(of, predict(run.network, seen).mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(of, predict_variations(run.network, seen).mean(axis=0), atol=1e-6)
     assert np.abs(found - Views(4, VARIED, seed=8).probabilities(run.network, volumes)).max() > 1e-6
+
+
+def test_variations_are_read_in_the_precision_that_the_network_was_trained_in(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, backbone = run.voxels.tensor(run.voxels.indices("test")), run.network.backbone
+    plain = predict(run.network, volumes)
+    with mixed_precision(backbone.device):
+        trained = predict(run.network, volumes)
+    np.testing.assert_array_equal(predict_variations(run.network, volumes), trained)
+    np.testing.assert_allclose(trained, plain, atol=0.02)
+    monkeypatch.setattr(type(backbone), "trained_in_mixed_precision", False)  # as any other network
+    np.testing.assert_array_equal(predict_variations(run.network, volumes), plain)
 
 
 def test_a_sample_says_the_same_whatever_is_read_with_it(run: Run) -> None:

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 import torch
@@ -104,8 +104,9 @@ class FeatureStore:
 
     Beyond the range of half precision, 16 bits hold an infinity, which `fitting` brings to the end of that range.
 
-    On a GPU all of it stays there. On the host, what exceeds `memory` bytes goes to a file in the folder `scratch` that
-    has no name: it is gone when this process is, however it ends. At least one batch is held in memory.
+    On a GPU all of it stays there. On the host, where it exceeds `memory` bytes, the first samples go to a file in the
+    folder `scratch` that has no name: it is gone when this process is, however it ends. The last ones stay in memory:
+    about one batch at least.
 
     Raises ResourceError if the scratch file cannot be written.
     """
@@ -115,23 +116,28 @@ class FeatureStore:
         self._scratch = scratch
         total = sum(slab.bytes for slab in slabs)
         share = min(1.0, memory / max(1, total)) if device.type == "cpu" else 1.0
-        self._buffers = {}
+        self._buffers: dict[Slab, Tensor] = {}
+        self._to_spill: dict[Slab, int] = {}
         for slab in slabs:
-            rows = min(slab.samples, max(BATCH, int(slab.samples * share)))
+            most = min(slab.samples, max(BATCH, int(slab.samples * share)))
+            times = -(-slab.samples // most)
+            rows = -(-slab.samples // times)  # so that the buffer is full, or nearly, when the last sample is in
+            self._to_spill[slab] = (times - 1) * rows
             self._buffers[slab] = torch.empty(
                 slab.stop - slab.start, rows, slab.filters, dtype=_DTYPES[slab.bits], device=device
             )
         self._held = dict.fromkeys(slabs, 0)
         self._spilled = dict.fromkeys(slabs, 0)
-        self._offsets = dict(zip(slabs, np.cumsum([0, *(slab.bytes for slab in slabs)]).tolist(), strict=False))
-        self._file: IO[bytes] | None = None
+        ends = np.cumsum([0, *(slab.bytes // slab.samples * self._to_spill[slab] for slab in slabs)]).tolist()
+        self._offsets = dict(zip(slabs, ends, strict=False))
+        self._file: FileIO | None = None
         with ExitStack() as at_failure:
-            if share < 1:
+            if ends[-1]:
                 with writing(scratch):
-                    scratch_file = tempfile.TemporaryFile(dir=scratch, prefix=".fer-scratch-", buffering=0)  # noqa: SIM115
-                    self._file = at_failure.enter_context(scratch_file)
+                    opened = tempfile.TemporaryFile(dir=scratch, prefix=".fer-scratch-", buffering=0)  # noqa: SIM115
+                    self._file = at_failure.enter_context(opened)
                     if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(self._file.fileno(), 0, total)
+                        os.posix_fallocate(self._file.fileno(), 0, ends[-1])
             self._at_end = at_failure.pop_all()
 
     def __enter__(self) -> "FeatureStore":
@@ -153,21 +159,25 @@ class FeatureStore:
             buffer[:, held : held + count].copy_(rows[:, done : done + count])
             self._held[slab] += count
             done += count
-            if self._held[slab] == buffer.shape[1] < slab.samples:
+            if self._held[slab] == buffer.shape[1] and self._spilled[slab] < self._to_spill[slab]:
                 self._spill(slab)
 
     def read(self, slab: Slab, start: int, stop: int) -> Float[np.ndarray, "location sample filter"]:
         """All samples at the locations `start` to `stop` of the slab, counted from its own first one."""
-        if not self._spilled[slab]:
-            return self._buffers[slab][start:stop].numpy()
-        if self._held[slab]:
-            self._spill(slab)
-        self._buffers.pop(slab, None)
-        assert self._file is not None
-        self._file.seek(self._offsets[slab] + start * slab.location_bytes)
-        content = self._file.read((stop - start) * slab.location_bytes)
-        dtype = np.dtype(f"float{slab.bits}")
-        return np.frombuffer(content, dtype).reshape(stop - start, slab.samples, slab.filters)
+        held = self._buffers[slab][start:stop].numpy()
+        if self._file is None or not self._to_spill[slab]:
+            return held
+        found = np.empty((stop - start, slab.samples, slab.filters), held.dtype)
+        spilled = self._to_spill[slab]
+        found[:, spilled:] = held[:, : slab.samples - spilled]
+        for location, rows in enumerate(found[:, :spilled], start):
+            self._file.seek(self._place(slab, location, 0))
+            left = rows.data.cast("B")
+            while left:
+                read = self._file.readinto(left)
+                assert read, "the scratch file ends early"
+                left = left[read:]
+        return found
 
     def held(self, slab: Slab) -> Float[Tensor, "location sample filter"]:
         """All samples at the locations of a slab, on the device that keeps them."""
@@ -182,13 +192,17 @@ class FeatureStore:
         buffer = self._buffers[slab][:, : self._held[slab]].numpy()
         with writing(self._scratch):
             for location, rows in enumerate(buffer):
-                row_bytes = slab.location_bytes // slab.samples
-                self._file.seek(self._offsets[slab] + location * slab.location_bytes + self._spilled[slab] * row_bytes)
+                self._file.seek(self._place(slab, location, self._spilled[slab]))
                 left = rows.data.cast("B")
                 while left:
                     left = left[self._file.write(left) :]
         self._spilled[slab] += self._held[slab]
         self._held[slab] = 0
+
+    def _place(self, slab: Slab, location: int, sample: int) -> int:
+        """Where the file holds the features of a sample at a location of a slab."""
+        row = slab.location_bytes // slab.samples
+        return self._offsets[slab] + (location * self._to_spill[slab] + sample) * row
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Features of a network: of both paths, batch by batch, and at the precision that codes are looked up at."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from fer_cli.data.volumes import Volumes
 from fer_cli.execution.transfer import moved
 from fer_cli.network.backbone import OUTPUT, Features
 from fer_cli.network.explained import ExplainedNetwork
+from fer_cli.network.precision import mixed_precision
 
 FEEDFORWARD, FEEDBACK = "feedforward", "feedback"
 PATHS = (FEEDFORWARD, FEEDBACK)
@@ -56,6 +58,17 @@ def encode(network: ExplainedNetwork, volumes: Volumes, levels: Sequence[str] | 
 def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "sample klass"]:
     """Class probabilities."""
     return encode(network, volumes, [OUTPUT])[OUTPUT].flatten(1).cpu().numpy()
+
+
+def predict_variations(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "variation klass"]:
+    """Class probabilities of variations of samples, which are wanted for their means alone.
+
+    In the mixed precision that the network was trained in, if any: rounding moves a mean far less than the choice of
+    the variations does (docs/adr/0042).
+    """
+    backbone = network.backbone
+    with mixed_precision(backbone.device) if backbone.trained_in_mixed_precision else nullcontext():
+        return predict(network, volumes)
 
 
 def predict_samples(

@@ -208,6 +208,11 @@ class Backbone(ABC):
         """
 
     @property
+    def trained_in_mixed_precision(self) -> bool:
+        """Whether the network's own training reads volumes in mixed precision; unknown of others, and so False."""
+        return False
+
+    @property
     @abstractmethod
     def below_dropout(self) -> str | None:
         """The highest level below every dropout; None for a network without dropout."""

@@ -288,6 +288,11 @@ class FERCNN(nn.Module, Backbone):
         return weight, bias
 
     @property
+    def trained_in_mixed_precision(self) -> bool:
+        """True: see `phases.FeedforwardPhase`."""
+        return True
+
+    @property
     def below_dropout(self) -> str | None:
         """The last convolution: dropout lies before each dense layer."""
         convolutions = [spec.name for spec in self.config.layers if not spec.is_dense]

@@ -21,7 +21,7 @@ from fer_cli.data.augmentation import Augmentation
 from fer_cli.data.volumes import InputSpec, Volumes
 from fer_cli.errors import UsageError
 from fer_cli.execution.transfer import moved
-from fer_cli.network.activations import predict
+from fer_cli.network.activations import predict, predict_variations
 from fer_cli.network.explained import ExplainedNetwork
 
 VIEWS, FEW = 24, 8
@@ -68,7 +68,7 @@ class Views:
         means = []
         for volume in moved(volumes, network.backbone.device).split(1):
             varied = drawn.apply(volume.expand(self.number - 1, *volume.shape[1:]).contiguous())
-            means.append(predict(network, torch.cat([volume, varied])).astype(np.float64).mean(axis=0))
+            means.append(predict_variations(network, torch.cat([volume, varied])).astype(np.float64).mean(axis=0))
         return np.stack(means)
 
     def to_json(self) -> dict[str, Any]:
