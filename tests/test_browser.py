@@ -21,8 +21,8 @@ from fer_cli.pictures import scene
 from fer_cli.pictures.slices import BLAMED, ERROR, blamed_share, default_window
 from fer_cli.pictures.viewer import VIEWS
 from fer_cli.reports import page
+from fer_cli.reports.explained import diagnosis_json
 from fer_cli.reports.gallery_page import Explained, write_gallery
-from fer_cli.reports.report import diagnosis_json
 from fer_cli.reports.site import link, write_assets
 
 pytestmark = pytest.mark.browser

@@ -18,7 +18,7 @@ from fer_cli.cli.machine import CPU_FLAGS, Cpu, Disk, Memory
 from fer_cli.data.download import DownloadRecord
 from fer_cli.diagnosis.cause import CAUSES, PoseFound, Signs
 from fer_cli.network.training import TrainingSummary
-from fer_cli.reports.report import diagnosis_json
+from fer_cli.reports.explained import diagnosis_json
 from fer_cli.storage.artifact import open_artifact
 from fer_cli.storage.schema import FORMATS
 from fer_cli.studies import causes

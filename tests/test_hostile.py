@@ -30,9 +30,9 @@ from fer_cli.network.weights import load_network
 from fer_cli.pictures.shape_pictures import shape_pictures
 from fer_cli.reports import page
 from fer_cli.reports.evaluation_page import write_evaluation_page
+from fer_cli.reports.explained import diagnosis_json
 from fer_cli.reports.gallery_page import Explained, write_gallery
 from fer_cli.reports.info import describe
-from fer_cli.reports.report import diagnosis_json
 from fer_cli.reports.site import PLACEHOLDER
 from fer_cli.storage import artifact, vetting
 from fer_cli.storage.artifact import DIGEST, open_artifact

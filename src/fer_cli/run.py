@@ -34,9 +34,10 @@ from fer_cli.network.attached.hooks import unwrapped
 from fer_cli.network.attached.model_file import Origin
 from fer_cli.network.attached.readout import Activation
 from fer_cli.network.attached.undisturbed import home
+from fer_cli.reports.explained import is_page
 from fer_cli.reports.nifti import write_nifti
 from fer_cli.reports.notebook import notebook_panels
-from fer_cli.reports.page import is_page, write_report
+from fer_cli.reports.page import write_report
 from fer_cli.reports.selection import misclassified
 from fer_cli.storage.run_paths import RunPaths
 from fer_cli.studies.causes import explain_mistakes

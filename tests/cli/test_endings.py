@@ -118,6 +118,42 @@ def test_a_signal_is_not_lost_where_python_drops_what_a_handler_raises(name: str
     assert (done.returncode, "Exception ignored" in done.stderr) == (code, False), done.stderr
 
 
+LEAVING = """
+import atexit, sys, threading, time
+from fer_cli.cli import endings
+
+class Held:
+    def __del__(self):
+        print("taken apart")
+
+held = Held()
+atexit.register(lambda: print("said at the end"))
+
+def command():
+    {before}
+    print("done")
+    return {code}
+
+endings.run(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "apart"),
+    [
+        ("pass", None, True),
+        ("endings.leave_at_once()", None, False),
+        ("endings.leave_at_once()", 3, True),
+        ("endings.leave_at_once(); threading.Thread(target=time.sleep, args=[0.2]).start()", None, True),
+    ],
+)
+def test_a_command_may_leave_at_once_with_all_that_it_has_said(before: str, code: int | None, apart: bool) -> None:
+    script = LEAVING.format(before=before, code=code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    said = "done\nsaid at the end\n" + "taken apart\n" * apart
+    assert (done.returncode, done.stdout, done.stderr) == (code or 0, said, "")
+
+
 MANY_LOST = """
 import os, signal
 from fer_cli.cli import endings

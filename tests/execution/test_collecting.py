@@ -31,6 +31,26 @@ def test_what_lives_while_modules_are_imported_is_not_searched_again() -> None:
     assert gc.get_freeze_count() > len(kept)
 
 
+def test_imports_are_not_searched_at_all_within_a_block_for_them() -> None:
+    def collections() -> int:
+        return sum(each["collections"] for each in gc.get_stats())
+
+    collecting.set_imports_aside()
+    with collecting.imports_unsearched():
+        before = collections()
+        kept = [[] for _ in range(100_000)]
+        assert collections() == before
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > len(kept)
+
+
+def test_a_process_that_sets_nothing_aside_collects_as_ever() -> None:
+    before = gc.get_freeze_count()
+    with collecting.imports_unsearched():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == before
+
+
 def test_only_full_collections_set_aside() -> None:
     collecting.set_imports_aside()
     before = gc.get_freeze_count()

@@ -33,6 +33,16 @@ def test_torch_starts_without_the_kernels_of_meta_tensors() -> None:
     assert not {"torch._decomp", "torch._refs", "torch._dynamo"} & set(modules)
 
 
+@tried
+def test_no_paths_of_all_modules_are_resolved_to_find_the_module_of_an_operation() -> None:
+    known = said_by(DEFERRED + "import inspect\nprint(len(inspect.modulesbyfile))")
+    assert int(known) < 50 < int(said_by("import torch, inspect\nprint(len(inspect.modulesbyfile))"))
+    told = (
+        "import inspect\nprint(*(sys.modules[name].__file__ == file for file, name in inspect.modulesbyfile.items()))"
+    )
+    assert said_by(DEFERRED + told).split() == ["True"] * int(known)
+
+
 COMPUTED = """
 torch.manual_seed(0)
 generator = torch.Generator().manual_seed(1)

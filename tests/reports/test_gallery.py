@@ -12,6 +12,7 @@ from fer_cli.data.sample_input import Sample
 from fer_cli.errors import InputError, ResourceError, UsageError
 from fer_cli.pictures.drawing import open_drawing
 from fer_cli.reports import gallery, page
+from fer_cli.reports.explained import diagnosis_json
 from fer_cli.reports.gallery import (
     Several,
     Wanted,
@@ -19,7 +20,6 @@ from fer_cli.reports.gallery import (
     explain_several,
 )
 from fer_cli.reports.gallery_page import Explained, write_gallery
-from fer_cli.reports.report import diagnosis_json
 from fer_cli.run import Run
 
 NOTHING = Wanted(None, "conv3", None, volumes=False)

@@ -33,8 +33,9 @@ from fer_cli.pictures.drawing import open_drawing
 from fer_cli.pictures.slice_pictures import view_of_diagnosis
 from fer_cli.pictures.viewer import VIEWS
 from fer_cli.reports import page
+from fer_cli.reports.explained import diagnosis_json
 from fer_cli.reports.probe_files import write_probe
-from fer_cli.reports.report import ERRORS, PATHS, diagnosis_json
+from fer_cli.reports.report import ERRORS, PATHS
 
 
 class Page(HTMLParser):

@@ -14,7 +14,7 @@ from fer_cli.diagnosis.cause import PoseFound, Signs
 from fer_cli.diagnosis.diagnosis import Suspicion
 from fer_cli.diagnosis.repair import RANDOM_DRAWS
 from fer_cli.network.activations import PATHS
-from fer_cli.reports import report
+from fer_cli.reports import explained, report
 from fer_cli.reports.sentences import answer_sentence, repair_sentence, short_repair
 
 
@@ -153,7 +153,7 @@ def test_terminal_report_prints_no_control_characters_or_markup_of_names():
 
 
 def test_json_has_exactly_the_contracts_keys():
-    summary = report.diagnosis_json(diagnosis_of(), report="out/index.html")
+    summary = explained.diagnosis_json(diagnosis_of(), report="out/index.html")
     assert list(summary) == [
         "sample", "predicted", "label", "correct", "probabilities", "errors", "errors_norm", "nearest_training_sample",
         "layers", "blame", "answer", "nearest", "departure", "repair", "suspicion", "views", "category",
@@ -188,9 +188,9 @@ def test_json_has_exactly_the_contracts_keys():
         (INPUT, {"outcome": "input", "layer": None, "why": None, "p_value": 0.31}),
         (CORRECT, {"outcome": "none", "layer": None, "why": None, "p_value": 0.31}),
     ):
-        assert report.diagnosis_json(diagnosis_of(**changes), report=None)["answer"] == expected
+        assert explained.diagnosis_json(diagnosis_of(**changes), report=None)["answer"] == expected
     assert summary["nearest"] == {"predicted": ["table_0011", "table_0031"], "true": ["chair_0123", "chair_0007"]}
-    assert report.diagnosis_json(diagnosis_of(departure=None), report=None)["departure"] is None
+    assert explained.diagnosis_json(diagnosis_of(departure=None), report=None)["departure"] is None
     assert set(summary["suspicion"]) == {"score", "p_value", "n_reference", "enough", "by"}
     assert summary["report"] == "out/index.html"
 
@@ -200,19 +200,23 @@ def test_json_holds_plain_python_numbers():
         probabilities={name: np.float64(0.25) for name in CLASSES},
         errors={name: np.float64(1) for name in report.ERRORS},
     )
-    summary = report.diagnosis_json(diagnosis, report=None)
+    summary = explained.diagnosis_json(diagnosis, report=None)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert type(summary["probabilities"]["bed"]) is float
 
 
 def test_json_refuses_numbers_that_are_not_finite():
     with pytest.raises(ValueError, match="local_vs_code is nan"):
-        report.diagnosis_json(diagnosis_of(errors=diagnosis_of().errors | {"local_vs_code": float("nan")}), report=None)
+        explained.diagnosis_json(
+            diagnosis_of(errors=diagnosis_of().errors | {"local_vs_code": float("nan")}), report=None
+        )
 
 
 def test_several_diagnoses_are_a_line_each_the_most_suspicious_first():
     answers = [
-        report.diagnosis_json(diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125, 31), **changes), report=None)
+        explained.diagnosis_json(
+            diagnosis_of(sample=name, suspicion=Suspicion(score, 0.125, 31), **changes), report=None
+        )
         for name, score, changes in (
             ("sure", 0.25, CORRECT),
             ("odd", 0.75, {}),
@@ -239,7 +243,7 @@ def test_long_names_in_the_table_of_several_diagnoses_are_folded_and_not_cut():
         "predicted": "dresser_of_oak_too",
     }
     probabilities = {names["label"]: 0.4, names["predicted"]: 0.6}
-    answer = report.diagnosis_json(diagnosis_of(), report=None) | names | {"probabilities": probabilities}
+    answer = explained.diagnosis_json(diagnosis_of(), report=None) | names | {"probabilities": probabilities}
     text = printed(report.diagnosis_table([answer]))
     assert max(map(len, text.split("\n"))) <= 80
     assert "…" not in text
@@ -318,10 +322,10 @@ def test_another_pose_that_is_recognised_is_told_with_axis_angle_and_probability
     pose = PoseFound(turns, "chair", 0.93, is_usual=False, is_nearer=True)
     found = diagnosis_of(signs=replace(signs, pose=pose), turned_from=turned_from)
     assert f"pose         {said}" in [line.rstrip() for line in printed(report.terminal_report(found)).split("\n")]
-    assert report.diagnosis_json(found, report=None)["pose"] == {
+    assert explained.diagnosis_json(found, report=None)["pose"] == {
         "turns": turns, "class": "chair", "probability": 0.93,
     }  # fmt: skip
     for doubt in ({"probability": 0.79}, {"is_nearer": False}):
         unsure = diagnosis_of(signs=replace(signs, pose=replace(pose, **doubt)))
-        assert report.diagnosis_json(unsure, report=None)["pose"] is None
+        assert explained.diagnosis_json(unsure, report=None)["pose"] is None
         assert "pose  " not in printed(report.terminal_report(unsure))

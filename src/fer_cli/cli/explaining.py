@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fer_cli.cli.next_step import tell_next
-from fer_cli.cli.opening import expect_run, holds_shapes, open_run
+from fer_cli.cli.opening import expect_run, holds_shapes, leave_soon, open_run
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -29,8 +29,8 @@ from fer_cli.errors import UsageError
 if TYPE_CHECKING:
     from fer_cli.artifacts import RunArtifacts
     from fer_cli.diagnosis.diagnosis import Diagnosis
+    from fer_cli.reports.explained import Explained
     from fer_cli.reports.gallery import Several, Wanted
-    from fer_cli.reports.gallery_page import Explained
     from fer_cli.reports.selection import Selection
 
 Samples = Annotated[
@@ -115,6 +115,7 @@ def explain(
     given = samples or []
     _check(given, errors=errors, label=label, up=up, selecting=bool(pair or cause or limit))
     paths = expect_run(run, voxels, model, codebook)
+    from fer_cli.execution.collecting import imports_unsearched
     from fer_cli.execution.contention import Usage, usable_cores, wait_passively
     from fer_cli.execution.deferring import defer_meta_kernels
     from fer_cli.pictures.drawing import open_drawing
@@ -129,9 +130,13 @@ def explain(
     soon = images and holds_shapes(paths.voxels)
     with open_drawing(workers, soon=soon) if images else nullcontext() as drawing:
         # Imported while other processes get ready to draw.
-        from fer_cli.data.sample_files import is_sample_folder
-        from fer_cli.reports.gallery import Wanted, explain_one
-        from fer_cli.reports.selection import Selection
+        with imports_unsearched():
+            from fer_cli.data.sample_files import is_sample_folder
+            from fer_cli.reports.gallery import Wanted, explain_one
+            from fer_cli.reports.selection import Selection
+
+            if images:
+                import fer_cli.reports.site  # noqa: F401
 
         selection = Selection(split, tuple(pair or ()), cause, limit) if errors else None
         opened = open_run(run, voxels, model, codebook, device, in_memory=many, began=began)
@@ -149,12 +154,14 @@ def explain(
         )
         if len(given) == 1 and not is_sample_folder(Path(given[0])):
             one, diagnosis = explain_one(opened, given[0], output, wanted, parent=run / "explain")
+            leave_soon(opened)
             _point_out([one])
             _tell_explained(one, diagnosis, as_json=as_json)
             if not as_json:
                 tell_next(*_probe_of(one, opened, given[0], up), run=run, files=files)
             return
         several = _explain_several(opened, selection or given, output or run / "explain", wanted)
+        leave_soon(opened)
         if images:
             from fer_cli.reports.evaluation_page import join_evaluation
 
@@ -247,11 +254,11 @@ def _probe_of(one: "Explained", opened: "RunArtifacts", sample: str, up: str | N
 
 def _tell_explained(one: "Explained", diagnosis: "Diagnosis", *, as_json: bool) -> None:
     """Print the diagnosis of one sample, and where its files are."""
-    from fer_cli.reports.report import terminal_report
-
     if as_json:
         print_json(one.json)
         return
+    from fer_cli.reports.report import terminal_report
+
     print_rich(terminal_report(diagnosis))
     for kind, written in one.files.items():
         print_line(f"{kind}: {written}")
@@ -265,11 +272,11 @@ def _tell_explained(one: "Explained", diagnosis: "Diagnosis", *, as_json: bool) 
 
 def _tell_several(several: "Several", *, as_json: bool) -> None:
     """Print several diagnoses, a line each, and where the gallery is."""
-    from fer_cli.reports.report import diagnosis_table, trained_on_line
-
     if as_json:
         print_json(several.json)
         return
+    from fer_cli.reports.report import diagnosis_table, trained_on_line
+
     answers: list[dict[str, Any]] = [each.json for each in several.explained]
     print_rich(diagnosis_table(answers))
     if line := trained_on_line(answers):

@@ -8,7 +8,7 @@ import typer
 from fer_cli import arguments
 from fer_cli.arguments import file_name
 from fer_cli.cli.next_step import tell_next
-from fer_cli.cli.opening import expect_run, open_run
+from fer_cli.cli.opening import expect_run, leave_soon, open_run
 from fer_cli.cli.options import (
     DEFAULT_RUN,
     AsJson,
@@ -69,15 +69,17 @@ def probe(
 ) -> None:
     """Show what one location of a layer, or every location of it, stands for (Algorithm 1)."""
     expect_run(run, voxels, model, codebook)
+    from fer_cli.execution.collecting import imports_unsearched
     from fer_cli.execution.deferring import defer_meta_kernels
 
     defer_meta_kernels()
-    from fer_cli.diagnosis.probe import layer_locations, sweep
-    from fer_cli.diagnosis.probe import probe as probe_location
-    from fer_cli.pictures import mosaic
-    from fer_cli.pictures.slices import view_of
-    from fer_cli.reports.nifti import write_probe_nifti
-    from fer_cli.reports.probe_files import write_probe
+    with imports_unsearched():
+        from fer_cli.diagnosis.probe import layer_locations, sweep
+        from fer_cli.diagnosis.probe import probe as probe_location
+        from fer_cli.pictures import mosaic
+        from fer_cli.pictures.slices import view_of
+        from fer_cli.reports.nifti import write_probe_nifti
+        from fer_cli.reports.probe_files import write_probe
 
     if all_locations and nifti:
         raise UsageError("--nifti writes one location; give no --all-locations with it.")
@@ -96,6 +98,7 @@ def probe(
         folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-all{filled}"
         view = view_of(chosen, opened.network.spec.input)
         pictures, found = mosaic.write_sweep(probes, chosen.volume, folder, sample=chosen.name, by=by, view=view)
+        leave_soon(opened)
         if as_json:
             print_json({**asked, "locations": found, "images": pictures})
             return
@@ -108,6 +111,7 @@ def probe(
     folder = output or run / "probe" / f"{file_name(chosen.name)}-{layer}-{x}-{y}-{z}{filled}"
     written = write_probe(result, chosen.volume, folder, view_of(chosen, opened.network.spec.input))
     maps = write_probe_nifti(result, chosen, folder) if nifti else []
+    leave_soon(opened)
     if as_json:
         facts = {key: getattr(result, key) for key in ("location", "code", "receptive_field", "response_field", "kept")}
         files = {"reconstruction": written.reconstruction, "images": [written.picture]}

@@ -2,6 +2,8 @@
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 _modules = 0
@@ -18,6 +20,23 @@ def set_imports_aside() -> None:
     _modules = 0
     if _set_aside not in gc.callbacks:
         gc.callbacks.append(_set_aside)
+
+
+@contextmanager
+def imports_unsearched() -> Iterator[None]:
+    """Collect no garbage within the block, which imports modules, and search what is there at its end no more.
+
+    Does nothing unless imports are set aside in this process (`set_imports_aside`).
+    """
+    if _set_aside not in gc.callbacks or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _set_aside(phase: Literal["start", "stop"], facts: dict[str, int]) -> None:

@@ -6,6 +6,7 @@ have shapes but no values. Tracing, `torch.compile` and `torch.export` need thes
 Here the module is executed only when something needs it. See docs/adr/0040.
 """
 
+import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ _OPERATIONS = ("prims", "rngprims")
 """The namespaces of `torch.ops` in which `torch._prims` registers its operations."""
 _PLUGINS = "torch.backends"
 """Group of entry points: packages that extend PyTorch, whose code `import torch` runs."""
+_ASKED_FOR = ("torch.utils._debug_mode._mode", "torch._native.registry")
+"""Modules that register operations of which PyTorch asks `inspect` in which module they are defined.
+
+Unless it knows, `inspect` resolves the paths of all modules that are imported by then, more than a thousand.
+"""
 _VERSION = re.compile(r"^__version__ = '(.*)'$", re.MULTILINE)
 
 _is_allowed = False
@@ -51,13 +57,22 @@ def defer_meta_kernels() -> None:
         return
     if not metadata.entry_points(group=_PLUGINS):
         sys.meta_path.insert(0, _Finder())
+        for name in _ASKED_FOR:
+            inspect.modulesbyfile[str(_folder().joinpath(*name.split(".")[1:]).with_suffix(".py"))] = name
+
+
+def _folder() -> Path:
+    """Where the PyTorch lies that would be imported. Raises ValueError where there is none, or no file of it."""
+    spec = PathFinder.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise ValueError("no PyTorch")
+    return Path(spec.origin).parent
 
 
 def _version() -> str:
     """Version of the PyTorch that would be imported, from its own file; empty if it does not tell."""
     try:
-        spec = PathFinder.find_spec("torch")
-        found = _VERSION.search(Path(spec.origin).with_name("version.py").read_text()) if spec and spec.origin else None
+        found = _VERSION.search((_folder() / "version.py").read_text())
     except (OSError, ValueError):  # in an archive, say
         return ""
     return found[1] if found else ""

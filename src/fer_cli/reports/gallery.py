@@ -1,5 +1,7 @@
 """Several samples explained with one loaded model: their reports, and the gallery that leads to them.
 
+What writes pages is imported where a page is wanted.
+
 Source: what Figs 5 and 7 do for a few hand-picked failures, for all of them.
 """
 
@@ -20,12 +22,7 @@ from fer_cli.diagnosis.diagnosis import Diagnosis
 from fer_cli.diagnosis.explain import explain
 from fer_cli.errors import FerError, InputError, UsageError
 from fer_cli.pictures.drawing import Drawing
-from fer_cli.pictures.volumes import write_volumes
-from fer_cli.reports.gallery_page import PAGE, Explained, write_gallery
-from fer_cli.reports.nifti import write_nifti
-from fer_cli.reports.page import Site, begin_report, is_page
-from fer_cli.reports.report import diagnosis_json
-from fer_cli.reports.site import evaluation_page, site_of, write_assets
+from fer_cli.reports.explained import PAGE, Explained, diagnosis_json, is_page
 from fer_cli.storage.disk import make_folder, write_whole
 
 SUMMARY = "diagnosis.json"
@@ -113,8 +110,8 @@ def explain_one(
         wanted.drawing.get_ready()
     diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
     parts = wanted.drawing.processes if wanted.drawing else 1
-    site = _site(run, place if alone else place / PAGE, wanted, None)
-    return _begin(diagnosis, sample, place, wanted, site, alone=alone, parts=parts)(), diagnosis
+    page = place if alone else place / PAGE
+    return _begin(run, diagnosis, sample, place, page, wanted, parts=parts)(), diagnosis
 
 
 def explain_several(
@@ -153,6 +150,8 @@ def explain_several(
         make_folder(folder)
     assets = None
     if wanted.drawing is not None and not wanted.single_file:
+        from fer_cli.reports.site import write_assets
+
         assets = write_assets(folder, run.network.spec.input.kind)
     taken: list[Path] = []
     for name in names:
@@ -168,11 +167,14 @@ def explain_several(
         if wanted.files:
             make_folder(own)
         diagnosis = explain(run, sample, local_layer=wanted.local_layer, views=wanted.views)
-        pending.append(_begin(diagnosis, sample, own, wanted, _site(run, own / PAGE, wanted, assets)))
+        pending.append(_begin(run, diagnosis, sample, own, own / PAGE, wanted, assets=assets))
         settle(_AHEAD)
     settle(0)
     gallery = None
     if wanted.drawing is not None:
+        from fer_cli.reports.gallery_page import write_gallery
+        from fer_cli.reports.site import evaluation_page
+
         evaluation = evaluation_page(run.paths.model.parent, wanted.split)
         gallery = write_gallery(
             explained,
@@ -185,13 +187,6 @@ def explain_several(
     return Several(explained, failed, gallery)
 
 
-def _site(run: RunArtifacts, page: Path, wanted: Wanted, assets: Path | None) -> Site:
-    """What the page of a report links to."""
-    if wanted.drawing is None:
-        return Site()
-    return site_of(page, run=run.paths.model.parent, split=wanted.split, model=run.model.id, assets=assets)
-
-
 def _check(run: RunArtifacts, wanted: Wanted) -> None:
     """Raise what would meet every sample, before anything is begun: what does not fit, or is not installed."""
     if wanted.nifti:
@@ -202,19 +197,24 @@ def _check(run: RunArtifacts, wanted: Wanted) -> None:
 
 
 def _begin(
+    run: RunArtifacts,
     diagnosis: Diagnosis,
     sample: Sample,
     target: Path,
+    page: Path,
     wanted: Wanted,
-    site: Site,
     *,
-    alone: bool = False,
+    assets: Path | None = None,
     parts: int = 1,
 ) -> Callable[[], Explained]:
-    """Begin to write the report of a diagnosis; returns a function that waits for the files."""
+    """Begin to write the report of a diagnosis into a folder, or alone; returns a function that waits for the files."""
     write = None
     if wanted.drawing is not None:
-        write = begin_report(diagnosis, target, wanted.drawing, alone=alone, parts=parts, site=site)
+        from fer_cli.reports.page import begin_report
+        from fer_cli.reports.site import site_of
+
+        site = site_of(page, run=run.paths.model.parent, split=wanted.split, model=run.model.id, assets=assets)
+        write = begin_report(diagnosis, target, wanted.drawing, alone=page == target, parts=parts, site=site)
 
     def finish() -> Explained:
         files = {}
@@ -225,9 +225,13 @@ def _begin(
             files["diagnosis"] = target / SUMMARY
             write_whole(files["diagnosis"], json.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         if wanted.volumes:
+            from fer_cli.pictures.volumes import write_volumes
+
             files["volumes"] = write_volumes(diagnosis, sample.index_to_world, target)
             answer["volumes"] = str(files["volumes"])
         if wanted.nifti:
+            from fer_cli.reports.nifti import write_nifti
+
             maps = write_nifti(diagnosis, target)
             files["nifti"] = maps[0].parent
             answer["nifti"] = [str(path) for path in maps]

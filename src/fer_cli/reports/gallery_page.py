@@ -8,20 +8,16 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fer_cli.diagnosis.answer import INPUT, Answer
-from fer_cli.diagnosis.blame import Blame
 from fer_cli.diagnosis.cause import CAUSES
-from fer_cli.diagnosis.diagnosis import Suspicion
+from fer_cli.reports.explained import PAGE, Explained, place_of
 from fer_cli.reports.page import POLICY, SHARED_POLICY, environment
-from fer_cli.reports.report import place_of
 from fer_cli.reports.site import link, link_reports
 from fer_cli.storage.disk import write_whole
 
-PAGE = "index.html"
 TABLE = "samples.csv"
 _FILTERS = {
     "True class": "label",
@@ -35,17 +31,6 @@ _COLUMNS = (
     *("sample", "true", "predicted", "probability", "cause", "strength", "remedy", "place", "category"),
     *("suspicion", "p_value", "report"),
 )
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What is kept of a sample: its JSON, what the gallery sorts by, the files written, the places pointed at."""
-
-    json: dict[str, Any]
-    answer: Answer
-    suspicion: Suspicion
-    files: dict[str, Path]
-    places: Blame | None = None
 
 
 def write_gallery(

@@ -35,7 +35,8 @@ from fer_cli.pictures.slice_pictures import cursor_words, slice_pictures, slice_
 from fer_cli.pictures.slice_viewer import slice_facts
 from fer_cli.pictures.slices import BLAMED, ERROR, encode_slices
 from fer_cli.pictures.viewer import css_colour, embedded_json, packed_library, viewer_facts
-from fer_cli.reports.report import ERRORS, diagnosis_json, read_path
+from fer_cli.reports.explained import diagnosis_json
+from fer_cli.reports.report import ERRORS, read_path
 from fer_cli.reports.sentences import answer_sentence, repair_sentence, suspicion_basis, where_heading
 from fer_cli.reports.tables import signed
 from fer_cli.storage.disk import write_whole
@@ -63,11 +64,6 @@ _PATH_MEANINGS = {
     "feedforward": "Clusters chosen by what came in, from the input up.",
     "feedback": "Clusters chosen by what was recognised, from the class probabilities down.",
 }
-
-
-def is_page(target: Path) -> bool:
-    """Whether a target that a user named is one page alone, not a folder: its name ends in .html."""
-    return target.suffix.lower() == ".html"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A diagnosis, for a terminal and as JSON, in words and figures; Table I and what the layers of a split speak for.
+"""A diagnosis for a terminal, in words and figures; Table I and what the layers of a split speak for.
 
 Nothing is decided here: verdict, evidence and answer come from the diagnosis. Evidence is shown calibrated, since
 layers have between 4096 locations and one.
@@ -6,7 +6,6 @@ layers have between 4096 locations and one.
 Source: Table I.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fer_cli.calibration.confidence import VIEWS
-from fer_cli.diagnosis.answer import INPUT
-from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading, Viewed
+from fer_cli.diagnosis.diagnosis import Diagnosis, LayerReading
 from fer_cli.evaluation.results import COMBINED, SUSPICION, Claim, Detector
 from fer_cli.network.activations import PATHS
+from fer_cli.reports.explained import place_of
 from fer_cli.reports.sentences import (
     short_answer,
     short_cause,
@@ -98,98 +97,6 @@ def _viewed_words(diagnosis: Diagnosis) -> str:
     return f"; {viewed.number} views say {printable(viewed.predicted)}"
 
 
-def diagnosis_json(diagnosis: Diagnosis, *, report: str | None) -> dict[str, object]:
-    """The contract's JSON object for `fer explain`, in plain Python types; `report` is the page's path.
-
-    Raises ValueError if a number is not finite.
-    """
-    return {
-        "sample": diagnosis.sample,
-        "predicted": diagnosis.predicted,
-        "label": diagnosis.label,
-        "correct": None if diagnosis.correct is None else bool(diagnosis.correct),
-        "probabilities": _finite(diagnosis.probabilities),
-        "errors": _finite({key: diagnosis.errors[key] for key in ERRORS}),
-        "errors_norm": _finite({key: math.sqrt(diagnosis.errors[key]) for key in ERRORS}),
-        "nearest_training_sample": diagnosis.nearest_training_sample,
-        "layers": [
-            {
-                "name": layer.name,
-                **{f"{path}_class": said.speaks_for for path, said in layer.paths.items()},
-                **{f"{path}_evidence": _finite(said.evidence) for path, said in layer.paths.items()},
-                **{f"{path}_exemplar": said.exemplar for path, said in layer.paths.items()},
-            }
-            for layer in diagnosis.layers
-        ],
-        "blame": {
-            "layer": diagnosis.blame.layer,
-            "locations": [[int(index) for index in location] for location in diagnosis.blame.locations],
-            "margin": diagnosis.blame.margin,
-            "weights": [float(weight) for weight in diagnosis.blame.weights],
-        },
-        "answer": {
-            "outcome": diagnosis.answer.outcome,
-            "layer": diagnosis.answer.layer,
-            "why": diagnosis.answer.why,
-            "p_value": diagnosis.answer.p_value,
-        },
-        "nearest": {"predicted": list(diagnosis.nearest.predicted), "true": list(diagnosis.nearest.true)},
-        "departure": None
-        if diagnosis.departure is None
-        else {
-            "layer": diagnosis.departure.layer,
-            "locations": [[int(index) for index in location] for location in diagnosis.departure.locations],
-            **_finite({key: getattr(diagnosis.departure, key) for key in ("score", "margin", "p_value")}),
-        },
-        "repair": [
-            {
-                **vars(test),
-                "repaired": test.repaired,
-                **_finite({"probability": test.probability, "gain": test.gain, "p_value": test.p_value}),
-            }
-            for test in diagnosis.repair
-        ],
-        "suspicion": {
-            **_finite({"score": diagnosis.suspicion.score, "p_value": diagnosis.suspicion.p_value}),
-            "n_reference": diagnosis.suspicion.n_reference,
-            "enough": diagnosis.suspicion.enough,
-            "by": diagnosis.suspicion.by,
-        },
-        "views": _views_json(diagnosis.viewed),
-        "category": diagnosis.category.id,
-        "category_name": diagnosis.category.name,
-        "criterion": diagnosis.category.criterion,
-        "cause": {
-            "name": diagnosis.cause.name,
-            "strength": diagnosis.cause.strength,
-            "remedy": diagnosis.cause.remedy,
-            "evidence": list(diagnosis.cause.evidence),
-        },
-        "pose": _pose_json(diagnosis),
-        "verdict": diagnosis.verdict,
-        "source": None if diagnosis.source is None else str(diagnosis.source),
-        "trained_on": diagnosis.trained_on,
-        "own_label": diagnosis.own_label,
-        "remarks": list(diagnosis.remarks),
-        "report": report,
-    }
-
-
-def _pose_json(diagnosis: Diagnosis) -> dict[str, object] | None:
-    pose = diagnosis.recognised_pose
-    return (
-        None
-        if pose is None
-        else {"turns": pose.turns, "class": pose.klass, **_finite({"probability": pose.probability})}
-    )
-
-
-def _views_json(viewed: Viewed | None) -> dict[str, object] | None:
-    if viewed is None:
-        return None
-    return {"n": viewed.number, "predicted": viewed.predicted, "probabilities": _finite(viewed.probabilities)}
-
-
 def diagnosis_table(answers: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Several diagnoses, as `diagnosis_json` gives them, a line each, the most suspicious first."""
     table = open_table("sample", "true", "predicted", "cause", "where", "suspicion", "p")
@@ -209,11 +116,6 @@ def trained_on_line(answers: Sequence[Mapping[str, Any]]) -> str | None:
     if not named:
         return None
     return f"The network was trained on {len(named)} of these {len(answers)} samples: {', '.join(named)}"
-
-
-def place_of(answer: Mapping[str, Any]) -> str | None:
-    """The layer that an answer of `diagnosis_json` names, or `input`; None where it names no place."""
-    return "input" if answer["outcome"] == INPUT else answer["layer"]
 
 
 def figures_table(answer: Mapping[str, Any]) -> RenderableType:
@@ -328,11 +230,3 @@ def _layer_table(diagnosis: Diagnosis) -> Table:
 
 def _mark_text(correct: bool) -> tuple[str, str]:
     return ("✓ correct", "bold green") if correct else ("✗ misclassified", "bold red")
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    plain = {str(key): float(value) for key, value in values.items()}
-    for key, value in plain.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{key} is {value}, not a finite number.")
-    return plain
