@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -88,9 +89,11 @@ def run(command: Callable[[], object]) -> NoReturn:
     if isinstance(code, int) and code:
         sys.exit(code)
     if _leaves_at_once and threading.active_count() == 1:
+        _ignore_signals()
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # what the command printed is written already
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(0)
     sys.exit(0)
 

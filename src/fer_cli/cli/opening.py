@@ -33,9 +33,9 @@ def holds_shapes(voxels: Path) -> bool:
 
 def leave_soon(run: "RunArtifacts") -> None:
     """Let the command end at once when it has succeeded, unless the run's network is code of the user's."""
-    from fer_cli.network.fer_cnn import FERCNN
+    from fer_cli.network.attached.model_file import is_attached
 
-    if isinstance(run.network.backbone, FERCNN):
+    if not is_attached(run.model.config):
         endings.leave_at_once()
 
 
