@@ -29,8 +29,7 @@ class Outcome:
 # anew, and those have theirs.
 SERVING = """
 import contextlib, gc, importlib, json, os, select, socket, sys
-from fer_cli.cli import app, attachments, demo, describing, doctor, endings, explaining, readings, stages, terminal
-from fer_cli.cli import voxelizing
+from fer_cli.cli import app, attachments, demo, describing, doctor, explaining, readings, stages, terminal, voxelizing
 from fer_cli.diagnosis import diagnosis, explain, probe
 from fer_cli.network import attach, training
 from fer_cli.codebooks import clustering
@@ -42,7 +41,6 @@ from fer_cli.data import plan, store_volumes, triangles, voxelize
 from fer_cli.data.formats import scanning
 from fer_cli.storage import arrays, artifact, vetting
 
-endings.leave_at_once = lambda: None
 vetting.vet = arrays.vet = artifact.vet = lambda *_: None
 drawing.preload_for_workers = lambda *_: None
 

@@ -1,6 +1,16 @@
-"""`python -m fer_cli`, the same as the `fer` command."""
+"""The `fer` command, and `python -m fer_cli`."""
 
+from typing import NoReturn
+
+from fer_cli.cli import endings
 from fer_cli.cli.app import main
 
-if __name__ == "__main__":
+
+def script() -> NoReturn:
+    """Run the command line in a process of its own, which ends when the command does."""
+    endings.allow_leaving()
     main()
+
+
+if __name__ == "__main__":
+    script()

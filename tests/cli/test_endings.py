@@ -142,9 +142,14 @@ endings.run(command)
     ("before", "code", "apart"),
     [
         ("pass", None, True),
-        ("endings.leave_at_once()", None, False),
-        ("endings.leave_at_once()", 3, True),
-        ("endings.leave_at_once(); threading.Thread(target=time.sleep, args=[0.2]).start()", None, True),
+        ("endings.leave_at_once()", None, True),
+        ("endings.allow_leaving(); endings.leave_at_once()", None, False),
+        ("endings.allow_leaving(); endings.leave_at_once()", 3, True),
+        (
+            "endings.allow_leaving(); endings.leave_at_once(); threading.Thread(target=time.sleep, args=[0.2]).start()",
+            None,
+            True,
+        ),
     ],
 )
 def test_a_command_may_leave_at_once_with_all_that_it_has_said(before: str, code: int | None, apart: bool) -> None:

@@ -32,7 +32,7 @@ _kept_in: Path | None = None
 """Where that is; nothing is left where the file does not exist."""
 _n_interrupts = 0
 """How often Ctrl-C came."""
-_leaves_at_once = False
+_may_leave = _leaves_at_once = False
 _sent_again: set[int] = set()
 """Signals that were lost and are about to be sent again."""
 
@@ -88,7 +88,7 @@ def run(command: Callable[[], object]) -> NoReturn:
         _fail_by_signal("interrupted", _INTERRUPTED, None)
     if isinstance(code, int) and code:
         sys.exit(code)
-    if _leaves_at_once and threading.active_count() == 1:
+    if _may_leave and _leaves_at_once and threading.active_count() == 1:
         _ignore_signals()
         atexit._run_exitfuncs()
         with suppress(OSError):  # what the command printed is written already
@@ -96,6 +96,12 @@ def run(command: Callable[[], object]) -> NoReturn:
             sys.stderr.flush()
         os._exit(0)
     sys.exit(0)
+
+
+def allow_leaving() -> None:
+    """Let `leave_at_once` work: nothing in this process goes on after `run`."""
+    global _may_leave
+    _may_leave = True
 
 
 def leave_at_once() -> None:
