@@ -83,7 +83,7 @@ def read(run: RunArtifacts, indices: Int[np.ndarray, " sample"]) -> dict[str, Se
     for part in batches(indices):
         volumes = run.voxels.tensor(part)
         for kind, seen in found.items():
-            FERCNN.trained_in_mixed_precision = kind == MIXED  # type: ignore[assignment, method-assign]
+            FERCNN.takes_mixed_precision = kind == MIXED  # type: ignore[assignment, method-assign]
             started = time.perf_counter()
             seen.parts.append(views.probabilities(run.network, volumes))
             seen.seconds += time.perf_counter() - started

@@ -3,9 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from fer_cli.cli import endings
+from fer_cli.cli.opening import leave_soon
+from fer_cli.network.attached.model_file import KIND
+from fer_cli.run import Run
 from fer_cli.storage.run_paths import RunPaths
 
 COMMAND = """
@@ -157,6 +162,39 @@ def test_a_command_may_leave_at_once_with_all_that_it_has_said(before: str, code
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     said = "done\nsaid at the end\n" + "taken apart\n" * apart
     assert (done.returncode, done.stdout, done.stderr) == (code or 0, said, "")
+
+
+def test_a_third_interrupt_ends_a_failed_command_that_waits_for_a_thread() -> None:
+    script = """
+import os, signal, threading, time
+from fer_cli import errors
+from fer_cli.cli import endings
+
+def interrupt():
+    time.sleep(0.5)
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    time.sleep(60)
+
+def command():
+    threading.Thread(target=interrupt).start()
+    raise errors.ArtifactError("x.h5 is damaged.")
+
+endings.run(command)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (4, "fer: x.h5 is damaged.\n")
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_only_commands_without_code_of_the_user_s_leave_at_once(
+    attached: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "_leaves_at_once", False)
+    config = {"network": {"kind": KIND}} if attached else run.model.config
+    leave_soon(SimpleNamespace(model=SimpleNamespace(config=config)))
+    assert endings._leaves_at_once == (not attached)
 
 
 MANY_LOST = """

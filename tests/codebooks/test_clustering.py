@@ -186,7 +186,13 @@ def test_a_layer_that_half_precision_does_not_serve_is_fitted_in_single(
 
 @pytest.mark.parametrize("memory", [2 * 10**9, 5_000])
 def test_a_set_larger_than_needed_is_fitted_on_some_and_counted_whole(
-    memory: int, run_paths: RunPaths, run: Run, samples: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: int,
+    run_paths: RunPaths,
+    run: Run,
+    samples: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_buffers: None,
 ) -> None:
     monkeypatch.setattr(layer_fitting, "ENOUGH", 4)  # 20 samples
     path = tmp_path / "c.h5"
@@ -225,7 +231,9 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from fer_cli.codebooks import features
 from fer_cli.codebooks.clustering import cluster_network
+features.BATCH = 8  # so that the scratch file is used
 def stop(progress):
     if [progress.doing, progress.path, progress.layer] == sys.argv[4:7]:
         os.kill(os.getpid(), signal.SIGKILL)

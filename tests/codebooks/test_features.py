@@ -51,7 +51,7 @@ def test_memory_too_small_for_one_location_is_refused() -> None:
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("memory", [10**9, 20_000, 1])
 def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int, tmp_path: Path) -> None:
-    """In memory, partly and wholly in a scratch file, in one pass or several, which leaves nothing behind."""
+    """In memory and partly in a scratch file, in one pass or several, which leaves nothing behind."""
     config = run.network.spec
     samples = np.array([5, 70, 3, 3, *range(10, 77)])  # more than one batch, unordered, repeated
     extraction = Extraction(run.network, run.voxels, samples)
@@ -77,7 +77,7 @@ def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int
     assert FEEDBACK in PATHS
 
 
-@pytest.mark.parametrize(("share", "on_disk"), [(1.0, 0), (0.6, 500), (0.4, 668), (0.01, 945)])
+@pytest.mark.parametrize(("share", "on_disk"), [(1.0, 0), (0.6, 400), (0.3, 700), (0.01, 936)])
 def test_the_last_samples_stay_in_memory(share: float, on_disk: int, tmp_path: Path) -> None:
     slab = Slab(FEEDFORWARD, "a", 3, 10, 1000, 8, 32)
     features = torch.randn(1000, 8, 2, 2, 5, generator=torch.Generator().manual_seed(0))

@@ -32,6 +32,7 @@ _kept_in: Path | None = None
 """Where that is; nothing is left where the file does not exist."""
 _n_interrupts = 0
 """How often Ctrl-C came."""
+_takes_interrupts = False
 _may_leave = _leaves_at_once = False
 _sent_again: set[int] = set()
 """Signals that were lost and are about to be sent again."""
@@ -43,11 +44,12 @@ class _Terminated(BaseException):
 
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit; with the whole number that it returns, 0 for anything else, or the code of its error."""
-    global _leaves_at_once
+    global _leaves_at_once, _takes_interrupts
     _leaves_at_once = False
     _open_streams()
     signal.signal(signal.SIGTERM, _on_terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+    _takes_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if _takes_interrupts:  # else whoever started us has it ignored
         signal.signal(signal.SIGINT, _on_interrupt)
     sys.unraisablehook = _interrupt_again
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -193,13 +195,19 @@ def _send_again(number: int) -> None:
     if number not in _sent_again:  # one is enough: a third Ctrl-C would cut the clearing up short
         _sent_again.add(number)
         # `Thread.start` would wait: the signal could come before this function is left, and be lost again.
-        _thread.start_new_thread(_send_soon, (number,))
+        try:
+            _thread.start_new_thread(_send_soon, (number,))
+        except RuntimeError:  # there are too many; the next one that is lost tries again
+            _sent_again.discard(number)
 
 
 def _send_soon(number: int) -> None:
     time.sleep(0.05)
     _sent_again.discard(number)
-    signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes it, should it wait for something
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes it, should it wait for something
+    else:
+        signal.raise_signal(number)
 
 
 def _fail_by_signal(how: str, code: int, error: BaseException | None) -> NoReturn:
@@ -211,6 +219,19 @@ def _ignore_signals() -> None:
     """Let the command end as it is, with its message and its exit code, however often a signal comes."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_on_third_interrupt(code: int) -> None:
+    """Let a third Ctrl-C end the process while Python clears up, which may have to wait for a thread."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        global _n_interrupts
+        _n_interrupts += 1
+        if _n_interrupts > 2:
+            os._exit(code)
+
+    if _takes_interrupts:
+        signal.signal(signal.SIGINT, end)
 
 
 def _fail(message: str, code: int, error: BaseException | None) -> NoReturn:
@@ -226,4 +247,5 @@ def _fail(message: str, code: int, error: BaseException | None) -> NoReturn:
         print(shown, file=sys.stderr, flush=True)
     except OSError:  # the code still says what happened
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    _end_on_third_interrupt(code)
     sys.exit(code)

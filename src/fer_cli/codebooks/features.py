@@ -2,7 +2,7 @@
 
 k-means reads all samples at one location; the network returns all locations of one batch. `plan_passes` groups slabs of
 locations by size, `Extraction` runs one path of the network over the samples for each group, and a `FeatureStore`
-transposes batches into locations: in memory, or in a scratch file if they do not fit.
+transposes batches into locations: in memory, and in a scratch file what does not fit.
 Locations are flattened in C order of (x, y, z).
 """
 
@@ -105,8 +105,8 @@ class FeatureStore:
     Beyond the range of half precision, 16 bits hold an infinity, which `fitting` brings to the end of that range.
 
     On a GPU all of it stays there. On the host, where it exceeds `memory` bytes, the first samples go to a file in the
-    folder `scratch` that has no name: it is gone when this process is, however it ends. The last ones stay in memory:
-    about one batch at least.
+    folder `scratch` that has no name: it is gone when this process is, however it ends. The last ones stay in memory,
+    one batch at least.
 
     Raises ResourceError if the scratch file cannot be written.
     """
@@ -119,10 +119,8 @@ class FeatureStore:
         self._buffers: dict[Slab, Tensor] = {}
         self._to_spill: dict[Slab, int] = {}
         for slab in slabs:
-            most = min(slab.samples, max(BATCH, int(slab.samples * share)))
-            times = -(-slab.samples // most)
-            rows = -(-slab.samples // times)  # so that the buffer is full, or nearly, when the last sample is in
-            self._to_spill[slab] = (times - 1) * rows
+            rows = min(slab.samples, max(BATCH, int(slab.samples * share)))
+            self._to_spill[slab] = slab.samples - rows
             self._buffers[slab] = torch.empty(
                 slab.stop - slab.start, rows, slab.filters, dtype=_DTYPES[slab.bits], device=device
             )
@@ -154,12 +152,13 @@ class FeatureStore:
         rows = feature.flatten(2).permute(2, 0, 1)[slab.start : slab.stop]
         done = 0
         while done < rows.shape[1]:
-            buffer, held = self._buffers[slab], self._held[slab]
-            count = min(rows.shape[1] - done, buffer.shape[1] - held)
+            buffer, held, left = self._buffers[slab], self._held[slab], self._to_spill[slab] - self._spilled[slab]
+            full = min(left, buffer.shape[1]) if left else buffer.shape[1]
+            count = min(rows.shape[1] - done, full - held)
             buffer[:, held : held + count].copy_(rows[:, done : done + count])
             self._held[slab] += count
             done += count
-            if self._held[slab] == buffer.shape[1] and self._spilled[slab] < self._to_spill[slab]:
+            if left and self._held[slab] == full:
                 self._spill(slab)
 
     def read(self, slab: Slab, start: int, stop: int) -> Float[np.ndarray, "location sample filter"]:

@@ -24,7 +24,7 @@ def set_imports_aside() -> None:
 
 @contextmanager
 def imports_unsearched() -> Iterator[None]:
-    """Collect no garbage within the block, which imports modules, and search what is there at its end no more.
+    """Collect no garbage within the block, which imports modules, and never search what exists at its end.
 
     Does nothing unless imports are set aside in this process (`set_imports_aside`).
     """

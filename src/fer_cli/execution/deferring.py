@@ -27,9 +27,9 @@ _OPERATIONS = ("prims", "rngprims")
 _PLUGINS = "torch.backends"
 """Group of entry points: packages that extend PyTorch, whose code `import torch` runs."""
 _ASKED_FOR = ("torch.utils._debug_mode._mode", "torch._native.registry")
-"""Modules that register operations of which PyTorch asks `inspect` in which module they are defined.
+"""Modules for which PyTorch looks up the module of a file, by `inspect`, while they are imported.
 
-Unless it knows, `inspect` resolves the paths of all modules that are imported by then, more than a thousand.
+`inspect` would resolve the paths of all modules that are imported by then, more than a thousand, so it is told these.
 """
 _VERSION = re.compile(r"^__version__ = '(.*)'$", re.MULTILINE)
 

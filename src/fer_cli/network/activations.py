@@ -63,11 +63,11 @@ def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "s
 def predict_variations(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "variation klass"]:
     """Class probabilities of variations of samples, which are wanted for their means alone.
 
-    In the mixed precision that the network was trained in, if any: rounding moves a mean far less than the choice of
-    the variations does (docs/adr/0042).
+    In mixed precision where the network takes it: rounding moves a mean far less than the choice of the variations
+    does (docs/adr/0042).
     """
     backbone = network.backbone
-    with mixed_precision(backbone.device) if backbone.trained_in_mixed_precision else nullcontext():
+    with mixed_precision(backbone.device) if backbone.takes_mixed_precision else nullcontext():
         return predict(network, volumes)
 
 

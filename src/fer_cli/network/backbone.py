@@ -208,8 +208,8 @@ class Backbone(ABC):
         """
 
     @property
-    def trained_in_mixed_precision(self) -> bool:
-        """Whether the network's own training reads volumes in mixed precision; unknown of others, and so False."""
+    def takes_mixed_precision(self) -> bool:
+        """Whether the network may be read in mixed precision, as in training; False where nobody knows."""
         return False
 
     @property

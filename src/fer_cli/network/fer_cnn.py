@@ -288,8 +288,8 @@ class FERCNN(nn.Module, Backbone):
         return weight, bias
 
     @property
-    def trained_in_mixed_precision(self) -> bool:
-        """True: see `phases.FeedforwardPhase`."""
+    def takes_mixed_precision(self) -> bool:
+        """True: it is trained so where the hardware has it, see `phases.FeedforwardPhase`."""
         return True
 
     @property
