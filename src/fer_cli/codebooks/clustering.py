@@ -104,7 +104,7 @@ def cluster_network(
     at most half of the samples, if None (`default_codes`); chosen by the stability of clusterings if `auto` (see
     `choice`).
 
-    `memory` is the maximum size of features in memory, in bytes; others go to an unnamed file in the folder
+    `memory` is the maximum size of features in memory, in bytes; what exceeds it goes to an unnamed file in the folder
     `scratch`, that of `output` unless given. `workers` threads (one per core if None) share the work, or the workers of
     a Dask `scheduler` do.
 

@@ -45,7 +45,7 @@ from fer_cli.storage.disk import writing
 ENOUGH = 256
 """Samples for each code of the layer with most; more change centroids little. FAISS has the same number."""
 SCRATCH = 8 * 10**9
-"""Most bytes of a scratch file."""
+"""Most bytes of features that one pass holds, those in memory among them."""
 _DISK_SHARE = 0.9
 """Most of a disk's free space that a scratch file takes."""
 AGREEMENT = 0.999
