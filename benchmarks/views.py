@@ -91,7 +91,7 @@ def read(run: RunArtifacts, indices: Int[np.ndarray, " sample"]) -> dict[str, Se
 
 
 def chosen(seen: Seen, predicted: Int[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-    """The mean probability of the predicted class."""
+    """The mean probability, over views, of each sample's predicted class."""
     return seen.means[np.arange(len(predicted)), predicted]
 
 

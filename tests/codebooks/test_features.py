@@ -51,7 +51,7 @@ def test_memory_too_small_for_one_location_is_refused() -> None:
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("memory", [10**9, 20_000, 1])
 def test_features_read_are_those_of_the_network(run: Run, memory: int, bits: int, tmp_path: Path) -> None:
-    """In memory and partly in a scratch file, in one pass or several, which leaves nothing behind."""
+    """All in memory, or partly in a scratch file; in one pass or several. No file is left behind."""
     config = run.network.spec
     samples = np.array([5, 70, 3, 3, *range(10, 77)])  # more than one batch, unordered, repeated
     extraction = Extraction(run.network, run.voxels, samples)

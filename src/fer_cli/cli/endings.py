@@ -33,7 +33,9 @@ _kept_in: Path | None = None
 _n_interrupts = 0
 """How often Ctrl-C came."""
 _takes_interrupts = False
+"""Whether Ctrl-C is ours to handle; else whoever started this process has it ignored."""
 _may_leave = _leaves_at_once = False
+"""Whether this process may end at once (`allow_leaving`), and whether its command wants to (`leave_at_once`)."""
 _sent_again: set[int] = set()
 """Signals that were lost and are about to be sent again."""
 
@@ -44,12 +46,13 @@ class _Terminated(BaseException):
 
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit; with the whole number that it returns, 0 for anything else, or the code of its error."""
-    global _leaves_at_once, _takes_interrupts
-    _leaves_at_once = False
+    global _leaves_at_once, _takes_interrupts, _n_interrupts
+    _leaves_at_once, _n_interrupts = False, 0
     _open_streams()
     signal.signal(signal.SIGTERM, _on_terminate)
-    _takes_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if _takes_interrupts:  # else whoever started us has it ignored
+    # An earlier command of the same process has left a handler of ours.
+    _takes_interrupts = _takes_interrupts or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if _takes_interrupts:
         signal.signal(signal.SIGINT, _on_interrupt)
     sys.unraisablehook = _interrupt_again
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -101,7 +104,7 @@ def run(command: Callable[[], object]) -> NoReturn:
 
 
 def allow_leaving() -> None:
-    """Let `leave_at_once` work: nothing in this process goes on after `run`."""
+    """Say that this process has nothing to do after `run`, so that `leave_at_once` may end it there."""
     global _may_leave
     _may_leave = True
 

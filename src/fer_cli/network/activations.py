@@ -63,8 +63,8 @@ def predict(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "s
 def predict_variations(network: ExplainedNetwork, volumes: Volumes) -> Float[np.ndarray, "variation klass"]:
     """Class probabilities of variations of samples, which are wanted for their means alone.
 
-    In mixed precision where the network takes it: rounding moves a mean far less than the choice of the variations
-    does (docs/adr/0042).
+    Computed in mixed precision where the network takes it. Rounding changes such a mean far less than other variations
+    would (docs/adr/0042).
     """
     backbone = network.backbone
     with mixed_precision(backbone.device) if backbone.takes_mixed_precision else nullcontext():

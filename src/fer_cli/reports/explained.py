@@ -1,6 +1,6 @@
 """What `fer explain` says of a sample, as JSON, and what is kept of it.
 
-It imports nothing that draws or writes pages, which a command without reports need not wait for.
+It imports nothing that draws or writes pages, so that a command without reports starts faster.
 """
 
 import math

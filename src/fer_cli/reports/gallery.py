@@ -207,7 +207,7 @@ def _begin(
     assets: Path | None = None,
     parts: int = 1,
 ) -> Callable[[], Explained]:
-    """Begin to write the report of a diagnosis into a folder, or alone; returns a function that waits for the files."""
+    """Begin to write a report, only a page if that is the target; returns a function that waits for the files."""
     write = None
     if wanted.drawing is not None:
         from fer_cli.reports.page import begin_report
